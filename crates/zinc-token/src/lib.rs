@@ -1,1 +1,2 @@
 //! zinc-token
+pub mod template;
