@@ -1,0 +1,6 @@
+//! The kernels: plain functions on slices, generic over [`crate::simd::Simd`].
+
+pub(crate) mod act;
+pub(crate) mod matmul;
+pub(crate) mod panel;
+pub(crate) mod tile;
