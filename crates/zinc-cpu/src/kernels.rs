@@ -4,3 +4,6 @@ pub(crate) mod act;
 pub(crate) mod matmul;
 pub(crate) mod panel;
 pub(crate) mod tile;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,1 +1,3 @@
-//! zinc-cpu
+//! The CPU backend.
+mod kernels;
+mod simd;

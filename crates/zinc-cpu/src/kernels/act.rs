@@ -9,29 +9,46 @@
 
 use crate::simd::{Kernel, Simd};
 
-/// 256 activations: the counterpart of a K-quant super-block.
+/// 256 activations, the counterpart of a K-quant super-block; the bytes of a [`zinc_quant::Q8K`].
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct ActSuper {
     /// Scale.
     pub d: f32,
-    /// Sum of each group of 16 values.
-    pub sums: [i16; 16],
     /// Values in fours, as the dot products take them.
     pub q: [[i8; 4]; 64],
+    /// Sum of each group of 16 values.
+    pub sums: [i16; 16],
 }
 
-/// 32 activations: the counterpart of a 32-value block.
+/// 32 activations, the counterpart of a 32-value block. It has the size of a [`zinc_quant::Q8_1`], but holds what an
+/// exact product needs: the integer sum, and a scale with the range of f32, rounded up to 8 bits of mantissa before
+/// the values are divided by it, so that the rounding costs range (under 1 %) and no accuracy.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct ActBlock {
-    /// Scale.
-    pub d: f32,
+    /// Upper half of the scale's bits.
+    d: u16,
     /// Sum of the values.
-    pub sum: i32,
+    pub sum: i16,
     /// Values in fours, as the dot products take them.
     pub q: [[i8; 4]; 8],
 }
+
+impl ActBlock {
+    /// Scale.
+    #[inline(always)]
+    pub(crate) fn d(&self) -> f32 {
+        f32::from_bits((self.d as u32) << 16)
+    }
+}
+
+/// Zeros.
+#[cfg(test)]
+pub(crate) const EMPTY_SUPER: ActSuper = ActSuper { d: 0.0, q: [[0; 4]; 64], sums: [0; 16] };
+/// Zeros.
+#[cfg(test)]
+pub(crate) const EMPTY_BLOCK: ActBlock = ActBlock { d: 0, sum: 0, q: [[0; 4]; 8] };
 
 /// Quantises `x` into blocks of 256; `x.len() == 256·out.len()`.
 pub(crate) struct QuantizeSupers<'a> {
@@ -45,10 +62,9 @@ pub(crate) struct QuantizeBlocks<'a> {
     pub out: &'a mut [ActBlock],
 }
 
-/// Scale of a block and its exact inverse's stand-in; zero for a block of zeros. Infinite or NaN input gives a
-/// NaN scale, so the damage stays visible instead of becoming plausible numbers.
+/// max|x| / 127. Infinite or NaN input gives NaN, so the damage stays visible instead of becoming plausible numbers.
 #[inline(always)]
-fn scale<S: Simd>(s: S, x: &[[f32; 16]]) -> (f32, f32) {
+fn scale<S: Simd>(s: S, x: &[[f32; 16]]) -> f32 {
     let magnitude = s.i_splat(0x7fff_ffff);
     let mut largest = s.i_splat(0);
     for x in x {
@@ -60,11 +76,17 @@ fn scale<S: Simd>(s: S, x: &[[f32; 16]]) -> (f32, f32) {
     s.i_store(&mut lanes, largest);
     let largest = f32::from_bits(lanes.iter().fold(0, |a, &b| a.max(b)) as u32);
     if !largest.is_finite() {
-        return (f32::NAN, 0.0);
+        return f32::NAN;
     }
+    // Where the inverse would overflow, a block is zero for every purpose.
     let d = largest / 127.0;
-    // Below this the inverse overflows; such a block is zero for every purpose.
-    if d < 1e-37 { (0.0, 0.0) } else { (d, 1.0 / d) }
+    if d < 1e-37 { 0.0 } else { d }
+}
+
+/// 1/d; zero for a block of zeros or of damaged values.
+#[inline(always)]
+fn inverse(d: f32) -> f32 {
+    if d > 0.0 { 1.0 / d } else { 0.0 }
 }
 
 #[inline(always)]
@@ -96,8 +118,8 @@ impl Kernel for QuantizeSupers<'_> {
     fn run<S: Simd>(self, s: S) {
         for (x, out) in self.x.as_chunks::<256>().0.iter().zip(self.out) {
             let x = x.as_chunks::<16>().0;
-            let (d, inverse) = scale(s, x);
-            out.d = d;
+            out.d = scale(s, x);
+            let inverse = inverse(out.d);
             for (i, x) in x.iter().enumerate() {
                 out.sums[i] = quantize_16(s, x, inverse, &mut out.q[4 * i..4 * i + 4]) as i16;
             }
@@ -112,10 +134,12 @@ impl Kernel for QuantizeBlocks<'_> {
     fn run<S: Simd>(self, s: S) {
         for (x, out) in self.x.as_chunks::<32>().0.iter().zip(self.out) {
             let x = x.as_chunks::<16>().0;
-            let (d, inverse) = scale(s, x);
-            out.d = d;
+            let d = scale(s, x).to_bits();
+            // NaN stays NaN: its bits below the cut cannot carry out of the quiet NaN that `scale` returns.
+            out.d = (d.saturating_add(0xffff) >> 16) as u16;
+            let inverse = inverse(out.d());
             let (low, high) = out.q.split_at_mut(4);
-            out.sum = quantize_16(s, &x[0], inverse, low) + quantize_16(s, &x[1], inverse, high);
+            out.sum = (quantize_16(s, &x[0], inverse, low) + quantize_16(s, &x[1], inverse, high)) as i16;
         }
     }
 }

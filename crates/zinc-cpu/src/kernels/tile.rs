@@ -113,7 +113,7 @@ pub(crate) fn blocks<S: Simd, const ZERO: i32, const C: usize>(
         let x: [&ActBlock; C] = x.map(|x| &x[block]);
         let groups: &[[u8; 64]; 8] = fixed(&groups[8 * block..]);
         let zero = if ZERO == 128 { S::WIDE_BIAS } else { ZERO };
-        let mut part: [S::I; C] = std::array::from_fn(|c| s.i_splat(-zero * x[c].sum));
+        let mut part: [S::I; C] = std::array::from_fn(|c| s.i_splat(-zero * i32::from(x[c].sum)));
         for group in 0..8 {
             let w = s.bytes_load(&groups[group]);
             for c in 0..C {
@@ -127,7 +127,7 @@ pub(crate) fn blocks<S: Simd, const ZERO: i32, const C: usize>(
         let d = s.load(&scales[block]);
         for c in 0..C {
             let value = s.mul(s.to_f32(part[c]), d);
-            sum[c] = s.add(sum[c], s.mul(value, s.splat(x[c].d)));
+            sum[c] = s.add(sum[c], s.mul(value, s.splat(x[c].d())));
         }
     }
     for c in 0..C {
