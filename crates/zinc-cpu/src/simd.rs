@@ -7,7 +7,9 @@
 //! every instruction set.
 //!
 //! A [`Kernel`] is a struct of arguments with one generic method; [`Isa::run`] instantiates it inside a function that
-//! carries the right `#[target_feature]`s, which is why every generic function on the way must be `#[inline(always)]`.
+//! carries the right `#[target_feature]`s, which is why every generic function on the way must be `#[inline(always)]`,
+//! and why kernels have no closures or `array::map` around vector code: those are functions of their own, compiled
+//! without the features, and a hundred times slower.
 
 pub(crate) mod math;
 mod scalar;
@@ -103,6 +105,13 @@ pub(crate) trait Simd: Copy {
     fn max_lane(self, x: Self::F) -> f32 {
         fold(self, x, f32::max)
     }
+}
+
+/// Four bytes as the word that is broadcast.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+#[inline(always)]
+fn word(x: [i8; 4]) -> i32 {
+    i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8])
 }
 
 #[inline(always)]

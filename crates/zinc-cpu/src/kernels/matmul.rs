@@ -82,6 +82,28 @@ impl Kernel for MatMulTask<'_> {
     }
 }
 
+/// Runs a tile over `C` rows at a time and over one at a time what is left. A macro, because a closure with a whole
+/// tile in it is compiled as a function of its own, without the instruction set of its caller.
+macro_rules! over_rows {
+    ($many:literal, $acc:ident, $row:ident, $c:ident => $($tile:ident)::+::<$($param:tt),+>($($arg:expr),+)) => {{
+        let mut t = 0;
+        while t + $many <= $acc.len() {
+            const $c: usize = $many;
+            let mut x = [$row(t); $c];
+            for c in 1..$c {
+                x[c] = $row(t + c);
+            }
+            $($tile)::+::<$($param),+>($($arg),+, x, &mut $acc[t..t + $c]);
+            t += $c;
+        }
+        while t < $acc.len() {
+            const $c: usize = 1;
+            $($tile)::+::<$($param),+>($($arg),+, [$row(t)], &mut $acc[t..t + 1]);
+            t += 1;
+        }
+    }};
+}
+
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     x: Activations<'a>,
@@ -101,122 +123,36 @@ fn product<S: Simd>(s: S, weights: WeightRows<'_>, rows: Rows<'_>, panel: &mut P
     while k < rows.n_in {
         let n = form.k_step().min(rows.n_in - k);
         panel.unpack(s, form, weights, k, n);
-        match (rows.x, form) {
-            (Activations::F32 { data, stride }, _) => {
+        match rows.x {
+            Activations::F32 { data, stride } => {
                 let floats = &panel.floats[..n];
                 let row = |t: usize| &data[(rows.first + t) * stride + k..][..n];
-                if S::MANY_REGISTERS {
-                    over_rows::<_, 8>(acc, row, |x, acc| tile::floats(s, floats, x, acc), |x, acc| {
-                        tile::floats(s, floats, x, acc);
-                    });
-                } else {
-                    over_rows::<_, 2>(acc, row, |x, acc| tile::floats(s, floats, x, acc), |x, acc| {
-                        tile::floats(s, floats, x, acc);
-                    });
+                match S::MANY_REGISTERS {
+                    true => over_rows!(8, acc, row, C => tile::floats::<S, C>(s, floats)),
+                    false => over_rows!(2, acc, row, C => tile::floats::<S, C>(s, floats)),
                 }
             }
-            (Activations::Blocks(blocks), _) => {
+            Activations::Blocks(blocks) => {
                 let per_row = rows.n_in / 32;
                 let row = |t: usize| &blocks[(rows.first + t) * per_row + k / 32..][..n / 32];
-                blocks_over_rows(s, form, panel, acc, row);
+                match (form, S::MANY_REGISTERS) {
+                    (Form::WideBlocks, true) => over_rows!(8, acc, row, C => tile::blocks::<S, 128, C>(s, panel)),
+                    (Form::WideBlocks, false) => over_rows!(4, acc, row, C => tile::blocks::<S, 128, C>(s, panel)),
+                    (_, true) => over_rows!(8, acc, row, C => tile::blocks::<S, 8, C>(s, panel)),
+                    (_, false) => over_rows!(4, acc, row, C => tile::blocks::<S, 8, C>(s, panel)),
+                }
             }
-            (Activations::Supers(supers), _) => {
+            Activations::Supers(supers) => {
                 let per_row = rows.n_in / 256;
                 let row = |t: usize| &supers[(rows.first + t) * per_row + k / 256..][..n / 256];
-                supers_over_rows(s, form, panel, acc, row);
+                match (form, S::MANY_REGISTERS) {
+                    (Form::SupersCentred, true) => over_rows!(8, acc, row, C => tile::supers_centred::<S, C>(s, panel)),
+                    (Form::SupersCentred, false) => over_rows!(2, acc, row, C => tile::supers_centred::<S, C>(s, panel)),
+                    (_, true) => over_rows!(8, acc, row, C => tile::supers_with_min::<S, C>(s, panel)),
+                    (_, false) => over_rows!(2, acc, row, C => tile::supers_with_min::<S, C>(s, panel)),
+                }
             }
         }
         k += n;
-    }
-}
-
-#[inline(always)]
-fn blocks_over_rows<'a, S: Simd>(
-    s: S,
-    form: Form,
-    panel: &Panel,
-    acc: &mut [[f32; 16]],
-    row: impl Fn(usize) -> &'a [ActBlock],
-) {
-    match (form, S::MANY_REGISTERS) {
-        (Form::WideBlocks, true) => over_rows::<_, 8>(
-            acc,
-            row,
-            |x, acc| tile::blocks::<S, 128, 8>(s, panel, x, acc),
-            |x, acc| tile::blocks::<S, 128, 1>(s, panel, x, acc),
-        ),
-        (Form::WideBlocks, false) => over_rows::<_, 4>(
-            acc,
-            row,
-            |x, acc| tile::blocks::<S, 128, 4>(s, panel, x, acc),
-            |x, acc| tile::blocks::<S, 128, 1>(s, panel, x, acc),
-        ),
-        (_, true) => over_rows::<_, 8>(
-            acc,
-            row,
-            |x, acc| tile::blocks::<S, 8, 8>(s, panel, x, acc),
-            |x, acc| tile::blocks::<S, 8, 1>(s, panel, x, acc),
-        ),
-        (_, false) => over_rows::<_, 4>(
-            acc,
-            row,
-            |x, acc| tile::blocks::<S, 8, 4>(s, panel, x, acc),
-            |x, acc| tile::blocks::<S, 8, 1>(s, panel, x, acc),
-        ),
-    }
-}
-
-#[inline(always)]
-fn supers_over_rows<'a, S: Simd>(
-    s: S,
-    form: Form,
-    panel: &Panel,
-    acc: &mut [[f32; 16]],
-    row: impl Fn(usize) -> &'a [ActSuper],
-) {
-    match (form, S::MANY_REGISTERS) {
-        (Form::SupersCentred, true) => over_rows::<_, 8>(
-            acc,
-            row,
-            |x, acc| tile::supers_centred::<S, 8>(s, panel, x, acc),
-            |x, acc| tile::supers_centred::<S, 1>(s, panel, x, acc),
-        ),
-        (Form::SupersCentred, false) => over_rows::<_, 2>(
-            acc,
-            row,
-            |x, acc| tile::supers_centred::<S, 2>(s, panel, x, acc),
-            |x, acc| tile::supers_centred::<S, 1>(s, panel, x, acc),
-        ),
-        (_, true) => over_rows::<_, 8>(
-            acc,
-            row,
-            |x, acc| tile::supers_with_min::<S, 8>(s, panel, x, acc),
-            |x, acc| tile::supers_with_min::<S, 1>(s, panel, x, acc),
-        ),
-        (_, false) => over_rows::<_, 2>(
-            acc,
-            row,
-            |x, acc| tile::supers_with_min::<S, 2>(s, panel, x, acc),
-            |x, acc| tile::supers_with_min::<S, 1>(s, panel, x, acc),
-        ),
-    }
-}
-
-/// Runs `tile` over `C` rows at a time and `single` over what is left.
-#[inline(always)]
-fn over_rows<'a, T: 'a, const C: usize>(
-    acc: &mut [[f32; 16]],
-    row: impl Fn(usize) -> &'a [T],
-    tile: impl Fn([&'a [T]; C], &mut [[f32; 16]]),
-    single: impl Fn([&'a [T]; 1], &mut [[f32; 16]]),
-) {
-    let mut t = 0;
-    while t + C <= acc.len() {
-        tile(std::array::from_fn(|c| row(t + c)), &mut acc[t..t + C]);
-        t += C;
-    }
-    while t < acc.len() {
-        single([row(t)], &mut acc[t..t + 1]);
-        t += 1;
     }
 }

@@ -146,8 +146,8 @@ impl Panel {
                 }
             }
             (Form::Floats, GgmlType::F32) => self.unpack_f32(s, from, n),
-            (Form::Floats, GgmlType::F16) => self.unpack_half(s, from, n, widen_f16),
-            (Form::Floats, GgmlType::BF16) => self.unpack_half(s, from, n, widen_bf16),
+            (Form::Floats, GgmlType::F16) => self.unpack_half::<S, false>(s, from, n),
+            (Form::Floats, GgmlType::BF16) => self.unpack_half::<S, true>(s, from, n),
             (Form::Floats, _) => self.unpack_any(ty, from, n),
         }
     }
@@ -163,12 +163,13 @@ impl Panel {
         let top_2 = s.i_splat(0x3030_3030);
         // Sub-blocks 0..4 have their six bits in place; of 4..8 four bits are in the third word and two on top of
         // the first and second.
-        let high = |low: S::I, top: S::I| s.i_or(s.i_and(low, low_4), s.i_and(s.i_shr::<2>(top), top_2));
-        let scales = [s.i_and(first, low_6), high(third, first)];
-        let mins = [s.i_and(second, low_6), high(s.i_shr::<4>(third), second)];
-        for (half, (scales_4, mins_4)) in scales.into_iter().zip(mins).enumerate() {
+        let scales_high = s.i_or(s.i_and(third, low_4), s.i_and(s.i_shr::<2>(first), top_2));
+        let mins_high = s.i_or(s.i_and(s.i_shr::<4>(third), low_4), s.i_and(s.i_shr::<2>(second), top_2));
+        let scales = [s.i_and(first, low_6), scales_high];
+        let mins = [s.i_and(second, low_6), mins_high];
+        for half in 0..2 {
             let at = 8 * block + 4 * half;
-            let (mut scale, mut min) = (scales_4, mins_4);
+            let (mut scale, mut min) = (scales[half], mins[half]);
             for sub in at..at + 4 {
                 let low_8 = s.i_splat(0xff);
                 s.i_store(&mut self.scales[sub], s.i_and(scale, low_8));
@@ -306,19 +307,18 @@ impl Panel {
         }
     }
 
-    /// Two bytes per value; `widen` gives the even and the odd value of each lane's pair.
+    /// Two bytes per value: f16 or bf16.
     #[inline(always)]
-    fn unpack_half<S: Simd>(
+    fn unpack_half<S: Simd, const BF16: bool>(
         &mut self,
         s: S,
         (data, stride): (&[u8], usize),
         n: usize,
-        widen: impl Fn(S, S::I) -> [S::F; 2],
     ) {
         let (eights, rest) = self.floats[..n].as_chunks_mut::<8>();
         for (i, to) in eights.iter_mut().enumerate() {
             for (to, w) in to.as_chunks_mut::<2>().0.iter_mut().zip(s.transpose(data, 16 * i, stride)) {
-                let [even, odd] = widen(s, w);
+                let [even, odd] = widen::<S, BF16>(s, w);
                 s.store(&mut to[0], even);
                 s.store(&mut to[1], odd);
             }
@@ -330,7 +330,7 @@ impl Panel {
                 let bytes = &data[row * stride + 2 * k..];
                 *half = bytes.first_chunk().map_or(0, |bytes| i32::from(u16::from_le_bytes(*bytes)));
             }
-            let [value, _] = widen(s, s.i_load(&halves));
+            let [value, _] = widen::<S, BF16>(s, s.i_load(&halves));
             s.store(to, value);
         }
     }
@@ -351,13 +351,13 @@ impl Panel {
     }
 }
 
+/// The even and the odd value of each lane's pair.
 #[inline(always)]
-fn widen_f16<S: Simd>(s: S, pair: S::I) -> [S::F; 2] {
-    [s.half_to_f32(pair), s.half_to_f32(s.i_shr::<16>(pair))]
-}
-
-#[inline(always)]
-fn widen_bf16<S: Simd>(s: S, pair: S::I) -> [S::F; 2] {
-    let high = s.i_and(pair, s.i_splat(0xffff_0000_u32 as i32));
-    [s.from_bits(s.i_shl::<16>(pair)), s.from_bits(high)]
+fn widen<S: Simd, const BF16: bool>(s: S, pair: S::I) -> [S::F; 2] {
+    if BF16 {
+        let high = s.i_and(pair, s.i_splat(0xffff_0000_u32 as i32));
+        [s.from_bits(s.i_shl::<16>(pair)), s.from_bits(high)]
+    } else {
+        [s.half_to_f32(pair), s.half_to_f32(s.i_shr::<16>(pair))]
+    }
 }

@@ -25,10 +25,10 @@ pub(crate) fn supers_with_min<S: Simd, const C: usize>(
     acc: &mut [[f32; 16]],
 ) {
     let n_blocks = x[0].len();
-    let x = x.map(|x| &x[..n_blocks]);
+    let x = cut(x, n_blocks);
     let groups = &panel.bytes[..64 * n_blocks];
     for block in 0..n_blocks {
-        let x: [&ActSuper; C] = x.map(|x| &x[block]);
+        let x = pick(x, block);
         let groups: &[[u8; 64]; 64] = fixed(&groups[64 * block..]);
         let scales: &[[i32; 16]; 8] = fixed(&panel.scales[8 * block..]);
         let mins: &[[i32; 16]; 8] = fixed(&panel.mins[8 * block..]);
@@ -67,15 +67,18 @@ pub(crate) fn supers_centred<S: Simd, const C: usize>(
     acc: &mut [[f32; 16]],
 ) {
     let n_blocks = x[0].len();
-    let x = x.map(|x| &x[..n_blocks]);
+    let x = cut(x, n_blocks);
     let groups = &panel.bytes[..64 * n_blocks];
     for block in 0..n_blocks {
-        let x: [&ActSuper; C] = x.map(|x| &x[block]);
+        let x = pick(x, block);
         let groups: &[[u8; 64]; 64] = fixed(&groups[64 * block..]);
         let scales: &[[i32; 16]; 16] = fixed(&panel.scales[16 * block..]);
         let mut total = [s.i_splat(0); C];
         for sub in 0..16 {
-            let mut part: [S::I; C] = std::array::from_fn(|c| s.i_splat(-32 * x[c].sums[sub] as i32));
+            let mut part = [s.i_splat(0); C];
+            for c in 0..C {
+                part[c] = s.i_splat(-32 * i32::from(x[c].sums[sub]));
+            }
             for group in 4 * sub..4 * sub + 4 {
                 let w = s.bytes_load(&groups[group]);
                 for c in 0..C {
@@ -105,15 +108,21 @@ pub(crate) fn blocks<S: Simd, const ZERO: i32, const C: usize>(
     acc: &mut [[f32; 16]],
 ) {
     let n_blocks = x[0].len();
-    let x = x.map(|x| &x[..n_blocks]);
+    let x = cut(x, n_blocks);
     let groups = &panel.bytes[..8 * n_blocks];
     let scales = &panel.d[..n_blocks];
-    let mut sum: [S::F; C] = std::array::from_fn(|c| s.load(&acc[c]));
+    let mut sum = [s.splat(0.0); C];
+    for c in 0..C {
+        sum[c] = s.load(&acc[c]);
+    }
     for block in 0..n_blocks {
-        let x: [&ActBlock; C] = x.map(|x| &x[block]);
+        let x = pick(x, block);
         let groups: &[[u8; 64]; 8] = fixed(&groups[8 * block..]);
         let zero = if ZERO == 128 { S::WIDE_BIAS } else { ZERO };
-        let mut part: [S::I; C] = std::array::from_fn(|c| s.i_splat(-zero * i32::from(x[c].sum)));
+        let mut part = [s.i_splat(0); C];
+        for c in 0..C {
+            part[c] = s.i_splat(-zero * i32::from(x[c].sum));
+        }
         for group in 0..8 {
             let w = s.bytes_load(&groups[group]);
             for c in 0..C {
@@ -139,7 +148,7 @@ pub(crate) fn blocks<S: Simd, const ZERO: i32, const C: usize>(
 #[inline(always)]
 pub(crate) fn floats<S: Simd, const C: usize>(s: S, panel: &[[f32; 16]], x: [&[f32]; C], acc: &mut [[f32; 16]]) {
     let n = panel.len();
-    let x = x.map(|x| &x[..n]);
+    let x = cut(x, n);
     let mut even = [s.splat(0.0); C];
     let mut odd = [s.splat(0.0); C];
     for (pair, w) in panel.as_chunks::<2>().0.iter().enumerate() {
@@ -163,6 +172,25 @@ pub(crate) fn floats<S: Simd, const C: usize>(s: S, panel: &[[f32; 16]], x: [&[f
 #[inline(always)]
 fn accumulate<S: Simd>(s: S, acc: &mut [f32; 16], value: S::F) {
     s.store(acc, s.add(s.load(acc), value));
+}
+
+/// The first `n` elements of each slice.
+#[inline(always)]
+fn cut<T, const C: usize>(mut x: [&[T]; C], n: usize) -> [&[T]; C] {
+    for x in &mut x {
+        *x = &x[..n];
+    }
+    x
+}
+
+/// Element `at` of each slice.
+#[inline(always)]
+fn pick<'a, T, const C: usize>(x: [&'a [T]; C], at: usize) -> [&'a T; C] {
+    let mut out = [&x[0][at]; C];
+    for c in 1..C {
+        out[c] = &x[c][at];
+    }
+    out
 }
 
 /// The first `N` elements as an array.

@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C, and AVX-VNNI where present: two registers per logical vector.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, word};
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX2, FMA and F16C, and AVX-VNNI when `VNNI`.
@@ -59,14 +59,43 @@ fn store_i(to: *mut u8, x: I) {
 /// Low 16 bits of 8 + 8 lanes, in order.
 #[inline(always)]
 fn low_halves(x: I) -> [__m128i; 2] {
-    let mask = |v| {
-        // SAFETY: private to this file; callers hold an `Avx2`.
-        unsafe { _mm256_and_si256(v, _mm256_set1_epi32(0xffff)) }
-    };
     // SAFETY: private to this file; callers hold an `Avx2`.
     unsafe {
-        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(mask(x[0]), mask(x[1])));
+        let mask = _mm256_set1_epi32(0xffff);
+        let packed = _mm256_packus_epi32(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask));
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
         [_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed)]
+    }
+}
+
+/// Sixteen bytes of each of eight rows, transposed by words of four.
+///
+/// # Safety
+/// The processor has AVX2, and 16 bytes are readable at `base + row·stride` for each row.
+#[inline(always)]
+unsafe fn transpose_8(base: *const u8, stride: usize) -> [__m256i; 4] {
+    // SAFETY: as the function demands.
+    unsafe {
+        // 128-bit lane `j` of vector `a` is row `4j + a`, so that interleaving inside the lanes ends in row order.
+        macro_rules! gather {
+            ($a:literal) => {
+                _mm256_inserti128_si256::<1>(
+                    _mm256_castsi128_si256(_mm_loadu_si128(base.add($a * stride).cast())),
+                    _mm_loadu_si128(base.add((4 + $a) * stride).cast()),
+                )
+            };
+        }
+        let (v0, v1, v2, v3) = (gather!(0), gather!(1), gather!(2), gather!(3));
+        let low01 = _mm256_unpacklo_epi32(v0, v1);
+        let high01 = _mm256_unpackhi_epi32(v0, v1);
+        let low23 = _mm256_unpacklo_epi32(v2, v3);
+        let high23 = _mm256_unpackhi_epi32(v2, v3);
+        [
+            _mm256_unpacklo_epi64(low01, low23),
+            _mm256_unpackhi_epi64(low01, low23),
+            _mm256_unpacklo_epi64(high01, high23),
+            _mm256_unpackhi_epi64(high01, high23),
+        ]
     }
 }
 
@@ -102,24 +131,33 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn i_shl<const N: u32>(self, a: I) -> I {
         // SAFETY: `self` proves the features.
-        a.map(|a| unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(N as i32)) })
+        unsafe {
+            let n = _mm_cvtsi32_si128(N as i32);
+            [_mm256_sll_epi32(a[0], n), _mm256_sll_epi32(a[1], n)]
+        }
     }
     #[inline(always)]
     fn i_shr<const N: u32>(self, a: I) -> I {
         // SAFETY: `self` proves the features.
-        a.map(|a| unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(N as i32)) })
+        unsafe {
+            let n = _mm_cvtsi32_si128(N as i32);
+            [_mm256_srl_epi32(a[0], n), _mm256_srl_epi32(a[1], n)]
+        }
     }
     #[inline(always)]
     fn i_sar<const N: u32>(self, a: I) -> I {
         // SAFETY: `self` proves the features.
-        a.map(|a| unsafe { _mm256_sra_epi32(a, _mm_cvtsi32_si128(N as i32)) })
+        unsafe {
+            let n = _mm_cvtsi32_si128(N as i32);
+            [_mm256_sra_epi32(a[0], n), _mm256_sra_epi32(a[1], n)]
+        }
     }
 
     #[inline(always)]
     fn dot_narrow(self, acc: I, w: I, x: [i8; 4]) -> I {
         // SAFETY: `self` proves the features, AVX-VNNI included when `VNNI`.
         unsafe {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+            let x = _mm256_set1_epi32(word(x));
             let half = |acc, w| {
                 if VNNI {
                     _mm256_dpbusd_avx_epi32(acc, w, x)
@@ -136,7 +174,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn dot_wide(self, acc: I, w: I, x: [i8; 4]) -> I {
         // SAFETY: `self` proves the features, AVX-VNNI included when `VNNI`.
         unsafe {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)));
+            let x = _mm256_set1_epi32(word(x));
             let half = |acc, w| {
                 if VNNI {
                     _mm256_dpbusd_avx_epi32(acc, w, x)
@@ -167,23 +205,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // grow with `row`, so every 16-byte load lies inside `data`.
         unsafe {
             let base = data.as_ptr().add(offset);
-            let row = |row: usize| _mm_loadu_si128(base.add(row * stride).cast());
-            // 128-bit lane `j` of vector `a` is row `4j + a`, so that interleaving inside the lanes ends in row order.
-            let half = |first: usize| {
-                let gather = |a: usize| _mm256_set_m128i(row(first + 4 + a), row(first + a));
-                let (v0, v1, v2, v3) = (gather(0), gather(1), gather(2), gather(3));
-                let low01 = _mm256_unpacklo_epi32(v0, v1);
-                let high01 = _mm256_unpackhi_epi32(v0, v1);
-                let low23 = _mm256_unpacklo_epi32(v2, v3);
-                let high23 = _mm256_unpackhi_epi32(v2, v3);
-                [
-                    _mm256_unpacklo_epi64(low01, low23),
-                    _mm256_unpackhi_epi64(low01, low23),
-                    _mm256_unpacklo_epi64(high01, high23),
-                    _mm256_unpackhi_epi64(high01, high23),
-                ]
-            };
-            let (low, high) = (half(0), half(8));
+            let (low, high) = (transpose_8(base, stride), transpose_8(base.add(8 * stride), stride));
             [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
         }
     }

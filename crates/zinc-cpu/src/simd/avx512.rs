@@ -1,6 +1,6 @@
 //! AVX-512 (F, BW, VL, DQ), with VNNI where present: one register per logical vector.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, word};
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F/BW/VL/DQ, and VNNI when `VNNI`.
@@ -73,7 +73,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn dot_narrow(self, acc: __m512i, w: __m512i, x: [i8; 4]) -> __m512i {
-        let x = self.i_splat(i32::from_le_bytes(x.map(|x| x as u8)));
+        let x = self.i_splat(word(x));
         // SAFETY: `self` proves the features, VNNI included when `VNNI`.
         unsafe {
             if VNNI {
@@ -87,7 +87,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     fn dot_wide(self, acc: __m512i, w: __m512i, x: [i8; 4]) -> __m512i {
-        let x = self.i_splat(i32::from_le_bytes(x.map(|x| x as u8)));
+        let x = self.i_splat(word(x));
         // SAFETY: `self` proves the features, VNNI included when `VNNI`.
         unsafe {
             if VNNI {
@@ -120,15 +120,16 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         // grow with `row`, so every 16-byte load lies inside `data`.
         unsafe {
             let base = data.as_ptr().add(offset);
-            let row = |row: usize| _mm_loadu_si128(base.add(row * stride).cast());
             // 128-bit lane `j` of vector `a` is row `4j + a`, so that interleaving inside the lanes ends in row order.
-            let gather = |a: usize| {
-                let v = _mm512_castsi128_si512(row(a));
-                let v = _mm512_inserti32x4::<1>(v, row(4 + a));
-                let v = _mm512_inserti32x4::<2>(v, row(8 + a));
-                _mm512_inserti32x4::<3>(v, row(12 + a))
-            };
-            let (v0, v1, v2, v3) = (gather(0), gather(1), gather(2), gather(3));
+            macro_rules! gather {
+                ($a:literal) => {{
+                    let v = _mm512_castsi128_si512(_mm_loadu_si128(base.add($a * stride).cast()));
+                    let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(base.add((4 + $a) * stride).cast()));
+                    let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(base.add((8 + $a) * stride).cast()));
+                    _mm512_inserti32x4::<3>(v, _mm_loadu_si128(base.add((12 + $a) * stride).cast()))
+                }};
+            }
+            let (v0, v1, v2, v3) = (gather!(0), gather!(1), gather!(2), gather!(3));
             let low01 = _mm512_unpacklo_epi32(v0, v1);
             let high01 = _mm512_unpackhi_epi32(v0, v1);
             let low23 = _mm512_unpacklo_epi32(v2, v3);

@@ -1,6 +1,6 @@
 //! NEON, with the dot-product extension where present: four registers per logical vector.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, word};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -149,7 +149,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     fn dot_narrow(self, acc: I, w: I, x: [i8; 4]) -> I {
         // SAFETY: `self` proves the features.
         unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|x| x as u8))));
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(word(x)));
             // Bytes up to 63 read the same signed and unsigned.
             std::array::from_fn(|i| dot_signed::<DOT>(acc[i], vreinterpretq_s8_s32(w[i]), x))
         }
@@ -158,7 +158,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     fn dot_wide(self, acc: I, w: I, x: [i8; 4]) -> I {
         // SAFETY: `self` proves the features.
         unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|x| x as u8))));
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(word(x)));
             std::array::from_fn(|i| {
                 let signed = veorq_s8(vreinterpretq_s8_s32(w[i]), vdupq_n_s8(-128));
                 dot_signed::<DOT>(acc[i], signed, x)
