@@ -76,6 +76,14 @@ pub enum RopeScaling {
     },
 }
 
+/// What the configuration takes from the file's tensors instead of its metadata.
+pub(crate) struct FileFacts {
+    /// Rows of the embedding.
+    pub n_vocab: u64,
+    /// The file holds the divisors of longrope; Phi-3 files say so in no other way.
+    pub has_long_factors: bool,
+}
+
 /// Reads keys below the architecture's prefix.
 pub(crate) struct Keys<'a> {
     metadata: &'a Metadata,
@@ -137,13 +145,12 @@ const MAX_VOCAB: u32 = 1 << 26;
 const MAX_CONTEXT: u32 = 1 << 27;
 
 impl ModelConfig {
-    /// Reads the keys that all dense transformer families share. `n_vocab` is the number of rows of
-    /// the embedding.
+    /// Reads the keys that all dense transformer families share.
     pub(crate) fn read(
         metadata: &Metadata,
         arch: &str,
         rope_mode: RopeMode,
-        n_vocab: u64,
+        facts: &FileFacts,
     ) -> Result<Self, ModelError> {
         let keys = Keys::new(metadata, arch);
         let n_heads = keys.count("attention.head_count", MAX_HEADS)?;
@@ -170,7 +177,7 @@ impl ModelConfig {
             let reason = format!("is {n_experts}: {arch} with experts is not supported");
             return Err(keys.error("expert_count", reason));
         }
-        let n_vocab = u32::try_from(n_vocab).unwrap_or(u32::MAX);
+        let n_vocab = u32::try_from(facts.n_vocab).unwrap_or(u32::MAX);
         Ok(Self {
             arch: arch.to_owned(),
             n_vocab: keys.check_count("vocab_size", n_vocab, MAX_VOCAB)?,
@@ -190,7 +197,7 @@ impl ModelConfig {
             rope_mode,
             rope_dims,
             rope_theta: positive(&keys, "rope.freq_base")?.unwrap_or(10_000.0),
-            rope_scaling: RopeScaling::read(&keys)?,
+            rope_scaling: RopeScaling::read(&keys, facts.has_long_factors)?,
         })
     }
 }
@@ -205,7 +212,7 @@ fn positive(keys: &Keys<'_>, name: &str) -> Result<Option<f32>, ModelError> {
 }
 
 impl RopeScaling {
-    fn read(keys: &Keys<'_>) -> Result<Self, ModelError> {
+    fn read(keys: &Keys<'_>, has_long_factors: bool) -> Result<Self, ModelError> {
         let factor = positive(keys, "rope.scaling.factor")?;
         let legacy_factor = positive(keys, "rope.scale_linear")?;
         let n_ctx_orig = keys
@@ -219,6 +226,7 @@ impl RopeScaling {
         let name = keys
             .str("rope.scaling.type")?
             .unwrap_or(match legacy_factor {
+                _ if has_long_factors => "longrope",
                 Some(_) => "linear",
                 None => "none",
             });

@@ -6,10 +6,10 @@ use zinc_plan::{Limits, Plan, TensorKind};
 use zinc_quant::GgmlType;
 
 use crate::ModelError;
-use crate::config::ModelConfig;
+use crate::config::{FileFacts, ModelConfig};
 use crate::graph::Graph;
 use crate::registry::{self, Family};
-use crate::rope::RopeTable;
+use crate::rope::{FACTORS_LONG, RopeTable};
 
 /// Type and dimensions of a tensor in the file.
 #[derive(Clone, Debug)]
@@ -45,13 +45,15 @@ impl Model {
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
         let arch = gguf.metadata().require_str("general.architecture")?;
         let family = registry::find(arch)?;
-        let n_vocab = gguf
-            .tensor("token_embd.weight")
-            .map(|t| t.dims.get(1).copied().unwrap_or(0));
-        let n_vocab = n_vocab.ok_or_else(|| ModelError::MissingTensor {
+        let table = gguf.tensor("token_embd.weight");
+        let table = table.ok_or_else(|| ModelError::MissingTensor {
             name: "token_embd.weight".into(),
         })?;
-        let config = ModelConfig::read(gguf.metadata(), arch, family.rope_mode, n_vocab)?;
+        let facts = FileFacts {
+            n_vocab: table.dims.get(1).copied().unwrap_or(0),
+            has_long_factors: gguf.tensor(FACTORS_LONG).is_some(),
+        };
+        let config = ModelConfig::read(gguf.metadata(), arch, family.rope_mode, &facts)?;
         let mut used = Vec::new();
         let rope = RopeTable::new(gguf, &config, &mut used)?;
         let info = |t: &TensorEntry| {
