@@ -18,13 +18,20 @@ pub(crate) struct MergeTable {
 impl MergeTable {
     /// Reads merges, best first, each "left right" in the spelling of the token texts. Of equal pairs the first counts;
     /// an entry that is not a pair merges nothing.
-    pub(crate) fn build(merges: &[&[u8]], spelling: Spelling, vocab: &mut Vocab, index: &mut TextIndex) -> Self {
+    pub(crate) fn build(
+        merges: &[&[u8]],
+        spelling: Spelling,
+        vocab: &mut Vocab,
+        index: &mut TextIndex,
+    ) -> Self {
         let mut by_ids = HashMap::with_capacity(merges.len());
         let mut by_bytes = vec![Merge::NONE; 256 * 256];
         let mut joined = Vec::new();
         for (rank, merge) in merges.iter().enumerate() {
             // A text may itself begin with a blank.
-            let Some(blank) = merge.iter().skip(1).position(|&b| b == b' ') else { continue };
+            let Some(blank) = merge.iter().skip(1).position(|&b| b == b' ') else {
+                continue;
+            };
             let (left, right) = (&merge[..=blank], &merge[blank + 2..]);
             joined.clear();
             spelling.decode(left, &mut joined);
@@ -35,7 +42,10 @@ impl MergeTable {
             }
             let left = vocab.symbol(index, &joined[..middle]);
             let right = vocab.symbol(index, &joined[middle..]);
-            let merge = Merge { rank: rank as u32, id: vocab.symbol(index, &joined) };
+            let merge = Merge {
+                rank: rank as u32,
+                id: vocab.symbol(index, &joined),
+            };
             let first = *by_ids.entry(pair_key(left, right)).or_insert(merge);
             if let [a, b] = joined[..] {
                 by_bytes[usize::from(a) << 8 | usize::from(b)] = first;
@@ -50,7 +60,10 @@ impl MergeTable {
         if left.id == NO_ID || right.id == NO_ID {
             return Merge::NONE;
         }
-        self.by_ids.get(&pair_key(left.id, right.id)).copied().unwrap_or(Merge::NONE)
+        self.by_ids
+            .get(&pair_key(left.id, right.id))
+            .copied()
+            .unwrap_or(Merge::NONE)
     }
 
     /// [`MergeTable::pair`] for symbols inside `word`, faster where both are single bytes. Only for vocabularies whose

@@ -51,16 +51,26 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self { cache: WordCache::new(), symbols: Vec::new(), buffers: MergeBuffers::default() }
+        Self {
+            cache: WordCache::new(),
+            symbols: Vec::new(),
+            buffers: MergeBuffers::default(),
+        }
     }
 }
 
 impl WordEncoder {
     /// Byte-pair encoding with the merges of `spec`.
-    pub(crate) fn bpe(spec: &VocabSpec, pre: &PreTokenizer, vocab: &mut Vocab) -> Result<Self, TokenError> {
+    pub(crate) fn bpe(
+        spec: &VocabSpec,
+        pre: &PreTokenizer,
+        vocab: &mut Vocab,
+    ) -> Result<Self, TokenError> {
         let spelling = spelling_of(pre.alphabet);
         let mut index = vocab.index_mergeable(spec, spelling);
-        let merges = spec.merges.as_deref().ok_or(TokenError::MissingKey { key: "tokenizer.ggml.merges" })?;
+        let merges = spec.merges.as_deref().ok_or(TokenError::MissingKey {
+            key: "tokenizer.ggml.merges",
+        })?;
         let table = MergeTable::build(merges, spelling, vocab, &mut index);
         let (rule, whole_words) = match pre.alphabet {
             Alphabet::Bytes if pre.ignore_merges => (Rule::Bytes(table), WholeWords::Yes),
@@ -73,11 +83,25 @@ impl WordEncoder {
     /// SentencePiece merging by the scores of `spec`.
     pub(crate) fn spm(spec: &VocabSpec, vocab: &mut Vocab) -> Result<Self, TokenError> {
         let index = vocab.index_mergeable(spec, Spelling::Plain);
-        let scores = spec.scores.as_deref().ok_or(TokenError::MissingKey { key: "tokenizer.ggml.scores" })?;
-        Ok(Self::new(spec, vocab, index, Rule::Scores(Scores::new(scores)), WholeWords::No))
+        let scores = spec.scores.as_deref().ok_or(TokenError::MissingKey {
+            key: "tokenizer.ggml.scores",
+        })?;
+        Ok(Self::new(
+            spec,
+            vocab,
+            index,
+            Rule::Scores(Scores::new(scores)),
+            WholeWords::No,
+        ))
     }
 
-    fn new(spec: &VocabSpec, vocab: &mut Vocab, mut index: TextIndex, rule: Rule, whole_words: WholeWords) -> Self {
+    fn new(
+        spec: &VocabSpec,
+        vocab: &mut Vocab,
+        mut index: TextIndex,
+        rule: Rule,
+        whole_words: WholeWords,
+    ) -> Self {
         let mut first_symbols = [NO_ID; 256];
         let mut byte_tokens = [NO_ID; 256];
         for byte in 0..=255u8 {
@@ -101,13 +125,29 @@ impl WordEncoder {
             }
         }
         let joins_blank = vocab.bytes_before_blanks(&index);
-        let unknown = matches!(rule, Rule::Scores(_)).then_some(vocab.roles().unk).flatten();
-        Self { rule, index, first_symbols, byte_tokens, unknown, whole_words, joins_blank }
+        let unknown = matches!(rule, Rule::Scores(_))
+            .then_some(vocab.roles().unk)
+            .flatten();
+        Self {
+            rule,
+            index,
+            first_symbols,
+            byte_tokens,
+            unknown,
+            whole_words,
+            joins_blank,
+        }
     }
 
     /// Cuts `text`, in which blanks are not yet boundaries, where no merge can reach across a blank, and encodes the
     /// parts. The result is the same as without cutting; the parts are short and recur.
-    pub(crate) fn encode_at_blanks(&self, vocab: &Vocab, text: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub(crate) fn encode_at_blanks(
+        &self,
+        vocab: &Vocab,
+        text: &[u8],
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
         let mut start = 0;
         let mut previous = b' ';
         for (at, &byte) in text.iter().enumerate() {
@@ -122,7 +162,13 @@ impl WordEncoder {
 
     /// Encodes one word.
     #[inline]
-    pub(crate) fn encode(&self, vocab: &Vocab, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub(crate) fn encode(
+        &self,
+        vocab: &Vocab,
+        word: &[u8],
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
         let Some(slot) = scratch.cache.slot(word) else {
             self.encode_uncached(vocab, word, scratch, ids);
             return;
@@ -136,7 +182,13 @@ impl WordEncoder {
         scratch.cache.put(&slot, &ids[before..]);
     }
 
-    fn encode_uncached(&self, vocab: &Vocab, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn encode_uncached(
+        &self,
+        vocab: &Vocab,
+        word: &[u8],
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
         let whole = match self.whole_words {
             WholeWords::No => false,
             WholeWords::Yes => true,
@@ -146,7 +198,9 @@ impl WordEncoder {
             ids.push(id);
             return;
         }
-        let Scratch { symbols, buffers, .. } = scratch;
+        let Scratch {
+            symbols, buffers, ..
+        } = scratch;
         symbols.clear();
         match &self.rule {
             Rule::Bytes(table) => {
@@ -155,7 +209,9 @@ impl WordEncoder {
                     end: at + 1,
                     id: self.first_symbols[usize::from(byte)],
                 }));
-                merge_all(symbols, buffers, |left, right| table.pair_in(word, left, right));
+                merge_all(symbols, buffers, |left, right| {
+                    table.pair_in(word, left, right)
+                });
             }
             Rule::Characters(table) => {
                 self.push_characters(vocab, word, symbols);
@@ -163,7 +219,9 @@ impl WordEncoder {
             }
             Rule::Scores(scores) => {
                 self.push_characters(vocab, word, symbols);
-                merge_all(symbols, buffers, |left, right| scores.pair(vocab, &self.index, word, left, right));
+                merge_all(symbols, buffers, |left, right| {
+                    scores.pair(vocab, &self.index, word, left, right)
+                });
             }
         }
         for symbol in symbols.iter() {
@@ -189,7 +247,11 @@ impl WordEncoder {
                 byte @ 0..0x80 => self.first_symbols[usize::from(byte)],
                 _ => vocab.lookup(&self.index, &word[at..end]).unwrap_or(NO_ID),
             };
-            symbols.push(Symbol { start: at as u32, end: end as u32, id });
+            symbols.push(Symbol {
+                start: at as u32,
+                end: end as u32,
+                id,
+            });
             at = end;
         }
     }

@@ -46,7 +46,9 @@ pub enum TokenError {
         n_tokens: usize,
     },
     /// The vocabulary is empty or too large to number tokens and merges with 32 bits.
-    #[error("the vocabulary has {n_tokens} tokens and {n_merges} merges; supported are 1 to 2^28 of each")]
+    #[error(
+        "the vocabulary has {n_tokens} tokens and {n_merges} merges; supported are 1 to 2^28 of each"
+    )]
     VocabularySize {
         /// Number of tokens.
         n_tokens: usize,

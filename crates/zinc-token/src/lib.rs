@@ -17,6 +17,7 @@ mod pretokenizer;
 mod special;
 mod spm;
 mod stream;
+/// Chat templates.
 pub mod template;
 mod tokenizer;
 mod unicode;

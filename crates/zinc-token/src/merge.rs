@@ -29,7 +29,10 @@ pub(crate) struct Merge {
 }
 
 impl Merge {
-    pub(crate) const NONE: Self = Self { rank: NO_MERGE, id: NO_ID };
+    pub(crate) const NONE: Self = Self {
+        rank: NO_MERGE,
+        id: NO_ID,
+    };
 }
 
 /// Working memory, kept between words.
@@ -50,7 +53,9 @@ pub(crate) fn merge_all(
     pair: impl Fn(Symbol, Symbol) -> Merge,
 ) {
     buffers.merges.clear();
-    buffers.merges.extend(symbols.windows(2).map(|two| pair(two[0], two[1])));
+    buffers
+        .merges
+        .extend(symbols.windows(2).map(|two| pair(two[0], two[1])));
     if symbols.len() <= MAX_SCANNED {
         merge_scanning(symbols, &mut buffers.merges, pair);
     } else {
@@ -59,7 +64,11 @@ pub(crate) fn merge_all(
 }
 
 /// `merges[i]` belongs to the pair `symbols[i], symbols[i + 1]`.
-fn merge_scanning(symbols: &mut Vec<Symbol>, merges: &mut Vec<Merge>, pair: impl Fn(Symbol, Symbol) -> Merge) {
+fn merge_scanning(
+    symbols: &mut Vec<Symbol>,
+    merges: &mut Vec<Merge>,
+    pair: impl Fn(Symbol, Symbol) -> Merge,
+) {
     loop {
         let mut best = 0;
         let mut best_rank = NO_MERGE;
@@ -72,7 +81,11 @@ fn merge_scanning(symbols: &mut Vec<Symbol>, merges: &mut Vec<Merge>, pair: impl
         if best_rank == NO_MERGE {
             return;
         }
-        symbols[best] = Symbol { start: symbols[best].start, end: symbols[best + 1].end, id: merges[best].id };
+        symbols[best] = Symbol {
+            start: symbols[best].start,
+            end: symbols[best + 1].end,
+            id: merges[best].id,
+        };
         symbols.remove(best + 1);
         merges.remove(best);
         if best < merges.len() {
@@ -88,9 +101,18 @@ const GONE: u32 = u32::MAX;
 
 /// The same with a queue of (rank, left position) and a linked list of the symbols that are left. An entry is stale
 /// when the pair at its position no longer has its rank.
-fn merge_queued(symbols: &mut Vec<Symbol>, buffers: &mut MergeBuffers, pair: impl Fn(Symbol, Symbol) -> Merge) {
+fn merge_queued(
+    symbols: &mut Vec<Symbol>,
+    buffers: &mut MergeBuffers,
+    pair: impl Fn(Symbol, Symbol) -> Merge,
+) {
     let n = symbols.len();
-    let MergeBuffers { merges, previous, next, queue } = buffers;
+    let MergeBuffers {
+        merges,
+        previous,
+        next,
+        queue,
+    } = buffers;
     merges.push(Merge::NONE);
     previous.clear();
     previous.extend((0..n as u32).map(|i| i.wrapping_sub(1)));
@@ -99,7 +121,11 @@ fn merge_queued(symbols: &mut Vec<Symbol>, buffers: &mut MergeBuffers, pair: imp
     queue.clear();
     let entry = |rank: u32, left: usize| Reverse(u64::from(rank) << 32 | left as u64);
     queue.extend(
-        merges.iter().enumerate().filter(|(_, m)| m.rank != NO_MERGE).map(|(i, m)| entry(m.rank, i)),
+        merges
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| m.rank != NO_MERGE)
+            .map(|(i, m)| entry(m.rank, i)),
     );
     let mut heap = BinaryHeap::from(std::mem::take(queue));
 

@@ -24,23 +24,38 @@ impl SpecialSearch {
     pub(crate) fn new(vocab: &Vocab, parse_special: bool) -> Result<Self, TokenError> {
         let searched = vocab.searched(parse_special);
         if searched.is_empty() {
-            return Ok(Self { automaton: None, ids: Vec::new() });
+            return Ok(Self {
+                automaton: None,
+                ids: Vec::new(),
+            });
         }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(searched.iter().map(|(_, text)| text))
-            .map_err(|error| TokenError::Metadata(format!("special tokens cannot be searched for: {error}")))?;
-        Ok(Self { automaton: Some(automaton), ids: searched.iter().map(|&(id, _)| id).collect() })
+            .map_err(|error| {
+                TokenError::Metadata(format!("special tokens cannot be searched for: {error}"))
+            })?;
+        Ok(Self {
+            automaton: Some(automaton),
+            ids: searched.iter().map(|&(id, _)| id).collect(),
+        })
     }
 
     /// Calls `emit` with each part of `text`, in order; texts are not empty.
-    pub(crate) fn partition<'a>(&self, vocab: &Vocab, text: &'a str, mut emit: impl FnMut(Part<'a>)) {
+    pub(crate) fn partition<'a>(
+        &self,
+        vocab: &Vocab,
+        text: &'a str,
+        mut emit: impl FnMut(Part<'a>),
+    ) {
         let mut at = 0;
         if let Some(automaton) = &self.automaton {
             for found in automaton.find_iter(text) {
                 // A token text that is not UTF-8 could match inside a character; leave such text alone. The same goes
                 // for a match inside white space that the token before it swallowed.
-                let Some(before) = text.get(at..found.start()) else { continue };
+                let Some(before) = text.get(at..found.start()) else {
+                    continue;
+                };
                 if !text.is_char_boundary(found.end()) {
                     continue;
                 }

@@ -27,10 +27,20 @@ impl Scores {
 
     /// What two adjacent symbols of `word` become.
     #[inline]
-    pub(crate) fn pair(&self, vocab: &Vocab, index: &TextIndex, word: &[u8], left: Symbol, right: Symbol) -> Merge {
+    pub(crate) fn pair(
+        &self,
+        vocab: &Vocab,
+        index: &TextIndex,
+        word: &[u8],
+        left: Symbol,
+        right: Symbol,
+    ) -> Merge {
         let joined = &word[left.start as usize..right.end as usize];
         match vocab.lookup(index, joined) {
-            Some(id) => Merge { rank: self.ranks[id as usize], id },
+            Some(id) => Merge {
+                rank: self.ranks[id as usize],
+                id,
+            },
             None => Merge::NONE,
         }
     }

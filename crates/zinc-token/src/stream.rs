@@ -14,7 +14,10 @@ pub struct DecodeOptions {
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { skip_special: true, at_text_start: true }
+        Self {
+            skip_special: true,
+            at_text_start: true,
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Tokenizer {
     add_eos: bool,
     add_space_prefix: bool,
     /// Working memory of threads that are not encoding just now.
-    idle: Mutex<Vec<Box<Scratch>>>,
+    idle: Mutex<Vec<Scratch>>,
 }
 
 /// How text becomes words.
@@ -60,7 +60,9 @@ impl Tokenizer {
             "gpt2" => Self::bpe(spec, spec.pre.as_deref().unwrap_or("default")),
             "gemma4" => Self::bpe(spec, "gemma4"),
             "llama" => Self::spm(spec),
-            _ => Err(TokenError::UnsupportedModel { model: spec.model.clone() }),
+            _ => Err(TokenError::UnsupportedModel {
+                model: spec.model.clone(),
+            }),
         }
     }
 
@@ -78,7 +80,14 @@ impl Tokenizer {
         // Gemma 4 does not work without; some of its files say otherwise.
         let add_bos = spec.model == "gemma4" || spec.add_bos.unwrap_or(pre.add_bos);
         let add_space_prefix = spec.add_space_prefix.unwrap_or(false);
-        Self::assemble(vocab, encoder, cut, add_bos, spec.add_eos.unwrap_or(false), add_space_prefix)
+        Self::assemble(
+            vocab,
+            encoder,
+            cut,
+            add_bos,
+            spec.add_eos.unwrap_or(false),
+            add_space_prefix,
+        )
     }
 
     fn spm(spec: &VocabSpec) -> Result<Self, TokenError> {
@@ -86,7 +95,14 @@ impl Tokenizer {
         let encoder = WordEncoder::spm(spec, &mut vocab)?;
         let add_bos = spec.add_bos.unwrap_or(true);
         let add_space_prefix = spec.add_space_prefix.unwrap_or(true);
-        Self::assemble(vocab, encoder, Cut::Blanks, add_bos, spec.add_eos.unwrap_or(false), add_space_prefix)
+        Self::assemble(
+            vocab,
+            encoder,
+            Cut::Blanks,
+            add_bos,
+            spec.add_eos.unwrap_or(false),
+            add_space_prefix,
+        )
     }
 
     fn assemble(
@@ -100,7 +116,17 @@ impl Tokenizer {
         let user_defined = SpecialSearch::new(&vocab, false)?;
         let all_special = SpecialSearch::new(&vocab, true)?;
         let idle = Mutex::default();
-        Ok(Self { vocab, encoder, cut, user_defined, all_special, add_bos, add_eos, add_space_prefix, idle })
+        Ok(Self {
+            vocab,
+            encoder,
+            cut,
+            user_defined,
+            all_special,
+            add_bos,
+            add_eos,
+            add_space_prefix,
+            idle,
+        })
     }
 
     /// Tokens, their bytes and roles.
@@ -130,7 +156,11 @@ impl Tokenizer {
             ids.extend(self.vocab.bos());
         }
         let mut scratch = self.take_scratch();
-        let search = if options.parse_special { &self.all_special } else { &self.user_defined };
+        let search = if options.parse_special {
+            &self.all_special
+        } else {
+            &self.user_defined
+        };
         let mut after_special = true;
         search.partition(&self.vocab, text, |part| match part {
             Part::Token(id) => {
@@ -153,7 +183,13 @@ impl Tokenizer {
         ids
     }
 
-    fn encode_text(&self, text: &str, after_special: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn encode_text(
+        &self,
+        text: &str,
+        after_special: bool,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
         let Self { encoder, vocab, .. } = self;
         match &self.cut {
             Cut::Words(pre) => pre.split(text, &mut |start, end| {
@@ -177,7 +213,10 @@ impl Tokenizer {
 
     /// The text of `ids`; invalid UTF-8 becomes U+FFFD. A leading blank that [`Tokenizer::encode`] adds is dropped.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        let mut decoder = StreamDecoder::new(DecodeOptions { skip_special, at_text_start: true });
+        let mut decoder = StreamDecoder::new(DecodeOptions {
+            skip_special,
+            at_text_start: true,
+        });
         let mut text = String::new();
         for &id in ids {
             text.push_str(decoder.push(self, id));
@@ -186,18 +225,28 @@ impl Tokenizer {
         text
     }
 
-    fn take_scratch(&self) -> Box<Scratch> {
-        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        idle.pop().unwrap_or_else(|| Box::new(Scratch::new()))
+    fn take_scratch(&self) -> Scratch {
+        let mut idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        idle.pop().unwrap_or_else(Scratch::new)
     }
 
-    fn return_scratch(&self, scratch: Box<Scratch>) {
-        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn return_scratch(&self, scratch: Scratch) {
+        let mut idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         idle.push(scratch);
     }
 }
 
 /// Vocabularies that spell a blank as `▁` (U+2581) cannot tell it from that character; here both are a blank.
 fn with_plain_blanks(text: &str) -> Cow<'_, str> {
-    if text.contains('▁') { Cow::Owned(text.replace('▁', " ")) } else { Cow::Borrowed(text) }
+    if text.contains('▁') {
+        Cow::Owned(text.replace('▁', " "))
+    } else {
+        Cow::Borrowed(text)
+    }
 }

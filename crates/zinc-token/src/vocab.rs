@@ -92,18 +92,27 @@ impl Vocab {
     pub(crate) fn new(spec: &VocabSpec, spelling: Spelling) -> Result<Self, TokenError> {
         spec.check_lengths()?;
         let mut kinds: Vec<TokenKind> = match &spec.token_types {
-            Some(types) => types.iter().take(spec.tokens.len()).map(|&t| TokenKind::from_gguf(t)).collect(),
+            Some(types) => types
+                .iter()
+                .take(spec.tokens.len())
+                .map(|&t| TokenKind::from_gguf(t))
+                .collect(),
             None => vec![TokenKind::Normal; spec.tokens.len()],
         };
         let roles = Roles::find(spec, &mut kinds);
 
         let mut pieces = Arena::default();
-        pieces.bytes.reserve(spec.tokens.iter().map(|t| t.len()).sum());
+        pieces
+            .bytes
+            .reserve(spec.tokens.iter().map(|t| t.len()).sum());
         pieces.ends.reserve(spec.tokens.len());
         let mut special_by_text = HashMap::new();
         let mut buffer = Vec::new();
         for (id, (&text, &kind)) in spec.tokens.iter().zip(&kinds).enumerate() {
-            if matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown) {
+            if matches!(
+                kind,
+                TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown
+            ) {
                 pieces.push(text);
                 if !text.is_empty() {
                     special_by_text.entry(text.to_vec()).or_insert(id as u32);
@@ -122,7 +131,13 @@ impl Vocab {
             pieces.push(&buffer);
         }
         let strip_right = strip_right(spec, &kinds);
-        Ok(Self { pieces, kinds, roles, special_by_text, strip_right })
+        Ok(Self {
+            pieces,
+            kinds,
+            roles,
+            special_by_text,
+            strip_right,
+        })
     }
 
     /// Number of tokens; ids are `0..n_tokens`.
@@ -141,7 +156,10 @@ impl Vocab {
 
     /// What a token is for; `Unused` for ids outside the vocabulary.
     pub fn kind(&self, id: u32) -> TokenKind {
-        self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Unused)
+        self.kinds
+            .get(id as usize)
+            .copied()
+            .unwrap_or(TokenKind::Unused)
     }
 
     /// Whether a token is structure rather than text: control and unknown tokens.
@@ -185,8 +203,16 @@ impl Vocab {
         let mut index = TextIndex::with_capacity(self.n_tokens());
         let mut buffer = Vec::new();
         for (id, &text) in spec.tokens.iter().enumerate() {
-            let kind = spec.token_types.as_ref().map_or(TokenKind::Normal, |types| TokenKind::from_gguf(types[id]));
-            if text.is_empty() || matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::Byte) {
+            let kind = spec
+                .token_types
+                .as_ref()
+                .map_or(TokenKind::Normal, |types| TokenKind::from_gguf(types[id]));
+            if text.is_empty()
+                || matches!(
+                    kind,
+                    TokenKind::Control | TokenKind::Unknown | TokenKind::Byte
+                )
+            {
                 continue;
             }
             // A token whose piece is its raw text, because it has a special kind, may be spelled differently.
@@ -205,7 +231,8 @@ impl Vocab {
 
     /// The token with these bytes.
     pub(crate) fn token(&self, index: &TextIndex, bytes: &[u8]) -> Option<u32> {
-        self.lookup(index, bytes).filter(|&id| (id as usize) < self.n_tokens())
+        self.lookup(index, bytes)
+            .filter(|&id| (id as usize) < self.n_tokens())
     }
 
     /// [`Vocab::lookup`], adding the string if there is none.
@@ -257,7 +284,12 @@ fn strip_right(spec: &VocabSpec, kinds: &[TokenKind]) -> Vec<u32> {
     if !name.contains("phi-3") && !name.contains("phi3") {
         return Vec::new();
     }
-    let special = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown);
+    let special = |kind| {
+        matches!(
+            kind,
+            TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown
+        )
+    };
     let keeps = |text: &[u8]| matches!(text, b"<unk>" | b"<s>" | b"<|endoftext|>");
     (0..spec.tokens.len())
         .filter(|&i| spec.tokens[i] == b"</s>" || (special(kinds[i]) && !keeps(spec.tokens[i])))
@@ -267,7 +299,9 @@ fn strip_right(spec: &VocabSpec, kinds: &[TokenKind]) -> Vec<u32> {
 
 /// The byte that a text of the form `<0xXX>` names.
 pub(crate) fn byte_of(text: &[u8]) -> Option<u8> {
-    let [b'<', b'0', b'x', high, low, b'>'] = *text else { return None };
+    let [b'<', b'0', b'x', high, low, b'>'] = *text else {
+        return None;
+    };
     let digit = |c: u8| (c as char).to_digit(16);
     Some((digit(high)? * 16 + digit(low)?) as u8)
 }
@@ -313,7 +347,9 @@ fn decode_byte_alphabet(text: &[u8], out: &mut Vec<u8>) -> bool {
                 continue;
             }
             0xc2..=0xc5 => match rest.next() {
-                Some(&second @ 0x80..=0xbf) => u32::from(first & 0x1f) << 6 | u32::from(second & 0x3f),
+                Some(&second @ 0x80..=0xbf) => {
+                    u32::from(first & 0x1f) << 6 | u32::from(second & 0x3f)
+                }
                 _ => return false,
             },
             _ => return false,
@@ -340,7 +376,11 @@ pub(crate) struct TextIndex {
 
 impl TextIndex {
     pub(crate) fn with_capacity(n: usize) -> Self {
-        Self { table: HashTable::with_capacity(n), hasher: DefaultHashBuilder::default(), max_len: 0 }
+        Self {
+            table: HashTable::with_capacity(n),
+            hasher: DefaultHashBuilder::default(),
+            max_len: 0,
+        }
     }
 
     fn hash(&self, text: &[u8]) -> u64 {
@@ -352,17 +392,27 @@ impl TextIndex {
         if text.len() > self.max_len {
             return None;
         }
-        self.table.find(self.hash(text), |&id| texts.get(id as usize) == Some(text)).copied()
+        self.table
+            .find(self.hash(text), |&id| texts.get(id as usize) == Some(text))
+            .copied()
     }
 
     /// Adds string `id`; of equal strings the first stays.
     pub(crate) fn insert(&mut self, texts: &Arena, id: u32) {
-        let Some(text) = texts.get(id as usize) else { return };
+        let Some(text) = texts.get(id as usize) else {
+            return;
+        };
         let hash = self.hash(text);
         self.max_len = self.max_len.max(text.len());
         let Self { table, hasher, .. } = self;
         let rehash = |&id: &u32| hasher.hash_one(Bytes(texts.get(id as usize).unwrap_or(&[])));
-        table.entry(hash, |&other| texts.get(other as usize) == Some(text), rehash).or_insert(id);
+        table
+            .entry(
+                hash,
+                |&other| texts.get(other as usize) == Some(text),
+                rehash,
+            )
+            .or_insert(id);
     }
 
     /// Ids of all indexed strings, in no order.

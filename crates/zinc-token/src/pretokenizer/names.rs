@@ -4,7 +4,8 @@
 //! `tokenizer.json`.
 
 use super::set::{
-    AFMOE_ASIAN, ASCII_PUNCTUATION, DEEPSEEK_CASED, DEEPSEEK_CJK, DEEPSEEK_PUNCTUATION, HAN_KANA, Set, Text,
+    AFMOE_ASIAN, ASCII_PUNCTUATION, DEEPSEEK_CASED, DEEPSEEK_CJK, DEEPSEEK_PUNCTUATION, HAN_KANA,
+    Set, Text,
 };
 use super::words::{
     Contraction, DEEPSEEK3, GPT4O, LLAMA3, Letters, QWEN2, QWEN35, Space, Symbols, Tail, Words,
@@ -52,19 +53,40 @@ impl PreTokenizer {
 }
 
 const fn pre(names: &'static [&'static str], stages: &'static [Stage]) -> PreTokenizer {
-    PreTokenizer { names, stages, ignore_merges: false, add_bos: false, alphabet: Alphabet::Bytes }
+    PreTokenizer {
+        names,
+        stages,
+        ignore_merges: false,
+        add_bos: false,
+        alphabet: Alphabet::Bytes,
+    }
 }
 
 const fn run(set: Set) -> Stage {
-    Stage::Run { lead: Lead::None, set, min: 1, max: usize::MAX }
+    Stage::Run {
+        lead: Lead::None,
+        set,
+        min: 1,
+        max: usize::MAX,
+    }
 }
 
 const fn run_behind(lead: Lead, set: Set) -> Stage {
-    Stage::Run { lead, set, min: 1, max: usize::MAX }
+    Stage::Run {
+        lead,
+        set,
+        min: 1,
+        max: usize::MAX,
+    }
 }
 
 const fn up_to(max: usize, set: Set) -> Stage {
-    Stage::Run { lead: Lead::None, set, min: 1, max }
+    Stage::Run {
+        lead: Lead::None,
+        set,
+        min: 1,
+        max,
+    }
 }
 
 const NUMBER: Set = Set::classes(N);
@@ -73,7 +95,12 @@ const EACH_NUMBER: Stage = up_to(1, NUMBER);
 /// `\p{N}{1,3}`
 const NUMBERS_TO_3: Stage = up_to(3, NUMBER);
 /// `[0-9][0-9][0-9]`
-const THREE_DIGITS: Stage = Stage::Run { lead: Lead::None, set: Set::ascii("0123456789"), min: 3, max: 3 };
+const THREE_DIGITS: Stage = Stage::Run {
+    lead: Lead::None,
+    set: Set::ascii("0123456789"),
+    min: 3,
+    max: 3,
+};
 /// `[^\n]+|[\n]+`
 const LINES: Stage = Stage::Runs(&[Set::ascii("\n").not(), Set::ascii("\n")]);
 /// `[^(\s|.,!?…。，、।۔،)]`
@@ -91,19 +118,49 @@ const BLOOM: Set = Set {
 
 const KIMI_K2: Words = Words {
     han_runs: true,
-    letters: Letters::Cased { marks: M, han: false },
+    letters: Letters::Cased {
+        marks: M,
+        han: false,
+    },
     tail: Tail::Newlines,
     ..GPT4O
 };
-const TEKKEN: Words = Words { contraction: Contraction::Never, max_digits: 1, ..GPT4O };
-const YOUTU: Words = Words { max_digits: 1, ..GPT4O };
-const SEED_CODER: Words =
-    Words { symbols: Symbols::Outside(WS | L | N | NL), tail: Tail::None, ..QWEN2 };
-const UFAKZEKA: Words = Words { contraction: Contraction::Never, ..QWEN2 };
-const MINICPM5: Words = Words { max_digits: usize::MAX, ..LLAMA3 };
-const JAIS2: Words = Words { space: Space::Halving, ..LLAMA3 };
-const SPARK: Words = Words { tail: Tail::None, space: Space::SingleNewlines, ..DEEPSEEK3 };
-const EXAONE_MOE: Words = Words { letters: Letters::Phrase, tail: Tail::OneNewlineOrSlash, ..QWEN2 };
+const TEKKEN: Words = Words {
+    contraction: Contraction::Never,
+    max_digits: 1,
+    ..GPT4O
+};
+const YOUTU: Words = Words {
+    max_digits: 1,
+    ..GPT4O
+};
+const SEED_CODER: Words = Words {
+    symbols: Symbols::Outside(WS | L | N | NL),
+    tail: Tail::None,
+    ..QWEN2
+};
+const UFAKZEKA: Words = Words {
+    contraction: Contraction::Never,
+    ..QWEN2
+};
+const MINICPM5: Words = Words {
+    max_digits: usize::MAX,
+    ..LLAMA3
+};
+const JAIS2: Words = Words {
+    space: Space::Halving,
+    ..LLAMA3
+};
+const SPARK: Words = Words {
+    tail: Tail::None,
+    space: Space::SingleNewlines,
+    ..DEEPSEEK3
+};
+const EXAONE_MOE: Words = Words {
+    letters: Letters::Phrase,
+    tail: Tail::OneNewlineOrSlash,
+    ..QWEN2
+};
 
 /// Youtu's four kinds of CJK runs.
 const YOUTU_CJK: &[Set] = &[
@@ -127,40 +184,103 @@ static ALL: &[PreTokenizer] = &[
     // `default` is also what a file without the key gets.
     pre(
         &["default"],
-        &[run(Set::classes(P).with_ascii("$+<=>^~|")), Stage::Gpt2, run(NUMBER), THREE_DIGITS],
+        &[
+            run(Set::classes(P).with_ascii("$+<=>^~|")),
+            Stage::Gpt2,
+            run(NUMBER),
+            THREE_DIGITS,
+        ],
     ),
     pre(
         &[
-            "a.x-4.0", "exaone4", "gigachat", "gpt-2", "granite-docling", "jais", "jina-de", "jina-es", "jina-v1-en",
-            "jina-v2-code", "jina-v2-de", "jina-v2-es", "mellum", "modern-bert", "mpt", "olmo", "phi-2",
-            "roberta-bpe", "trillion",
+            "a.x-4.0",
+            "exaone4",
+            "gigachat",
+            "gpt-2",
+            "granite-docling",
+            "jais",
+            "jina-de",
+            "jina-es",
+            "jina-v1-en",
+            "jina-v2-code",
+            "jina-v2-de",
+            "jina-v2-es",
+            "mellum",
+            "modern-bert",
+            "mpt",
+            "olmo",
+            "phi-2",
+            "roberta-bpe",
+            "trillion",
         ],
         &[Stage::Gpt2],
     ),
     pre(
-        &["codeshell", "command-r", "exaone", "mellum2", "minerva-7b", "refact", "smollm", "starcoder"],
+        &[
+            "codeshell",
+            "command-r",
+            "exaone",
+            "mellum2",
+            "minerva-7b",
+            "refact",
+            "smollm",
+            "starcoder",
+        ],
         &[EACH_NUMBER, Stage::Gpt2],
     ),
-    pre(&["falcon"], &[run(Set::classes(P).with_ascii("$+<=>^~|`")), Stage::Gpt2, THREE_DIGITS]),
+    pre(
+        &["falcon"],
+        &[
+            run(Set::classes(P).with_ascii("$+<=>^~|`")),
+            Stage::Gpt2,
+            THREE_DIGITS,
+        ],
+    ),
     PreTokenizer {
         ignore_merges: true,
         add_bos: true,
         ..pre(
             &[
-                "falcon-h1", "falcon3", "jina-v5-nano", "lfm2", "llama-bpe", "llama-v3", "llama3", "midm-2.0",
+                "falcon-h1",
+                "falcon3",
+                "jina-v5-nano",
+                "lfm2",
+                "llama-bpe",
+                "llama-v3",
+                "llama3",
+                "midm-2.0",
                 "pixtral",
             ],
             &[Stage::Words(&LLAMA3)],
         )
     },
-    pre(&["chatglm-bpe", "dbrx", "smaug-bpe"], &[Stage::Words(&LLAMA3)]),
-    PreTokenizer { ignore_merges: true, ..pre(&["glm4", "glm5"], &[Stage::Words(&LLAMA3)]) },
-    PreTokenizer { ignore_merges: true, ..pre(&["minicpm5"], &[NUMBERS_TO_3, Stage::Words(&MINICPM5)]) },
+    pre(
+        &["chatglm-bpe", "dbrx", "smaug-bpe"],
+        &[Stage::Words(&LLAMA3)],
+    ),
+    PreTokenizer {
+        ignore_merges: true,
+        ..pre(&["glm4", "glm5"], &[Stage::Words(&LLAMA3)])
+    },
+    PreTokenizer {
+        ignore_merges: true,
+        ..pre(&["minicpm5"], &[NUMBERS_TO_3, Stage::Words(&MINICPM5)])
+    },
     pre(&["jais-2"], &[Stage::Words(&JAIS2)]),
     pre(
         &[
-            "bailingmoe", "bailingmoe2", "deepseek-r1-qwen", "f2llmv2", "grok-2", "hunyuan", "kormo", "llada-moe",
-            "megrez", "qwen2", "solar-open", "stablelm2",
+            "bailingmoe",
+            "bailingmoe2",
+            "deepseek-r1-qwen",
+            "f2llmv2",
+            "grok-2",
+            "hunyuan",
+            "kormo",
+            "llada-moe",
+            "megrez",
+            "qwen2",
+            "solar-open",
+            "stablelm2",
         ],
         &[Stage::Words(&QWEN2)],
     ),
@@ -169,10 +289,26 @@ static ALL: &[PreTokenizer] = &[
     pre(&["seed-coder"], &[Stage::Words(&SEED_CODER)]),
     pre(&["ufakzeka"], &[Stage::Words(&UFAKZEKA)]),
     pre(&["exaone-moe"], &[Stage::Words(&EXAONE_MOE)]),
-    pre(&["gpt-4o", "kanana2", "llama4", "minimax-m2", "talkie"], &[Stage::Words(&GPT4O)]),
-    PreTokenizer { ignore_merges: true, ..pre(&["granite-embed-multi-97m"], &[Stage::Words(&GPT4O)]) },
-    pre(&["cohere2moe", "tiny_aya"], &[Stage::Triples(Triples::BeforeBoundary), Stage::Words(&GPT4O)]),
-    PreTokenizer { ignore_merges: true, add_bos: true, ..pre(&["tekken"], &[Stage::Words(&TEKKEN)]) },
+    pre(
+        &["gpt-4o", "kanana2", "llama4", "minimax-m2", "talkie"],
+        &[Stage::Words(&GPT4O)],
+    ),
+    PreTokenizer {
+        ignore_merges: true,
+        ..pre(&["granite-embed-multi-97m"], &[Stage::Words(&GPT4O)])
+    },
+    pre(
+        &["cohere2moe", "tiny_aya"],
+        &[
+            Stage::Triples(Triples::BeforeBoundary),
+            Stage::Words(&GPT4O),
+        ],
+    ),
+    PreTokenizer {
+        ignore_merges: true,
+        add_bos: true,
+        ..pre(&["tekken"], &[Stage::Words(&TEKKEN)])
+    },
     PreTokenizer {
         ignore_merges: true,
         ..pre(&["youtu"], &[Stage::Runs(YOUTU_CJK), Stage::Words(&YOUTU)])
@@ -182,8 +318,23 @@ static ALL: &[PreTokenizer] = &[
         &["deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"],
         &[NUMBERS_TO_3, run(HAN_KANA), Stage::Words(&DEEPSEEK3)],
     ),
-    pre(&["spark2_5"], &[NUMBERS_TO_3, run(HAN_KANA), Stage::Words(&SPARK), EACH_NUMBER]),
-    pre(&["afmoe"], &[Stage::Triples(Triples::Numbers), run(AFMOE_ASIAN), Stage::Words(&DEEPSEEK3)]),
+    pre(
+        &["spark2_5"],
+        &[
+            NUMBERS_TO_3,
+            run(HAN_KANA),
+            Stage::Words(&SPARK),
+            EACH_NUMBER,
+        ],
+    ),
+    pre(
+        &["afmoe"],
+        &[
+            Stage::Triples(Triples::Numbers),
+            run(AFMOE_ASIAN),
+            Stage::Words(&DEEPSEEK3),
+        ],
+    ),
     pre(
         &["deepseek-llm"],
         &[
@@ -205,7 +356,10 @@ static ALL: &[PreTokenizer] = &[
             EACH_NUMBER,
         ],
     ),
-    pre(&["bloom", "gpt3-finnish", "poro-chat"], &[run_behind(Lead::Blank, BLOOM)]),
+    pre(
+        &["bloom", "gpt3-finnish", "poro-chat"],
+        &[run_behind(Lead::Blank, BLOOM)],
+    ),
     pre(&["viking"], &[run_behind(Lead::Blank, BLOOM), EACH_NUMBER]),
     PreTokenizer {
         add_bos: true,
@@ -220,11 +374,17 @@ static ALL: &[PreTokenizer] = &[
             ],
         )
     },
-    pre(&["superbpe"], &[run(NUMBER), Stage::Triples(Triples::Lookahead)]),
+    pre(
+        &["superbpe"],
+        &[run(NUMBER), Stage::Triples(Triples::Lookahead)],
+    ),
     PreTokenizer {
         alphabet: Alphabet::Characters,
         add_bos: true,
         ..pre(&["gemma4", "granite-embed-multi-311m"], &[LINES])
     },
-    PreTokenizer { alphabet: Alphabet::Characters, ..pre(&["sarvam-moe"], &[LINES]) },
+    PreTokenizer {
+        alphabet: Alphabet::Characters,
+        ..pre(&["sarvam-moe"], &[LINES])
+    },
 ];

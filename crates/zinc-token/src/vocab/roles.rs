@@ -39,26 +39,81 @@ pub struct Roles {
 }
 
 const EOT: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>",
-    "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
 ];
 const EOM: &[&str] = &["<|eom_id|>"];
 const FIM_PRE: &[&str] = &[
-    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>",
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<｜fim▁begin｜>",
+    "<PRE>",
+    "▁<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
 ];
 const FIM_SUF: &[&str] = &[
-    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<｜fim▁hole｜>",
+    "<SUF>",
+    "▁<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
 ];
 const FIM_MID: &[&str] = &[
-    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<｜fim▁end｜>",
+    "<MID>",
+    "▁<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
 ];
 const FIM_PAD: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
-const FIM_REP: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
+const FIM_REP: &[&str] = &[
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+];
 const FIM_SEP: &[&str] = &["<|file_sep|>"];
 const END_OF_GENERATION: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
 ];
 /// gpt-oss structure that applications must see.
 const ALWAYS_VISIBLE: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
@@ -71,7 +126,10 @@ impl Roles {
         // The id in the file, else the first text of the list that is a token.
         let mut named = |role: &str, texts: &[&str]| {
             spec.role(role).or_else(|| {
-                let id = texts.iter().find_map(|text| ids.get(text.as_bytes())).copied()?;
+                let id = texts
+                    .iter()
+                    .find_map(|text| ids.get(text.as_bytes()))
+                    .copied()?;
                 control(id);
                 Some(id)
             })
@@ -105,7 +163,10 @@ impl Roles {
 
     fn end_ids(&self, ids: &HashMap<&[u8], u32>, kinds: &mut [TokenKind]) -> Vec<u32> {
         let id_of = |text: &str| ids.get(text.as_bytes()).copied();
-        let mut ends: Vec<u32> = [self.fim_pad, self.fim_rep, self.fim_sep].into_iter().flatten().collect();
+        let mut ends: Vec<u32> = [self.fim_pad, self.fim_rep, self.fim_sep]
+            .into_iter()
+            .flatten()
+            .collect();
         for id in END_OF_GENERATION.iter().filter_map(|text| id_of(text)) {
             ends.push(id);
             kinds[id as usize] = TokenKind::Control;
@@ -118,10 +179,17 @@ impl Roles {
         // In harmony-like formats "<|end|>" ends a message, and other tokens end the turn.
         let has = |text: &str| id_of(text).is_some_and(|id| ends.contains(&id));
         let has_call = has("<|call|>") || has("<|calls|>");
-        let message_end = (has_call && (has("<|return|>") || has("<|flush|>"))).then(|| id_of("<|end|>")).flatten();
+        let message_end = (has_call && (has("<|return|>") || has("<|flush|>")))
+            .then(|| id_of("<|end|>"))
+            .flatten();
         // Gemma 4 and PLaMo have "</s>" as ordinary text (it is an HTML tag).
-        let ordinary = (has("<|tool_response>") || has("<|plamo:eos|>")).then(|| id_of("</s>")).flatten();
-        for (id, kind) in [(message_end, TokenKind::UserDefined), (ordinary, TokenKind::Normal)] {
+        let ordinary = (has("<|tool_response>") || has("<|plamo:eos|>"))
+            .then(|| id_of("</s>"))
+            .flatten();
+        for (id, kind) in [
+            (message_end, TokenKind::UserDefined),
+            (ordinary, TokenKind::Normal),
+        ] {
             if let Some(id) = id.filter(|id| ends.contains(id)) {
                 ends.retain(|&end| end != id);
                 kinds[id as usize] = kind;
@@ -136,10 +204,22 @@ impl Roles {
 /// Ids of the texts that any list above holds; of equal texts the first.
 fn ids_of_known_texts<'a>(spec: &VocabSpec<'a>) -> HashMap<&'a [u8], u32> {
     let lists = [
-        EOT, EOM, FIM_PRE, FIM_SUF, FIM_MID, FIM_PAD, FIM_REP, FIM_SEP, END_OF_GENERATION, ALWAYS_VISIBLE,
+        EOT,
+        EOM,
+        FIM_PRE,
+        FIM_SUF,
+        FIM_MID,
+        FIM_PAD,
+        FIM_REP,
+        FIM_SEP,
+        END_OF_GENERATION,
+        ALWAYS_VISIBLE,
         &["<|plamo:eos|>"],
     ];
-    let known: hashbrown::HashSet<&[u8]> = lists.iter().flat_map(|list| list.iter().map(|text| text.as_bytes())).collect();
+    let known: hashbrown::HashSet<&[u8]> = lists
+        .iter()
+        .flat_map(|list| list.iter().map(|text| text.as_bytes()))
+        .collect();
     // Nearly every token is ruled out by its first byte, without hashing.
     let candidate = |text: &[u8]| matches!(text.first(), Some(b'<' | b'[' | b'_' | 0xe2));
     let mut ids = HashMap::new();
