@@ -25,10 +25,18 @@ impl fmt::Display for Field<'_> {
             Field::TensorCount => write!(f, "tensor count"),
             Field::KeyCount => write!(f, "metadata key count"),
             Field::Key(i) => write!(f, "metadata key #{i}"),
-            Field::Value(key) => write!(f, "value of metadata key {key:?}"),
+            Field::Value(key) => write!(f, "value of metadata key {:?}", abbreviate(key)),
             Field::TensorName(i) => write!(f, "name of tensor #{i}"),
             Field::Tensor(name) => write!(f, "description of tensor {name:?}"),
         }
+    }
+}
+
+/// A key as messages show it: keys may have 64 KB.
+pub(crate) fn abbreviate(key: &str) -> String {
+    match key.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &key[..end]),
+        None => key.to_owned(),
     }
 }
 
@@ -126,5 +134,20 @@ impl<'a> Cursor<'a> {
             field: field.to_string(),
             offset: offset + 8 + error.utf8_error().valid_up_to() as u64,
         })
+    }
+
+    /// A string that messages and indices will hold, hence of limited length.
+    pub(crate) fn name(&mut self, max_bytes: u64, field: Field) -> Result<String, GgufError> {
+        let offset = self.offset();
+        let length = self.fork().u64(field)?;
+        if length > max_bytes {
+            return Err(GgufError::NameTooLong {
+                field: field.to_string(),
+                offset,
+                length,
+                max_bytes,
+            });
+        }
+        self.string(field)
     }
 }

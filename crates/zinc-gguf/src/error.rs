@@ -1,6 +1,5 @@
 //! The crate's error type.
 
-use crate::value::ValueType;
 use std::io;
 use std::path::PathBuf;
 use zinc_quant::GgmlType;
@@ -52,6 +51,13 @@ pub enum GgufError {
         count: u64,
         available: u64,
     },
+    #[error("{field} at byte {offset} has {length} bytes, at most {max_bytes} are allowed")]
+    NameTooLong {
+        field: String,
+        offset: u64,
+        length: u64,
+        max_bytes: u64,
+    },
     #[error("{field} at byte {offset} is not valid UTF-8")]
     NotUtf8 { field: String, offset: u64 },
     #[error("{field} at byte {offset} is {found}, a bool is 0 or 1")]
@@ -72,7 +78,7 @@ pub enum GgufError {
     DuplicateKey { key: String, offset: u64 },
     #[error("general.alignment is {found}, it must be a power of two")]
     BadAlignment { found: u64 },
-    #[error("tensor name {name:?} at byte {offset} occurs twice")]
+    #[error("tensor name {name:?} occurs twice, the second time for the data at byte {offset}")]
     DuplicateTensor { name: String, offset: u64 },
     #[error("tensor {name:?} at byte {offset} has {n_dims} dimensions, at most 4 are allowed")]
     TooManyDims {
@@ -138,10 +144,10 @@ pub enum GgufError {
     #[error("metadata key {key:?} is {found}, expected {expected}")]
     WrongType {
         key: String,
-        found: ValueType,
+        found: String,
         expected: &'static str,
     },
-    #[error("metadata key {key:?} is {found}, out of range for {expected}")]
+    #[error("metadata key {key:?} {found}, out of range for {expected}")]
     OutOfRange {
         key: String,
         found: String,

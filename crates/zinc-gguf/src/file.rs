@@ -7,6 +7,7 @@ use crate::tensors::{self, TensorEntry};
 use crate::{mmap, split};
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -21,7 +22,7 @@ pub struct Gguf {
 }
 
 /// One file of a model.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Shard {
     /// Where it was opened; `None` for a file in memory.
     pub path: Option<PathBuf>,
@@ -35,6 +36,17 @@ pub struct Shard {
     pub data_start: u64,
     /// How many of the model's tensors lie in this file.
     pub n_tensors: usize,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("path", &self.path)
+            .field("version", &self.version)
+            .field("n_bytes", &self.bytes.len())
+            .field("n_tensors", &self.n_tensors)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Gguf {

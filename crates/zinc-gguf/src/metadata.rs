@@ -1,8 +1,8 @@
 //! The key-value pairs of a file and typed access to them.
 
 use crate::GgufError;
-use crate::cursor::{Cursor, Field};
-use crate::value::{Array, Scalars, StringArray, Value, ValueType};
+use crate::cursor::{Cursor, Field, abbreviate};
+use crate::value::{Array, StringArray, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -15,6 +15,9 @@ pub struct Metadata {
     entries: Vec<(String, Value)>,
     index: HashMap<String, usize>,
 }
+
+/// The format's limit.
+const MAX_KEY_BYTES: u64 = 65_535;
 
 /// A key is at least its length, a type id and one byte of value.
 const MIN_ENTRY_BYTES: u64 = 8 + 4 + 1;
@@ -58,7 +61,7 @@ impl Metadata {
             None => Ok(None),
             Some(&Value::F32(value)) => Ok(Some(value)),
             Some(&Value::F64(value)) => Ok(Some(value as f32)),
-            Some(other) => Err(wrong_type(key, other.value_type(), "a float")),
+            Some(other) => Err(wrong_type(key, other, "a float")),
         }
     }
 
@@ -67,7 +70,7 @@ impl Metadata {
         match self.get(key) {
             None => Ok(None),
             Some(&Value::Bool(value)) => Ok(Some(value)),
-            Some(other) => Err(wrong_type(key, other.value_type(), "a bool")),
+            Some(other) => Err(wrong_type(key, other, "a bool")),
         }
     }
 
@@ -76,7 +79,7 @@ impl Metadata {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(value)) => Ok(Some(value)),
-            Some(other) => Err(wrong_type(key, other.value_type(), "a string")),
+            Some(other) => Err(wrong_type(key, other, "a string")),
         }
     }
 
@@ -86,7 +89,7 @@ impl Metadata {
         match self.array(key, EXPECTED)? {
             None => Ok(None),
             Some(Array::Strings(strings)) => Ok(Some(strings)),
-            Some(other) => Err(wrong_type(key, other.element_type(), EXPECTED)),
+            Some(other) => Err(wrong_element(key, other, EXPECTED)),
         }
     }
 
@@ -101,16 +104,12 @@ impl Metadata {
 
     /// An array of integers of any width that all fit i32.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>, GgufError> {
-        self.elements(key, "an array of integers in the range of i32", |value| {
-            value.as_integer()?.try_into().ok()
-        })
+        self.integers(key, "an array of integers in the range of i32")
     }
 
     /// An array of integers of any width that all fit u32.
     pub fn u32s(&self, key: &str) -> Result<Option<Vec<u32>>, GgufError> {
-        self.elements(key, "an array of integers in the range of u32", |value| {
-            value.as_integer()?.try_into().ok()
-        })
+        self.integers(key, "an array of integers in the range of u32")
     }
 
     /// An array of bools.
@@ -156,17 +155,38 @@ impl Metadata {
         };
         let integer = value
             .as_integer()
-            .ok_or_else(|| wrong_type(key, value.value_type(), expected))?;
+            .ok_or_else(|| wrong_type(key, value, expected))?;
         T::try_from(integer)
             .map(Some)
-            .map_err(|_| out_of_range(key, integer.to_string(), expected))
+            .map_err(|_| out_of_range(key, format!("is {integer}"), expected))
+    }
+
+    fn integers<T: TryFrom<i128>>(
+        &self,
+        key: &str,
+        expected: &'static str,
+    ) -> Result<Option<Vec<T>>, GgufError> {
+        let Some(array) = self.array(key, expected)? else {
+            return Ok(None);
+        };
+        let scalars = match array {
+            Array::Scalars(scalars) if scalars.element_type().is_integer() => scalars,
+            other => return Err(wrong_element(key, other, expected)),
+        };
+        let narrow = |(i, value): (usize, Value)| {
+            let integer = value.as_integer().unwrap_or(0); // Checked above: all are integers.
+            T::try_from(integer)
+                .map_err(|_| out_of_range(key, format!("has {integer} at index {i}"), expected))
+        };
+        let narrowed = scalars.iter().enumerate().map(narrow);
+        narrowed.collect::<Result<_, _>>().map(Some)
     }
 
     fn array(&self, key: &str, expected: &'static str) -> Result<Option<&Array>, GgufError> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Array(array)) => Ok(Some(array)),
-            Some(other) => Err(wrong_type(key, other.value_type(), expected)),
+            Some(other) => Err(wrong_type(key, other, expected)),
         }
     }
 
@@ -176,24 +196,17 @@ impl Metadata {
         expected: &'static str,
         convert: impl Fn(Value) -> Option<T>,
     ) -> Result<Option<Vec<T>>, GgufError> {
-        let scalars: &Scalars = match self.array(key, expected)? {
-            None => return Ok(None),
-            Some(Array::Scalars(scalars)) => scalars,
-            Some(other) => return Err(wrong_type(key, other.element_type(), expected)),
+        let Some(array) = self.array(key, expected)? else {
+            return Ok(None);
         };
-        let mut elements = Vec::with_capacity(scalars.len());
-        for value in scalars.iter() {
-            let description = (value.value_type(), value.as_integer());
-            match (convert(value), description) {
-                (Some(element), _) => elements.push(element),
-                (None, (_, Some(integer))) if expected.contains("range") => {
-                    let found = format!("an array with {integer} at index {}", elements.len());
-                    return Err(out_of_range(key, found, expected));
-                }
-                (None, (ty, _)) => return Err(wrong_type(key, ty, expected)),
-            }
+        let elements = match array {
+            Array::Scalars(scalars) => scalars.iter().map(convert).collect(),
+            Array::Strings(_) | Array::Arrays(_) => None,
+        };
+        match elements {
+            Some(elements) => Ok(Some(elements)),
+            None => Err(wrong_element(key, array, expected)),
         }
-        Ok(Some(elements))
     }
 
     /// Reads `count` pairs.
@@ -201,11 +214,11 @@ impl Metadata {
         let mut metadata = Metadata::default();
         for i in 0..count {
             let offset = cursor.offset();
-            let key = cursor.string(Field::Key(i))?;
+            let key = cursor.name(MAX_KEY_BYTES, Field::Key(i))?;
             let value = Value::read(cursor, &key)?;
             match metadata.index.entry(key) {
                 Entry::Occupied(entry) => {
-                    let key = entry.key().clone();
+                    let key = abbreviate(entry.key());
                     return Err(GgufError::DuplicateKey { key, offset });
                 }
                 Entry::Vacant(entry) => {
@@ -229,10 +242,18 @@ fn missing(key: &str) -> GgufError {
     }
 }
 
-fn wrong_type(key: &str, found: ValueType, expected: &'static str) -> GgufError {
+fn wrong_type(key: &str, found: &Value, expected: &'static str) -> GgufError {
     GgufError::WrongType {
         key: key.to_owned(),
-        found,
+        found: found.value_type().to_string(),
+        expected,
+    }
+}
+
+fn wrong_element(key: &str, found: &Array, expected: &'static str) -> GgufError {
+    GgufError::WrongType {
+        key: key.to_owned(),
+        found: format!("an array of {}", found.element_type().plural()),
         expected,
     }
 }

@@ -7,6 +7,9 @@ use zinc_quant::GgmlType;
 /// GGUF's limit on dimensions.
 const MAX_DIMS: u32 = 4;
 
+/// The format says 64, but programs that raise ggml's limit write longer names.
+const MAX_NAME_BYTES: u64 = 255;
+
 /// Name length, number of dimensions, type, offset: a description has at least these bytes.
 const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
@@ -69,7 +72,7 @@ pub(crate) fn read(
 /// One description; the offset is still relative to the data's start.
 fn read_one(cursor: &mut Cursor, i: u64, alignment: u64) -> Result<TensorEntry, GgufError> {
     let start = cursor.offset();
-    let name = cursor.string(Field::TensorName(i))?;
+    let name = cursor.name(MAX_NAME_BYTES, Field::TensorName(i))?;
     let field = Field::Tensor(&name);
     let dims = read_dims(cursor, &name)?;
 

@@ -44,6 +44,22 @@ impl ValueType {
         self as u32
     }
 
+    /// Name of several values, for messages: "an array of strings".
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            ValueType::String => "strings",
+            ValueType::Array => "arrays",
+            ValueType::Bool => "bools",
+            _ => self.name(),
+        }
+    }
+
+    /// Whether values are integers.
+    pub const fn is_integer(self) -> bool {
+        use ValueType::*;
+        matches!(self, U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64)
+    }
+
     /// Bytes of one value; `None` for strings and arrays.
     pub const fn scalar_bytes(self) -> Option<usize> {
         use ValueType::*;
@@ -57,10 +73,11 @@ impl ValueType {
     }
 }
 
-impl fmt::Display for ValueType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ValueType {
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
         use ValueType::*;
-        f.write_str(match self {
+        match self {
             U8 => "u8",
             I8 => "i8",
             U16 => "u16",
@@ -69,12 +86,18 @@ impl fmt::Display for ValueType {
             I32 => "i32",
             F32 => "f32",
             Bool => "bool",
-            String => "a string",
-            Array => "an array",
+            String => "string",
+            Array => "array",
             U64 => "u64",
             I64 => "i64",
             F64 => "f64",
-        })
+        }
+    }
+}
+
+impl fmt::Display for ValueType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -254,7 +277,7 @@ impl Array {
 }
 
 /// An array of numbers or bools: the file's bytes and a type.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Scalars {
     ty: ValueType,
     raw: Bytes,
@@ -305,6 +328,12 @@ impl Scalars {
         let raw = cursor.shared(count * element_bytes, field)?;
         check_bools(ty, &raw, field, offset)?;
         Ok(Scalars { ty, raw })
+    }
+}
+
+impl fmt::Debug for Scalars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
