@@ -12,7 +12,7 @@
 //! without the features, and a hundred times slower.
 
 pub(crate) mod math;
-mod scalar;
+pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;
@@ -89,8 +89,6 @@ pub(crate) trait Simd: Copy {
     /// IEEE half in the low 16 bits of each lane, widened exactly; the high bits are ignored.
     fn half_to_f32(self, x: Self::I) -> Self::F;
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
-    /// Rounds to nearest even.
-    fn store_f16(self, to: &mut [u16; 16], x: Self::F);
     fn load_i8(self, x: &[i8; 16]) -> Self::F;
     /// Keeps the low byte of each lane.
     fn store_i8(self, to: &mut [i8; 16], x: Self::I);

@@ -10,7 +10,7 @@
 
 use super::act::{ActBlock, ActSuper};
 use super::panel::{Form, Panel, WeightRows};
-use super::tile;
+use super::tile::{self, over_rows};
 use crate::simd::{Kernel, Simd, math};
 use zinc_plan::Activation;
 
@@ -80,28 +80,6 @@ impl Kernel for MatMulTask<'_> {
             }
         }
     }
-}
-
-/// Runs a tile over `C` rows at a time and over one at a time what is left. A macro, because a closure with a whole
-/// tile in it is compiled as a function of its own, without the instruction set of its caller.
-macro_rules! over_rows {
-    ($many:literal, $acc:ident, $row:ident, $c:ident => $($tile:ident)::+::<$($param:tt),+>($($arg:expr),+)) => {{
-        let mut t = 0;
-        while t + $many <= $acc.len() {
-            const $c: usize = $many;
-            let mut x = [$row(t); $c];
-            for c in 1..$c {
-                x[c] = $row(t + c);
-            }
-            $($tile)::+::<$($param),+>($($arg),+, x, &mut $acc[t..t + $c]);
-            t += $c;
-        }
-        while t < $acc.len() {
-            const $c: usize = 1;
-            $($tile)::+::<$($param),+>($($arg),+, [$row(t)], &mut $acc[t..t + 1]);
-            t += 1;
-        }
-    }};
 }
 
 #[derive(Clone, Copy)]

@@ -62,6 +62,15 @@ impl Form {
         }
     }
 
+    /// Type that `QuantizeAct` converts the activations to.
+    pub(crate) fn activations(self) -> GgmlType {
+        match self {
+            Form::SupersWithMin | Form::SupersCentred => GgmlType::Q8_K,
+            Form::Blocks | Form::WideBlocks => GgmlType::Q8_1,
+            Form::Floats => GgmlType::F32,
+        }
+    }
+
     /// Values of k in a panel.
     pub(crate) fn k_step(self) -> usize {
         if self == Form::Floats { FLOAT_K_STEP } else { K_STEP }

@@ -238,10 +238,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
         _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
     ]);
-    vector_op!(store_f16(to: &mut [u16; 16], x: F) -> (), {
-        _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]));
-        _mm_storeu_si128(to.as_mut_ptr().add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]));
-    });
     vector_op!(load_i8(x: &[i8; 16]) -> F, {
         let bytes = _mm_loadu_si128(x.as_ptr().cast());
         [

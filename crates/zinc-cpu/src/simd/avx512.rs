@@ -159,10 +159,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     vector_op!(from_bits(x: __m512i) -> __m512, _mm512_castsi512_ps(x));
     vector_op!(half_to_f32(x: __m512i) -> __m512, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)));
     vector_op!(load_f16(x: &[u16; 16]) -> __m512, _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())));
-    vector_op!(store_f16(to: &mut [u16; 16], x: __m512) -> (), _mm256_storeu_si256(
-        to.as_mut_ptr().cast(),
-        _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x)
-    ));
     vector_op!(load_i8(x: &[i8; 16]) -> __m512, _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))
     ));

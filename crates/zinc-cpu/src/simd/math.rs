@@ -50,25 +50,3 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     let e = exp(s, s.sub(s.splat(0.0), x));
     s.div(s.splat(1.0), s.add(s.splat(1.0), e))
 }
-
-/// `tanh x`: an odd polynomial near zero, `1 - 2/(e²ˣ + 1)` elsewhere, so that small arguments keep their precision.
-#[inline(always)]
-pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
-    let magnitude_mask = s.i_splat(0x7fff_ffff);
-    let sign = s.i_and(s.bits(x), s.i_splat(i32::MIN));
-    let a = s.from_bits(s.i_and(s.bits(x), magnitude_mask));
-    let e = exp(s, s.add(a, a));
-    let large = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
-    // tanh a = a·(1 - a²/3 + 2a⁴/15 - 17a⁶/315 + 62a⁸/2835 - 1382a¹⁰/155925 …)
-    let a2 = s.mul(a, a);
-    let mut p = s.splat(21_844.0 / 6_081_075.0);
-    for c in [-1382.0 / 155_925.0, 62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0] {
-        p = s.mul_add(p, a2, s.splat(c));
-    }
-    let small = s.mul_add(s.mul(a, a2), p, a);
-    // The lanes' mask is the sign bit of `a - 0.5`, spread over the lane.
-    let is_small = s.i_sar::<31>(s.bits(s.sub(a, s.splat(0.5))));
-    let is_large = s.i_xor(is_small, s.i_splat(-1));
-    let chosen = s.i_or(s.i_and(s.bits(small), is_small), s.i_and(s.bits(large), is_large));
-    s.from_bits(s.i_or(chosen, sign))
-}

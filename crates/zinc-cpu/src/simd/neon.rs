@@ -76,17 +76,6 @@ fn widen_half(h: uint16x4_t) -> float32x4_t {
     out
 }
 
-#[inline(always)]
-fn narrow_half(x: float32x4_t) -> uint16x4_t {
-    let out: uint16x4_t;
-    // SAFETY: `fcvtn` is baseline NEON and works on registers only.
-    unsafe {
-        asm!("fcvtn {o:v}.4h, {x:v}.4s", o = lateout(vreg) out, x = in(vreg) x,
-            options(pure, nomem, nostack, preserves_flags));
-    }
-    out
-}
-
 impl<const DOT: bool> Simd for Neon<DOT> {
     type I = I;
     type F = F;
@@ -251,13 +240,6 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     fn load_f16(self, x: &[u16; 16]) -> F {
         // SAFETY: `self` proves the features; four vectors cover the sixteen values.
         std::array::from_fn(|i| widen_half(unsafe { vld1_u16(x.as_ptr().add(4 * i)) }))
-    }
-    #[inline(always)]
-    fn store_f16(self, to: &mut [u16; 16], x: F) {
-        for (to, x) in to.as_chunks_mut::<4>().0.iter_mut().zip(x) {
-            // SAFETY: `self` proves the features; the chunk has four values.
-            unsafe { vst1_u16(to.as_mut_ptr(), narrow_half(x)) };
-        }
     }
     #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> F {

@@ -26,28 +26,6 @@ pub(crate) fn f16_to_f32(h: u16) -> f32 {
     f32::from_bits(sign | bits)
 }
 
-/// Single to IEEE half, nearest even, overflow to infinity, NaN kept quiet.
-#[inline(always)]
-pub(crate) fn f32_to_f16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let sign = (bits >> 16 & 0x8000) as u16;
-    let magnitude = bits & 0x7fff_ffff;
-    if magnitude > 0x7f80_0000 {
-        return sign | 0x7e00 | (magnitude >> 13 & 0x1ff) as u16;
-    }
-    if magnitude >= 0x4780_0000 {
-        return sign | 0x7c00;
-    }
-    if magnitude < 0x3880_0000 {
-        // Below 2^-14: adding 0.5 puts the half's last bit at the last bit of the sum and rounds to nearest even.
-        let sum = f32::from_bits(magnitude) + 0.5;
-        return sign | (sum.to_bits() - 0.5f32.to_bits()) as u16;
-    }
-    let odd = magnitude >> 13 & 1;
-    // Re-bias the exponent by -112 and round; a carry out of the mantissa correctly bumps the exponent.
-    sign | ((magnitude - 0x3800_0000 + 0xfff + odd) >> 13) as u16
-}
-
 impl Simd for Scalar {
     type I = [i32; 16];
     type F = [f32; 16];
@@ -212,10 +190,6 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_f16(self, x: &[u16; 16]) -> [f32; 16] {
         x.map(f16_to_f32)
-    }
-    #[inline(always)]
-    fn store_f16(self, to: &mut [u16; 16], x: [f32; 16]) {
-        *to = x.map(f32_to_f16);
     }
     #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> [f32; 16] {
