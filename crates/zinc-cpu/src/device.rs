@@ -7,7 +7,8 @@ use crate::store::{StateStore, WeightStore};
 use crate::{Isa, NAME, machine};
 use std::sync::Arc;
 use zinc_backend::{
-    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States, WeightSource, Weights,
+    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
+    WeightSource, Weights,
 };
 use zinc_plan::{OpKind, Plan};
 use zinc_quant::GgmlType;
@@ -27,7 +28,10 @@ impl Backend for CpuBackend {
 
     fn open(&self, name: &str) -> Result<Arc<dyn Device>, DeviceError> {
         if name != NAME {
-            return Err(DeviceError::Unknown { name: name.into(), available: NAME.into() });
+            return Err(DeviceError::Unknown {
+                name: name.into(),
+                available: NAME.into(),
+            });
         }
         let n_threads = self.n_threads.unwrap_or_else(machine::default_threads);
         Ok(Arc::new(CpuDevice::new(n_threads, Isa::best())?))
@@ -53,7 +57,12 @@ impl CpuDevice {
             reason: format!("cannot start {n_threads} threads: {error}; try fewer with --threads"),
         })?;
         let info = info(pool.n_threads(), isa);
-        Ok(CpuDevice { info, caps: caps(), pool: Arc::new(pool), isa })
+        Ok(CpuDevice {
+            info,
+            caps: caps(),
+            pool: Arc::new(pool),
+            isa,
+        })
     }
 }
 
@@ -64,7 +73,10 @@ fn info(n_threads: usize, isa: Isa) -> DeviceInfo {
         description: machine::processor(),
         memory_total,
         memory_free,
-        facts: vec![("isa".into(), isa.name().into()), ("threads".into(), n_threads.to_string())],
+        facts: vec![
+            ("isa".into(), isa.name().into()),
+            ("threads".into(), n_threads.to_string()),
+        ],
     }
 }
 
@@ -80,7 +92,11 @@ fn caps() -> Caps {
     Caps {
         device: NAME.into(),
         fused: [OpKind::MatMulAdd, OpKind::GateUpAct].into(),
-        matmul: GgmlType::ALL.into_iter().filter(is_number).map(|ty| (ty, activation(ty))).collect(),
+        matmul: GgmlType::ALL
+            .into_iter()
+            .filter(is_number)
+            .map(|ty| (ty, activation(ty)))
+            .collect(),
         kv_types: vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0],
     }
 }
@@ -103,10 +119,22 @@ impl Device for CpuDevice {
     }
 
     fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError> {
-        Ok(States(Arc::new(StateStore::new(plan, machine::memory().1)?)))
+        Ok(States(Arc::new(StateStore::new(
+            plan,
+            machine::memory().1,
+        )?)))
     }
 
-    fn compile(&self, plan: Arc<Plan>, bind: &Bindings<'_>) -> Result<Box<dyn Executable>, DeviceError> {
-        Ok(Box::new(CpuExecutable::new(plan, bind, Arc::clone(&self.pool), self.isa)?))
+    fn compile(
+        &self,
+        plan: Arc<Plan>,
+        bind: &Bindings<'_>,
+    ) -> Result<Box<dyn Executable>, DeviceError> {
+        Ok(Box::new(CpuExecutable::new(
+            plan,
+            bind,
+            Arc::clone(&self.pool),
+            self.isa,
+        )?))
     }
 }

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket, Weights,
+    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
+    Weights,
 };
 use zinc_plan::{InputKind, Op, Plan};
 use zinc_quant::GgmlType;
@@ -71,31 +72,50 @@ impl CpuExecutable {
         pool: Arc<Pool>,
         isa: Isa,
     ) -> Result<CpuExecutable, DeviceError> {
-        let refuse = |reason: &str| DeviceError::Plan { plan: plan.name.clone(), reason: reason.into() };
+        let refuse = |reason: &str| DeviceError::Plan {
+            plan: plan.name.clone(),
+            reason: reason.into(),
+        };
         let weights = bind.weights.0.downcast_ref::<WeightStore>();
         let weights = weights.ok_or_else(|| refuse("bound to weights of another device"))?;
         let states = Arc::clone(&bind.states.0).downcast::<StateStore>();
         let states = states.map_err(|_| refuse("bound to states of another device"))?;
-        let memory = plan.memory.as_ref().ok_or_else(|| refuse("is not prepared: it has no memory layout"))?;
+        let memory = plan
+            .memory
+            .as_ref()
+            .ok_or_else(|| refuse("is not prepared: it has no memory layout"))?;
         let arena = new_buffer("activations", memory.arena_bytes)?;
         let (input_buffer, inputs) = input_buffer(&plan)?;
-        let mut lowering = Lowering::new(&plan, weights, &states, &arena, &inputs, pool.n_threads());
+        let mut lowering =
+            Lowering::new(&plan, weights, &states, &arena, &inputs, pool.n_threads());
         let steps = lowering.steps()?;
-        let outputs = plan.outputs.iter().map(|id| lowering.operand(*id)).collect::<Result<Vec<_>, _>>()?;
+        let outputs = plan
+            .outputs
+            .iter()
+            .map(|id| lowering.operand(*id))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut buffers = lowering.turns;
         buffers.extend([arena, input_buffer]);
         let (k_dim, v_dim, heads) = attention_limits(&plan);
         let new_scratch = || {
             let attention = attention::Scratch::new(k_dim, v_dim);
             let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
-            Mutex::new(Scratch { matmul: matmul::Scratch::new(), attention, attention_out })
+            Mutex::new(Scratch {
+                matmul: matmul::Scratch::new(),
+                attention,
+                attention_out,
+            })
         };
         Ok(CpuExecutable {
             counters: steps.iter().map(|_| Counter::default()).collect(),
             scratch: (0..pool.n_threads()).map(|_| new_scratch()).collect(),
             tiles: Vec::with_capacity(plan.limits.max_tokens as usize),
             rows_per_tile: (attention::MAX_COLUMNS / heads).max(1),
-            sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
+            sizes: StepSizes {
+                tokens: 0,
+                seqs: 0,
+                out_rows: 0,
+            },
             n_steps: 0,
             profiling: false,
             n_profiled: 0,
@@ -125,8 +145,15 @@ impl CpuExecutable {
         self.tiles.clear();
         for (row, seq) in inputs.seq_of.iter().enumerate() {
             match self.tiles.last_mut() {
-                Some(tile) if tile.n_rows < self.rows_per_tile && inputs.seq_of[tile.first] == *seq => tile.n_rows += 1,
-                _ => self.tiles.push(Tile { first: row, n_rows: 1 }),
+                Some(tile)
+                    if tile.n_rows < self.rows_per_tile && inputs.seq_of[tile.first] == *seq =>
+                {
+                    tile.n_rows += 1
+                }
+                _ => self.tiles.push(Tile {
+                    first: row,
+                    n_rows: 1,
+                }),
             }
         }
         for counter in &mut self.counters {
@@ -137,7 +164,9 @@ impl CpuExecutable {
     /// One worker's walk through the nodes.
     fn work(&self, worker: &Worker<'_>) {
         // One worker per scratch: nobody else holds the lock, and a panic leaves nothing that the next task relies on.
-        let mut scratch = self.scratch[worker.idx].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = self.scratch[worker.idx]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut start = Instant::now();
         for (step, counter) in self.steps.iter().zip(&self.counters) {
             // Timed nodes run one after the other.
@@ -160,7 +189,8 @@ impl CpuExecutable {
                     return;
                 }
                 if let (0, Some(node)) = (worker.idx, step.node) {
-                    self.times[node].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                    self.times[node]
+                        .fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 }
             }
         }
@@ -177,10 +207,17 @@ impl Executable for CpuExecutable {
         self.load(inputs);
         let exec = &*self;
         let result = {
-            let _turn = exec.states.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = exec
+                .states
+                .turn
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             exec.pool.run(&|worker| exec.work(worker))
         };
-        result.map_err(|panicked| DeviceError::Lost { device: NAME.into(), reason: panicked.0 })?;
+        result.map_err(|panicked| DeviceError::Lost {
+            device: NAME.into(),
+            reason: panicked.0,
+        })?;
         self.n_steps += 1;
         self.n_profiled += u64::from(self.profiling);
         Ok(Ticket(self.n_steps))
@@ -189,11 +226,22 @@ impl Executable for CpuExecutable {
     fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
         if ticket.0 != self.n_steps {
             let reason = format!("step {} is no longer held", ticket.0);
-            return Err(DeviceError::Lost { device: NAME.into(), reason });
+            return Err(DeviceError::Lost {
+                device: NAME.into(),
+                reason,
+            });
         }
         outputs.values.resize_with(self.outputs.len(), Vec::new);
-        for ((id, operand), values) in self.plan.outputs.iter().zip(&self.outputs).zip(&mut outputs.values) {
-            let n_rows = self.sizes.rows(self.plan.tensor(*id).shape.rows, &self.plan);
+        for ((id, operand), values) in self
+            .plan
+            .outputs
+            .iter()
+            .zip(&self.outputs)
+            .zip(&mut outputs.values)
+        {
+            let n_rows = self
+                .sizes
+                .rows(self.plan.tensor(*id).shape.rows, &self.plan);
             values.clear();
             for row in 0..n_rows {
                 fetch(operand, row, values);
@@ -235,12 +283,16 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
         GgmlType::Q8_K => {
             // SAFETY: as above.
             let blocks = unsafe { operand.rows.row::<ActSuper>(row) };
-            blocks.iter().for_each(|block| append(values, block.d, &block.q));
+            blocks
+                .iter()
+                .for_each(|block| append(values, block.d, &block.q));
         }
         GgmlType::Q8_1 => {
             // SAFETY: as above.
             let blocks = unsafe { operand.rows.row::<ActBlock>(row) };
-            blocks.iter().for_each(|block| append(values, block.d(), &block.q));
+            blocks
+                .iter()
+                .for_each(|block| append(values, block.d(), &block.q));
         }
         // SAFETY: as above.
         _ => values.extend_from_slice(unsafe { operand.rows.row::<f32>(row) }),
@@ -248,19 +300,25 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
 }
 
 fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
-    usize::try_from(needed).ok().and_then(Buffer::new).ok_or_else(|| DeviceError::OutOfMemory {
-        device: NAME.into(),
-        what: what.into(),
-        needed,
-        available: crate::machine::memory().1,
-    })
+    usize::try_from(needed)
+        .ok()
+        .and_then(Buffer::new)
+        .ok_or_else(|| DeviceError::OutOfMemory {
+            device: NAME.into(),
+            what: what.into(),
+            needed,
+            available: crate::machine::memory().1,
+        })
 }
 
 /// One buffer for all inputs at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
         let shape = kind.shape(&plan.limits);
-        (plan.limits.bound(shape.rows) as usize, shape.cols as usize * size_of::<i32>())
+        (
+            plan.limits.bound(shape.rows) as usize,
+            shape.cols as usize * size_of::<i32>(),
+        )
     };
     let bytes_of = |kind: InputKind| {
         let (n_rows, row_bytes) = size(kind);

@@ -4,7 +4,9 @@ use crate::kernels::panel::{Form, ROWS};
 use crate::memory::{Buffer, Rows};
 use crate::store::{StateStore, WeightStore};
 use zinc_backend::DeviceError;
-use zinc_plan::{Activation, Attention, Dim, InputKind, Node, Op, Plan, RopeMode, TensorId, TensorKind};
+use zinc_plan::{
+    Activation, Attention, Dim, InputKind, Node, Op, Plan, RopeMode, TensorId, TensorKind,
+};
 use zinc_quant::GgmlType;
 
 /// An operand or result: where, and of which type.
@@ -28,16 +30,58 @@ pub(crate) struct Step {
 
 /// What a node does.
 pub(crate) enum Kind {
-    Embed { table: Operand, ids: Rows, scale: f32, out: Rows },
-    GatherRows { x: Rows, rows: Rows, out: Rows },
-    Add { a: Rows, b: Rows, out: Rows },
-    GatedAct { act: Activation, gate: Rows, up: Rows, out: Rows },
-    RmsNorm { x: Rows, w: Rows, eps: f32, out: Rows },
-    QuantizeAct { x: Rows, dtype: GgmlType, out: Rows },
+    Embed {
+        table: Operand,
+        ids: Rows,
+        scale: f32,
+        out: Rows,
+    },
+    GatherRows {
+        x: Rows,
+        rows: Rows,
+        out: Rows,
+    },
+    Add {
+        a: Rows,
+        b: Rows,
+        out: Rows,
+    },
+    GatedAct {
+        act: Activation,
+        gate: Rows,
+        up: Rows,
+        out: Rows,
+    },
+    RmsNorm {
+        x: Rows,
+        w: Rows,
+        eps: f32,
+        out: Rows,
+    },
+    QuantizeAct {
+        x: Rows,
+        dtype: GgmlType,
+        out: Rows,
+    },
     MatMul(Product),
-    RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
-    Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
-    KvWrite { values: [Rows; 2], slots: Rows, caches: [Operand; 2] },
+    RopeTurns {
+        positions: Rows,
+        variants: Rows,
+        table: Rows,
+        out: Rows,
+    },
+    Rope {
+        mode: RopeMode,
+        head_dim: usize,
+        x: Rows,
+        turns: Rows,
+        out: Rows,
+    },
+    KvWrite {
+        values: [Rows; 2],
+        slots: Rows,
+        caches: [Operand; 2],
+    },
     Attention(AttentionStep),
 }
 
@@ -98,7 +142,16 @@ impl<'a> Lowering<'a> {
         inputs: &'a [(InputKind, Rows)],
         n_threads: usize,
     ) -> Lowering<'a> {
-        Lowering { plan, weights, states, arena, inputs, n_threads, turns: Vec::new(), known_turns: Vec::new() }
+        Lowering {
+            plan,
+            weights,
+            states,
+            arena,
+            inputs,
+            n_threads,
+            turns: Vec::new(),
+            known_turns: Vec::new(),
+        }
     }
 
     /// All nodes, the rope turns first.
@@ -106,9 +159,18 @@ impl<'a> Lowering<'a> {
         let mut steps = Vec::with_capacity(self.plan.nodes.len() + 1);
         for (idx, node) in self.plan.nodes.iter().enumerate() {
             let rows = self.plan.tensor(node.writes[0]).shape.rows;
-            let rows = if matches!(node.op, Op::KvWrite) { self.plan.tensor(node.reads[0]).shape.rows } else { rows };
+            let rows = if matches!(node.op, Op::KvWrite) {
+                self.plan.tensor(node.reads[0]).shape.rows
+            } else {
+                rows
+            };
             let kind = self.kind(node)?;
-            steps.push(Step { kind, rows, barrier: node.barrier, node: Some(idx) });
+            steps.push(Step {
+                kind,
+                rows,
+                barrier: node.barrier,
+                node: Some(idx),
+            });
         }
         let turns = self.known_turns.iter().map(|turns| {
             let kind = Kind::RopeTurns {
@@ -118,7 +180,12 @@ impl<'a> Lowering<'a> {
                 out: turns.out,
             };
             // A barrier lies between these and their readers: a rotation reads a value that some node wrote before it.
-            Ok(Step { kind, rows: Dim::Tokens, barrier: false, node: None })
+            Ok(Step {
+                kind,
+                rows: Dim::Tokens,
+                barrier: false,
+                node: None,
+            })
         });
         let mut all = turns.collect::<Result<Vec<_>, DeviceError>>()?;
         all.append(&mut steps);
@@ -126,8 +193,16 @@ impl<'a> Lowering<'a> {
     }
 
     fn unsupported(&self, node: &Node, reason: impl Into<String>) -> DeviceError {
-        let reason = format!("{} of {}: {}", node.op.kind().name(), node.label, reason.into());
-        DeviceError::Plan { plan: self.plan.name.clone(), reason }
+        let reason = format!(
+            "{} of {}: {}",
+            node.op.kind().name(),
+            node.label,
+            reason.into()
+        );
+        DeviceError::Plan {
+            plan: self.plan.name.clone(),
+            reason,
+        }
     }
 
     fn kind(&mut self, node: &Node) -> Result<Kind, DeviceError> {
@@ -168,8 +243,16 @@ impl<'a> Lowering<'a> {
             },
             Op::MatMul(matmul) => {
                 let mut rest = reads[2..].iter();
-                let bias = rest.next().filter(|_| matmul.bias).map(|id| self.operand(*id)).transpose()?;
-                let residual = reads.last().filter(|_| matmul.residual).map(|id| self.value(*id)).transpose()?;
+                let bias = rest
+                    .next()
+                    .filter(|_| matmul.bias)
+                    .map(|id| self.operand(*id))
+                    .transpose()?;
+                let residual = reads
+                    .last()
+                    .filter(|_| matmul.residual)
+                    .map(|id| self.value(*id))
+                    .transpose()?;
                 let bias = bias.map(|bias| bias.rows);
                 Kind::MatMul(self.product(node, None, bias, residual)?)
             }
@@ -220,7 +303,10 @@ impl<'a> Lowering<'a> {
                 _ => GgmlType::F32,
             };
             if wanted != x.dtype {
-                let reason = format!("weights of type {} with activations of type {}", weight.dtype, x.dtype);
+                let reason = format!(
+                    "weights of type {} with activations of type {}",
+                    weight.dtype, x.dtype
+                );
                 return Err(self.unsupported(node, reason));
             }
         }
@@ -228,22 +314,39 @@ impl<'a> Lowering<'a> {
         let n_out = self.plan.tensor(node.writes[0]).shape.cols as usize;
         // Several tasks per thread, so that none waits long for the last; few enough that taking one costs nothing.
         let panels_per_task = (n_out.div_ceil(ROWS) / (self.n_threads * 8)).clamp(1, 16);
-        Ok(Product { weight, up, x, bias, residual, out, n_out, panels_per_task })
+        Ok(Product {
+            weight,
+            up,
+            x,
+            bias,
+            residual,
+            out,
+            n_out,
+            panels_per_task,
+        })
     }
 
     /// The buffer that holds the cosines and sines of a rotation: one for each table, computed once per step.
     fn turns_of(&mut self, node: &Node, n_pairs: usize) -> Result<Rows, DeviceError> {
         let [positions, table, variants] = [node.reads[1], node.reads[2], node.reads[3]];
-        let same = |turns: &&Turns| (turns.positions, turns.table, turns.variants) == (positions, table, variants);
+        let same = |turns: &&Turns| {
+            (turns.positions, turns.table, turns.variants) == (positions, table, variants)
+        };
         if let Some(turns) = self.known_turns.iter().find(same) {
             return Ok(turns.out);
         }
         let n_rows = self.plan.limits.max_tokens as usize;
         let row_bytes = n_pairs * size_of::<[f32; 2]>();
-        let buffer = Buffer::new(n_rows * row_bytes).ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
+        let buffer = Buffer::new(n_rows * row_bytes)
+            .ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
         let out = buffer.rows(0, n_rows, row_bytes, row_bytes);
         self.turns.push(buffer);
-        self.known_turns.push(Turns { table, positions, variants, out });
+        self.known_turns.push(Turns {
+            table,
+            positions,
+            variants,
+            out,
+        });
         Ok(out)
     }
 
@@ -275,19 +378,33 @@ impl<'a> Lowering<'a> {
         let rows = match tensor.kind {
             TensorKind::Input(kind) => {
                 let found = self.inputs.iter().find(|(input, _)| *input == kind);
-                found.map(|(_, rows)| *rows).ok_or_else(|| no_memory("is no input"))?
+                found
+                    .map(|(_, rows)| *rows)
+                    .ok_or_else(|| no_memory("is no input"))?
             }
             TensorKind::Const(idx) => Rows::of_f32(&plan.consts[idx as usize].data, cols),
-            TensorKind::Weight => Rows::of_bytes(&self.weights.bind(plan, id)?.data, tensor.row_bytes()),
+            TensorKind::Weight => {
+                Rows::of_bytes(&self.weights.bind(plan, id)?.data, tensor.row_bytes())
+            }
             TensorKind::State => self.states.bind(plan, id)?,
             TensorKind::Value | TensorKind::View { .. } => {
                 let (owner, offset, stride) = plan.locate(id);
-                let memory = plan.memory.as_ref().and_then(|memory| memory.offsets[owner.index()]);
-                let start = memory.ok_or_else(|| no_memory("has no place; the plan is not prepared"))? as usize;
+                let memory = plan
+                    .memory
+                    .as_ref()
+                    .and_then(|memory| memory.offsets[owner.index()]);
+                let start = memory
+                    .ok_or_else(|| no_memory("has no place; the plan is not prepared"))?
+                    as usize;
                 let n_rows = plan.limits.bound(tensor.shape.rows) as usize;
-                self.arena.rows(start + offset, n_rows, stride, tensor.row_bytes())
+                self.arena
+                    .rows(start + offset, n_rows, stride, tensor.row_bytes())
             }
         };
-        Ok(Operand { rows, dtype: tensor.dtype, cols })
+        Ok(Operand {
+            rows,
+            dtype: tensor.dtype,
+            cols,
+        })
     }
 }

@@ -29,16 +29,34 @@ impl Buffer {
         let layout = Layout::from_size_align(len.max(ALIGN), ALIGN).ok()?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Buffer { start, len: layout.size() })
+        Some(Buffer {
+            start,
+            len: layout.size(),
+        })
     }
 
     /// Rows of `row_bytes` bytes, `stride` apart, from byte `offset` on. Panics when the last row ends outside.
-    pub(crate) fn rows(&self, offset: usize, n_rows: usize, stride: usize, row_bytes: usize) -> Rows {
-        let len = if n_rows == 0 { 0 } else { (n_rows - 1) * stride + row_bytes };
+    pub(crate) fn rows(
+        &self,
+        offset: usize,
+        n_rows: usize,
+        stride: usize,
+        row_bytes: usize,
+    ) -> Rows {
+        let len = if n_rows == 0 {
+            0
+        } else {
+            (n_rows - 1) * stride + row_bytes
+        };
         assert!(offset + len <= self.len, "rows lie inside the buffer");
         // SAFETY: just checked.
         let start = unsafe { self.start.as_ptr().add(offset) };
-        Rows { start, len, stride, row_bytes }
+        Rows {
+            start,
+            len,
+            stride,
+            row_bytes,
+        }
     }
 }
 
@@ -64,7 +82,10 @@ impl AlignedBytes {
         let rows = buffer.rows(0, 1, bytes.len(), bytes.len());
         // SAFETY: the buffer is alive and nobody else knows it.
         unsafe { rows.row_mut::<u8>(0) }.copy_from_slice(bytes);
-        Some(AlignedBytes { buffer, len: bytes.len() })
+        Some(AlignedBytes {
+            buffer,
+            len: bytes.len(),
+        })
     }
 }
 
@@ -117,18 +138,31 @@ unsafe impl Sync for Rows {}
 impl Rows {
     /// Contiguous rows of bytes that are only read.
     pub(crate) fn of_bytes(bytes: &[u8], row_bytes: usize) -> Rows {
-        Rows { start: bytes.as_ptr().cast_mut(), len: bytes.len(), stride: row_bytes, row_bytes }
+        Rows {
+            start: bytes.as_ptr().cast_mut(),
+            len: bytes.len(),
+            stride: row_bytes,
+            row_bytes,
+        }
     }
 
     /// One row per `cols` values of `values`, only read.
     pub(crate) fn of_f32(values: &[f32], cols: usize) -> Rows {
         let row_bytes = cols * size_of::<f32>();
-        Rows { start: values.as_ptr().cast_mut().cast(), len: size_of_val(values), stride: row_bytes, row_bytes }
+        Rows {
+            start: values.as_ptr().cast_mut().cast(),
+            len: size_of_val(values),
+            stride: row_bytes,
+            row_bytes,
+        }
     }
 
     #[inline(always)]
     fn check<T: Plain>(&self, bytes: &Range<usize>) -> *mut T {
-        assert!(bytes.start <= bytes.end && bytes.end <= self.len, "access inside the rows");
+        assert!(
+            bytes.start <= bytes.end && bytes.end <= self.len,
+            "access inside the rows"
+        );
         // SAFETY: just checked.
         let at = unsafe { self.start.add(bytes.start) }.cast::<T>();
         assert!(at.is_aligned(), "rows are aligned to their elements");
@@ -153,7 +187,11 @@ impl Rows {
     /// As [`Rows::row`], for all rows and the gaps.
     #[inline(always)]
     pub(crate) unsafe fn span<'a, T: Plain>(&self, n_rows: usize) -> &'a [T] {
-        let bytes = 0..if n_rows == 0 { 0 } else { (n_rows - 1) * self.stride + self.row_bytes };
+        let bytes = 0..if n_rows == 0 {
+            0
+        } else {
+            (n_rows - 1) * self.stride + self.row_bytes
+        };
         let at = self.check::<T>(&bytes);
         // SAFETY: `check` covers range and alignment, the caller the rest.
         unsafe { std::slice::from_raw_parts(at, bytes.end / size_of::<T>()) }
@@ -174,8 +212,15 @@ impl Rows {
     /// # Safety
     /// The memory lives as long as `'a`, may be written, and nobody else touches these elements meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn cols_mut<'a, T: Plain>(&self, row: usize, cols: Range<usize>) -> &'a mut [T] {
-        assert!(cols.end * size_of::<T>() <= self.row_bytes, "columns inside the row");
+    pub(crate) unsafe fn cols_mut<'a, T: Plain>(
+        &self,
+        row: usize,
+        cols: Range<usize>,
+    ) -> &'a mut [T] {
+        assert!(
+            cols.end * size_of::<T>() <= self.row_bytes,
+            "columns inside the row"
+        );
         let start = row * self.stride;
         let bytes = start + cols.start * size_of::<T>()..start + cols.end * size_of::<T>();
         let at = self.check::<T>(&bytes);

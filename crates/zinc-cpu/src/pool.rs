@@ -39,7 +39,10 @@ impl Gate {
         }
         let mut guard = lock(&self.lock);
         while !condition() {
-            guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            guard = self
+                .opened
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -93,15 +96,22 @@ impl Worker<'_> {
             let generation = shared.generation.load(Ordering::Acquire);
             if shared.arrived.fetch_add(1, Ordering::AcqRel) + 1 == shared.n_threads {
                 shared.arrived.store(0, Ordering::Relaxed);
-                shared.generation.store(generation.wrapping_add(1), Ordering::Release);
+                shared
+                    .generation
+                    .store(generation.wrapping_add(1), Ordering::Release);
                 shared.barrier.open();
             } else {
                 shared.barrier.wait_until(|| {
-                    shared.generation.load(Ordering::Acquire) != generation || shared.aborted.load(Ordering::Acquire)
+                    shared.generation.load(Ordering::Acquire) != generation
+                        || shared.aborted.load(Ordering::Acquire)
                 });
             }
         }
-        if shared.aborted.load(Ordering::Acquire) { Err(Aborted) } else { Ok(()) }
+        if shared.aborted.load(Ordering::Acquire) {
+            Err(Aborted)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -118,8 +128,9 @@ impl Shared {
     fn worker_loop(&self, idx: usize) {
         let mut seen = 0;
         loop {
-            self.start
-                .wait_until(|| self.epoch.load(Ordering::Acquire) != seen || self.shutdown.load(Ordering::Acquire));
+            self.start.wait_until(|| {
+                self.epoch.load(Ordering::Acquire) != seen || self.shutdown.load(Ordering::Acquire)
+            });
             if self.shutdown.load(Ordering::Acquire) {
                 return;
             }
@@ -136,8 +147,11 @@ impl Shared {
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a worker panicked".into())
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a worker panicked".into())
 }
 
 /// Threads that wait for jobs.
@@ -169,11 +183,16 @@ impl Pool {
             generation: AtomicUsize::new(0),
             barrier: Gate::default(),
         });
-        let mut pool = Pool { shared, threads: Vec::with_capacity(n_threads - 1), turn: Mutex::new(()) };
+        let mut pool = Pool {
+            shared,
+            threads: Vec::with_capacity(n_threads - 1),
+            turn: Mutex::new(()),
+        };
         for idx in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("zinc-cpu-{idx}"));
-            pool.threads.push(thread.spawn(move || shared.worker_loop(idx))?);
+            pool.threads
+                .push(thread.spawn(move || shared.worker_loop(idx))?);
         }
         Ok(pool)
     }
@@ -194,7 +213,8 @@ impl Pool {
         shared.arrived.store(0, Ordering::Relaxed);
         // SAFETY: the reference is only used by workers during this call: `running` counts them, and this function
         // does not return or unwind (`work` catches panics) before it is zero and the slot is empty again.
-        let job = unsafe { std::mem::transmute::<&(dyn Fn(&Worker<'_>) + Sync + '_), &'static Job>(job) };
+        let job =
+            unsafe { std::mem::transmute::<&(dyn Fn(&Worker<'_>) + Sync + '_), &'static Job>(job) };
         if !self.threads.is_empty() {
             *lock(&shared.job) = Some(job);
             shared.running.store(self.threads.len(), Ordering::Relaxed);
@@ -203,7 +223,9 @@ impl Pool {
         }
         shared.work(0, job);
         if !self.threads.is_empty() {
-            shared.finished.wait_until(|| shared.running.load(Ordering::Acquire) == 0);
+            shared
+                .finished
+                .wait_until(|| shared.running.load(Ordering::Acquire) == 0);
             *lock(&shared.job) = None;
         }
         lock(&shared.panic).take().map_or(Ok(()), Err)
@@ -222,6 +244,7 @@ impl Drop for Pool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -236,7 +259,11 @@ mod tests {
                         count.fetch_add(1, Ordering::Relaxed);
                         worker.barrier().unwrap();
                         let so_far = ((round - 1) * 3 + phase) * n_threads;
-                        assert!(count.load(Ordering::Relaxed) >= so_far, "worker {} went early", worker.idx);
+                        assert!(
+                            count.load(Ordering::Relaxed) >= so_far,
+                            "worker {} went early",
+                            worker.idx
+                        );
                         worker.barrier().unwrap();
                     }
                 });

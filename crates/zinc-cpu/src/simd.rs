@@ -11,17 +11,17 @@
 //! and why kernels have no closures or `array::map` around vector code: those are functions of their own, compiled
 //! without the features, and a hundred times slower.
 
-pub(crate) mod math;
-pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx512;
+pub(crate) mod math;
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 mod neon;
+pub(crate) mod scalar;
 
 pub(crate) use scalar::Scalar;
 
@@ -84,8 +84,8 @@ pub(crate) trait Simd: Copy {
     fn to_f32(self, x: Self::I) -> Self::F;
     /// Nearest integer, ties to even; the argument must fit i32.
     fn to_i32(self, x: Self::F) -> Self::I;
-    fn bits(self, x: Self::F) -> Self::I;
-    fn from_bits(self, x: Self::I) -> Self::F;
+    fn as_bits(self, x: Self::F) -> Self::I;
+    fn as_float(self, x: Self::I) -> Self::F;
     /// IEEE half in the low 16 bits of each lane, widened exactly; the high bits are ignored.
     fn half_to_f32(self, x: Self::I) -> Self::F;
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
@@ -106,7 +106,10 @@ pub(crate) trait Simd: Copy {
 }
 
 /// Four bytes as the word that is broadcast.
-#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code)
+)]
 #[inline(always)]
 fn word(x: [i8; 4]) -> i32 {
     i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8])
@@ -216,8 +219,8 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
             Kind::Scalar => kernel.run(Scalar),
-            // SAFETY (all arms): `Isa` is only constructed in `available`, after its features were detected.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa` is only constructed in `available`, after its features were detected.
             Kind::Avx2 => unsafe { avx2::run::<K>(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.

@@ -33,7 +33,11 @@ impl CpuExecutable {
         let n_rows = self.sizes.rows(step.rows, &self.plan);
         match &step.kind {
             Kind::MatMul(product) => {
-                n_rows.div_ceil(MAX_ROWS) * product.n_out.div_ceil(ROWS).div_ceil(product.panels_per_task)
+                n_rows.div_ceil(MAX_ROWS)
+                    * product
+                        .n_out
+                        .div_ceil(ROWS)
+                        .div_ceil(product.panels_per_task)
             }
             Kind::Attention(attention) => self.tiles.len() * tasks_per_tile(&attention.attention),
             _ => n_rows,
@@ -45,15 +49,25 @@ impl CpuExecutable {
         match &step.kind {
             Kind::MatMul(product) => self.product_task(step, product, task, scratch),
             Kind::Attention(attention) => self.attention_task(attention, task, scratch),
-            Kind::Embed { table, ids, scale, out } => self.embed(table, *ids, *scale, *out, task),
-            Kind::KvWrite { values, slots, caches } => self.kv_write(values, *slots, caches, task),
+            Kind::Embed {
+                table,
+                ids,
+                scale,
+                out,
+            } => self.embed(table, *ids, *scale, *out, task),
+            Kind::KvWrite {
+                values,
+                slots,
+                caches,
+            } => self.kv_write(values, *slots, caches, task),
             kind => self.row(kind, task),
         }
     }
 
     /// One row of an operation on f32 rows.
     fn row(&self, kind: &Kind, row: usize) {
-        // SAFETY (all arms): the plan; a task owns row `row` of the result.
+        // All arms: a task owns row `row` of the result.
+        // SAFETY: the plan.
         unsafe {
             match *kind {
                 Kind::GatherRows { x, rows, out } => {
@@ -61,29 +75,77 @@ impl CpuExecutable {
                     out.row_mut::<f32>(row).copy_from_slice(x.row(from));
                 }
                 Kind::Add { a, b, out } => {
-                    self.isa.run(Add { a: a.row(row), b: b.row(row), out: out.row_mut(row) });
+                    self.isa.run(Add {
+                        a: a.row(row),
+                        b: b.row(row),
+                        out: out.row_mut(row),
+                    });
                 }
                 Kind::GatedAct { act, gate, up, out } => {
-                    self.isa.run(GatedAct { act, gate: gate.row(row), up: up.row(row), out: out.row_mut(row) });
+                    self.isa.run(GatedAct {
+                        act,
+                        gate: gate.row(row),
+                        up: up.row(row),
+                        out: out.row_mut(row),
+                    });
                 }
                 Kind::RmsNorm { x, w, eps, out } => {
-                    self.isa.run(RmsNorm { x: x.row(row), w: w.row(0), eps, out: out.row_mut(row) });
+                    self.isa.run(RmsNorm {
+                        x: x.row(row),
+                        w: w.row(0),
+                        eps,
+                        out: out.row_mut(row),
+                    });
                 }
-                Kind::QuantizeAct { x, dtype: GgmlType::Q8_K, out } => {
-                    self.isa.run(QuantizeSupers { x: x.row(row), out: out.row_mut(row) });
+                Kind::QuantizeAct {
+                    x,
+                    dtype: GgmlType::Q8_K,
+                    out,
+                } => {
+                    self.isa.run(QuantizeSupers {
+                        x: x.row(row),
+                        out: out.row_mut(row),
+                    });
                 }
                 Kind::QuantizeAct { x, out, .. } => {
-                    self.isa.run(QuantizeBlocks { x: x.row(row), out: out.row_mut(row) });
+                    self.isa.run(QuantizeBlocks {
+                        x: x.row(row),
+                        out: out.row_mut(row),
+                    });
                 }
-                Kind::RopeTurns { positions, variants, table, out } => {
+                Kind::RopeTurns {
+                    positions,
+                    variants,
+                    table,
+                    out,
+                } => {
                     let variant = variants.row::<i32>(row)[0] as usize;
-                    rope_turns(positions.row::<i32>(row)[0], table.row(variant), out.row_mut(row));
+                    rope_turns(
+                        positions.row::<i32>(row)[0],
+                        table.row(variant),
+                        out.row_mut(row),
+                    );
                 }
-                Kind::Rope { mode, head_dim, x, turns, out } => {
+                Kind::Rope {
+                    mode,
+                    head_dim,
+                    x,
+                    turns,
+                    out,
+                } => {
                     let (x, turns) = (x.row(row), turns.row(row));
-                    self.isa.run(Rope { mode, head_dim, x, turns, out: out.row_mut(row) });
+                    self.isa.run(Rope {
+                        mode,
+                        head_dim,
+                        x,
+                        turns,
+                        out: out.row_mut(row),
+                    });
                 }
-                Kind::MatMul(_) | Kind::Attention(_) | Kind::Embed { .. } | Kind::KvWrite { .. } => {
+                Kind::MatMul(_)
+                | Kind::Attention(_)
+                | Kind::Embed { .. }
+                | Kind::KvWrite { .. } => {
                     unreachable!("not an operation on f32 rows");
                 }
             }
@@ -132,7 +194,10 @@ impl CpuExecutable {
                 GgmlType::Q8_1 => Activations::Blocks(product.x.rows.span::<ActBlock>(n_rows)),
                 _ => {
                     let stride = product.x.rows.stride / size_of::<f32>();
-                    Activations::F32 { data: product.x.rows.span(n_rows), stride }
+                    Activations::F32 {
+                        data: product.x.rows.span(n_rows),
+                        stride,
+                    }
                 }
             }
         };
@@ -141,7 +206,10 @@ impl CpuExecutable {
             let n_here = MAX_ROWS.min(n_rows - first);
             self.isa.run(MatMulTask {
                 weights: weight_rows(&product.weight, outs.clone()),
-                up: product.up.as_ref().map(|(up, act)| (weight_rows(up, outs.clone()), *act)),
+                up: product
+                    .up
+                    .as_ref()
+                    .map(|(up, act)| (weight_rows(up, outs.clone()), *act)),
                 x,
                 n_in: product.x.cols,
                 first,
@@ -161,7 +229,8 @@ impl CpuExecutable {
         let (tile, part) = (self.tiles[task % n_tiles], task / n_tiles);
         let group = (attention.n_heads / attention.n_kv_heads) as usize;
         let parts_per_group = group.div_ceil(heads_per_task(&attention));
-        let first_head = part / parts_per_group * group + part % parts_per_group * heads_per_task(&attention);
+        let first_head =
+            part / parts_per_group * group + part % parts_per_group * heads_per_task(&attention);
         let n_heads = heads_per_task(&attention).min((first_head / group + 1) * group - first_head);
         let v_dim = attention.v_dim as usize;
         let mut positions = [0; MAX_COLUMNS];
@@ -191,7 +260,9 @@ impl CpuExecutable {
             });
             let cols = first_head * v_dim..(first_head + n_heads) * v_dim;
             for (row, out) in out.chunks_exact(n_heads * v_dim).enumerate() {
-                step.out.cols_mut(tile.first + row, cols.clone()).copy_from_slice(out);
+                step.out
+                    .cols_mut(tile.first + row, cols.clone())
+                    .copy_from_slice(out);
             }
         }
     }
@@ -201,7 +272,12 @@ fn weight_rows(weight: &Operand, outs: std::ops::Range<usize>) -> WeightRows<'_>
     // SAFETY: weights are never written, and the executable keeps them.
     let data = unsafe { weight.rows.span::<u8>(outs.end) };
     let row_bytes = weight.rows.stride;
-    WeightRows { ty: weight.dtype, data: &data[outs.start * row_bytes..], row_bytes, n_rows: outs.len() }
+    WeightRows {
+        ty: weight.dtype,
+        data: &data[outs.start * row_bytes..],
+        row_bytes,
+        n_rows: outs.len(),
+    }
 }
 
 /// Columns `outs` of row `row`: the product, plus bias, plus residual, in that order.
@@ -212,12 +288,16 @@ fn store_product(product: &Product, row: usize, outs: std::ops::Range<usize>, ac
     if let Some(bias) = product.bias {
         // SAFETY: weights are never written.
         let bias = unsafe { &bias.row::<f32>(0)[outs.clone()] };
-        out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+        out.iter_mut()
+            .zip(bias)
+            .for_each(|(out, bias)| *out += bias);
     }
     if let Some(residual) = product.residual {
         // SAFETY: the plan.
         let residual = unsafe { &residual.row::<f32>(row)[outs] };
-        out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
+        out.iter_mut()
+            .zip(residual)
+            .for_each(|(out, residual)| *out += residual);
     }
 }
 

@@ -45,10 +45,18 @@ impl ActBlock {
 
 /// Zeros.
 #[cfg(test)]
-pub(crate) const EMPTY_SUPER: ActSuper = ActSuper { d: 0.0, q: [[0; 4]; 64], sums: [0; 16] };
+pub(crate) const EMPTY_SUPER: ActSuper = ActSuper {
+    d: 0.0,
+    q: [[0; 4]; 64],
+    sums: [0; 16],
+};
 /// Zeros.
 #[cfg(test)]
-pub(crate) const EMPTY_BLOCK: ActBlock = ActBlock { d: 0, sum: 0, q: [[0; 4]; 8] };
+pub(crate) const EMPTY_BLOCK: ActBlock = ActBlock {
+    d: 0,
+    sum: 0,
+    q: [[0; 4]; 8],
+};
 
 /// Quantises `x` into blocks of 256; `x.len() == 256·out.len()`.
 pub(crate) struct QuantizeSupers<'a> {
@@ -69,7 +77,7 @@ fn scale<S: Simd>(s: S, x: &[[f32; 16]]) -> f32 {
     let mut largest = s.i_splat(0);
     for x in x {
         // Bit patterns of non-negative floats order like integers, with infinity and NaN on top.
-        let bits = s.i_and(s.bits(s.load(x)), magnitude);
+        let bits = s.i_and(s.as_bits(s.load(x)), magnitude);
         largest = i_max(s, largest, bits);
     }
     let mut lanes = [0; 16];
@@ -94,7 +102,10 @@ fn i_max<S: Simd>(s: S, a: S::I, b: S::I) -> S::I {
     // Both are non-negative: a - b has the sign bit set exactly when b is larger.
     let difference = s.i_add(a, s.i_add(s.i_xor(b, s.i_splat(-1)), s.i_splat(1)));
     let b_larger = s.i_sar::<31>(difference);
-    s.i_or(s.i_and(b, b_larger), s.i_and(a, s.i_xor(b_larger, s.i_splat(-1))))
+    s.i_or(
+        s.i_and(b, b_larger),
+        s.i_and(a, s.i_xor(b_larger, s.i_splat(-1))),
+    )
 }
 
 /// Quantises 16 values; returns their sum.
@@ -139,7 +150,8 @@ impl Kernel for QuantizeBlocks<'_> {
             out.d = (d.saturating_add(0xffff) >> 16) as u16;
             let inverse = inverse(out.d());
             let (low, high) = out.q.split_at_mut(4);
-            out.sum = (quantize_16(s, &x[0], inverse, low) + quantize_16(s, &x[1], inverse, high)) as i16;
+            out.sum =
+                (quantize_16(s, &x[0], inverse, low) + quantize_16(s, &x[1], inverse, high)) as i16;
         }
     }
 }

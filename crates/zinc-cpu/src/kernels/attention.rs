@@ -113,12 +113,21 @@ impl Kernel for AttentionTask<'_> {
     fn run<S: Simd>(self, s: S) {
         let AttentionTask { tile, scratch, out } = self;
         let n_columns = tile.positions.len() * tile.n_heads;
-        let none = Column { first: 0, end: 0, max: f32::NEG_INFINITY, total: 0.0, factors: (0.0, 0.0) };
+        let none = Column {
+            first: 0,
+            end: 0,
+            max: f32::NEG_INFINITY,
+            total: 0.0,
+            factors: (0.0, 0.0),
+        };
         let mut columns = [none; MAX_COLUMNS];
         let columns = &mut columns[..n_columns];
         for (idx, column) in columns.iter_mut().enumerate() {
             column.end = tile.positions[idx / tile.n_heads] as usize + 1;
-            let window = tile.attention.window.map_or(column.end, |window| window as usize);
+            let window = tile
+                .attention
+                .window
+                .map_or(column.end, |window| window as usize);
             column.first = column.end.saturating_sub(window);
         }
         let v_dim = tile.attention.v_dim as usize;
@@ -143,9 +152,15 @@ impl Kernel for AttentionTask<'_> {
             }
             for (idx, column) in columns.iter().enumerate() {
                 let at = idx * v_vectors..(idx + 1) * v_vectors;
-                for (sum, block_sum) in scratch.sum[at.clone()].iter_mut().zip(&scratch.block_sum[at]) {
+                for (sum, block_sum) in scratch.sum[at.clone()]
+                    .iter_mut()
+                    .zip(&scratch.block_sum[at])
+                {
                     let old = s.mul(s.load(sum), s.splat(column.factors.0));
-                    s.store(sum, s.mul_add(s.load(block_sum), s.splat(column.factors.1), old));
+                    s.store(
+                        sum,
+                        s.mul_add(s.load(block_sum), s.splat(column.factors.1), old),
+                    );
                 }
             }
         }
@@ -160,16 +175,30 @@ impl Kernel for AttentionTask<'_> {
 
 /// `scale·q·k` of sixteen keys, `from + 16·group ..`, for all columns, into `weights`.
 #[inline(always)]
-fn score<S: Simd>(s: S, tile: &Tile<'_>, scratch: &mut Scratch, from: usize, group: usize, to: usize) {
+fn score<S: Simd>(
+    s: S,
+    tile: &Tile<'_>,
+    scratch: &mut Scratch,
+    from: usize,
+    group: usize,
+    to: usize,
+) {
     let k_dim = tile.attention.k_dim as usize;
     let stride = k_dim.next_multiple_of(16);
     let start = from + 16 * group;
-    load_rows(s, tile, tile.k, k_dim, start..to.min(start + 16), &mut scratch.rows);
+    load_rows(
+        s,
+        tile,
+        tile.k,
+        k_dim,
+        start..to.min(start + 16),
+        &mut scratch.rows,
+    );
     let rows = as_bytes(&scratch.rows[..16 * stride]);
     for (i, four) in scratch.panel.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let words = s.transpose(rows, 16 * i, 4 * stride);
         for j in 0..4 {
-            s.store(&mut four[j], s.from_bits(words[j]));
+            s.store(&mut four[j], s.as_float(words[j]));
         }
     }
     let acc = &mut scratch.scores[..tile.positions.len() * tile.n_heads];
@@ -257,16 +286,33 @@ fn weigh<S: Simd>(
     let mut c = 0;
     while c < columns.len() {
         let four = columns[c..].first_chunk::<4>();
-        let shared = four.is_some_and(|four| four.iter().all(|column| column.part(start, end) == (0, end - start)));
+        let shared = four.is_some_and(|four| {
+            four.iter()
+                .all(|column| column.part(start, end) == (0, end - start))
+        });
         if shared {
             let weights = [0, 1, 2, 3];
             let weights = weights.map(|i: usize| &scratch.weights[c + i][group]);
-            weigh_columns::<S, 4>(s, rows, weights, 0..end - start, v_vectors, &mut scratch.block_sum[c * v_vectors..]);
+            weigh_columns::<S, 4>(
+                s,
+                rows,
+                weights,
+                0..end - start,
+                v_vectors,
+                &mut scratch.block_sum[c * v_vectors..],
+            );
             c += 4;
         } else {
             let (first, last) = columns[c].part(start, end);
             let weights = [&scratch.weights[c][group]];
-            weigh_columns::<S, 1>(s, rows, weights, first..last, v_vectors, &mut scratch.block_sum[c * v_vectors..]);
+            weigh_columns::<S, 1>(
+                s,
+                rows,
+                weights,
+                first..last,
+                v_vectors,
+                &mut scratch.block_sum[c * v_vectors..],
+            );
             c += 1;
         }
     }
@@ -289,10 +335,16 @@ fn weigh_columns<S: Simd, const C: usize>(
         let second = if two { v + 1 } else { v };
         let mut acc = [[s.splat(0.0); 2]; C];
         for c in 0..C {
-            acc[c] = [s.load(&sums[c * v_vectors + v]), s.load(&sums[c * v_vectors + second])];
+            acc[c] = [
+                s.load(&sums[c * v_vectors + v]),
+                s.load(&sums[c * v_vectors + second]),
+            ];
         }
         for key in keys.clone() {
-            let values = [s.load(&rows[key * v_vectors + v]), s.load(&rows[key * v_vectors + second])];
+            let values = [
+                s.load(&rows[key * v_vectors + v]),
+                s.load(&rows[key * v_vectors + second]),
+            ];
             for c in 0..C {
                 let weight = s.splat(weights[c][key]);
                 acc[c][0] = s.mul_add(weight, values[0], acc[c][0]);
@@ -355,7 +407,7 @@ fn widen_halves<S: Simd>(s: S, data: &[u16], out: &mut [f32]) {
 #[inline(always)]
 fn widen_blocks<S: Simd>(s: S, row: &[u8], start: usize, out: &mut [f32]) {
     let blocks = row.as_chunks::<34>().0;
-    if start % 16 == 0 && out.len() % 16 == 0 {
+    if start.is_multiple_of(16) && out.len().is_multiple_of(16) {
         for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let at = start + 16 * i;
             let block = &blocks[at / 32];

@@ -81,7 +81,11 @@ impl Kernel for RmsNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let group = self.w.len();
-        for (x, out) in self.x.chunks_exact(group).zip(self.out.chunks_exact_mut(group)) {
+        for (x, out) in self
+            .x
+            .chunks_exact(group)
+            .zip(self.out.chunks_exact_mut(group))
+        {
             let factor = 1.0 / (sum_of_squares(s, x) / group as f32 + self.eps).sqrt();
             for ((out, x), w) in out.iter_mut().zip(x).zip(self.w) {
                 *out = x * factor * w;
@@ -114,7 +118,9 @@ fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
 /// Cosines and sines of one position: `turns[i] = (cos, sin)·factor` of `position·table[i]`; the factor is the last
 /// column of the table.
 pub(crate) fn rope_turns(position: i32, table: &[f32], turns: &mut [[f32; 2]]) {
-    let Some((factor, frequencies)) = table.split_last() else { return };
+    let Some((factor, frequencies)) = table.split_last() else {
+        return;
+    };
     for (turn, frequency) in turns.iter_mut().zip(frequencies) {
         let (sin, cos) = (position as f32 * frequency).sin_cos();
         *turn = [cos * factor, sin * factor];
@@ -136,7 +142,11 @@ impl Kernel for Rope<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let half = self.turns.len();
-        for (x, out) in self.x.chunks_exact(self.head_dim).zip(self.out.chunks_exact_mut(self.head_dim)) {
+        for (x, out) in self
+            .x
+            .chunks_exact(self.head_dim)
+            .zip(self.out.chunks_exact_mut(self.head_dim))
+        {
             out[2 * half..].copy_from_slice(&x[2 * half..]);
             match self.mode {
                 RopeMode::Norm => {

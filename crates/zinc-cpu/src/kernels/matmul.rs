@@ -66,12 +66,20 @@ impl Kernel for MatMulTask<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Scratch { panel, acc, acc_up } = self.scratch;
-        let rows = Rows { x: self.x, n_in: self.n_in, first: self.first };
-        let acc = &mut acc[..self.n_rows];
-        product(s, self.weights, rows, panel, acc);
-        if let Some((up, activation)) = self.up {
-            let acc_up = &mut acc_up[..self.n_rows];
-            product(s, up, rows, panel, acc_up);
+        let rows = Rows {
+            x: self.x,
+            n_in: self.n_in,
+            first: self.first,
+        };
+        let (acc, acc_up) = (&mut acc[..self.n_rows], &mut acc_up[..self.n_rows]);
+        // One call in a loop: the product is inlined, and large.
+        let second = self.up.map(|(up, _)| up);
+        for (weights, acc) in [(Some(self.weights), &mut *acc), (second, &mut *acc_up)] {
+            if let Some(weights) = weights {
+                product(s, weights, rows, panel, acc);
+            }
+        }
+        if let Some((_, activation)) = self.up {
             for (gate, up) in acc.iter_mut().zip(acc_up) {
                 let value = match activation {
                     Activation::Silu => math::silu(s, s.load(gate)),
@@ -90,7 +98,13 @@ struct Rows<'a> {
 }
 
 #[inline(always)]
-fn product<S: Simd>(s: S, weights: WeightRows<'_>, rows: Rows<'_>, panel: &mut Panel, acc: &mut [[f32; 16]]) {
+fn product<S: Simd>(
+    s: S,
+    weights: WeightRows<'_>,
+    rows: Rows<'_>,
+    panel: &mut Panel,
+    acc: &mut [[f32; 16]],
+) {
     let form = match rows.x {
         Activations::F32 { .. } => Form::Floats,
         // Checked when the plan is compiled: only types with an integer form get 8-bit activations.
@@ -114,8 +128,12 @@ fn product<S: Simd>(s: S, weights: WeightRows<'_>, rows: Rows<'_>, panel: &mut P
                 let per_row = rows.n_in / 32;
                 let row = |t: usize| &blocks[(rows.first + t) * per_row + k / 32..][..n / 32];
                 match (form, S::MANY_REGISTERS) {
-                    (Form::WideBlocks, true) => over_rows!(8, acc, row, C => tile::blocks::<S, 128, C>(s, panel)),
-                    (Form::WideBlocks, false) => over_rows!(4, acc, row, C => tile::blocks::<S, 128, C>(s, panel)),
+                    (Form::WideBlocks, true) => {
+                        over_rows!(8, acc, row, C => tile::blocks::<S, 128, C>(s, panel))
+                    }
+                    (Form::WideBlocks, false) => {
+                        over_rows!(4, acc, row, C => tile::blocks::<S, 128, C>(s, panel))
+                    }
                     (_, true) => over_rows!(8, acc, row, C => tile::blocks::<S, 8, C>(s, panel)),
                     (_, false) => over_rows!(4, acc, row, C => tile::blocks::<S, 8, C>(s, panel)),
                 }
@@ -124,10 +142,18 @@ fn product<S: Simd>(s: S, weights: WeightRows<'_>, rows: Rows<'_>, panel: &mut P
                 let per_row = rows.n_in / 256;
                 let row = |t: usize| &supers[(rows.first + t) * per_row + k / 256..][..n / 256];
                 match (form, S::MANY_REGISTERS) {
-                    (Form::SupersCentred, true) => over_rows!(8, acc, row, C => tile::supers_centred::<S, C>(s, panel)),
-                    (Form::SupersCentred, false) => over_rows!(2, acc, row, C => tile::supers_centred::<S, C>(s, panel)),
-                    (_, true) => over_rows!(8, acc, row, C => tile::supers_with_min::<S, C>(s, panel)),
-                    (_, false) => over_rows!(2, acc, row, C => tile::supers_with_min::<S, C>(s, panel)),
+                    (Form::SupersCentred, true) => {
+                        over_rows!(8, acc, row, C => tile::supers_centred::<S, C>(s, panel))
+                    }
+                    (Form::SupersCentred, false) => {
+                        over_rows!(2, acc, row, C => tile::supers_centred::<S, C>(s, panel))
+                    }
+                    (_, true) => {
+                        over_rows!(8, acc, row, C => tile::supers_with_min::<S, C>(s, panel))
+                    }
+                    (_, false) => {
+                        over_rows!(2, acc, row, C => tile::supers_with_min::<S, C>(s, panel))
+                    }
                 }
             }
         }

@@ -73,7 +73,11 @@ impl Form {
 
     /// Values of k in a panel.
     pub(crate) fn k_step(self) -> usize {
-        if self == Form::Floats { FLOAT_K_STEP } else { K_STEP }
+        if self == Form::Floats {
+            FLOAT_K_STEP
+        } else {
+            K_STEP
+        }
     }
 }
 
@@ -108,26 +112,42 @@ impl Panel {
 
     /// Unpacks values `k .. k + n` (whole blocks, at most `form.k_step()`) of the rows.
     #[inline(always)]
-    pub(crate) fn unpack<S: Simd>(&mut self, s: S, form: Form, rows: WeightRows<'_>, k: usize, n: usize) {
+    pub(crate) fn unpack<S: Simd>(
+        &mut self,
+        s: S,
+        form: Form,
+        rows: WeightRows<'_>,
+        k: usize,
+        n: usize,
+    ) {
         let bytes_of = |n: usize| n / rows.ty.block_len() * rows.ty.block_bytes();
         let (start, len) = (bytes_of(k), bytes_of(n));
-        if rows.n_rows == ROWS {
-            let end = start + (ROWS - 1) * rows.row_bytes + len;
-            return self.unpack_full(s, form, rows.ty, (&rows.data[start..end], rows.row_bytes), n);
-        }
         let mut tail = std::mem::take(&mut self.tail);
-        let copy = &mut tail[..ROWS * len];
-        copy.fill(0);
-        for (row, to) in copy.chunks_exact_mut(len).take(rows.n_rows).enumerate() {
-            to.copy_from_slice(&rows.data[row * rows.row_bytes + start..][..len]);
-        }
-        self.unpack_full(s, form, rows.ty, (copy, len), n);
+        let from = if rows.n_rows == ROWS {
+            let end = start + (ROWS - 1) * rows.row_bytes + len;
+            (&rows.data[start..end], rows.row_bytes)
+        } else {
+            let copy = &mut tail[..ROWS * len];
+            copy.fill(0);
+            for (row, to) in copy.chunks_exact_mut(len).take(rows.n_rows).enumerate() {
+                to.copy_from_slice(&rows.data[row * rows.row_bytes + start..][..len]);
+            }
+            (&*copy, len)
+        };
+        self.unpack_full(s, form, rows.ty, from, n);
         self.tail = tail;
     }
 
     /// `from` is the data of sixteen rows with its stride.
     #[inline(always)]
-    fn unpack_full<S: Simd>(&mut self, s: S, form: Form, ty: GgmlType, from: (&[u8], usize), n: usize) {
+    fn unpack_full<S: Simd>(
+        &mut self,
+        s: S,
+        form: Form,
+        ty: GgmlType,
+        from: (&[u8], usize),
+        n: usize,
+    ) {
         match (form, ty) {
             (Form::SupersWithMin, GgmlType::Q5_K) => {
                 for block in 0..n / 256 {
@@ -163,7 +183,13 @@ impl Panel {
 
     /// d, dmin: two f16; twelve bytes with eight 6-bit scales and eight 6-bit minimums.
     #[inline(always)]
-    fn unpack_k_header<S: Simd>(&mut self, s: S, (data, stride): (&[u8], usize), offset: usize, block: usize) {
+    fn unpack_k_header<S: Simd>(
+        &mut self,
+        s: S,
+        (data, stride): (&[u8], usize),
+        offset: usize,
+        block: usize,
+    ) {
         let [d, first, second, third] = s.transpose(data, offset, stride);
         s.store(&mut self.d[block], s.half_to_f32(d));
         s.store(&mut self.d_min[block], s.half_to_f32(s.i_shr::<16>(d)));
@@ -173,7 +199,10 @@ impl Panel {
         // Sub-blocks 0..4 have their six bits in place; of 4..8 four bits are in the third word and two on top of
         // the first and second.
         let scales_high = s.i_or(s.i_and(third, low_4), s.i_and(s.i_shr::<2>(first), top_2));
-        let mins_high = s.i_or(s.i_and(s.i_shr::<4>(third), low_4), s.i_and(s.i_shr::<2>(second), top_2));
+        let mins_high = s.i_or(
+            s.i_and(s.i_shr::<4>(third), low_4),
+            s.i_and(s.i_shr::<2>(second), top_2),
+        );
         let scales = [s.i_and(first, low_6), scales_high];
         let mins = [s.i_and(second, low_6), mins_high];
         for half in 0..2 {
@@ -224,7 +253,10 @@ impl Panel {
                     let even = s.i_and(s.i_shl::<4>(high[i]), fifth);
                     let odd = s.i_and(s.i_shl::<3>(high[i]), fifth);
                     s.bytes_store(&mut groups[at + i], s.i_or(s.i_and(w, low_4), even));
-                    s.bytes_store(&mut groups[at + 8 + i], s.i_or(s.i_and(s.i_shr::<4>(w), low_4), odd));
+                    s.bytes_store(
+                        &mut groups[at + 8 + i],
+                        s.i_or(s.i_and(s.i_shr::<4>(w), low_4), odd),
+                    );
                     high[i] = s.i_shr::<2>(high[i]);
                 }
             }
@@ -248,17 +280,33 @@ impl Panel {
             let at = 32 * half + 4 * part;
             for i in 0..4 {
                 let quarters = [
-                    s.i_or(s.i_and(low[i], low_4), s.i_and(s.i_shl::<4>(pairs[i]), top_2)),
-                    s.i_or(s.i_and(high[i], low_4), s.i_and(s.i_shl::<2>(pairs[i]), top_2)),
-                    s.i_or(s.i_and(s.i_shr::<4>(low[i]), low_4), s.i_and(pairs[i], top_2)),
-                    s.i_or(s.i_and(s.i_shr::<4>(high[i]), low_4), s.i_and(s.i_shr::<2>(pairs[i]), top_2)),
+                    s.i_or(
+                        s.i_and(low[i], low_4),
+                        s.i_and(s.i_shl::<4>(pairs[i]), top_2),
+                    ),
+                    s.i_or(
+                        s.i_and(high[i], low_4),
+                        s.i_and(s.i_shl::<2>(pairs[i]), top_2),
+                    ),
+                    s.i_or(
+                        s.i_and(s.i_shr::<4>(low[i]), low_4),
+                        s.i_and(pairs[i], top_2),
+                    ),
+                    s.i_or(
+                        s.i_and(s.i_shr::<4>(high[i]), low_4),
+                        s.i_and(s.i_shr::<2>(pairs[i]), top_2),
+                    ),
                 ];
                 for (quarter, values) in quarters.into_iter().enumerate() {
                     s.bytes_store(&mut groups[at + 8 * quarter + i], values);
                 }
             }
         }
-        for (i, scales) in s.transpose(data, offset + 192, stride).into_iter().enumerate() {
+        for (i, scales) in s
+            .transpose(data, offset + 192, stride)
+            .into_iter()
+            .enumerate()
+        {
             let to = &mut self.scales[16 * block + 4 * i..16 * block + 4 * i + 4];
             s.i_store(&mut to[0], s.i_sar::<24>(s.i_shl::<24>(scales)));
             s.i_store(&mut to[1], s.i_sar::<24>(s.i_shl::<16>(scales)));
@@ -278,7 +326,11 @@ impl Panel {
         let [d, ..] = s.transpose(data, offset, stride);
         s.store(&mut self.d[block], s.half_to_f32(d));
         let groups = &mut self.bytes[8 * block..8 * block + 8];
-        for (i, w) in s.transpose(data, offset + 2, stride).into_iter().enumerate() {
+        for (i, w) in s
+            .transpose(data, offset + 2, stride)
+            .into_iter()
+            .enumerate()
+        {
             s.bytes_store(&mut groups[i], s.i_and(w, low_4));
             s.bytes_store(&mut groups[4 + i], s.i_and(s.i_shr::<4>(w), low_4));
         }
@@ -293,7 +345,11 @@ impl Panel {
         s.store(&mut self.d[block], s.half_to_f32(d));
         let groups = &mut self.bytes[8 * block..8 * block + 8];
         for half in 0..2 {
-            for (i, w) in s.transpose(data, offset + 2 + 16 * half, stride).into_iter().enumerate() {
+            for (i, w) in s
+                .transpose(data, offset + 2 + 16 * half, stride)
+                .into_iter()
+                .enumerate()
+            {
                 s.bytes_store(&mut groups[4 * half + i], s.i_xor(w, sign));
             }
         }
@@ -304,14 +360,16 @@ impl Panel {
         let (fours, rest) = self.floats[..n].as_chunks_mut::<4>();
         for (i, to) in fours.iter_mut().enumerate() {
             for (to, w) in to.iter_mut().zip(s.transpose(data, 16 * i, stride)) {
-                s.store(to, s.from_bits(w));
+                s.store(to, s.as_float(w));
             }
         }
         for (i, to) in rest.iter_mut().enumerate() {
             let k = fours.len() * 4 + i;
             for (row, to) in to.iter_mut().enumerate() {
                 let bytes = &data[row * stride + 4 * k..];
-                *to = bytes.first_chunk().map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
+                *to = bytes
+                    .first_chunk()
+                    .map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
             }
         }
     }
@@ -326,7 +384,12 @@ impl Panel {
     ) {
         let (eights, rest) = self.floats[..n].as_chunks_mut::<8>();
         for (i, to) in eights.iter_mut().enumerate() {
-            for (to, w) in to.as_chunks_mut::<2>().0.iter_mut().zip(s.transpose(data, 16 * i, stride)) {
+            for (to, w) in
+                to.as_chunks_mut::<2>()
+                    .0
+                    .iter_mut()
+                    .zip(s.transpose(data, 16 * i, stride))
+            {
                 let [even, odd] = widen::<S, BF16>(s, w);
                 s.store(&mut to[0], even);
                 s.store(&mut to[1], odd);
@@ -337,7 +400,9 @@ impl Panel {
             let mut halves = [0; 16];
             for (row, half) in halves.iter_mut().enumerate() {
                 let bytes = &data[row * stride + 2 * k..];
-                *half = bytes.first_chunk().map_or(0, |bytes| i32::from(u16::from_le_bytes(*bytes)));
+                *half = bytes
+                    .first_chunk()
+                    .map_or(0, |bytes| i32::from(u16::from_le_bytes(*bytes)));
             }
             let [value, _] = widen::<S, BF16>(s, s.i_load(&halves));
             s.store(to, value);
@@ -365,7 +430,7 @@ impl Panel {
 fn widen<S: Simd, const BF16: bool>(s: S, pair: S::I) -> [S::F; 2] {
     if BF16 {
         let high = s.i_and(pair, s.i_splat(0xffff_0000_u32 as i32));
-        [s.from_bits(s.i_shl::<16>(pair)), s.from_bits(high)]
+        [s.as_float(s.i_shl::<16>(pair)), s.as_float(high)]
     } else {
         [s.half_to_f32(pair), s.half_to_f32(s.i_shr::<16>(pair))]
     }

@@ -69,13 +69,20 @@ pub(crate) fn supers_with_min<S: Simd, const C: usize>(
             let min = s.i_load(&mins[sub]);
             for c in 0..C {
                 total[c] = s.i_add(total[c], s.i_mul(part[c], scale));
-                total_min[c] = s.dot_pairs(total_min[c], min, [x[c].sums[2 * sub], x[c].sums[2 * sub + 1]]);
+                total_min[c] = s.dot_pairs(
+                    total_min[c],
+                    min,
+                    [x[c].sums[2 * sub], x[c].sums[2 * sub + 1]],
+                );
             }
         }
         let d = s.load(&panel.d[block]);
         let d_min = s.load(&panel.d_min[block]);
         for c in 0..C {
-            let value = s.sub(s.mul(s.to_f32(total[c]), d), s.mul(s.to_f32(total_min[c]), d_min));
+            let value = s.sub(
+                s.mul(s.to_f32(total[c]), d),
+                s.mul(s.to_f32(total_min[c]), d_min),
+            );
             accumulate(s, &mut acc[c], s.mul(value, s.splat(x[c].d)));
         }
     }
@@ -169,7 +176,12 @@ pub(crate) fn blocks<S: Simd, const ZERO: i32, const C: usize>(
 
 /// Float weights, `panel.len()` values of k (at most 256 between two calls' accumulations).
 #[inline(always)]
-pub(crate) fn floats<S: Simd, const C: usize>(s: S, panel: &[[f32; 16]], x: [&[f32]; C], acc: &mut [[f32; 16]]) {
+pub(crate) fn floats<S: Simd, const C: usize>(
+    s: S,
+    panel: &[[f32; 16]],
+    x: [&[f32]; C],
+    acc: &mut [[f32; 16]],
+) {
     let n = panel.len();
     let x = cut(x, n);
     let mut even = [s.splat(0.0); C];
@@ -208,7 +220,7 @@ fn cut<T, const C: usize>(mut x: [&[T]; C], n: usize) -> [&[T]; C] {
 
 /// Element `at` of each slice.
 #[inline(always)]
-fn pick<'a, T, const C: usize>(x: [&'a [T]; C], at: usize) -> [&'a T; C] {
+fn pick<T, const C: usize>(x: [&[T]; C], at: usize) -> [&T; C] {
     let mut out = [&x[0][at]; C];
     for c in 1..C {
         out[c] = &x[c][at];

@@ -44,7 +44,12 @@ macro_rules! vector_op {
 #[inline(always)]
 fn load_i(from: *const u8) -> I {
     // SAFETY: private to this file; callers pass a pointer to 64 readable bytes and hold an `Avx2`.
-    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
+    unsafe {
+        [
+            _mm256_loadu_si256(from.cast()),
+            _mm256_loadu_si256(from.add(32).cast()),
+        ]
+    }
 }
 
 #[inline(always)]
@@ -62,9 +67,13 @@ fn low_halves(x: I) -> [__m128i; 2] {
     // SAFETY: private to this file; callers hold an `Avx2`.
     unsafe {
         let mask = _mm256_set1_epi32(0xffff);
-        let packed = _mm256_packus_epi32(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask));
+        let packed =
+            _mm256_packus_epi32(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask));
         let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-        [_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed)]
+        [
+            _mm256_castsi256_si128(packed),
+            _mm256_extracti128_si256::<1>(packed),
+        ]
     }
 }
 
@@ -181,7 +190,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 } else {
                     // |w|·(±x): 128·127·2 fits i16, so the pair sums do not saturate.
                     let signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-                    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
+                    let pairs =
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
                     _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
                 }
             };
@@ -200,13 +210,24 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [I; 4] {
-        assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
+        assert!(
+            offset + 15 * stride + 16 <= data.len(),
+            "sixteen rows lie inside the data"
+        );
         // SAFETY: `self` proves the features; the assertion above covers the last byte of the last row, and rows
         // grow with `row`, so every 16-byte load lies inside `data`.
         unsafe {
             let base = data.as_ptr().add(offset);
-            let (low, high) = (transpose_8(base, stride), transpose_8(base.add(8 * stride), stride));
-            [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+            let (low, high) = (
+                transpose_8(base, stride),
+                transpose_8(base.add(8 * stride), stride),
+            );
+            [
+                [low[0], high[0]],
+                [low[1], high[1]],
+                [low[2], high[2]],
+                [low[3], high[3]],
+            ]
         }
     }
 
@@ -228,8 +249,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     vector_op!(min(a: F, b: F) -> F, [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]);
     vector_op!(to_f32(x: I) -> F, [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])]);
     vector_op!(to_i32(x: F) -> I, [_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1])]);
-    vector_op!(bits(x: F) -> I, [_mm256_castps_si256(x[0]), _mm256_castps_si256(x[1])]);
-    vector_op!(from_bits(x: I) -> F, [_mm256_castsi256_ps(x[0]), _mm256_castsi256_ps(x[1])]);
+    vector_op!(as_bits(x: F) -> I, [_mm256_castps_si256(x[0]), _mm256_castps_si256(x[1])]);
+    vector_op!(as_float(x: I) -> F, [_mm256_castsi256_ps(x[0]), _mm256_castsi256_ps(x[1])]);
     vector_op!(half_to_f32(x: I) -> F, {
         let halves = low_halves(x);
         [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])]

@@ -109,13 +109,20 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         let x = self.i_splat((x[0] as u16 as u32 | (x[1] as u16 as u32) << 16) as i32);
         // SAFETY: `self` proves the features, VNNI included when `VNNI`.
         unsafe {
-            if VNNI { _mm512_dpwssd_epi32(acc, w, x) } else { _mm512_add_epi32(acc, _mm512_madd_epi16(w, x)) }
+            if VNNI {
+                _mm512_dpwssd_epi32(acc, w, x)
+            } else {
+                _mm512_add_epi32(acc, _mm512_madd_epi16(w, x))
+            }
         }
     }
 
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [__m512i; 4] {
-        assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
+        assert!(
+            offset + 15 * stride + 16 <= data.len(),
+            "sixteen rows lie inside the data"
+        );
         // SAFETY: `self` proves the features; the assertion above covers the last byte of the last row, and rows
         // grow with `row`, so every 16-byte load lies inside `data`.
         unsafe {
@@ -124,8 +131,14 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             macro_rules! gather {
                 ($a:literal) => {{
                     let v = _mm512_castsi128_si512(_mm_loadu_si128(base.add($a * stride).cast()));
-                    let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(base.add((4 + $a) * stride).cast()));
-                    let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(base.add((8 + $a) * stride).cast()));
+                    let v = _mm512_inserti32x4::<1>(
+                        v,
+                        _mm_loadu_si128(base.add((4 + $a) * stride).cast()),
+                    );
+                    let v = _mm512_inserti32x4::<2>(
+                        v,
+                        _mm_loadu_si128(base.add((8 + $a) * stride).cast()),
+                    );
                     _mm512_inserti32x4::<3>(v, _mm_loadu_si128(base.add((12 + $a) * stride).cast()))
                 }};
             }
@@ -155,8 +168,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     vector_op!(min(a: __m512, b: __m512) -> __m512, _mm512_min_ps(a, b));
     vector_op!(to_f32(x: __m512i) -> __m512, _mm512_cvtepi32_ps(x));
     vector_op!(to_i32(x: __m512) -> __m512i, _mm512_cvtps_epi32(x));
-    vector_op!(bits(x: __m512) -> __m512i, _mm512_castps_si512(x));
-    vector_op!(from_bits(x: __m512i) -> __m512, _mm512_castsi512_ps(x));
+    vector_op!(as_bits(x: __m512) -> __m512i, _mm512_castps_si512(x));
+    vector_op!(as_float(x: __m512i) -> __m512, _mm512_castsi512_ps(x));
     vector_op!(half_to_f32(x: __m512i) -> __m512, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)));
     vector_op!(load_f16(x: &[u16; 16]) -> __m512, _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())));
     vector_op!(load_i8(x: &[i8; 16]) -> __m512, _mm512_cvtepi32_ps(

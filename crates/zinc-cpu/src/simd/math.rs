@@ -4,7 +4,7 @@ use super::Simd;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 split so that `n·LN2_HIGH` is exact for the |n| ≤ 151 that occur (Cody and Waite).
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// eˣ, at most 2 ulp off over the whole range; 0 below the smallest subnormal, ∞ above the largest finite value;
@@ -35,7 +35,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
 /// 2ⁿ for -126 ≤ n ≤ 127.
 #[inline(always)]
 fn power_of_two<S: Simd>(s: S, n: S::I) -> S::F {
-    s.from_bits(s.i_shl::<23>(s.i_add(n, s.i_splat(127))))
+    s.as_float(s.i_shl::<23>(s.i_add(n, s.i_splat(127))))
 }
 
 /// `x·σ(x) = x / (1 + e⁻ˣ)`.

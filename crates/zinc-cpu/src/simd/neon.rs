@@ -126,7 +126,12 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     fn i_shr<const N: u32>(self, a: I) -> I {
         // A negative count shifts right; the unsigned form shifts zeros in.
         // SAFETY: `self` proves the features.
-        a.map(|a| unsafe { vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(N as i32)))) })
+        a.map(|a| unsafe {
+            vreinterpretq_s32_u32(vshlq_u32(
+                vreinterpretq_u32_s32(a),
+                vdupq_n_s32(-(N as i32)),
+            ))
+        })
     }
     #[inline(always)]
     fn i_sar<const N: u32>(self, a: I) -> I {
@@ -170,11 +175,16 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [I; 4] {
-        assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
+        assert!(
+            offset + 15 * stride + 16 <= data.len(),
+            "sixteen rows lie inside the data"
+        );
         // SAFETY: `self` proves the features; the assertion above covers the last byte of the last row, and rows
         // grow with `row`, so every 16-byte load lies inside `data`.
         let quarters: [[int32x4_t; 4]; 4] = std::array::from_fn(|q| unsafe {
-            let row = |i: usize| vreinterpretq_s32_u8(vld1q_u8(data.as_ptr().add(offset + (4 * q + i) * stride)));
+            let row = |i: usize| {
+                vreinterpretq_s32_u8(vld1q_u8(data.as_ptr().add(offset + (4 * q + i) * stride)))
+            };
             let (r0, r1, r2, r3) = (row(0), row(1), row(2), row(3));
             let pair = |a, b| vreinterpretq_s64_s32(vzip1q_s32(a, b));
             let pair_high = |a, b| vreinterpretq_s64_s32(vzip2q_s32(a, b));
@@ -229,8 +239,8 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     }
     lanes!(to_f32(x: I) -> F, vcvtq_f32_s32);
     lanes!(to_i32(x: F) -> I, vcvtnq_s32_f32);
-    lanes!(bits(x: F) -> I, vreinterpretq_s32_f32);
-    lanes!(from_bits(x: I) -> F, vreinterpretq_f32_s32);
+    lanes!(as_bits(x: F) -> I, vreinterpretq_s32_f32);
+    lanes!(as_float(x: I) -> F, vreinterpretq_f32_s32);
     #[inline(always)]
     fn half_to_f32(self, x: I) -> F {
         // SAFETY: `self` proves the features.
@@ -261,7 +271,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         unsafe {
             let low = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1]));
             let high = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
-            vst1q_s8(to.as_mut_ptr(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+            vst1q_s8(
+                to.as_mut_ptr(),
+                vcombine_s8(vmovn_s16(low), vmovn_s16(high)),
+            );
         }
     }
 }

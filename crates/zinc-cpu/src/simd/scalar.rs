@@ -46,7 +46,9 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn bytes_load(self, x: &[u8; 64]) -> [i32; 16] {
-        std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+        std::array::from_fn(|i| {
+            i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]])
+        })
     }
     #[inline(always)]
     fn bytes_store(self, to: &mut [u8; 64], x: [i32; 16]) {
@@ -105,7 +107,9 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn dot_pairs(self, acc: [i32; 16], w: [i32; 16], x: [i16; 2]) -> [i32; 16] {
-        map2(acc, w, |acc, w| acc + (w as i16) as i32 * x[0] as i32 + (w >> 16) * x[1] as i32)
+        map2(acc, w, |acc, w| {
+            acc + (w as i16) as i32 * x[0] as i32 + (w >> 16) * x[1] as i32
+        })
     }
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [[i32; 16]; 4] {
@@ -176,11 +180,11 @@ impl Simd for Scalar {
         })
     }
     #[inline(always)]
-    fn bits(self, x: [f32; 16]) -> [i32; 16] {
+    fn as_bits(self, x: [f32; 16]) -> [i32; 16] {
         x.map(|x| x.to_bits() as i32)
     }
     #[inline(always)]
-    fn from_bits(self, x: [i32; 16]) -> [f32; 16] {
+    fn as_float(self, x: [i32; 16]) -> [f32; 16] {
         x.map(|x| f32::from_bits(x as u32))
     }
     #[inline(always)]
