@@ -1,1 +1,7 @@
 //! zinc-engine
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod matcher;
+pub mod sampler;
+pub mod stop;
