@@ -219,7 +219,7 @@ fn frequencies_follow_the_probabilities() {
     };
     let mut sampler = Sampler::new(params, 3).unwrap();
     let logits = [0.2f32.ln(), 0.5f32.ln(), 0.3f32.ln()];
-    let mut counts = [0; 3];
+    let mut counts = [0i32; 3];
     let mut workspace = SamplerWorkspace::default();
     for _ in 0..20_000 {
         counts[sampler.sample(&[], &logits, &mut workspace).unwrap().id as usize] += 1;
