@@ -1,5 +1,7 @@
 //! Every format against recorded blocks and values: `quant_types.safetensors` of the shared goldens.
 
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use zinc_quant::{GgmlType, dequantize, quantize};
