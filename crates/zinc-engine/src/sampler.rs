@@ -105,6 +105,16 @@ pub struct SamplerWorkspace {
     repeats: Vec<u32>,
 }
 
+impl SamplerWorkspace {
+    /// Space for histories of up to `n_tokens` tokens.
+    pub fn new(n_tokens: usize) -> SamplerWorkspace {
+        SamplerWorkspace {
+            repeats: Vec::with_capacity(n_tokens),
+            ..SamplerWorkspace::default()
+        }
+    }
+}
+
 /// The sampler chain of one request.
 #[derive(Debug, Clone)]
 pub struct Sampler {
@@ -154,6 +164,11 @@ impl Sampler {
         self.seed
     }
 
+    /// Whether [`Sampler::accept`] has to see every token's text: only DRY's sequence breakers do.
+    pub fn reads_text(&self) -> bool {
+        self.breakers.is_some()
+    }
+
     /// Takes note of a token that joined the text, prompt or generated; `bytes` are the token's.
     pub fn accept(&mut self, bytes: &[u8]) {
         let Some(breakers) = &self.breakers else {
@@ -181,12 +196,7 @@ impl Sampler {
                 n_vocab: self.n_vocab,
             });
         }
-        if let Some(id) = first_not_finite(logits) {
-            return Err(SamplerError::NotFinite {
-                id,
-                value: logits[id],
-            });
-        }
+        check_finite(logits)?;
         let id = self.choose(history, logits, workspace)?;
         self.n_sampled += 1;
         let logprobs = self
@@ -268,6 +278,28 @@ impl Sampler {
             );
         }
         adjusted
+    }
+}
+
+/// The lowest id with the largest logit, without bias or penalties.
+///
+/// # Errors
+/// [`SamplerError::NotFinite`].
+pub fn greedy(logits: &[f32]) -> Result<u32, SamplerError> {
+    check_finite(logits)?;
+    argmax(logits).ok_or(SamplerError::VocabSize {
+        n_logits: 0,
+        n_vocab: 0,
+    })
+}
+
+fn check_finite(logits: &[f32]) -> Result<(), SamplerError> {
+    match first_not_finite(logits) {
+        Some(id) => Err(SamplerError::NotFinite {
+            id,
+            value: logits[id],
+        }),
+        None => Ok(()),
     }
 }
 

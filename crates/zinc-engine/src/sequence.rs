@@ -18,7 +18,7 @@ pub enum FinishReason {
     StopString(String),
     /// As many tokens as asked for, or as fit into the context, were generated.
     Length,
-    /// It was cancelled.
+    /// [`crate::Engine::cancel`] was called.
     Cancelled,
 }
 
@@ -89,6 +89,11 @@ impl Sequence {
     /// Tokens that the next steps have to compute before another can be chosen.
     pub fn n_pending(&self) -> usize {
         self.tokens.len() - self.n_computed
+    }
+
+    /// The next `n` of the pending tokens.
+    pub fn next_tokens(&self, n: u32) -> &[u32] {
+        &self.tokens[self.n_computed..self.n_computed + n as usize]
     }
 
     /// Where it stands.
