@@ -1,5 +1,7 @@
 //! The engine against golden data and against itself.
 
+#![allow(clippy::unwrap_used)]
+
 mod alloc;
 mod fake;
 mod generate;
