@@ -140,8 +140,14 @@ impl Evaluator {
 
     /// Forgets all tokens.
     pub fn reset(&mut self) {
-        self.table.truncate(&mut self.pool, 0);
-        self.tokens.clear();
+        self.truncate(0);
+    }
+
+    /// Forgets all but the first `n` tokens.
+    pub fn truncate(&mut self, n: usize) {
+        // Pages are not shared here, so as many are kept as are asked for.
+        self.table.truncate(&mut self.pool, n as u32);
+        self.tokens.truncate(n);
     }
 
     /// Computes `tokens` after those computed so far, in chunks, and returns the taps, `logits` first.

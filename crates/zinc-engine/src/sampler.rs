@@ -223,12 +223,10 @@ impl Sampler {
         if params.is_greedy() {
             return argmax(logits).ok_or(SamplerError::AllBanned);
         }
-        if !candidates.load(logits) {
+        if !candidates.load(logits, params.top_n_sigma, params.top_k) {
             return Err(SamplerError::AllBanned);
         }
         let draws = rng::draws(self.seed, self.n_sampled);
-        candidates.top_n_sigma(params.top_n_sigma);
-        candidates.top_k(params.top_k);
         candidates.typical(params.typical_p);
         candidates.top_p(params.top_p);
         candidates.min_p(params.min_p);
@@ -317,7 +315,7 @@ fn first_not_finite(logits: &[f32]) -> Option<usize> {
 
 /// The lowest id with the largest logit; `None` if all are -∞.
 fn argmax(logits: &[f32]) -> Option<u32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = math::max(logits);
     if max == f32::NEG_INFINITY {
         return None;
     }
@@ -329,7 +327,7 @@ fn argmax(logits: &[f32]) -> Option<u32> {
 
 /// Log-softmax of the whole row at `id` and at the `n_top` largest.
 fn logprobs(logits: &[f32], id: u32, n_top: u32, candidates: &mut Candidates) -> TokenLogprobs {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let max = f64::from(math::max(logits));
     let total: f64 = logits
         .iter()
         .map(|&logit| math::exp(f64::from(logit) - max))

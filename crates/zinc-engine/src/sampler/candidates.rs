@@ -1,8 +1,9 @@
 //! The tokens still in question and the samplers that remove some of them.
 //!
-//! Nothing here orders the whole vocabulary unless it has to: top-k and top-p select the front and sort only that. Candidates
-//! are either in id order or sorted by falling logit with the lower id first, never in an order that a selection algorithm
-//! left behind, so sums over them, and with them a seed's text, do not depend on the standard library's version.
+//! Nothing here orders the whole vocabulary unless it has to: top-k keeps the best while it reads the logits, top-p and typical-p
+//! select a front and sort only that. Candidates are either in id order or sorted by falling logit with the lower id first,
+//! never in an order that a selection algorithm left behind, so sums over them, and with them a seed's text, do not depend on
+//! the standard library's version.
 
 use std::cmp::Ordering;
 
@@ -20,83 +21,74 @@ fn rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
-/// First front that top-p looks at; it grows fourfold until it holds the share asked for.
-const TOP_P_FRONT: usize = 64;
-
 /// Candidates with the scratch space of the samplers, reused from token to token.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     items: Vec<Candidate>,
-    sorted: bool,
     max: f32,
     weights: Vec<f64>,
     scored: Vec<(f64, Candidate)>,
 }
 
 impl Candidates {
-    /// Takes every token whose logit is not -∞; false if there is none.
-    pub fn load(&mut self, logits: &[f32]) -> bool {
+    /// Takes the tokens that top-n-sigma and top-k leave; false if every logit is -∞.
+    ///
+    /// Top-n-sigma keeps logits of at least `max - n * standard deviation` (Tang et al. 2024), top-k the `k` largest, the lower
+    /// id of equals; 0 switches either off. Both keep an upper part of the same order, so one pass serves both.
+    pub fn load(&mut self, logits: &[f32], top_n_sigma: f32, top_k: u32) -> bool {
         self.items.clear();
-        self.sorted = false;
-        self.max = f32::NEG_INFINITY;
-        for (id, &logit) in logits.iter().enumerate() {
-            if logit > f32::NEG_INFINITY {
-                // Adding zero turns -0 into 0, which must be equal for the order of equals.
-                self.items.push(Candidate {
-                    id: id as u32,
-                    logit: logit + 0.0,
-                });
-                self.max = self.max.max(logit);
-            }
+        self.max = math::max(logits) + 0.0;
+        if self.max == f32::NEG_INFINITY {
+            return false;
         }
-        !self.items.is_empty()
+        let floor = if top_n_sigma > 0.0 {
+            sigma_floor(logits, self.max, top_n_sigma)
+        } else {
+            f32::MIN
+        };
+        let k = if top_k == 0 {
+            usize::MAX
+        } else {
+            top_k as usize
+        };
+        self.gather(logits, floor, k);
+        if self.items.len() > k {
+            self.items.select_nth_unstable_by(k - 1, rank);
+            self.items.truncate(k);
+        }
+        if k < logits.len() {
+            self.sort();
+        }
+        true
     }
 
-    /// Keeps logits of at least `max - n * standard deviation` (Tang et al. 2024, "Top-nσ").
-    pub fn top_n_sigma(&mut self, n: f32) {
-        if n <= 0.0 {
-            return;
-        }
-        let count = self.items.len() as f64;
-        let mean = self.items.iter().map(|c| f64::from(c.logit)).sum::<f64>() / count;
-        let variance = self
-            .items
-            .iter()
-            .map(|c| (f64::from(c.logit) - mean) * (f64::from(c.logit) - mean))
-            .sum::<f64>()
-            / count;
-        let least = f64::from(self.max) - f64::from(n) * variance.sqrt();
-        self.items.retain(|c| f64::from(c.logit) >= least);
-    }
-
-    /// Keeps the `k` largest logits (the lower id of equals) and sorts them.
-    pub fn top_k(&mut self, k: u32) {
-        let k = k as usize;
-        if k == 0 || k >= self.items.len() {
-            return;
-        }
-        // One pass: whatever is behind the k-th best seen so far is dropped, and every time another k have gathered, that
-        // threshold is drawn anew. Most of a vocabulary falls at the first comparison.
-        let mut n = 0;
-        let mut threshold: Option<Candidate> = None;
-        for i in 0..self.items.len() {
-            let candidate = self.items[i];
-            if threshold.is_some_and(|t| rank(&candidate, &t).is_gt()) {
+    /// Takes logits of at least `floor`; of more than `k`, the `k` largest and up to about `k` others.
+    fn gather(&mut self, logits: &[f32], mut floor: f32, k: usize) {
+        // Most of a vocabulary is below what has been seen already and falls in a comparison of whole blocks.
+        const BLOCK: usize = 32;
+        for (block_idx, block) in logits.chunks(BLOCK).enumerate() {
+            if block
+                .iter()
+                .fold(true, |below, &logit| below & (logit < floor))
+            {
                 continue;
             }
-            self.items[n] = candidate;
-            n += 1;
-            if n == 2 * k {
-                self.items[..n].select_nth_unstable_by(k - 1, rank);
-                threshold = Some(self.items[k - 1]);
-                n = k;
+            for (i, &logit) in block.iter().enumerate() {
+                if logit >= floor {
+                    // Adding zero turns -0 into 0, which must be equal for the order of equals.
+                    self.items.push(Candidate {
+                        id: (block_idx * BLOCK + i) as u32,
+                        logit: logit + 0.0,
+                    });
+                }
+            }
+            if self.items.len() / 2 >= k {
+                self.items.select_nth_unstable_by(k - 1, rank);
+                self.items.truncate(k);
+                // Equals of the k-th have higher ids from here on.
+                floor = self.items[k - 1].logit.next_up();
             }
         }
-        if n > k {
-            self.items[..n].select_nth_unstable_by(k - 1, rank);
-        }
-        self.items.truncate(k);
-        self.sort();
     }
 
     /// Keeps the tokens whose surprise -ln p is nearest to the entropy, until their share exceeds `p` (Meister et al. 2022,
@@ -121,17 +113,19 @@ impl Candidates {
                 .iter()
                 .map(|c| ((surprise(c) - entropy).abs(), *c)),
         );
-        self.scored
-            .sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then_with(|| rank(&a.1, &b.1)));
-        let mut share = 0.0;
+        let order = |a: &(f64, Candidate), b: &(f64, Candidate)| {
+            a.0.total_cmp(&b.0).then_with(|| rank(&a.1, &b.1))
+        };
+        let weight = |scored: &(f64, Candidate)| probability(&scored.1);
+        let n_kept = sorted_front(&mut self.scored, order, weight, |share| {
+            share > f64::from(p)
+        });
         self.items.clear();
-        for (_, candidate) in &self.scored {
-            self.items.push(*candidate);
-            share += math::exp(f64::from(candidate.logit) - max) / total;
-            if share > f64::from(p) {
-                break;
-            }
-        }
+        self.items.extend(
+            self.scored[..n_kept]
+                .iter()
+                .map(|(_, candidate)| *candidate),
+        );
         self.sort();
     }
 
@@ -141,34 +135,10 @@ impl Candidates {
             return;
         }
         let enough = f64::from(p) * self.total_weight();
-        let n_items = self.items.len();
-        let mut share = 0.0;
-        let mut n_sorted = 0;
-        while n_sorted < n_items {
-            let front = if self.sorted {
-                n_items
-            } else {
-                (4 * n_sorted)
-                    .clamp(TOP_P_FRONT, n_items.max(TOP_P_FRONT))
-                    .min(n_items)
-            };
-            if !self.sorted {
-                if front < n_items {
-                    self.items[n_sorted..].select_nth_unstable_by(front - 1 - n_sorted, rank);
-                }
-                self.items[n_sorted..front].sort_unstable_by(rank);
-            }
-            for i in n_sorted..front {
-                share += math::exp(f64::from(self.items[i].logit) - f64::from(self.items[0].logit));
-                if share >= enough {
-                    self.items.truncate(i + 1);
-                    self.finish_sorted();
-                    return;
-                }
-            }
-            n_sorted = front;
-        }
-        self.finish_sorted();
+        let max = f64::from(self.max);
+        let weight = |c: &Candidate| math::exp(f64::from(c.logit) - max);
+        let n_kept = sorted_front(&mut self.items, rank, weight, |sum| sum >= enough);
+        self.items.truncate(n_kept);
     }
 
     /// Keeps tokens with `p ≥ min_p * p_max` (Nguyen et al. 2024, "Min-p").
@@ -202,12 +172,17 @@ impl Candidates {
 
     /// Picks by `exp(logit / temperature)` where the running sum passes `draw` (in [0, 1)) of the total.
     pub fn pick(&mut self, temperature: f32, draw: f64) -> u32 {
-        let max = f64::from(self.max);
+        let (max, temperature) = (f64::from(self.max), f64::from(temperature));
         self.weights.clear();
+        self.weights.extend(
+            self.items
+                .iter()
+                .map(|c| math::exp((f64::from(c.logit) - max) / temperature)),
+        );
         let mut total = 0.0;
-        for candidate in &self.items {
-            total += math::exp((f64::from(candidate.logit) - max) / f64::from(temperature));
-            self.weights.push(total);
+        for weight in &mut self.weights {
+            total += *weight;
+            *weight = total;
         }
         // `draw * total` may round up to `total`; then the last one that added anything is meant.
         let target = draw * total;
@@ -216,32 +191,27 @@ impl Candidates {
         self.items[at].id
     }
 
-    /// Σ exp(logit - max), in the candidates' order.
-    fn total_weight(&self) -> f64 {
-        self.items
-            .iter()
-            .map(|c| math::exp(f64::from(c.logit) - f64::from(self.max)))
-            .sum()
-    }
-
     /// The `n` largest of `logits` as `(id, logit)`, falling; replaces what the candidates held.
     pub fn largest(&mut self, logits: &[f32], n: u32) -> impl Iterator<Item = (u32, f32)> {
-        self.load(logits);
-        if n == 0 {
+        if n > 0 && self.load(logits, 0.0, n) {
+            self.sort();
+        } else {
             self.items.clear();
         }
-        self.top_k(n);
-        self.items.sort_unstable_by(rank);
         self.items.iter().map(|c| (c.id, c.logit))
+    }
+
+    /// Σ exp(logit - max), in the candidates' order.
+    fn total_weight(&self) -> f64 {
+        let max = f64::from(self.max);
+        self.items
+            .iter()
+            .map(|c| math::exp(f64::from(c.logit) - max))
+            .sum()
     }
 
     fn sort(&mut self) {
         self.items.sort_unstable_by(rank);
-        self.finish_sorted();
-    }
-
-    fn finish_sorted(&mut self) {
-        self.sorted = true;
         self.max = self.items[0].logit;
     }
 
@@ -251,14 +221,69 @@ impl Candidates {
     }
 }
 
+/// Orders the front of `items` until the running sum of their weights is enough, and returns the length of that front; all of
+/// them if it never is.
+fn sorted_front<T>(
+    items: &mut [T],
+    order: impl Fn(&T, &T) -> Ordering,
+    weight: impl Fn(&T) -> f64,
+    is_enough: impl Fn(f64) -> bool,
+) -> usize {
+    // A few tokens usually hold the share asked for, so the front starts short and grows fourfold.
+    let (mut n_sorted, mut front) = (0, 64);
+    let mut sum = 0.0;
+    while n_sorted < items.len() {
+        front = front.min(items.len());
+        if front < items.len() {
+            items[n_sorted..].select_nth_unstable_by(front - 1 - n_sorted, &order);
+        }
+        items[n_sorted..front].sort_unstable_by(&order);
+        for (i, item) in items[..front].iter().enumerate().skip(n_sorted) {
+            sum += weight(item);
+            if is_enough(sum) {
+                return i + 1;
+            }
+        }
+        (n_sorted, front) = (front, 4 * front);
+    }
+    items.len()
+}
+
+/// The smallest logit that is at least `max - n * standard deviation` of the logits that are not -∞.
+fn sigma_floor(logits: &[f32], max: f32, n: f32) -> f32 {
+    let finite = || {
+        logits
+            .iter()
+            .filter(|logit| **logit > f32::NEG_INFINITY)
+            .map(|&logit| f64::from(logit))
+    };
+    let count = finite().count() as f64;
+    let mean = finite().sum::<f64>() / count;
+    let variance = finite()
+        .map(|logit| (logit - mean) * (logit - mean))
+        .sum::<f64>()
+        / count;
+    let least = f64::from(max) - f64::from(n) * variance.sqrt();
+    let floor = least as f32;
+    if f64::from(floor) < least {
+        floor.next_up()
+    } else {
+        floor.max(f32::MIN)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn loaded(logits: &[f32]) -> Candidates {
+    fn loaded_with(logits: &[f32], top_n_sigma: f32, top_k: u32) -> Candidates {
         let mut candidates = Candidates::default();
-        assert!(candidates.load(logits));
+        assert!(candidates.load(logits, top_n_sigma, top_k));
         candidates
+    }
+
+    fn loaded(logits: &[f32]) -> Candidates {
+        loaded_with(logits, 0.0, 0)
     }
 
     /// Logits with the given probabilities.
@@ -284,8 +309,7 @@ mod tests {
                     .then(a.cmp(&b))
             });
             for k in [1, 2, 3, 7, 40, 999] {
-                let mut candidates = loaded(&logits);
-                candidates.top_k(k);
+                let candidates = loaded_with(&logits, 0.0, k);
                 if (k as usize) < n {
                     assert_eq!(candidates.ids(), sorted[..k as usize], "n {n}, k {k}");
                 } else {
@@ -297,8 +321,7 @@ mod tests {
 
     #[test]
     fn equal_logits_keep_the_lower_ids() {
-        let mut candidates = loaded(&[0.0, -0.0, 0.0, -0.0]);
-        candidates.top_k(2);
+        let candidates = loaded_with(&[0.0, -0.0, 0.0, -0.0], 0.0, 2);
         assert_eq!(candidates.ids(), [0, 1]);
     }
 
@@ -361,8 +384,7 @@ mod tests {
         // Mean 1, deviation sqrt(12): the largest is 2 deviations up.
         let logits = [7.0, 0.0, 0.0, 0.0, -1.0, 0.0];
         for (n, expected) in [(0.0, 6), (1.0, 1), (100.0, 6)] {
-            let mut candidates = loaded(&logits);
-            candidates.top_n_sigma(n);
+            let candidates = loaded_with(&logits, n, 0);
             assert_eq!(candidates.ids().len(), expected, "{n}");
         }
     }
@@ -394,6 +416,6 @@ mod tests {
     #[test]
     fn banned_tokens_are_no_candidates() {
         assert_eq!(loaded(&[f32::NEG_INFINITY, 1.0]).ids(), [1]);
-        assert!(!Candidates::default().load(&[f32::NEG_INFINITY; 3]));
+        assert!(!Candidates::default().load(&[f32::NEG_INFINITY; 3], 1.0, 1));
     }
 }

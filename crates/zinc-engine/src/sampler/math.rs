@@ -10,23 +10,68 @@ const LN_2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
 /// What is left of ln 2.
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 
+/// Adding and subtracting this rounds a number of magnitude below 2^51 to the nearest integer, without a call to a rounding
+/// function; while added, the integer is in the low bits.
+const ROUNDER: f64 = 1.5 * (1u64 << 52) as f64;
+
+/// 1/n! for n = 13 down to 2.
+const INVERSE_FACTORIALS: [f64; 12] = [
+    1.0 / 6_227_020_800.0,
+    1.0 / 479_001_600.0,
+    1.0 / 39_916_800.0,
+    1.0 / 3_628_800.0,
+    1.0 / 362_880.0,
+    1.0 / 40_320.0,
+    1.0 / 5_040.0,
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    1.0 / 2.0,
+];
+
 /// e^x for x ≤ 0 (a difference to the maximum), within 2 units in the last place; 0 where the result would be subnormal.
+///
+/// Free of branches and calls, so that loops over a vocabulary vectorise.
+#[inline]
 pub(crate) fn exp(x: f64) -> f64 {
     debug_assert!(
         x <= 0.0,
         "exp is only for differences to a maximum, got {x}"
     );
-    if x < -708.0 {
-        return 0.0;
-    }
-    let k = (x * LOG2_E).round_ties_even();
-    let r = (x - k * LN_2_HIGH) - k * LN_2_LOW;
+    let clamped = if x < -708.0 { -708.0 } else { x };
+    let shifted = clamped * LOG2_E + ROUNDER;
+    let k = shifted - ROUNDER;
+    let r = (clamped - k * LN_2_HIGH) - k * LN_2_LOW;
     // Taylor series by Horner: |r| ≤ ln(2)/2, where the first term left out is below 1e-17.
-    let mut sum = 1.0;
-    for n in (1..=13).rev() {
-        sum = 1.0 + sum * r / f64::from(n);
+    let mut sum = INVERSE_FACTORIALS[0];
+    for coefficient in &INVERSE_FACTORIALS[1..] {
+        sum = sum * r + coefficient;
     }
-    sum * f64::from_bits(((k as i64 + 1023) as u64) << 52)
+    let sum = (sum * r + 1.0) * r + 1.0;
+    let exponent = shifted
+        .to_bits()
+        .wrapping_sub(ROUNDER.to_bits())
+        .wrapping_add(1023);
+    let result = sum * f64::from_bits(exponent << 52);
+    if x < -708.0 { 0.0 } else { result }
+}
+
+/// The largest of `values`, none of which is NaN; -∞ if there are none.
+pub(crate) fn max(values: &[f32]) -> f32 {
+    // Lanes of their own, so that the compiler needs no particular order.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = values.chunks_exact(lanes.len());
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    rest.iter().chain(&lanes).fold(
+        f32::NEG_INFINITY,
+        |max, &value| if value > max { value } else { max },
+    )
 }
 
 /// Natural logarithm of a positive normal number, within a few units in the last place.
@@ -86,6 +131,17 @@ mod tests {
         assert_eq!(exp(-1e9), 0.0);
         assert_eq!(exp(f64::NEG_INFINITY), 0.0);
         assert_eq!(ln(1.0), 0.0);
+    }
+
+    #[test]
+    fn largest_value() {
+        for n in 0..40 {
+            let values: Vec<f32> = (0..n).map(|i| ((i * 7) % 23) as f32 - 11.0).collect();
+            assert_eq!(
+                max(&values),
+                values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+            );
+        }
     }
 
     #[test]

@@ -596,5 +596,7 @@ fn growing_past_the_original_context_equals_one_pass() {
         evaluator.reset();
         evaluator.eval(&prompt).unwrap();
         assert_eq!(evaluator.eval(&grown.ids).unwrap(), at_once);
+        evaluator.truncate(1000);
+        assert_eq!(evaluator.eval(&whole[1000..]).unwrap(), at_once);
     }
 }
