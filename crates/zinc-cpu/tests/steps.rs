@@ -450,9 +450,11 @@ fn rows_are_reproducible() {
                 ..Model::new(ty)
             };
             let what = format!("{ty} on {}", isa.name());
-            let alone = Running::cpu(&model, 1, isa).prefill(290, 1);
+            // More than one block of keys once; attention does not see the weights' type.
+            let n = if ty == GgmlType::F32 { 290 } else { 50 };
+            let alone = Running::cpu(&model, 1, isa).prefill(n, 1);
             for (n_threads, chunk) in [(3, 1), (1, 7), (2, 16), (5, 48)] {
-                let got = Running::cpu(&model, n_threads, isa).prefill(290, chunk);
+                let got = Running::cpu(&model, n_threads, isa).prefill(n, chunk);
                 assert!(got == alone, "{what}, {n_threads} threads, chunk {chunk}");
             }
             // Two sequences interleaved in one step.
@@ -611,7 +613,7 @@ fn wrong_bindings_are_refused() {
     assert!(device.compile(Arc::new(model.plan()), &bind).is_err());
 }
 
-/// The oracle itself: dequantised weights are what the test thinks they are.
+/// The test's own weights are usable: dequantised weights are what the test thinks they are.
 #[test]
 fn weights_are_finite() {
     for ty in [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K] {
