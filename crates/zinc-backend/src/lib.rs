@@ -1,1 +1,23 @@
-//! zinc-backend
+//! The seam between the engine and the devices.
+//!
+//! A [`Backend`] finds devices and opens them. A [`Device`] takes weights, holds states, and turns
+//! a prepared [`zinc_plan::Plan`] into an [`Executable`]; there is no other way to compute. An
+//! executable runs one step for one [`StepInputs`]: dispatch is dynamic once per step and static
+//! inside.
+//!
+//! **Contract.** `submit` never waits for the device; `wait` does, in the order of submission.
+//! Errors are operating errors (no memory, device lost); a step whose inputs break the plan's
+//! limits is refused with [`DeviceError::Step`] before anything runs. States are shared by all
+//! executables of a model and change only inside steps.
+
+mod device;
+mod error;
+mod step;
+
+pub use device::{
+    Backend, Bindings, Device, DeviceInfo, Executable, NodeTime, States, Ticket, WeightSource,
+    Weights,
+};
+pub use error::DeviceError;
+pub use step::{StepInputs, StepOutputs, StepSizes};
+pub use zinc_plan::{ActivationType, Caps};

@@ -1,1 +1,22 @@
-//! zinc-models
+//! Model families: GGUF metadata to a [`zinc_plan::Plan`].
+//!
+//! [`Model::from_gguf`] reads the configuration and checks it; [`Model::plan`] builds the plan for
+//! given limits. One file per family, blocks shared by all, a registry line each. Nothing here
+//! knows a device, and nothing outside this crate knows a family's name.
+
+mod blocks;
+mod config;
+mod error;
+mod graph;
+mod llama;
+mod model;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod registry;
+mod rope;
+
+pub use config::{ModelConfig, RopeScaling};
+pub use error::ModelError;
+pub use model::{Model, PlanOptions};
+pub use registry::architectures;

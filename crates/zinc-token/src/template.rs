@@ -46,7 +46,12 @@ impl Default for TemplateLimits {
     /// A hundred times what the largest known templates need for a long conversation; a hostile template ends
     /// within seconds.
     fn default() -> Self {
-        Self { max_source_bytes: 1 << 20, max_steps: 10_000_000, max_value_bytes: 256 << 20, max_output_bytes: 32 << 20 }
+        Self {
+            max_source_bytes: 1 << 20,
+            max_steps: 10_000_000,
+            max_value_bytes: 256 << 20,
+            max_output_bytes: 32 << 20,
+        }
     }
 }
 
@@ -98,17 +103,27 @@ fn at_line(line: &Option<u32>) -> String {
 
 impl TemplateError {
     fn runtime(message: impl Into<String>) -> Self {
-        Self::Runtime { message: message.into(), line: None }
+        Self::Runtime {
+            message: message.into(),
+            line: None,
+        }
     }
 
     fn limit(what: &'static str, limit: u64) -> Self {
-        Self::Limit { what, limit, line: None }
+        Self::Limit {
+            what,
+            limit,
+            line: None,
+        }
     }
 
     /// The same error at a line, unless it knows its own.
     fn at(mut self, at: Option<usize>) -> Self {
         match &mut self {
-            Self::Syntax { line, .. } | Self::Runtime { line, .. } | Self::Raised { line, .. } | Self::Limit { line, .. } => {
+            Self::Syntax { line, .. }
+            | Self::Runtime { line, .. }
+            | Self::Raised { line, .. }
+            | Self::Limit { line, .. } => {
                 *line = line.or(at.map(|at| at as u32));
             }
             Self::Input(_) => {}
@@ -127,14 +142,32 @@ impl TemplateError {
             source = inner.source();
         }
         // minijinja has no kind of its own for its two recursion limits.
-        if err.detail().is_some_and(|detail| detail.contains("recursion limit")) {
-            let limit = if is_syntax { engine::MAX_NESTING } else { engine::MAX_FRAMES };
-            return Self::limit("levels of nested blocks, parentheses and calls", limit as u64).at(line);
+        if err
+            .detail()
+            .is_some_and(|detail| detail.contains("recursion limit"))
+        {
+            let limit = if is_syntax {
+                engine::MAX_NESTING
+            } else {
+                engine::MAX_FRAMES
+            };
+            return Self::limit(
+                "levels of nested blocks, parentheses and calls",
+                limit as u64,
+            )
+            .at(line);
         }
         let kind = err.kind();
-        let message = err.detail().map_or_else(|| kind.to_string(), |detail| detail.chars().take(500).collect());
+        let message = err.detail().map_or_else(
+            || kind.to_string(),
+            |detail| detail.chars().take(500).collect(),
+        );
         let line = line.map(|line| line as u32);
-        if is_syntax { Self::Syntax { message, line } } else { Self::Runtime { message, line } }
+        if is_syntax {
+            Self::Syntax { message, line }
+        } else {
+            Self::Runtime { message, line }
+        }
     }
 }
 
@@ -164,7 +197,11 @@ pub struct TemplateInput {
 impl TemplateInput {
     /// A conversation to be answered.
     pub fn new(messages: serde_json::Value) -> Self {
-        Self { messages, add_generation_prompt: true, ..Self::default() }
+        Self {
+            messages,
+            add_generation_prompt: true,
+            ..Self::default()
+        }
     }
 
     /// Reads the form of an input file: `messages`, optional `tools`, `add_generation_prompt` (default true), the
@@ -176,21 +213,31 @@ impl TemplateInput {
     pub fn from_json(json: serde_json::Value) -> Result<Self, TemplateError> {
         use serde_json::Value;
         let Value::Object(mut fields) = json else {
-            return Err(TemplateError::Input("expected an object with the field 'messages'".into()));
+            return Err(TemplateError::Input(
+                "expected an object with the field 'messages'".into(),
+            ));
         };
-        let messages = fields
-            .shift_remove("messages")
-            .ok_or_else(|| TemplateError::Input("the field 'messages' is missing; it is a list of objects".into()))?;
+        let messages = fields.shift_remove("messages").ok_or_else(|| {
+            TemplateError::Input("the field 'messages' is missing; it is a list of objects".into())
+        })?;
         check_messages(&messages)?;
         let tools = match fields.shift_remove("tools") {
             None | Some(Value::Null) => None,
             Some(tools @ Value::Array(_)) => Some(tools),
-            Some(_) => return Err(TemplateError::Input("'tools' must be a list of JSON schemas".into())),
+            Some(_) => {
+                return Err(TemplateError::Input(
+                    "'tools' must be a list of JSON schemas".into(),
+                ));
+            }
         };
         let add_generation_prompt = match fields.shift_remove("add_generation_prompt") {
             None => true,
             Some(Value::Bool(flag)) => flag,
-            Some(_) => return Err(TemplateError::Input("'add_generation_prompt' must be true or false".into())),
+            Some(_) => {
+                return Err(TemplateError::Input(
+                    "'add_generation_prompt' must be true or false".into(),
+                ));
+            }
         };
         let mut token = |name: &str| match fields.shift_remove(name) {
             None | Some(Value::Null) => Ok(None),
@@ -220,7 +267,10 @@ impl TemplateInput {
         variables.extend(self.extra.clone());
         variables.insert("messages".into(), self.messages.clone());
         variables.insert("tools".into(), self.tools.clone().unwrap_or(Value::Null));
-        variables.insert("add_generation_prompt".into(), Value::Bool(self.add_generation_prompt));
+        variables.insert(
+            "add_generation_prompt".into(),
+            Value::Bool(self.add_generation_prompt),
+        );
         let tokens = [
             ("bos_token", &self.bos_token),
             ("eos_token", &self.eos_token),
@@ -238,11 +288,18 @@ impl TemplateInput {
 
 fn check_messages(messages: &serde_json::Value) -> Result<(), TemplateError> {
     let Some(list) = messages.as_array() else {
-        return Err(TemplateError::Input("'messages' must be a list of objects".into()));
+        return Err(TemplateError::Input(
+            "'messages' must be a list of objects".into(),
+        ));
     };
     for (idx, message) in list.iter().enumerate() {
-        if !message.get("role").is_some_and(serde_json::Value::is_string) {
-            return Err(TemplateError::Input(format!("messages[{idx}] must be an object with a string 'role'")));
+        if !message
+            .get("role")
+            .is_some_and(serde_json::Value::is_string)
+        {
+            return Err(TemplateError::Input(format!(
+                "messages[{idx}] must be an object with a string 'role'"
+            )));
         }
     }
     Ok(())
@@ -265,7 +322,10 @@ impl ChatTemplate {
     /// too deeply.
     pub fn new(source: &str, limits: TemplateLimits) -> Result<Self, TemplateError> {
         if source.len() as u64 > limits.max_source_bytes {
-            return Err(TemplateError::limit("bytes of source", limits.max_source_bytes));
+            return Err(TemplateError::limit(
+                "bytes of source",
+                limits.max_source_bytes,
+            ));
         }
         // Python reads templates with universal newlines.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -296,6 +356,8 @@ impl ChatTemplate {
 
     /// Whether a word of the source is `name`.
     fn mentions(&self, name: &str) -> bool {
-        self.source.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name)
+        self.source
+            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .any(|word| word == name)
     }
 }

@@ -1,15 +1,26 @@
 //! Chat templates against what Jinja2 and Hugging Face transformers render, and against hostile ones.
 
+#![allow(clippy::unwrap_used)] // A test that unwraps fails, as it should.
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use zinc_token::template::{ChatTemplate, DateTime, TemplateError, TemplateInput, TemplateLimits};
 
-const NOON: DateTime = DateTime { year: 2026, month: 1, day: 15, hour: 12, minute: 0, second: 0 };
+const NOON: DateTime = DateTime {
+    year: 2026,
+    month: 1,
+    day: 15,
+    hour: 12,
+    minute: 0,
+    second: 0,
+};
 
 fn shared() -> PathBuf {
-    std::env::var_os("ZINC_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from)
+    std::env::var_os("ZINC_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        PathBuf::from,
+    )
 }
 
 fn render(source: &str, input: &TemplateInput) -> Result<String, TemplateError> {
@@ -18,8 +29,17 @@ fn render(source: &str, input: &TemplateInput) -> Result<String, TemplateError> 
 
 /// Renders with `variables` beside an empty conversation.
 fn render_with(source: &str, variables: Value) -> Result<String, TemplateError> {
-    let Value::Object(extra) = variables else { panic!("variables must be an object") };
-    render(source, &TemplateInput { extra, now: Some(NOON), ..TemplateInput::new(json!([])) })
+    let Value::Object(extra) = variables else {
+        panic!("variables must be an object")
+    };
+    render(
+        source,
+        &TemplateInput {
+            extra,
+            now: Some(NOON),
+            ..TemplateInput::new(json!([]))
+        },
+    )
 }
 
 #[test]
@@ -32,7 +52,10 @@ fn real_templates_render_as_transformers_does() {
     let expected: Value = serde_json::from_str(&text).unwrap();
     let mut failures = Vec::new();
     for case in expected["cases"].as_array().unwrap() {
-        let (template, name) = (case["template"].as_str().unwrap(), case["case"].as_str().unwrap());
+        let (template, name) = (
+            case["template"].as_str().unwrap(),
+            case["case"].as_str().unwrap(),
+        );
         let source = std::fs::read_to_string(dir.join(template)).unwrap();
         let mut input = TemplateInput::from_json(expected["conversations"][name].clone()).unwrap();
         input.bos_token = Some("<BOS>".into());
@@ -44,26 +67,42 @@ fn real_templates_render_as_transformers_does() {
             (Ok(got), Some(want)) if got == want => {}
             (Err(TemplateError::Raised { .. }), None) => {}
             (Err(_), None) => {}
-            (got, want) => failures.push(format!("{template} {name}:\n  want {want:?}\n  got  {got:?}")),
+            (got, want) => failures.push(format!(
+                "{template} {name}:\n  want {want:?}\n  got  {got:?}"
+            )),
         }
     }
-    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failures\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
 fn snippets_render_as_jinja_does() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/templates/jinja.json");
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/templates/jinja.json");
     let expected: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let mut failures = Vec::new();
     for case in expected["cases"].as_array().unwrap() {
         let source = case["source"].as_str().unwrap();
-        match (render_with(source, expected["variables"].clone()), case["output"].as_str()) {
+        match (
+            render_with(source, expected["variables"].clone()),
+            case["output"].as_str(),
+        ) {
             (Ok(got), Some(want)) if got == want => {}
             (Err(_), None) => {}
             (got, want) => failures.push(format!("{source:?}\n  want {want:?}\n  got  {got:?}")),
         }
     }
-    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} failures\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 /// What kind of error a template must end with.
@@ -174,7 +213,8 @@ fn deep_but_honest_templates_render() {
     assert_eq!(render_with(&blocks, json!({})).unwrap(), "x");
     let sum = "{{ 1".to_string() + &"+1".repeat(300) + " }}";
     assert_eq!(render_with(&sum, json!({})).unwrap(), "301");
-    let branches = "{% if false %}".to_string() + &"{% elif false %}".repeat(150) + "{% else %}x{% endif %}";
+    let branches =
+        "{% if false %}".to_string() + &"{% elif false %}".repeat(150) + "{% else %}x{% endif %}";
     assert_eq!(render_with(&branches, json!({})).unwrap(), "x");
 }
 
@@ -183,8 +223,14 @@ fn errors_name_the_line() {
     let cases = [
         ("a\nb{{ 1 + }}", "chat template, line 2: "),
         ("a\n\n{% set x = none + 1 %}", "chat template, line 3: "),
-        ("{{ raise_exception('only users') }}", "the chat template refuses this conversation: only users"),
-        ("\n{% for i in range(10**9) %}{% endfor %}", "chat template, line 2: more than 100000 elements of a range"),
+        (
+            "{{ raise_exception('only users') }}",
+            "the chat template refuses this conversation: only users",
+        ),
+        (
+            "\n{% for i in range(10**9) %}{% endfor %}",
+            "chat template, line 2: more than 100000 elements of a range",
+        ),
     ];
     for (source, want) in cases {
         let message = render_with(source, json!({})).unwrap_err().to_string();
@@ -205,9 +251,18 @@ fn input_files_are_checked() {
         json!({"messages": [], "bos_token": 1}),
     ];
     for input in refused {
-        assert!(matches!(TemplateInput::from_json(input.clone()), Err(TemplateError::Input(_))), "{input}");
+        assert!(
+            matches!(
+                TemplateInput::from_json(input.clone()),
+                Err(TemplateError::Input(_))
+            ),
+            "{input}"
+        );
     }
-    let input = TemplateInput::from_json(json!({"messages": [{"role": "user", "content": "hi"}], "z": 1, "a": 2})).unwrap();
+    let input = TemplateInput::from_json(
+        json!({"messages": [{"role": "user", "content": "hi"}], "z": 1, "a": 2}),
+    )
+    .unwrap();
     assert!(input.add_generation_prompt);
     let source = "{{ messages[0].content }}{{ z }}{{ a }}{{ tools is none }}{{ documents is none }}{{ bos_token is defined }}";
     assert_eq!(render(source, &input).unwrap(), "hi12TrueTrueFalse");
@@ -219,4 +274,92 @@ fn templates_tell_what_they_support() {
     assert!(template("{% if tools %}{% endif %}").supports_tools());
     assert!(!template("{{ toolset }}").supports_tools());
     assert!(template("{% if enable_thinking is false %}{% endif %}").supports_thinking_switch());
+}
+
+/// Pieces of templates, valid and not, that random sources are made of.
+const PIECES: [&str; 64] = [
+    "{{ ",
+    " }}",
+    "{% ",
+    " %}",
+    "{%- ",
+    " -%}",
+    "{# ",
+    " #}",
+    "{{- ",
+    " -}}",
+    "if ",
+    "elif x ",
+    "else ",
+    "endif ",
+    "for ",
+    "x in ",
+    "endfor ",
+    "set ",
+    "x = ",
+    "endset ",
+    "macro f(x) ",
+    "endmacro ",
+    "call f(1) ",
+    "endcall ",
+    "with ",
+    "endwith ",
+    "generation ",
+    "endgeneration ",
+    "break ",
+    "continue ",
+    "filter upper ",
+    "endfilter ",
+    "raw ",
+    "endraw ",
+    "x",
+    "ns.y",
+    "1",
+    "2.5",
+    "'a'",
+    "\"é🙂\"",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    ",",
+    ".",
+    "|",
+    " is ",
+    " not ",
+    "defined",
+    "length",
+    " + ",
+    " ~ ",
+    " * ",
+    "loop.index",
+    "messages",
+    "\n",
+    "namespace()",
+    "f(x)",
+    "range(3)",
+    "caller()",
+];
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn random_sources_never_panic(pieces in proptest::collection::vec(0..PIECES.len(), 0..60)) {
+        let source: String = pieces.iter().map(|&piece| PIECES[piece]).collect();
+        let limits = TemplateLimits { max_steps: 20_000, ..TemplateLimits::default() };
+        let input = TemplateInput { now: Some(NOON), ..TemplateInput::new(json!([{"role": "user", "content": "hi"}])) };
+        let _ = ChatTemplate::new(&source, limits).and_then(|template| template.render(&input));
+    }
+
+    #[test]
+    fn random_bodies_never_panic(body in "[ -~\n]{0,40}", tag in 0..3usize) {
+        let source = ["{{ BODY }}", "{% BODY %}x{% endif %}", "{% for x in messages %}{{ BODY }}{% endfor %}"][tag].replace("BODY", &body);
+        let limits = TemplateLimits { max_steps: 20_000, ..TemplateLimits::default() };
+        let input = TemplateInput::new(json!([{"role": "user", "content": "hi"}]));
+        let _ = ChatTemplate::new(&source, limits).and_then(|template| template.render(&input));
+    }
 }

@@ -15,12 +15,18 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn of(positional: Vec<Value>) -> Self {
-        Self { positional, keyword: Vec::new() }
+        Self {
+            positional,
+            keyword: Vec::new(),
+        }
     }
 
     /// Takes the keyword argument `name`.
     pub(super) fn take_keyword(&mut self, name: &str) -> Option<Value> {
-        let at = self.keyword.iter().position(|(found, _)| &**found == name)?;
+        let at = self
+            .keyword
+            .iter()
+            .position(|(found, _)| &**found == name)?;
         Some(self.keyword.remove(at).1)
     }
 
@@ -33,7 +39,9 @@ impl Args {
     ) -> Res<[Option<Value>; N]> {
         if self.positional.len() > N {
             let n = self.positional.len();
-            return Err(TemplateError::runtime(format!("{callee}() takes at most {N} arguments ({n} given)")));
+            return Err(TemplateError::runtime(format!(
+                "{callee}() takes at most {N} arguments ({n} given)"
+            )));
         }
         let mut bound = [const { None }; N];
         for (slot, value) in bound.iter_mut().zip(self.positional.drain(..)) {
@@ -43,7 +51,9 @@ impl Args {
             match names.iter().position(|known| *known == &*name) {
                 Some(at) if bound[at].is_none() => bound[at] = Some(value),
                 Some(_) => {
-                    return Err(TemplateError::runtime(format!("{callee}() got '{name}' twice")));
+                    return Err(TemplateError::runtime(format!(
+                        "{callee}() got '{name}' twice"
+                    )));
                 }
                 None => {
                     return Err(TemplateError::runtime(format!(
@@ -53,7 +63,10 @@ impl Args {
             }
         }
         if let Some(at) = bound[..required].iter().position(Option::is_none) {
-            return Err(TemplateError::runtime(format!("{callee}() misses its argument '{}'", names[at])));
+            return Err(TemplateError::runtime(format!(
+                "{callee}() misses its argument '{}'",
+                names[at]
+            )));
         }
         Ok(bound)
     }
@@ -75,7 +88,10 @@ pub(super) fn str_arg<'v>(callee: &str, value: &'v Value) -> Res<&'v Arc<str>> {
     match value {
         Value::Str(s) | Value::Markup(s) => Ok(s),
         Value::Undefined(message) => Err(TemplateError::runtime(&**message)),
-        other => Err(TemplateError::runtime(format!("{callee}() needs a str, not '{}'", other.type_name()))),
+        other => Err(TemplateError::runtime(format!(
+            "{callee}() needs a str, not '{}'",
+            other.type_name()
+        ))),
     }
 }
 
@@ -85,10 +101,12 @@ pub(super) fn int_arg(callee: &str, value: Option<&Value>, default: i64) -> Res<
         None => Ok(default),
         Some(Value::Undefined(message)) => Err(TemplateError::runtime(&**message)),
         Some(value) => match Num::of(value) {
-            Some(Num::Int(i)) => {
-                i64::try_from(i).map_err(|_| TemplateError::runtime(format!("{callee}(): integer is too large")))
-            }
-            _ => Err(TemplateError::runtime(format!("{callee}() needs an int, not '{}'", value.type_name()))),
+            Some(Num::Int(i)) => i64::try_from(i)
+                .map_err(|_| TemplateError::runtime(format!("{callee}(): integer is too large"))),
+            _ => Err(TemplateError::runtime(format!(
+                "{callee}() needs an int, not '{}'",
+                value.type_name()
+            ))),
         },
     }
 }

@@ -10,17 +10,58 @@ use super::ops::Num;
 use super::value::{Key, Value};
 
 const STR_METHODS: [&str; 44] = [
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format", "format_map", "index",
-    "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable",
-    "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix",
-    "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines",
-    "startswith", "strip", "swapcase", "title", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "upper",
+    "zfill",
 ];
 const DICT_METHODS: [&str; 5] = ["copy", "get", "items", "keys", "values"];
 const LIST_METHODS: [&str; 3] = ["copy", "count", "index"];
 const TUPLE_METHODS: [&str; 2] = ["count", "index"];
 const DICT_MUTATORS: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
-const LIST_MUTATORS: [&str; 8] = ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
+const LIST_MUTATORS: [&str; 8] = [
+    "append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort",
+];
 
 /// The Python attribute `name`, not looking at items.
 pub(super) fn python_attr(value: &Value, name: &Arc<str>) -> Option<Value> {
@@ -40,16 +81,26 @@ pub(super) fn python_attr(value: &Value, name: &Arc<str>) -> Option<Value> {
     if let Some(name) = methods.iter().find(|method| **method == &**name) {
         return Some(Value::Method(Arc::new((value.clone(), name))));
     }
-    mutators.contains(&&**name).then(|| unsafe_attr(value, name))
+    mutators
+        .contains(&&**name)
+        .then(|| unsafe_attr(value, name))
 }
 
 fn unsafe_attr(value: &Value, name: &str) -> Value {
-    Value::undefined(format!("access to attribute '{}' of '{}' object is unsafe", short(name), value.type_name()))
+    Value::undefined(format!(
+        "access to attribute '{}' of '{}' object is unsafe",
+        short(name),
+        value.type_name()
+    ))
 }
 
 /// A name cut to a length that fits a message.
 pub(super) fn short(name: &str) -> String {
-    if name.chars().nth(60).is_none() { name.into() } else { name.chars().take(57).chain("...".chars()).collect() }
+    if name.chars().nth(60).is_none() {
+        name.into()
+    } else {
+        name.chars().take(57).chain("...".chars()).collect()
+    }
 }
 
 fn no_attr(value: &Value, name: &str) -> Value {
@@ -103,7 +154,9 @@ pub(super) fn get_item(value: &Value, key: &Value, budget: &Budget) -> Res<Value
         return Ok(found);
     }
     match key {
-        Value::Str(name) | Value::Markup(name) => Ok(python_attr(value, name).unwrap_or_else(|| no_attr(value, name))),
+        Value::Str(name) | Value::Markup(name) => {
+            Ok(python_attr(value, name).unwrap_or_else(|| no_attr(value, name)))
+        }
         Value::Int(i) => Ok(no_attr(value, &i.to_string())),
         _ => Ok(no_attr(value, key.type_name())),
     }
@@ -111,10 +164,15 @@ pub(super) fn get_item(value: &Value, key: &Value, budget: &Budget) -> Res<Value
 
 /// The element at an integer index, counted from the end if negative.
 fn index(value: &Value, key: &Value, budget: &Budget) -> Res<Option<Value>> {
-    if !matches!(value, Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)) {
+    if !matches!(
+        value,
+        Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)
+    ) {
         return Ok(None);
     }
-    let Some(Num::Int(idx)) = Num::of(key) else { return Ok(None) };
+    let Some(Num::Int(idx)) = Num::of(key) else {
+        return Ok(None);
+    };
     let len = value.len(budget)?.unwrap_or(0) as i128;
     let idx = if idx < 0 { idx + len } else { idx };
     if !(0..len).contains(&idx) {
@@ -122,7 +180,10 @@ fn index(value: &Value, key: &Value, budget: &Budget) -> Res<Option<Value>> {
     }
     let idx = idx as usize;
     Ok(match value {
-        Value::Str(s) => s.chars().nth(idx).map(|c| Value::Str(Arc::from(c.encode_utf8(&mut [0; 4]) as &str))),
+        Value::Str(s) => s
+            .chars()
+            .nth(idx)
+            .map(|c| Value::Str(Arc::from(c.encode_utf8(&mut [0; 4]) as &str))),
         Value::List(seq) | Value::Tuple(seq) => seq.items.get(idx).cloned(),
         Value::Range(range) => Some(range.get(idx)),
         _ => None,
@@ -135,8 +196,14 @@ pub(super) fn slice(value: &Value, bounds: [Value; 3], budget: &Budget) -> Res<V
     if let Value::Markup(s) = value {
         return Ok(slice(&Value::Str(s.clone()), bounds, budget)?.into_markup());
     }
-    if !matches!(value, Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)) {
-        return Err(TemplateError::runtime(format!("'{}' object cannot be sliced", value.type_name())));
+    if !matches!(
+        value,
+        Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)
+    ) {
+        return Err(TemplateError::runtime(format!(
+            "'{}' object cannot be sliced",
+            value.type_name()
+        )));
     }
     let len = value.len(budget)?.unwrap_or(0);
     let indices = slice_indices(len, bounds)?;
@@ -144,12 +211,30 @@ pub(super) fn slice(value: &Value, bounds: [Value; 3], budget: &Budget) -> Res<V
     match value {
         Value::Str(s) => {
             let chars: Vec<char> = s.chars().collect();
-            budget.str(&indices.into_iter().map(|idx| chars[idx]).collect::<String>())
+            budget.str(
+                &indices
+                    .into_iter()
+                    .map(|idx| chars[idx])
+                    .collect::<String>(),
+            )
         }
-        Value::List(seq) => Value::list(indices.into_iter().map(|idx| seq.items[idx].clone()).collect()),
-        Value::Tuple(seq) => Value::tuple(indices.into_iter().map(|idx| seq.items[idx].clone()).collect()),
+        Value::List(seq) => Value::list(
+            indices
+                .into_iter()
+                .map(|idx| seq.items[idx].clone())
+                .collect(),
+        ),
+        Value::Tuple(seq) => Value::tuple(
+            indices
+                .into_iter()
+                .map(|idx| seq.items[idx].clone())
+                .collect(),
+        ),
         Value::Range(range) => Value::list(indices.into_iter().map(|idx| range.get(idx)).collect()),
-        other => Err(TemplateError::runtime(format!("'{}' object cannot be sliced", other.type_name()))),
+        other => Err(TemplateError::runtime(format!(
+            "'{}' object cannot be sliced",
+            other.type_name()
+        ))),
     }
 }
 
@@ -158,7 +243,9 @@ fn slice_indices(len: usize, bounds: [Value; 3]) -> Res<Vec<usize>> {
     let bound = |value: &Value| match (value, Num::of(value)) {
         (Value::None, _) => Ok(None),
         (_, Some(Num::Int(i))) => Ok(Some(i)),
-        _ => Err(TemplateError::runtime("slice indices must be integers or None")),
+        _ => Err(TemplateError::runtime(
+            "slice indices must be integers or None",
+        )),
     };
     let [start, stop, step] = [bound(&bounds[0])?, bound(&bounds[1])?, bound(&bounds[2])?];
     let step = step.unwrap_or(1);
@@ -186,4 +273,3 @@ fn slice_indices(len: usize, bounds: [Value; 3]) -> Res<Vec<usize>> {
     }
     Ok(indices)
 }
-

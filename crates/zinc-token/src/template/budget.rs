@@ -21,17 +21,28 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(limits: TemplateLimits) -> Self {
-        Self { steps: AtomicU64::new(0), bytes: AtomicU64::new(0), limits }
+        Self {
+            steps: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            limits,
+        }
     }
 
     /// A budget for what is too small to count.
     pub(super) fn unlimited() -> Self {
-        Self::new(TemplateLimits { max_steps: u64::MAX, max_value_bytes: u64::MAX, ..TemplateLimits::default() })
+        Self::new(TemplateLimits {
+            max_steps: u64::MAX,
+            max_value_bytes: u64::MAX,
+            ..TemplateLimits::default()
+        })
     }
 
     /// Charges `n` units of work.
     pub(super) fn step(&self, n: usize) -> Res<()> {
-        let steps = self.steps.fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed).saturating_add(n as u64);
+        let steps = self
+            .steps
+            .fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed)
+            .saturating_add(n as u64);
         if steps > self.limits.max_steps {
             return Err(TemplateError::limit("steps", self.limits.max_steps));
         }
@@ -40,9 +51,15 @@ impl Budget {
 
     /// Charges `n` bytes that are about to be allocated, and the work of filling them.
     pub(super) fn alloc(&self, n: usize) -> Res<()> {
-        let bytes = self.bytes.fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed).saturating_add(n as u64);
+        let bytes = self
+            .bytes
+            .fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed)
+            .saturating_add(n as u64);
         if bytes > self.limits.max_value_bytes {
-            return Err(TemplateError::limit("bytes of values", self.limits.max_value_bytes));
+            return Err(TemplateError::limit(
+                "bytes of values",
+                self.limits.max_value_bytes,
+            ));
         }
         self.scan(n)
     }
@@ -63,7 +80,6 @@ impl Budget {
         self.alloc(text.len())?;
         Ok(Value::Str(Arc::from(text)))
     }
-
 }
 
 /// A string under construction that charges its budget before it grows.
@@ -74,7 +90,10 @@ pub(super) struct Text<'b> {
 
 impl<'b> Text<'b> {
     pub(super) fn new(budget: &'b Budget) -> Self {
-        Self { buf: String::new(), budget }
+        Self {
+            buf: String::new(),
+            budget,
+        }
     }
 
     pub(super) fn push_str(&mut self, text: &str) -> Res<()> {

@@ -40,14 +40,23 @@ pub(super) fn is_printable(c: char) -> bool {
     c == ' '
         || !matches!(
             c.general_category(),
-            Control | Format | Surrogate | PrivateUse | Unassigned | LineSeparator | ParagraphSeparator
+            Control
+                | Format
+                | Surrogate
+                | PrivateUse
+                | Unassigned
+                | LineSeparator
+                | ParagraphSeparator
                 | SpaceSeparator
         )
 }
 
 /// The boundaries of `str.splitlines`.
 pub(super) fn is_line_end(c: char) -> bool {
-    matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+    matches!(
+        c,
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
 }
 
 /// `str.splitlines`.
@@ -77,7 +86,10 @@ pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
 pub(super) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
-        Some(first) => first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect(),
+        Some(first) => first
+            .to_uppercase()
+            .chain(chars.as_str().to_lowercase().chars())
+            .collect(),
         None => String::new(),
     }
 }

@@ -3,18 +3,53 @@
 use std::sync::Arc;
 
 use super::TemplateError;
-use super::bridge;
 use super::args::{Args, str_arg};
+use super::bridge;
 use super::budget::{Budget, Res};
 use super::ops::{BinaryOp, CompareOp, Num, binary, compare, equal};
 use super::value::Value;
 
 /// Every test name, for the check when a template is parsed.
 pub(super) const NAMES: [&str; 39] = [
-    "!=", "<", "<=", "==", ">", ">=", "boolean", "callable", "defined", "divisibleby", "eq", "equalto", "escaped",
-    "even", "false", "filter", "float", "ge", "greaterthan", "gt", "in", "integer", "iterable", "le", "lessthan",
-    "lower", "lt", "mapping", "ne", "none", "number", "odd", "sameas", "sequence", "string", "test", "true",
-    "undefined", "upper",
+    "!=",
+    "<",
+    "<=",
+    "==",
+    ">",
+    ">=",
+    "boolean",
+    "callable",
+    "defined",
+    "divisibleby",
+    "eq",
+    "equalto",
+    "escaped",
+    "even",
+    "false",
+    "filter",
+    "float",
+    "ge",
+    "greaterthan",
+    "gt",
+    "in",
+    "integer",
+    "iterable",
+    "le",
+    "lessthan",
+    "lower",
+    "lt",
+    "mapping",
+    "ne",
+    "none",
+    "number",
+    "odd",
+    "sameas",
+    "sequence",
+    "string",
+    "test",
+    "true",
+    "undefined",
+    "upper",
 ];
 
 /// `value is name(args)`.
@@ -36,7 +71,11 @@ pub(super) fn check(name: &str, value: &Value, args: Args, budget: &Budget) -> R
     match name {
         "divisibleby" => {
             let divisor = args.one(name, "num")?;
-            equal(&binary(BinaryOp::Mod, value, &divisor, budget)?, &Value::Int(0), budget)
+            equal(
+                &binary(BinaryOp::Mod, value, &divisor, budget)?,
+                &Value::Int(0),
+                budget,
+            )
         }
         "sameas" => Ok(same(value, &args.one(name, "other")?)),
         "even" | "odd" => {
@@ -49,12 +88,23 @@ pub(super) fn check(name: &str, value: &Value, args: Args, budget: &Budget) -> R
             let text = super::print::to_str(value, budget)?;
             let text = str_arg(name, &text)?;
             budget.scan(text.len())?;
-            let (upper, lower) = (text.chars().any(char::is_uppercase), text.chars().any(char::is_lowercase));
-            Ok(if name == "lower" { lower && !upper } else { upper && !lower })
+            let (upper, lower) = (
+                text.chars().any(char::is_uppercase),
+                text.chars().any(char::is_lowercase),
+            );
+            Ok(if name == "lower" {
+                lower && !upper
+            } else {
+                upper && !lower
+            })
         }
         "filter" | "test" => {
             args.none(name)?;
-            let known: &[&str] = if name == "filter" { &super::filters::NAMES } else { &NAMES };
+            let known: &[&str] = if name == "filter" {
+                &super::filters::NAMES
+            } else {
+                &NAMES
+            };
             Ok(value.as_str().is_some_and(|name| known.contains(&name)))
         }
         _ => {
@@ -85,15 +135,31 @@ fn kind(name: &str, value: &Value) -> Res<bool> {
         "none" => matches!(value, Value::None),
         "string" => matches!(value, Value::Str(_) | Value::Markup(_)),
         "mapping" => matches!(value, Value::Dict(_)),
-        "iterable" => match value {
-            Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Method(_) | Value::Native(_) => false,
-            _ => true,
-        },
+        "iterable" => !matches!(
+            value,
+            Value::None
+                | Value::Bool(_)
+                | Value::Int(_)
+                | Value::Float(_)
+                | Value::Method(_)
+                | Value::Native(_)
+        ),
         "sequence" => matches!(
             value,
-            Value::Undefined(_) | Value::Str(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_) | Value::Dict(_) | Value::Range(_)
+            Value::Undefined(_)
+                | Value::Str(_)
+                | Value::Markup(_)
+                | Value::List(_)
+                | Value::Tuple(_)
+                | Value::Dict(_)
+                | Value::Range(_)
         ),
-        _ => return Err(TemplateError::runtime(format!("No test named '{}'.", super::attrs::short(name)))),
+        _ => {
+            return Err(TemplateError::runtime(format!(
+                "No test named '{}'.",
+                super::attrs::short(name)
+            )));
+        }
     })
 }
 

@@ -19,19 +19,46 @@ pub struct DateTime {
     pub second: u32,
 }
 
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
 impl DateTime {
     /// The current time in UTC. The standard library knows no time zones; a caller that does passes its own time.
     pub fn now_utc() -> Self {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let (year, month, day) = civil_from_days((seconds / 86_400) as i64);
         let time = (seconds % 86_400) as u32;
-        Self { year, month, day, hour: time / 3600, minute: time / 60 % 60, second: time % 60 }
+        Self {
+            year,
+            month,
+            day,
+            hour: time / 3600,
+            minute: time / 60 % 60,
+            second: time % 60,
+        }
     }
 
     /// Days since 1970-01-01.
@@ -77,14 +104,25 @@ impl DateTime {
     fn directive(&self, directive: char) -> String {
         let month = MONTHS[(self.month.clamp(1, 12) - 1) as usize];
         let weekday = DAYS[self.weekday()];
-        let hour12 = if self.hour % 12 == 0 { 12 } else { self.hour % 12 };
+        let hour12 = if self.hour.is_multiple_of(12) {
+            12
+        } else {
+            self.hour % 12
+        };
         let meridiem = if self.hour < 12 { "AM" } else { "PM" };
-        let week = |first: i64| (self.day_of_year() - 1 + 7 - (self.weekday() as i64 - first).rem_euclid(7)) / 7;
+        let week = |first: i64| {
+            (self.day_of_year() - 1 + 7 - (self.weekday() as i64 - first).rem_euclid(7)) / 7
+        };
         match directive {
             'a' => weekday[..3].into(),
             'A' => weekday.into(),
             'w' => self.weekday().to_string(),
-            'u' => (if self.weekday() == 0 { 7 } else { self.weekday() }).to_string(),
+            'u' => (if self.weekday() == 0 {
+                7
+            } else {
+                self.weekday()
+            })
+            .to_string(),
             'd' => format!("{:02}", self.day),
             'e' => format!("{:2}", self.day),
             'b' | 'h' => month[..3].into(),
@@ -105,7 +143,9 @@ impl DateTime {
             'j' => format!("{:03}", self.day_of_year()),
             'U' => format!("{:02}", week(0)),
             'W' => format!("{:02}", week(1)),
-            's' => (self.days() * 86_400 + i64::from(self.hour * 3600 + self.minute * 60 + self.second)).to_string(),
+            's' => (self.days() * 86_400
+                + i64::from(self.hour * 3600 + self.minute * 60 + self.second))
+            .to_string(),
             'D' | 'x' => self.format("%m/%d/%y"),
             'F' => self.format("%Y-%m-%d"),
             'T' | 'X' => self.format("%H:%M:%S"),
@@ -126,7 +166,8 @@ fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month = i64::from((month + 9) % 12);
     let day_of_year = (153 * month + 2) / 5 + i64::from(day) - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
+        - 719_468
 }
 
 /// The date that lies `days` after 1970-01-01.
@@ -140,5 +181,9 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     while days_from_civil(year, month, 1) > days {
         month -= 1;
     }
-    (year, month, (days - days_from_civil(year, month, 1) + 1) as u32)
+    (
+        year,
+        month,
+        (days - days_from_civil(year, month, 1) + 1) as u32,
+    )
 }

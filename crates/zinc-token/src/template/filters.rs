@@ -5,6 +5,7 @@ mod text;
 
 use std::sync::Arc;
 
+use super::TemplateError;
 use super::args::{Args, flag_arg, int_arg, str_arg};
 use super::attrs;
 use super::budget::{Budget, Res, Text};
@@ -12,15 +13,61 @@ use super::json::to_json;
 use super::ops::{BinaryOp, Num, binary, escape_html};
 use super::print::{to_str, write_repr};
 use super::value::{Dict, Value, View};
-use super::TemplateError;
 
 /// Every filter name, for the check when a template is parsed.
 pub(super) const NAMES: [&str; 52] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
-    "filesizeformat", "first", "float", "forceescape", "format", "groupby", "indent", "int", "items", "join", "last",
-    "length", "list", "lower", "map", "max", "min", "pprint", "reject", "rejectattr", "replace", "reverse", "round",
-    "safe", "select", "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "tojson", "trim",
-    "truncate", "unique", "upper", "urlencode", "wordcount", "wordwrap", "xmlattr",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "striptags",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "wordcount",
+    "wordwrap",
+    "xmlattr",
 ];
 
 /// `value|name(args)`.
@@ -37,21 +84,30 @@ pub(super) fn apply(name: &str, value: &Value, args: Args, budget: &Budget) -> R
         "items" => items(value, args, budget),
         "pprint" => pretty(value, args, budget),
         "round" => round(value, args),
-        "safe" => args.none(name).and_then(|()| Ok(to_str(value, budget)?.into_markup())),
+        "safe" => args
+            .none(name)
+            .and_then(|()| Ok(to_str(value, budget)?.into_markup())),
         "e" | "escape" => args.none(name).and_then(|()| escape_html(value, budget)),
-        "forceescape" => args.none(name).and_then(|()| escape_html(&value.plain(), budget)),
+        "forceescape" => args
+            .none(name)
+            .and_then(|()| escape_html(&value.plain(), budget)),
         "string" => {
             args.none(name)?;
-            if let Value::Markup(_) = value { Ok(value.clone()) } else { to_str(value, budget) }
+            if let Value::Markup(_) = value {
+                Ok(value.clone())
+            } else {
+                to_str(value, budget)
+            }
         }
         "tojson" => to_json(value, args, budget),
         "filesizeformat" => file_size(value, args, budget),
-        "batch" | "dictsort" | "first" | "groupby" | "join" | "last" | "list" | "map" | "max" | "min" | "reject"
-        | "rejectattr" | "reverse" | "select" | "selectattr" | "slice" | "sort" | "sum" | "unique" => {
-            seq::apply(name, value, args, budget)
-        }
+        "batch" | "dictsort" | "first" | "groupby" | "join" | "last" | "list" | "map" | "max"
+        | "min" | "reject" | "rejectattr" | "reverse" | "select" | "selectattr" | "slice"
+        | "sort" | "sum" | "unique" => seq::apply(name, value, args, budget),
         _ => match (text::apply(name, value, args, budget)?, value) {
-            (text @ Value::Str(_), Value::Markup(_)) if text::KEEPS_MARKUP.contains(&name) => Ok(text.into_markup()),
+            (text @ Value::Str(_), Value::Markup(_)) if text::KEEPS_MARKUP.contains(&name) => {
+                Ok(text.into_markup())
+            }
             (text, _) => Ok(text),
         },
     }
@@ -73,9 +129,15 @@ fn absolute(value: &Value, args: Args) -> Res<Value> {
     args.none("abs")?;
     refuse_undefined(value)?;
     match Num::of(value) {
-        Some(Num::Int(i)) => i.checked_abs().map(Value::Int).ok_or_else(|| TemplateError::runtime("integer is too large")),
+        Some(Num::Int(i)) => i
+            .checked_abs()
+            .map(Value::Int)
+            .ok_or_else(|| TemplateError::runtime("integer is too large")),
         Some(Num::Float(x)) => Ok(Value::Float(x.abs())),
-        None => raise(format!("bad operand type for abs(): '{}'", value.type_name())),
+        None => raise(format!(
+            "bad operand type for abs(): '{}'",
+            value.type_name()
+        )),
     }
 }
 
@@ -87,7 +149,11 @@ fn attribute(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         Some(found) => Ok(found),
         None => {
             budget.step(1)?;
-            Ok(Value::undefined(format!("'{} object' has no attribute '{}'", value.type_name(), attrs::short(name))))
+            Ok(Value::undefined(format!(
+                "'{} object' has no attribute '{}'",
+                value.type_name(),
+                attrs::short(name)
+            )))
         }
     }
 }
@@ -96,7 +162,10 @@ fn length(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     args.none("length")?;
     match value.len(budget)? {
         Some(n) => Ok(Value::Int(n as i128)),
-        None => raise(format!("object of type '{}' has no len()", value.type_name())),
+        None => raise(format!(
+            "object of type '{}' has no len()",
+            value.type_name()
+        )),
     }
 }
 
@@ -136,12 +205,18 @@ fn parse_int(text: &str, base: u32) -> Option<i128> {
     };
     let prefixes: [(&str, u32); 3] = [("0x", 16), ("0o", 8), ("0b", 2)];
     let lower = digits.to_ascii_lowercase();
-    let prefixed = prefixes.iter().find(|(prefix, radix)| lower.starts_with(prefix) && (base == *radix || base == 0));
+    let prefixed = prefixes
+        .iter()
+        .find(|(prefix, radix)| lower.starts_with(prefix) && (base == *radix || base == 0));
     let (digits, radix) = match prefixed {
         Some((prefix, radix)) => (&lower[prefix.len()..], *radix),
         None => (lower.as_str(), if base == 0 { 10 } else { base }),
     };
-    if !(2..=36).contains(&radix) || digits.starts_with(['_', '+', '-']) || digits.ends_with('_') || digits.contains("__") {
+    if !(2..=36).contains(&radix)
+        || digits.starts_with(['_', '+', '-'])
+        || digits.ends_with('_')
+        || digits.contains("__")
+    {
         return None;
     }
     let magnitude = i128::from_str_radix(&digits.replace('_', ""), radix).ok()?;
@@ -154,7 +229,9 @@ fn to_int(value: &Value, args: Args) -> Res<Value> {
     let base = u32::try_from(int_arg("int", base.as_ref(), 10)?).unwrap_or(10);
     let truncate = |x: f64| (x.is_finite() && x.abs() < 1e38).then_some(x.trunc() as i128);
     let parsed = match value {
-        Value::Str(s) | Value::Markup(s) => parse_int(s, base).or_else(|| parse_float(s).and_then(truncate)),
+        Value::Str(s) | Value::Markup(s) => {
+            parse_int(s, base).or_else(|| parse_float(s).and_then(truncate))
+        }
         other => match Num::of(other) {
             Some(Num::Int(i)) => Some(i),
             Some(Num::Float(x)) => truncate(x),
@@ -171,10 +248,17 @@ fn format(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     let values = if args.keyword.is_empty() {
         Value::tuple(args.positional)?
     } else {
-        let entries = args.keyword.into_iter().map(|(name, value)| (Value::Str(name), value));
+        let entries = args
+            .keyword
+            .into_iter()
+            .map(|(name, value)| (Value::Str(name), value));
         Value::Dict(Arc::new(Dict::new(entries, budget)?))
     };
-    let text = if let Value::Markup(_) = value { value.clone() } else { to_str(value, budget)? };
+    let text = if let Value::Markup(_) = value {
+        value.clone()
+    } else {
+        to_str(value, budget)?
+    };
     binary(BinaryOp::Mod, &text, &values, budget)
 }
 
@@ -182,7 +266,9 @@ fn items(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     args.none("items")?;
     match value {
         Value::Undefined(_) => Ok(Value::iter(Vec::new())),
-        Value::Dict(dict) => Ok(Value::iter(Value::View(View::Items, dict.clone()).items(budget)?)),
+        Value::Dict(dict) => Ok(Value::iter(
+            Value::View(View::Items, dict.clone()).items(budget)?,
+        )),
         _ => raise("Can only get item pairs from a mapping."),
     }
 }
@@ -200,7 +286,10 @@ fn round(value: &Value, args: Args) -> Res<Value> {
     refuse_undefined(value)?;
     let precision = int_arg("round", precision.as_ref(), 0)?.clamp(-400, 400) as i32;
     let Some(num) = Num::of(value) else {
-        return raise(format!("type {} doesn't define __round__ method", value.type_name()));
+        return raise(format!(
+            "type {} doesn't define __round__ method",
+            value.type_name()
+        ));
     };
     let method = match &method {
         None => "common",
@@ -213,7 +302,9 @@ fn round(value: &Value, args: Args) -> Res<Value> {
         ("floor", _) => Ok(Value::Float(scaled.floor() / scale)),
         ("common", Num::Int(i)) if precision >= 0 => Ok(Value::Int(i)),
         ("common", Num::Int(i)) => {
-            let unit = 10i128.checked_pow(precision.unsigned_abs()).unwrap_or(i128::MAX);
+            let unit = 10i128
+                .checked_pow(precision.unsigned_abs())
+                .unwrap_or(i128::MAX);
             let (down, rest) = (i.div_euclid(unit), i.rem_euclid(unit));
             let up = rest > unit - rest || (rest == unit - rest && down % 2 != 0);
             Ok(Value::Int((down + i128::from(up)).saturating_mul(unit)))
@@ -223,9 +314,9 @@ fn round(value: &Value, args: Args) -> Res<Value> {
             Ok(Value::Float((x / unit).round_ties_even() * unit))
         }
         // Formatting rounds the exact binary value half to even, as Python's `round` does.
-        ("common", Num::Float(x)) => {
-            Ok(Value::Float(format!("{x:.*}", precision as usize).parse().unwrap_or(x)))
-        }
+        ("common", Num::Float(x)) => Ok(Value::Float(
+            format!("{x:.*}", precision as usize).parse().unwrap_or(x),
+        )),
         _ => raise("method must be common, ceil or floor"),
     }
 }
@@ -237,7 +328,9 @@ fn file_size(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         Value::Str(s) | Value::Markup(s) => parse_float(s),
         other => Num::of(other).map(Num::float),
     };
-    let Some(bytes) = bytes else { return raise("filesizeformat needs a number") };
+    let Some(bytes) = bytes else {
+        return raise("filesizeformat needs a number");
+    };
     let base: f64 = if binary { 1024.0 } else { 1000.0 };
     if bytes == 1.0 {
         return budget.str("1 Byte");

@@ -63,7 +63,11 @@ impl Guard {
             self.end_literal();
         }
         let limit = |what, limit: usize| {
-            Err(TemplateError::Limit { what, limit: limit as u64, line: Some(u32::from(span.start_line)) })
+            Err(TemplateError::Limit {
+                what,
+                limit: limit as u64,
+                line: Some(u32::from(span.start_line)),
+            })
         };
         match token {
             Token::VariableStart => self.printed = Some((end, 0)),
@@ -99,7 +103,11 @@ impl Guard {
     fn tag(&mut self, word: &str, span: Span) -> Res<()> {
         let mut respell = |text| {
             let at = span.start_offset as usize;
-            self.edits.push(Edit { at, length: span.end_offset as usize - at, text });
+            self.edits.push(Edit {
+                at,
+                length: span.end_offset as usize - at,
+                text,
+            });
         };
         match word {
             "if" => self.elifs.push(0),
@@ -116,7 +124,10 @@ impl Guard {
             "endgeneration" => respell("endwith"),
             "do" | "extends" | "from" | "import" | "include" => {
                 let message = format!("the tag '{word}' is not available to chat templates");
-                return Err(TemplateError::Syntax { message, line: Some(u32::from(span.start_line)) });
+                return Err(TemplateError::Syntax {
+                    message,
+                    line: Some(u32::from(span.start_line)),
+                });
             }
             _ => {}
         }
@@ -126,16 +137,32 @@ impl Guard {
     /// Marks a run of literals that has ended.
     fn end_literal(&mut self) {
         if let Some((start, end)) = self.literal.take() {
-            self.edits.push(Edit { at: start, length: 0, text: "(" });
-            self.edits.push(Edit { at: end, length: 0, text: "|__literal)" });
+            self.edits.push(Edit {
+                at: start,
+                length: 0,
+                text: "(",
+            });
+            self.edits.push(Edit {
+                at: end,
+                length: 0,
+                text: "|__literal)",
+            });
         }
     }
 
     fn end_printed(&mut self, end: usize) {
         self.chain = 0;
         if let (Some((start, 0)), true) = (self.printed.take(), self.prints_tuple) {
-            self.edits.push(Edit { at: start, length: 0, text: " (" });
-            self.edits.push(Edit { at: end, length: 0, text: ") " });
+            self.edits.push(Edit {
+                at: start,
+                length: 0,
+                text: " (",
+            });
+            self.edits.push(Edit {
+                at: end,
+                length: 0,
+                text: ") ",
+            });
         }
         self.prints_tuple = false;
     }

@@ -20,24 +20,36 @@ struct Style {
 
 /// `value|tojson(ensure_ascii, indent, separators, sort_keys)`
 pub(super) fn to_json(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
-    let [ensure_ascii, indent, separators, sort_keys] =
-        args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"], 0)?;
+    let [ensure_ascii, indent, separators, sort_keys] = args.bind(
+        "tojson",
+        ["ensure_ascii", "indent", "separators", "sort_keys"],
+        0,
+    )?;
     let indent = match indent {
         None | Some(Value::None) => None,
         Some(Value::Str(s) | Value::Markup(s)) => Some(s),
         Some(n) => {
-            let width = usize::try_from(super::args::int_arg("tojson", Some(&n), 0)?.max(0)).unwrap_or(0);
+            let width =
+                usize::try_from(super::args::int_arg("tojson", Some(&n), 0)?.max(0)).unwrap_or(0);
             budget.alloc(width)?;
             Some(Arc::from(" ".repeat(width)))
         }
     };
     let (item_separator, key_separator) = match separators {
-        None | Some(Value::None) => {
-            (Arc::from(if indent.is_some() { "," } else { ", " }), Arc::from(": "))
-        }
+        None | Some(Value::None) => (
+            Arc::from(if indent.is_some() { "," } else { ", " }),
+            Arc::from(": "),
+        ),
         Some(pair) => match pair.items(budget)?.as_slice() {
-            [item, key] => (str_arg("tojson", item)?.clone(), str_arg("tojson", key)?.clone()),
-            _ => return Err(TemplateError::runtime("tojson(): separators must be a pair of strings")),
+            [item, key] => (
+                str_arg("tojson", item)?.clone(),
+                str_arg("tojson", key)?.clone(),
+            ),
+            _ => {
+                return Err(TemplateError::runtime(
+                    "tojson(): separators must be a pair of strings",
+                ));
+            }
         },
     };
     let style = Style {
@@ -52,7 +64,13 @@ pub(super) fn to_json(value: &Value, args: Args, budget: &Budget) -> Res<Value> 
     Ok(out.finish())
 }
 
-fn write(value: &Value, style: &Style, level: usize, out: &mut Text<'_>, budget: &Budget) -> Res<()> {
+fn write(
+    value: &Value,
+    style: &Style,
+    level: usize,
+    out: &mut Text<'_>,
+    budget: &Budget,
+) -> Res<()> {
     budget.step(1)?;
     match value {
         Value::None => out.push_str("null"),
@@ -87,9 +105,10 @@ fn write(value: &Value, style: &Style, level: usize, out: &mut Text<'_>, budget:
             close(entries.len(), style, level, out)?;
             out.push('}')
         }
-        other => {
-            Err(TemplateError::runtime(format!("Object of type {} is not JSON serializable", other.type_name())))
-        }
+        other => Err(TemplateError::runtime(format!(
+            "Object of type {} is not JSON serializable",
+            other.type_name()
+        ))),
     }
 }
 
@@ -101,11 +120,17 @@ fn separate(idx: usize, style: &Style, level: usize, out: &mut Text<'_>) -> Res<
 }
 
 fn close(n_items: usize, style: &Style, level: usize, out: &mut Text<'_>) -> Res<()> {
-    if n_items == 0 { Ok(()) } else { new_line(style, level, out) }
+    if n_items == 0 {
+        Ok(())
+    } else {
+        new_line(style, level, out)
+    }
 }
 
 fn new_line(style: &Style, level: usize, out: &mut Text<'_>) -> Res<()> {
-    let Some(indent) = &style.indent else { return Ok(()) };
+    let Some(indent) = &style.indent else {
+        return Ok(());
+    };
     out.push('\n')?;
     for _ in 0..level {
         out.push_str(indent)?;
@@ -114,7 +139,10 @@ fn new_line(style: &Style, level: usize, out: &mut Text<'_>) -> Res<()> {
 }
 
 fn sorted_entries(entries: &[(Value, Value)], budget: &Budget) -> Res<Vec<(Value, Value)>> {
-    let indexed = entries.iter().enumerate().map(|(idx, (key, _))| (key.clone(), Value::Int(idx as i128)));
+    let indexed = entries
+        .iter()
+        .enumerate()
+        .map(|(idx, (key, _))| (key.clone(), Value::Int(idx as i128)));
     let order = sort_by_keys(indexed.collect(), false, budget)?;
     Ok(order
         .into_iter()
@@ -145,7 +173,11 @@ fn float(x: f64) -> String {
     if x.is_nan() {
         "NaN".into()
     } else if x.is_infinite() {
-        if x > 0.0 { "Infinity".into() } else { "-Infinity".into() }
+        if x > 0.0 {
+            "Infinity".into()
+        } else {
+            "-Infinity".into()
+        }
     } else {
         repr_float(x)
     }

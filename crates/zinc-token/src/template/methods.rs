@@ -6,14 +6,20 @@ use super::TemplateError;
 use super::args::{Args, flag_arg, int_arg, str_arg};
 use super::budget::{Budget, Res, Text};
 use super::chars::{
-    capitalize, is_alpha, is_decimal, is_digit, is_numeric, is_printable, is_py_space, split_lines, title,
+    capitalize, is_alpha, is_decimal, is_digit, is_numeric, is_printable, is_py_space, split_lines,
+    title,
 };
 use super::ops::{equal, escape_html};
 use super::printf::format_braces;
 use super::value::{Dict, Key, Value, View};
 
 /// Calls `receiver.name(…)`.
-pub(super) fn call_method(receiver: &Value, name: &'static str, args: Args, budget: &Budget) -> Res<Value> {
+pub(super) fn call_method(
+    receiver: &Value,
+    name: &'static str,
+    args: Args,
+    budget: &Budget,
+) -> Res<Value> {
     match receiver {
         Value::Str(s) => {
             budget.scan(s.len())?;
@@ -29,16 +35,28 @@ fn no_method(name: &str) -> TemplateError {
     TemplateError::runtime(format!("there is no method '{name}'"))
 }
 
-fn dict_method(value: &Value, dict: &Arc<Dict>, name: &'static str, args: Args, budget: &Budget) -> Res<Value> {
+fn dict_method(
+    value: &Value,
+    dict: &Arc<Dict>,
+    name: &'static str,
+    args: Args,
+    budget: &Budget,
+) -> Res<Value> {
     match name {
         "get" => {
             let [key, default] = args.bind("get", ["key", "default"], 1)?;
             let key = Key::of(&key.unwrap_or(Value::None), budget)?;
             Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None))
         }
-        "items" => args.none(name).map(|()| Value::View(View::Items, dict.clone())),
-        "keys" => args.none(name).map(|()| Value::View(View::Keys, dict.clone())),
-        "values" => args.none(name).map(|()| Value::View(View::Values, dict.clone())),
+        "items" => args
+            .none(name)
+            .map(|()| Value::View(View::Items, dict.clone())),
+        "keys" => args
+            .none(name)
+            .map(|()| Value::View(View::Keys, dict.clone())),
+        "values" => args
+            .none(name)
+            .map(|()| Value::View(View::Values, dict.clone())),
         "copy" => args.none(name).map(|()| value.clone()),
         _ => Err(no_method(name)),
     }
@@ -58,7 +76,11 @@ fn sequence_method(value: &Value, name: &'static str, args: Args, budget: &Budge
                     count += 1;
                 }
             }
-            if name == "index" { Err(TemplateError::runtime("value is not in list")) } else { Ok(Value::Int(count)) }
+            if name == "index" {
+                Err(TemplateError::runtime("value is not in list"))
+            } else {
+                Ok(Value::Int(count))
+            }
         }
         _ => Err(no_method(name)),
     }
@@ -117,22 +139,36 @@ fn str_method(s: &Arc<str>, name: &'static str, args: Args, budget: &Budget) -> 
 fn markup_method(s: &Arc<str>, name: &'static str, args: Args, budget: &Budget) -> Res<Value> {
     let escape = |value: Value| match &value {
         Value::Str(_) => escape_html(&value, budget).map(|value| value.plain()),
-        Value::List(seq) | Value::Tuple(seq) if name == "join" => {
-            Value::list(seq.items.iter().map(|item| escape_html(item, budget).map(|v| v.plain())).collect::<Res<_>>()?)
-        }
+        Value::List(seq) | Value::Tuple(seq) if name == "join" => Value::list(
+            seq.items
+                .iter()
+                .map(|item| escape_html(item, budget).map(|v| v.plain()))
+                .collect::<Res<_>>()?,
+        ),
         _ => Ok(value.plain()),
     };
-    let escapes = matches!(name, "format" | "join" | "replace" | "partition" | "rpartition");
+    let escapes = matches!(
+        name,
+        "format" | "join" | "replace" | "partition" | "rpartition"
+    );
     let mut escaped = Args::default();
     for value in args.positional {
-        escaped.positional.push(if escapes { escape(value)? } else { value });
+        escaped
+            .positional
+            .push(if escapes { escape(value)? } else { value });
     }
     for (key, value) in args.keyword {
-        escaped.keyword.push((key, if escapes { escape(value)? } else { value }));
+        escaped
+            .keyword
+            .push((key, if escapes { escape(value)? } else { value }));
     }
     Ok(match str_method(s, name, escaped, budget)? {
-        Value::List(seq) => Value::list(seq.items.iter().cloned().map(Value::into_markup).collect())?,
-        Value::Tuple(seq) => Value::tuple(seq.items.iter().cloned().map(Value::into_markup).collect())?,
+        Value::List(seq) => {
+            Value::list(seq.items.iter().cloned().map(Value::into_markup).collect())?
+        }
+        Value::Tuple(seq) => {
+            Value::tuple(seq.items.iter().cloned().map(Value::into_markup).collect())?
+        }
         other => other.into_markup(),
     })
 }
@@ -153,7 +189,15 @@ fn without_arguments(s: &str, name: &str) -> Option<Changed> {
         "title" => Changed::Text(title(s)),
         "swapcase" => Changed::Text(
             s.chars()
-                .flat_map(|c| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() }.chars().collect::<Vec<_>>())
+                .flat_map(|c| {
+                    if c.is_uppercase() {
+                        c.to_lowercase().to_string()
+                    } else {
+                        c.to_uppercase().to_string()
+                    }
+                    .chars()
+                    .collect::<Vec<_>>()
+                })
                 .collect(),
         ),
         "isalnum" => all(|c| is_alpha(c) || is_decimal(c) || is_digit(c) || is_numeric(c)),
@@ -168,16 +212,27 @@ fn without_arguments(s: &str, name: &str) -> Option<Changed> {
             s.chars().next().is_some_and(|c| is_alpha(c) || c == '_')
                 && s.chars().all(|c| is_alpha(c) || is_decimal(c) || c == '_'),
         ),
-        "islower" => Changed::Test(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
-        "isupper" => Changed::Test(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase)),
-        "istitle" => Changed::Test(s.chars().any(|c| c.is_lowercase() || c.is_uppercase()) && title(s) == s),
+        "islower" => {
+            Changed::Test(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase))
+        }
+        "isupper" => {
+            Changed::Test(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase))
+        }
+        "istitle" => {
+            Changed::Test(s.chars().any(|c| c.is_lowercase() || c.is_uppercase()) && title(s) == s)
+        }
         _ => return None,
     })
 }
 
 fn str_list(parts: Vec<&str>, budget: &Budget) -> Res<Value> {
     budget.elements(parts.len())?;
-    Value::list(parts.into_iter().map(|part| budget.str(part)).collect::<Res<_>>()?)
+    Value::list(
+        parts
+            .into_iter()
+            .map(|part| budget.str(part))
+            .collect::<Res<_>>()?,
+    )
 }
 
 fn strip(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
@@ -187,8 +242,14 @@ fn strip(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
         Some(value) => Some(str_arg(name, value)?.chars().collect()),
     };
     // A long set would make stripping quadratic, so it is charged as such.
-    budget.step(set.as_ref().map_or(0, |set| set.len().saturating_mul(s.len()) / 1024))?;
-    let out = |c: char| set.as_ref().map_or_else(|| is_py_space(c), |set| set.contains(&c));
+    budget.step(
+        set.as_ref()
+            .map_or(0, |set| set.len().saturating_mul(s.len()) / 1024),
+    )?;
+    let out = |c: char| {
+        set.as_ref()
+            .map_or_else(|| is_py_space(c), |set| set.contains(&c))
+    };
     budget.str(match name {
         "strip" => s.trim_matches(out),
         "lstrip" => s.trim_start_matches(out),
@@ -221,11 +282,23 @@ fn split(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
 /// Splits at runs of whitespace, at most `max` times, from the left or from the right.
 fn split_space(s: &str, max: usize, from_right: bool) -> Vec<&str> {
     let mut parts = Vec::new();
-    let mut rest = if from_right { s.trim_end_matches(is_py_space) } else { s.trim_start_matches(is_py_space) };
+    let mut rest = if from_right {
+        s.trim_end_matches(is_py_space)
+    } else {
+        s.trim_start_matches(is_py_space)
+    };
     while !rest.is_empty() {
-        let at = if from_right { rest.rfind(is_py_space) } else { rest.find(is_py_space) };
+        let at = if from_right {
+            rest.rfind(is_py_space)
+        } else {
+            rest.find(is_py_space)
+        };
         let Some(at) = at.filter(|_| parts.len() < max) else {
-            let last = if from_right { rest.trim_start_matches(is_py_space) } else { rest.trim_end_matches(is_py_space) };
+            let last = if from_right {
+                rest.trim_start_matches(is_py_space)
+            } else {
+                rest.trim_end_matches(is_py_space)
+            };
             // The unsplit remainder keeps its inner side's whitespace, as in Python.
             parts.push(if parts.len() < max { last } else { rest });
             break;
@@ -252,11 +325,18 @@ fn partition(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
         return Err(TemplateError::runtime("empty separator"));
     }
     let parts = match (name, s.split_once(sep), s.rsplit_once(sep)) {
-        ("partition", Some((head, tail)), _) | ("rpartition", _, Some((head, tail))) => [head, sep, tail],
+        ("partition", Some((head, tail)), _) | ("rpartition", _, Some((head, tail))) => {
+            [head, sep, tail]
+        }
         ("partition", ..) => [s, "", ""],
         _ => ["", "", s],
     };
-    Value::tuple(parts.into_iter().map(|part| budget.str(part)).collect::<Res<_>>()?)
+    Value::tuple(
+        parts
+            .into_iter()
+            .map(|part| budget.str(part))
+            .collect::<Res<_>>()?,
+    )
 }
 
 /// `str.replace`; a negative count replaces all.
@@ -285,7 +365,11 @@ fn affix(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
     for choice in &choices {
         let choice = &**str_arg(name, choice)?;
         budget.scan(choice.len())?;
-        if if name == "startswith" { part.starts_with(choice) } else { part.ends_with(choice) } {
+        if if name == "startswith" {
+            part.starts_with(choice)
+        } else {
+            part.ends_with(choice)
+        } {
             return Ok(Value::Bool(true));
         }
     }
@@ -293,17 +377,33 @@ fn affix(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
 }
 
 /// The part of `s` between two character positions and the position it starts at.
-fn char_slice<'s>(s: &'s str, name: &str, start: Option<&Value>, end: Option<&Value>) -> Res<(usize, &'s str)> {
-    let given = |value: Option<&Value>| value.filter(|value| !matches!(value, Value::None)).cloned();
+fn char_slice<'s>(
+    s: &'s str,
+    name: &str,
+    start: Option<&Value>,
+    end: Option<&Value>,
+) -> Res<(usize, &'s str)> {
+    let given =
+        |value: Option<&Value>| value.filter(|value| !matches!(value, Value::None)).cloned();
     let (start, end) = (given(start), given(end));
     if start.is_none() && end.is_none() {
         return Ok((0, s));
     }
     let len = s.chars().count() as i64;
-    let position = |value: i64| if value < 0 { (value + len).max(0) } else { value.min(len) };
+    let position = |value: i64| {
+        if value < 0 {
+            (value + len).max(0)
+        } else {
+            value.min(len)
+        }
+    };
     let start = position(int_arg(name, start.as_ref(), 0)?);
     let end = position(int_arg(name, end.as_ref(), len)?).max(start);
-    let at = |n: i64| s.char_indices().nth(n as usize).map_or(s.len(), |(at, _)| at);
+    let at = |n: i64| {
+        s.char_indices()
+            .nth(n as usize)
+            .map_or(s.len(), |(at, _)| at)
+    };
     Ok((start as usize, &s[at(start)..at(end)]))
 }
 
@@ -327,13 +427,22 @@ fn search(s: &str, name: &str, args: Args) -> Res<Value> {
 
 fn format_map(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let mapping = args.one("format_map", "mapping")?;
-    let Value::Dict(dict) = &mapping else { return Err(TemplateError::runtime("format_map() needs a mapping")) };
+    let Value::Dict(dict) = &mapping else {
+        return Err(TemplateError::runtime("format_map() needs a mapping"));
+    };
     let keyword = dict.entries.iter().filter_map(|(key, value)| match key {
         Value::Str(name) => Some((name.clone(), value.clone())),
         _ => None,
     });
     budget.elements(dict.entries.len())?;
-    format_braces(s, &Args { positional: Vec::new(), keyword: keyword.collect() }, budget)
+    format_braces(
+        s,
+        &Args {
+            positional: Vec::new(),
+            keyword: keyword.collect(),
+        },
+        budget,
+    )
 }
 
 fn justify(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
@@ -347,13 +456,21 @@ fn justify(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
             let mut chars = text.chars();
             match (chars.next(), chars.next()) {
                 (Some(c), None) => c,
-                _ => return Err(TemplateError::runtime("the fill character must be exactly one character long")),
+                _ => {
+                    return Err(TemplateError::runtime(
+                        "the fill character must be exactly one character long",
+                    ));
+                }
             }
         }
     };
     let missing = width.saturating_sub(s.chars().count());
     let mut out = Text::new(budget);
-    let sign = if name == "zfill" && s.starts_with(['+', '-']) { 1 } else { 0 };
+    let sign = if name == "zfill" && s.starts_with(['+', '-']) {
+        1
+    } else {
+        0
+    };
     let left = match name {
         "ljust" => 0,
         // Python gives the odd space to the left only if the width is odd too.
@@ -381,7 +498,11 @@ fn expand_tabs(s: &str, args: Args, budget: &Budget) -> Res<Value> {
                 column += n;
             }
             _ => {
-                column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
+                column = if matches!(c, '\n' | '\r') {
+                    0
+                } else {
+                    column + 1
+                };
                 out.push(c)?;
             }
         }

@@ -72,19 +72,23 @@ fn undefined_error(value: &Value) -> Option<TemplateError> {
 }
 
 fn unsupported(op: BinaryOp, a: &Value, b: &Value) -> TemplateError {
-    undefined_error(a).or_else(|| undefined_error(b)).unwrap_or_else(|| {
-        let op = match op {
-            BinaryOp::Add => "+",
-            BinaryOp::Sub => "-",
-            BinaryOp::Mul => "*",
-            BinaryOp::Div => "/",
-            BinaryOp::FloorDiv => "//",
-            BinaryOp::Mod => "%",
-            BinaryOp::Pow => "**",
-        };
-        let (a, b) = (a.type_name(), b.type_name());
-        TemplateError::runtime(format!("unsupported operand type(s) for {op}: '{a}' and '{b}'"))
-    })
+    undefined_error(a)
+        .or_else(|| undefined_error(b))
+        .unwrap_or_else(|| {
+            let op = match op {
+                BinaryOp::Add => "+",
+                BinaryOp::Sub => "-",
+                BinaryOp::Mul => "*",
+                BinaryOp::Div => "/",
+                BinaryOp::FloorDiv => "//",
+                BinaryOp::Mod => "%",
+                BinaryOp::Pow => "**",
+            };
+            let (a, b) = (a.type_name(), b.type_name());
+            TemplateError::runtime(format!(
+                "unsupported operand type(s) for {op}: '{a}' and '{b}'"
+            ))
+        })
 }
 
 /// `a op b` for the arithmetic operators.
@@ -112,7 +116,9 @@ pub(super) fn binary(op: BinaryOp, a: &Value, b: &Value, budget: &Budget) -> Res
         }
         (BinaryOp::Mul, _, Value::Int(_) | Value::Bool(_)) => repeat(a, b, budget),
         (BinaryOp::Mul, Value::Int(_) | Value::Bool(_), _) => repeat(b, a, budget),
-        (BinaryOp::Mod, Value::Str(format), _) if !b.is_undefined() => printf::format_percent(format, b, budget),
+        (BinaryOp::Mod, Value::Str(format), _) if !b.is_undefined() => {
+            printf::format_percent(format, b, budget)
+        }
         _ => Err(unsupported(op, a, b)),
     }
 }
@@ -121,9 +127,12 @@ pub(super) fn binary(op: BinaryOp, a: &Value, b: &Value, budget: &Budget) -> Res
 fn markup_binary(op: BinaryOp, a: &Value, b: &Value, budget: &Budget) -> Res<Value> {
     let escaped = |value: &Value| match value {
         Value::Str(_) => escape_html(value, budget).map(|value| value.plain()),
-        Value::Tuple(seq) if op == BinaryOp::Mod => {
-            Value::tuple(seq.items.iter().map(|item| escape_html(item, budget).map(|v| v.plain())).collect::<Res<_>>()?)
-        }
+        Value::Tuple(seq) if op == BinaryOp::Mod => Value::tuple(
+            seq.items
+                .iter()
+                .map(|item| escape_html(item, budget).map(|v| v.plain()))
+                .collect::<Res<_>>()?,
+        ),
         other => Ok(other.plain()),
     };
     Ok(match op {
@@ -162,13 +171,21 @@ fn repeat(sequence: &Value, times: &Value, budget: &Budget) -> Res<Value> {
     match sequence {
         Value::Str(s) => {
             budget.alloc(s.len().saturating_mul(times_int))?;
-            Ok(Value::Str(Arc::from(s.repeat(if s.is_empty() { 0 } else { times_int }))))
+            Ok(Value::Str(Arc::from(s.repeat(if s.is_empty() {
+                0
+            } else {
+                times_int
+            }))))
         }
         Value::List(seq) | Value::Tuple(seq) => {
             budget.elements(seq.items.len().saturating_mul(times_int))?;
             let n_items = seq.items.len().saturating_mul(times_int);
             let items = seq.items.iter().cycle().take(n_items).cloned().collect();
-            if matches!(sequence, Value::List(_)) { Value::list(items) } else { Value::tuple(items) }
+            if matches!(sequence, Value::List(_)) {
+                Value::list(items)
+            } else {
+                Value::tuple(items)
+            }
         }
         _ => Err(unsupported(BinaryOp::Mul, sequence, times)),
     }
@@ -183,7 +200,9 @@ fn zero_division() -> TemplateError {
 }
 
 fn arithmetic(op: BinaryOp, a: Num, b: Num) -> Res<Value> {
-    let (Num::Int(x), Num::Int(y)) = (a, b) else { return float_arithmetic(op, a.float(), b.float()) };
+    let (Num::Int(x), Num::Int(y)) = (a, b) else {
+        return float_arithmetic(op, a.float(), b.float());
+    };
     let int = |value: Option<i128>| value.map(Value::Int).ok_or_else(overflow);
     match op {
         BinaryOp::Add => int(x.checked_add(y)),
@@ -193,11 +212,21 @@ fn arithmetic(op: BinaryOp, a: Num, b: Num) -> Res<Value> {
         BinaryOp::Div => Ok(Value::Float(x as f64 / y as f64)),
         BinaryOp::FloorDiv => {
             let quotient = x.checked_div(y).ok_or_else(overflow)?;
-            Ok(Value::Int(if x % y != 0 && (x < 0) != (y < 0) { quotient - 1 } else { quotient }))
+            Ok(Value::Int(if x % y != 0 && (x < 0) != (y < 0) {
+                quotient - 1
+            } else {
+                quotient
+            }))
         }
         BinaryOp::Mod => {
             let remainder = x.checked_rem(y).unwrap_or(0);
-            Ok(Value::Int(if remainder != 0 && (remainder < 0) != (y < 0) { remainder + y } else { remainder }))
+            Ok(Value::Int(
+                if remainder != 0 && (remainder < 0) != (y < 0) {
+                    remainder + y
+                } else {
+                    remainder
+                },
+            ))
         }
         BinaryOp::Pow if y < 0 && x == 0 => Err(zero_division()),
         BinaryOp::Pow if y < 0 => Ok(Value::Float((x as f64).powf(y as f64))),
@@ -213,19 +242,27 @@ fn arithmetic(op: BinaryOp, a: Num, b: Num) -> Res<Value> {
 fn float_arithmetic(op: BinaryOp, x: f64, y: f64) -> Res<Value> {
     let floor_mod = || {
         let remainder = x % y;
-        if remainder != 0.0 && (remainder < 0.0) != (y < 0.0) { remainder + y } else { remainder.abs().copysign(y) }
+        if remainder != 0.0 && (remainder < 0.0) != (y < 0.0) {
+            remainder + y
+        } else {
+            remainder.abs().copysign(y)
+        }
     };
     Ok(Value::Float(match op {
         BinaryOp::Add => x + y,
         BinaryOp::Sub => x - y,
         BinaryOp::Mul => x * y,
-        BinaryOp::Div | BinaryOp::FloorDiv | BinaryOp::Mod if y == 0.0 => return Err(zero_division()),
+        BinaryOp::Div | BinaryOp::FloorDiv | BinaryOp::Mod if y == 0.0 => {
+            return Err(zero_division());
+        }
         BinaryOp::Div => x / y,
         BinaryOp::FloorDiv => ((x - floor_mod()) / y).round(),
         BinaryOp::Mod => floor_mod(),
         BinaryOp::Pow if x == 0.0 && y < 0.0 => return Err(zero_division()),
         BinaryOp::Pow if x < 0.0 && y.fract() != 0.0 => {
-            return Err(TemplateError::runtime("a power of a negative number is not real"));
+            return Err(TemplateError::runtime(
+                "a power of a negative number is not real",
+            ));
         }
         BinaryOp::Pow => x.powf(y),
     }))
@@ -259,7 +296,10 @@ pub(super) fn compare(op: CompareOp, a: &Value, b: &Value, budget: &Budget) -> R
         CompareOp::Lt => order(a, b, budget)? == Some(Ordering::Less),
         CompareOp::Le => matches!(order(a, b, budget)?, Some(Ordering::Less | Ordering::Equal)),
         CompareOp::Gt => order(a, b, budget)? == Some(Ordering::Greater),
-        CompareOp::Ge => matches!(order(a, b, budget)?, Some(Ordering::Greater | Ordering::Equal)),
+        CompareOp::Ge => matches!(
+            order(a, b, budget)?,
+            Some(Ordering::Greater | Ordering::Equal)
+        ),
     })
 }
 
@@ -300,7 +340,8 @@ pub(super) fn equal(a: &Value, b: &Value, budget: &Budget) -> Res<bool> {
             true
         }
         (Value::Range(x), Value::Range(y)) => {
-            x.len() == y.len() && (x.len() == 0 || (x.start == y.start && (x.len() == 1 || x.step == y.step)))
+            x.len() == y.len()
+                && (x.len() == 0 || (x.start == y.start && (x.len() == 1 || x.step == y.step)))
         }
         (Value::Iter(x), Value::Iter(y)) => Arc::ptr_eq(x, y),
         (Value::Native(x), Value::Native(y)) => bridge::same_object(x, y),
@@ -328,10 +369,12 @@ pub(super) fn order(a: &Value, b: &Value, budget: &Budget) -> Res<Option<Orderin
             }
             Ok(Some(x.items.len().cmp(&y.items.len())))
         }
-        _ => Err(undefined_error(a).or_else(|| undefined_error(b)).unwrap_or_else(|| {
-            let (a, b) = (a.type_name(), b.type_name());
-            TemplateError::runtime(format!("'{a}' and '{b}' cannot be ordered"))
-        })),
+        _ => Err(undefined_error(a)
+            .or_else(|| undefined_error(b))
+            .unwrap_or_else(|| {
+                let (a, b) = (a.type_name(), b.type_name());
+                TemplateError::runtime(format!("'{a}' and '{b}' cannot be ordered"))
+            })),
     }
 }
 
@@ -350,12 +393,17 @@ pub(super) fn contains(container: &Value, item: &Value, budget: &Budget) -> Res<
                 ))
             })),
         },
-        Value::Dict(dict) | Value::View(View::Keys, dict) => Ok(dict.get(&Key::of(item, budget)?).is_some()),
+        Value::Dict(dict) | Value::View(View::Keys, dict) => {
+            Ok(dict.get(&Key::of(item, budget)?).is_some())
+        }
         Value::List(seq) | Value::Tuple(seq) => any_equal(&seq.items, item, budget),
         Value::Undefined(_) | Value::View(..) | Value::Range(_) | Value::Iter(_) => {
             any_equal(&container.items(budget)?, item, budget)
         }
-        _ => Err(TemplateError::runtime(format!("argument of type '{}' is not iterable", container.type_name()))),
+        _ => Err(TemplateError::runtime(format!(
+            "argument of type '{}' is not iterable",
+            container.type_name()
+        ))),
     }
 }
 
@@ -370,7 +418,11 @@ fn any_equal(items: &[Value], wanted: &Value, budget: &Budget) -> Res<bool> {
 
 /// A stable sort by `keys`, which may raise. The standard sorts may panic on the inconsistent order that NaN
 /// gives, so this is a plain merge sort.
-pub(super) fn sort_by_keys(keyed: Vec<(Value, Value)>, reverse: bool, budget: &Budget) -> Res<Vec<Value>> {
+pub(super) fn sort_by_keys(
+    keyed: Vec<(Value, Value)>,
+    reverse: bool,
+    budget: &Budget,
+) -> Res<Vec<Value>> {
     budget.elements(2 * keyed.len())?;
     let mut sorted = keyed;
     if reverse {

@@ -46,9 +46,13 @@ pub(super) fn write_repr(value: &Value, out: &mut Text<'_>, budget: &Budget) -> 
             out.push(')')
         }
         Value::List(seq) => write_items("[", &seq.items, "]", out, budget),
-        Value::Tuple(seq) => {
-            write_items("(", &seq.items, if seq.items.len() == 1 { ",)" } else { ")" }, out, budget)
-        }
+        Value::Tuple(seq) => write_items(
+            "(",
+            &seq.items,
+            if seq.items.len() == 1 { ",)" } else { ")" },
+            out,
+            budget,
+        ),
         Value::Dict(dict) => {
             out.push('{')?;
             write_entries(&dict.entries, out, budget)?;
@@ -70,9 +74,11 @@ pub(super) fn write_repr(value: &Value, out: &mut Text<'_>, budget: &Budget) -> 
             out.push(')')
         }
         Value::Iter(_) => out.push_str("<generator object>"),
-        Value::Method(method) => {
-            out.push_str(&format!("<built-in method {} of {} object>", method.1, method.0.type_name()))
-        }
+        Value::Method(method) => out.push_str(&format!(
+            "<built-in method {} of {} object>",
+            method.1,
+            method.0.type_name()
+        )),
         Value::Native(_) => out.push_str(&format!("<{}>", value.type_name())),
     }
 }

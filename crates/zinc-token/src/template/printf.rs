@@ -36,7 +36,10 @@ fn number(chars: &mut Chars<'_>) -> Res<Option<usize>> {
     let mut value: Option<usize> = None;
     while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
         chars.next();
-        let next = value.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add(digit as usize));
+        let next = value
+            .unwrap_or(0)
+            .checked_mul(10)
+            .and_then(|v| v.checked_add(digit as usize));
         match next {
             Some(next) if next <= 1 << 31 => value = Some(next),
             _ => return error("a width or precision is too large"),
@@ -61,13 +64,18 @@ pub(super) fn format_percent(format: &str, value: &Value, budget: &Budget) -> Re
         }
         let mut next = || {
             taken += 1;
-            positional.get(taken - 1).cloned().ok_or_else(|| TemplateError::runtime("not enough arguments for format string"))
+            positional
+                .get(taken - 1)
+                .cloned()
+                .ok_or_else(|| TemplateError::runtime("not enough arguments for format string"))
         };
         let mut mapped = None;
         if chars.peek() == Some(&'(') {
             chars.next();
             let name: String = chars.by_ref().take_while(|c| *c != ')').collect();
-            let Value::Dict(dict) = value else { return error("format requires a mapping") };
+            let Value::Dict(dict) = value else {
+                return error("format requires a mapping");
+            };
             let Some(found) = dict.get(&Key::Str(Arc::from(name.as_str()))) else {
                 return error(format!("format misses the key '{name}'"));
             };
@@ -94,7 +102,10 @@ pub(super) fn format_percent(format: &str, value: &Value, budget: &Budget) -> Re
 
 /// What stands between `%` and the type, and the type.
 fn percent_spec(chars: &mut Chars<'_>, next: &mut dyn FnMut() -> Res<Value>) -> Res<Spec> {
-    let mut spec = Spec { align: Some('>'), ..Spec::default() };
+    let mut spec = Spec {
+        align: Some('>'),
+        ..Spec::default()
+    };
     while let Some(flag) = chars.next_if(|c| "-+ #0".contains(*c)) {
         match flag {
             '-' => spec.align = Some('<'),
@@ -129,7 +140,11 @@ fn convert_percent(value: &Value, mut spec: Spec, out: &mut Text<'_>, budget: &B
     match spec.kind {
         Some(kind @ ('s' | 'r' | 'a')) => {
             let mut text = Text::new(budget);
-            if kind == 's' { write_str(value, &mut text, budget)? } else { write_repr(value, &mut text, budget)? }
+            if kind == 's' {
+                write_str(value, &mut text, budget)?
+            } else {
+                write_repr(value, &mut text, budget)?
+            }
             spec.zero = false;
             pad_text(&text.into_string(), &spec, '>', out)
         }
@@ -144,9 +159,14 @@ fn convert_percent(value: &Value, mut spec: Spec, out: &mut Text<'_>, budget: &B
         Some('d' | 'i' | 'u') => {
             spec.kind = Some('d');
             match Num::of(value) {
-                Some(Num::Float(x)) if x.is_finite() => format_number(Num::Int(x.trunc() as i128), &spec, out),
+                Some(Num::Float(x)) if x.is_finite() => {
+                    format_number(Num::Int(x.trunc() as i128), &spec, out)
+                }
                 Some(num @ Num::Int(_)) => format_number(num, &spec, out),
-                _ => error(format!("%d format: a real number is required, not {}", value.type_name())),
+                _ => error(format!(
+                    "%d format: a real number is required, not {}",
+                    value.type_name()
+                )),
             }
         }
         Some('x' | 'X' | 'o' | 'e' | 'E' | 'f' | 'F' | 'g' | 'G') => match Num::of(value) {
@@ -190,7 +210,9 @@ fn write_braces(
         if brace == "}" {
             return error("single '}' in format string");
         }
-        let Some(end) = matching_brace(after) else { return error("expected '}' before end of format string") };
+        let Some(end) = matching_brace(after) else {
+            return error("expected '}' before end of format string");
+        };
         write_field(&after[..end], args, auto_idx, depth, out, budget)?;
         rest = &after[end + 1..];
     }
@@ -244,7 +266,10 @@ fn field_value(path: &str, args: &Args, auto_idx: &mut usize, budget: &Budget) -
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, mut rest) = path.split_at(end);
     let positional = |idx: usize| {
-        args.positional.get(idx).cloned().ok_or_else(|| TemplateError::runtime("format() misses a positional argument"))
+        args.positional
+            .get(idx)
+            .cloned()
+            .ok_or_else(|| TemplateError::runtime("format() misses a positional argument"))
     };
     let mut value = if name.is_empty() {
         *auto_idx += 1;
@@ -253,13 +278,19 @@ fn field_value(path: &str, args: &Args, auto_idx: &mut usize, budget: &Budget) -
         positional(idx)?
     } else {
         let found = args.keyword.iter().find(|(known, _)| &**known == name);
-        found.map(|(_, value)| value.clone()).ok_or_else(|| TemplateError::runtime(format!("format() misses '{name}'")))?
+        found
+            .map(|(_, value)| value.clone())
+            .ok_or_else(|| TemplateError::runtime(format!("format() misses '{name}'")))?
     };
     while !rest.is_empty() {
         budget.step(1)?;
         if let Some(item) = rest.strip_prefix('[') {
-            let Some((key, tail)) = item.split_once(']') else { return error("missing ']' in format string") };
-            let key = key.parse().map_or_else(|_| Value::Str(Arc::from(key)), Value::Int);
+            let Some((key, tail)) = item.split_once(']') else {
+                return error("missing ']' in format string");
+            };
+            let key = key
+                .parse()
+                .map_or_else(|_| Value::Str(Arc::from(key)), Value::Int);
             value = attrs::get_item(&value, &key, budget)?;
             rest = tail;
         } else {
@@ -281,10 +312,15 @@ fn format_value(value: &Value, spec: &str, out: &mut Text<'_>, budget: &Budget) 
     match (value, Num::of(value)) {
         (Value::Str(s) | Value::Markup(s), _) => match spec.kind {
             None | Some('s') => pad_text(s, &spec, '<', out),
-            Some(kind) => error(format!("unknown format code '{kind}' for object of type 'str'")),
+            Some(kind) => error(format!(
+                "unknown format code '{kind}' for object of type 'str'"
+            )),
         },
         (_, Some(num)) => format_number(num, &spec, out),
-        _ => error(format!("unsupported format string passed to {}.__format__", value.type_name())),
+        _ => error(format!(
+            "unsupported format string passed to {}.__format__",
+            value.type_name()
+        )),
     }
 }
 
@@ -315,17 +351,30 @@ fn parse_spec(text: &str) -> Res<Spec> {
         }
     }
     spec.kind = chars.next();
-    if chars.next().is_some() { error("invalid format specifier") } else { Ok(spec) }
+    if chars.next().is_some() {
+        error("invalid format specifier")
+    } else {
+        Ok(spec)
+    }
 }
 
 /// Text cut to the precision and padded to the width.
 fn pad_text(text: &str, spec: &Spec, default_align: char, out: &mut Text<'_>) -> Res<()> {
     let cut = match spec.precision {
-        Some(precision) => text.char_indices().nth(precision).map_or(text, |(at, _)| &text[..at]),
+        Some(precision) => text
+            .char_indices()
+            .nth(precision)
+            .map_or(text, |(at, _)| &text[..at]),
         None => text,
     };
     let fill = spec.fill.unwrap_or(if spec.zero { '0' } else { ' ' });
-    pad(cut, fill, spec.align.unwrap_or(default_align), spec.width, out)
+    pad(
+        cut,
+        fill,
+        spec.align.unwrap_or(default_align),
+        spec.width,
+        out,
+    )
 }
 
 fn pad(text: &str, fill: char, align: char, width: usize, out: &mut Text<'_>) -> Res<()> {
@@ -351,19 +400,16 @@ fn format_number(num: Num, spec: &Spec, out: &mut Text<'_>) -> Res<()> {
         (Some(kind), _) => kind,
     };
     let (negative, digits) = match (num, kind) {
-        (Num::Int(i), 'd') => (i < 0, i.unsigned_abs().to_string()),
-        (Num::Int(i), 'x') => (i < 0, format!("{}{:x}", if spec.alternate { "0x" } else { "" }, i.unsigned_abs())),
-        (Num::Int(i), 'X') => (i < 0, format!("{}{:X}", if spec.alternate { "0X" } else { "" }, i.unsigned_abs())),
-        (Num::Int(i), 'o') => (i < 0, format!("{}{:o}", if spec.alternate { "0o" } else { "" }, i.unsigned_abs())),
-        (Num::Int(i), 'b') => (i < 0, format!("{}{:b}", if spec.alternate { "0b" } else { "" }, i.unsigned_abs())),
         (Num::Int(i), 'c') => match u32::try_from(i).ok().and_then(char::from_u32) {
             Some(c) => (false, c.to_string()),
             None => return error("%c arg not in range(0x110000)"),
         },
         (num, 'e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' | 'r') => {
             let x = num.float();
-            (x.is_sign_negative() && !x.is_nan(), float_digits(x.abs(), kind, spec.precision))
+            let negative = x.is_sign_negative() && !x.is_nan();
+            (negative, float_digits(x.abs(), kind, spec.precision))
         }
+        (Num::Int(i), _) => (i < 0, int_digits(i.unsigned_abs(), kind, spec.alternate)?),
         (_, kind) => return error(format!("unknown format code '{kind}' for a number")),
     };
     let sign = match (negative, spec.sign) {
@@ -378,11 +424,17 @@ fn format_number(num: Num, spec: &Spec, out: &mut Text<'_>) -> Res<()> {
         Some('>') if spec.zero && spec.fill.is_none() => '=',
         Some(align) => align,
         None => {
-            if spec.zero { '=' } else { '>' }
+            if spec.zero {
+                '='
+            } else {
+                '>'
+            }
         }
     };
     if align == '=' {
-        let missing = spec.width.saturating_sub(sign.len() + grouped.chars().count());
+        let missing = spec
+            .width
+            .saturating_sub(sign.len() + grouped.chars().count());
         out.push_str(sign)?;
         out.fill(fill, missing)?;
         return out.push_str(&grouped);
@@ -390,10 +442,31 @@ fn format_number(num: Num, spec: &Spec, out: &mut Text<'_>) -> Res<()> {
     pad(&format!("{sign}{grouped}"), fill, align, spec.width, out)
 }
 
+/// The digits of an integer in the base that `kind` names, after its prefix if that is wanted.
+fn int_digits(magnitude: u128, kind: char, prefixed: bool) -> Res<String> {
+    let (prefix, digits) = match kind {
+        'd' => ("", magnitude.to_string()),
+        'x' => ("0x", format!("{magnitude:x}")),
+        'X' => ("0X", format!("{magnitude:X}")),
+        'o' => ("0o", format!("{magnitude:o}")),
+        'b' => ("0b", format!("{magnitude:b}")),
+        _ => return error(format!("unknown format code '{kind}' for a number")),
+    };
+    Ok(if prefixed {
+        format!("{prefix}{digits}")
+    } else {
+        digits
+    })
+}
+
 /// The digits of a non-negative float.
 fn float_digits(x: f64, kind: char, precision: Option<usize>) -> String {
     if !x.is_finite() {
-        return if x.is_nan() { "nan".into() } else { "inf".into() };
+        return if x.is_nan() {
+            "nan".into()
+        } else {
+            "inf".into()
+        };
     }
     let places = precision.unwrap_or(6);
     let text = match kind.to_ascii_lowercase() {
@@ -404,27 +477,46 @@ fn float_digits(x: f64, kind: char, precision: Option<usize>) -> String {
         _ => match precision {
             Some(places) => {
                 let text = general(x, places.max(1));
-                if text.contains(['.', 'e']) { text } else { text + ".0" }
+                if text.contains(['.', 'e']) {
+                    text
+                } else {
+                    text + ".0"
+                }
             }
             None => repr_float(x),
         },
     };
-    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
+    if kind.is_ascii_uppercase() {
+        text.to_uppercase()
+    } else {
+        text
+    }
 }
 
 fn exponential(x: f64, places: usize) -> String {
     let text = format!("{x:.places$e}");
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+    format!(
+        "{mantissa}e{}{:02}",
+        if exponent < 0 { '-' } else { '+' },
+        exponent.abs()
+    )
 }
 
 /// `%g`: significant digits without trailing zeros.
 fn general(x: f64, significant: usize) -> String {
     let scientific = exponential(x, significant - 1);
-    let exponent: i32 = scientific.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    let exponent: i32 = scientific
+        .split_once('e')
+        .and_then(|(_, e)| e.parse().ok())
+        .unwrap_or(0);
     let trim = |text: &str| {
-        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text.to_string() }
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_string()
+        } else {
+            text.to_string()
+        }
     };
     if exponent < -4 || exponent >= significant as i32 {
         let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "+00"));
@@ -436,8 +528,12 @@ fn general(x: f64, significant: usize) -> String {
 
 /// Thousands separators in the whole part.
 fn group(digits: &str, separator: Option<char>) -> String {
-    let Some(separator) = separator else { return digits.to_string() };
-    let whole_len = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let Some(separator) = separator else {
+        return digits.to_string();
+    };
+    let whole_len = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
     let mut out = String::with_capacity(digits.len() * 4 / 3 + 1);
     for (idx, c) in digits.chars().enumerate() {
         if idx > 0 && idx < whole_len && (whole_len - idx).is_multiple_of(3) {

@@ -30,14 +30,19 @@ pub(super) fn rewrite<'s>(old: &Instructions<'s>) -> Instructions<'s> {
     let mut new = Instructions::new(old.name(), old.source());
     for (pc, instruction) in code.into_iter().enumerate() {
         let line = old.get_line(pc as u32).unwrap_or(0) as u16;
-        for instruction in unwind(instruction, pc, &scopes).into_iter().chain(expand(instruction)) {
+        for instruction in unwind(instruction, pc, &scopes)
+            .into_iter()
+            .chain(expand(instruction))
+        {
             let instruction = match instruction {
                 Instruction::Jump(to) => Instruction::Jump(target(to)),
                 Instruction::JumpIfFalse(to) => Instruction::JumpIfFalse(target(to)),
                 Instruction::JumpIfFalseOrPop(to) => Instruction::JumpIfFalseOrPop(target(to)),
                 Instruction::JumpIfTrueOrPop(to) => Instruction::JumpIfTrueOrPop(target(to)),
                 Instruction::Iterate(to) => Instruction::Iterate(target(to)),
-                Instruction::BuildMacro(name, at, flags) => Instruction::BuildMacro(name, target(at), flags),
+                Instruction::BuildMacro(name, at, flags) => {
+                    Instruction::BuildMacro(name, target(at), flags)
+                }
                 other => other,
             };
             new.add_with_line(instruction, line);
@@ -65,16 +70,28 @@ struct OpenScopes {
 
 fn open_scopes(code: &[&Instruction<'_>]) -> OpenScopes {
     let mut open = Vec::new();
-    let mut scopes = OpenScopes { depths: Vec::with_capacity(code.len() + 1), at_jumps: Vec::new() };
+    let mut scopes = OpenScopes {
+        depths: Vec::with_capacity(code.len() + 1),
+        at_jumps: Vec::new(),
+    };
     for instruction in code {
         scopes.depths.push(open.len());
-        scopes.at_jumps.push(if matches!(instruction, Instruction::Jump(_)) { open.clone() } else { Vec::new() });
+        scopes
+            .at_jumps
+            .push(if matches!(instruction, Instruction::Jump(_)) {
+                open.clone()
+            } else {
+                Vec::new()
+            });
         match instruction {
             Instruction::PushLoop(_) => open.push(Scope::Loop),
             Instruction::PushWith => open.push(Scope::With),
             Instruction::BeginCapture(_) => open.push(Scope::Capture),
             Instruction::PushAutoEscape => open.push(Scope::AutoEscape),
-            Instruction::PopLoopFrame | Instruction::PopFrame | Instruction::EndCapture | Instruction::PopAutoEscape => {
+            Instruction::PopLoopFrame
+            | Instruction::PopFrame
+            | Instruction::EndCapture
+            | Instruction::PopAutoEscape => {
                 open.pop();
             }
             _ => {}
@@ -86,8 +103,14 @@ fn open_scopes(code: &[&Instruction<'_>]) -> OpenScopes {
 
 /// Closes what a `break` or `continue` leaves: minijinja jumps out of `with` and capture blocks without closing
 /// them and then panics over the wrong frame.
-fn unwind<'s>(instruction: &Instruction<'s>, pc: usize, scopes: &OpenScopes) -> Vec<Instruction<'s>> {
-    let Instruction::Jump(to) = instruction else { return Vec::new() };
+fn unwind<'s>(
+    instruction: &Instruction<'s>,
+    pc: usize,
+    scopes: &OpenScopes,
+) -> Vec<Instruction<'s>> {
+    let Instruction::Jump(to) = instruction else {
+        return Vec::new();
+    };
     let kept = scopes.depths.get(*to as usize).copied().unwrap_or(0);
     let left = scopes.at_jumps[pc].get(kept..).unwrap_or(&[]);
     let close = |scope: &Scope| match scope {
@@ -101,7 +124,8 @@ fn unwind<'s>(instruction: &Instruction<'s>, pc: usize, scopes: &OpenScopes) -> 
 
 /// What stands for one instruction.
 fn expand<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
-    let call = |name: &'static str, n_args: u16| Instruction::ApplyFilter(name, Some(n_args), NO_LOCAL);
+    let call =
+        |name: &'static str, n_args: u16| Instruction::ApplyFilter(name, Some(n_args), NO_LOCAL);
     match instruction {
         Instruction::ApplyFilter(LITERAL, ..) => Vec::new(),
         Instruction::Add => vec![call("+", 2)],
@@ -120,21 +144,37 @@ fn expand<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
         Instruction::Gt => vec![call(">", 2)],
         Instruction::Gte => vec![call(">=", 2)],
         Instruction::In => vec![call("x in y", 2)],
-        Instruction::GetAttr(name) => vec![Instruction::LoadConst(Native::from(*name)), call(".", 2)],
+        Instruction::GetAttr(name) => {
+            vec![Instruction::LoadConst(Native::from(*name)), call(".", 2)]
+        }
         Instruction::GetItem => vec![call("[]", 2)],
         Instruction::Slice => vec![call("[:]", 4)],
-        Instruction::BuildList(Some(n)) if u16::try_from(*n).is_ok() => vec![call("[,]", *n as u16)],
-        Instruction::BuildTuple(Some(n)) if u16::try_from(*n).is_ok() => vec![call("(,)", *n as u16)],
-        Instruction::BuildMap(n) if u16::try_from(2 * n).is_ok() => vec![call("{:}", 2 * *n as u16)],
+        Instruction::BuildList(Some(n)) if u16::try_from(*n).is_ok() => {
+            vec![call("[,]", *n as u16)]
+        }
+        Instruction::BuildTuple(Some(n)) if u16::try_from(*n).is_ok() => {
+            vec![call("(,)", *n as u16)]
+        }
+        Instruction::BuildMap(n) if u16::try_from(2 * n).is_ok() => {
+            vec![call("{:}", 2 * *n as u16)]
+        }
         // Constant containers: minijinja folds them before this code sees them.
         Instruction::LoadConst(value) if value.as_object().is_some() && !value.is_kwargs() => {
             vec![Instruction::LoadConst(value.clone()), call("const", 1)]
         }
         Instruction::PushLoop(flags) => vec![call("iter", 1), Instruction::PushLoop(*flags)],
         Instruction::SetAttr(name) => {
-            vec![Instruction::Swap, call("store", 1), Instruction::Swap, Instruction::SetAttr(name)]
+            vec![
+                Instruction::Swap,
+                call("store", 1),
+                Instruction::Swap,
+                Instruction::SetAttr(name),
+            ]
         }
-        Instruction::EmitRaw(text) => vec![Instruction::LoadConst(Native::from(*text)), Instruction::Emit],
+        Instruction::EmitRaw(text) => vec![
+            Instruction::LoadConst(Native::from(*text)),
+            Instruction::Emit,
+        ],
         other => vec![other.clone()],
     }
 }

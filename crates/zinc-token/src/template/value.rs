@@ -79,11 +79,21 @@ pub(super) struct Range {
 impl Range {
     pub(super) fn len(self) -> usize {
         let (span, step) = if self.step > 0 {
-            (i128::from(self.stop) - i128::from(self.start), i128::from(self.step))
+            (
+                i128::from(self.stop) - i128::from(self.start),
+                i128::from(self.step),
+            )
         } else {
-            (i128::from(self.start) - i128::from(self.stop), -i128::from(self.step))
+            (
+                i128::from(self.start) - i128::from(self.stop),
+                -i128::from(self.step),
+            )
         };
-        if span <= 0 { 0 } else { usize::try_from((span + step - 1) / step).unwrap_or(usize::MAX) }
+        if span <= 0 {
+            0
+        } else {
+            usize::try_from((span + step - 1) / step).unwrap_or(usize::MAX)
+        }
     }
 
     pub(super) fn get(self, idx: usize) -> Value {
@@ -107,14 +117,20 @@ fn child_depth<'v>(values: impl Iterator<Item = &'v Value>) -> Res<u16> {
         depth = depth.max(value.depth() + 1);
     }
     if depth > MAX_VALUE_DEPTH {
-        return Err(TemplateError::limit("levels of nested values", u64::from(MAX_VALUE_DEPTH)));
+        return Err(TemplateError::limit(
+            "levels of nested values",
+            u64::from(MAX_VALUE_DEPTH),
+        ));
     }
     Ok(depth)
 }
 
 impl Dict {
     /// A dict of `entries`, where a later value of an equal key replaces the earlier one in its place.
-    pub(super) fn new(entries: impl IntoIterator<Item = (Value, Value)>, budget: &Budget) -> Res<Self> {
+    pub(super) fn new(
+        entries: impl IntoIterator<Item = (Value, Value)>,
+        budget: &Budget,
+    ) -> Res<Self> {
         let mut dict = Self::default();
         for (key, value) in entries {
             budget.elements(4)?;
@@ -155,10 +171,18 @@ impl Key {
             }
             Value::Tuple(seq) => {
                 budget.elements(seq.items.len())?;
-                Self::Tuple(seq.items.iter().map(|item| Self::of(item, budget)).collect::<Res<_>>()?)
+                Self::Tuple(
+                    seq.items
+                        .iter()
+                        .map(|item| Self::of(item, budget))
+                        .collect::<Res<_>>()?,
+                )
             }
             other => {
-                return Err(TemplateError::runtime(format!("unhashable type: '{}'", other.type_name())));
+                return Err(TemplateError::runtime(format!(
+                    "unhashable type: '{}'",
+                    other.type_name()
+                )));
             }
         })
     }
@@ -171,32 +195,48 @@ impl Value {
 
     pub(super) fn list(items: Vec<Value>) -> Res<Self> {
         let depth = child_depth(items.iter())?;
-        Ok(Self::List(Arc::new(Seq { items, depth, is_group: false })))
+        Ok(Self::List(Arc::new(Seq {
+            items,
+            depth,
+            is_group: false,
+        })))
     }
 
     pub(super) fn tuple(items: Vec<Value>) -> Res<Self> {
         let depth = child_depth(items.iter())?;
-        Ok(Self::Tuple(Arc::new(Seq { items, depth, is_group: false })))
+        Ok(Self::Tuple(Arc::new(Seq {
+            items,
+            depth,
+            is_group: false,
+        })))
     }
 
     /// A pair of `groupby`.
     pub(super) fn group(grouper: Value, list: Value) -> Res<Self> {
         let items = vec![grouper, list];
         let depth = child_depth(items.iter())?;
-        Ok(Self::Tuple(Arc::new(Seq { items, depth, is_group: true })))
+        Ok(Self::Tuple(Arc::new(Seq {
+            items,
+            depth,
+            is_group: true,
+        })))
     }
 
     pub(super) fn iter(items: Vec<Value>) -> Self {
         let depth = items.iter().map(Value::depth).max().unwrap_or(0) + 1;
-        Self::Iter(Arc::new(Iter { items, taken: AtomicUsize::new(0), depth }))
+        Self::Iter(Arc::new(Iter {
+            items,
+            taken: AtomicUsize::new(0),
+            depth,
+        }))
     }
 
     /// Refuses what may not be stored inside another value.
     pub(super) fn check_storable(&self) -> Res<()> {
         match self {
-            Self::Native(value) if !bridge::is_callable(value) => {
-                Err(TemplateError::runtime("a namespace or loop cannot be stored in another value"))
-            }
+            Self::Native(value) if !bridge::is_callable(value) => Err(TemplateError::runtime(
+                "a namespace or loop cannot be stored in another value",
+            )),
             _ => Ok(()),
         }
     }
@@ -300,14 +340,25 @@ impl Value {
         budget.elements(known)?;
         Ok(match self {
             Self::Undefined(_) => Vec::new(),
-            Self::Str(s) => s.chars().map(|c| Self::Str(Arc::from(c.encode_utf8(&mut [0; 4]) as &str))).collect(),
-            Self::Markup(s) => s.chars().map(|c| Self::Markup(Arc::from(c.encode_utf8(&mut [0; 4]) as &str))).collect(),
+            Self::Str(s) => s
+                .chars()
+                .map(|c| Self::Str(Arc::from(c.encode_utf8(&mut [0; 4]) as &str)))
+                .collect(),
+            Self::Markup(s) => s
+                .chars()
+                .map(|c| Self::Markup(Arc::from(c.encode_utf8(&mut [0; 4]) as &str)))
+                .collect(),
             Self::List(seq) | Self::Tuple(seq) => seq.items.clone(),
-            Self::Dict(dict) | Self::View(View::Keys, dict) => dict.entries.iter().map(|(k, _)| k.clone()).collect(),
+            Self::Dict(dict) | Self::View(View::Keys, dict) => {
+                dict.entries.iter().map(|(k, _)| k.clone()).collect()
+            }
             Self::View(View::Values, dict) => dict.entries.iter().map(|(_, v)| v.clone()).collect(),
             Self::View(View::Items, dict) => {
                 budget.elements(2 * known)?;
-                dict.entries.iter().map(|(k, v)| Self::tuple(vec![k.clone(), v.clone()])).collect::<Res<_>>()?
+                dict.entries
+                    .iter()
+                    .map(|(k, v)| Self::tuple(vec![k.clone(), v.clone()]))
+                    .collect::<Res<_>>()?
             }
             Self::Range(range) => (0..range.len()).map(|idx| range.get(idx)).collect(),
             Self::Iter(iter) => {
@@ -316,7 +367,10 @@ impl Value {
                 iter.items[from..].to_vec()
             }
             other => {
-                return Err(TemplateError::runtime(format!("'{}' object is not iterable", other.type_name())));
+                return Err(TemplateError::runtime(format!(
+                    "'{}' object is not iterable",
+                    other.type_name()
+                )));
             }
         })
     }
@@ -333,13 +387,19 @@ impl Value {
                 (None, None) => Self::Float(n.as_f64().unwrap_or(f64::NAN)),
             },
             serde_json::Value::String(s) => Self::Str(Arc::from(s.as_str())),
-            serde_json::Value::Array(items) => {
-                Self::list(items.iter().map(|item| Self::from_json(item, budget)).collect::<Res<_>>()?)?
-            }
+            serde_json::Value::Array(items) => Self::list(
+                items
+                    .iter()
+                    .map(|item| Self::from_json(item, budget))
+                    .collect::<Res<_>>()?,
+            )?,
             serde_json::Value::Object(map) => {
                 let mut entries = Vec::with_capacity(map.len());
                 for (key, value) in map {
-                    entries.push((Self::Str(Arc::from(key.as_str())), Self::from_json(value, budget)?));
+                    entries.push((
+                        Self::Str(Arc::from(key.as_str())),
+                        Self::from_json(value, budget)?,
+                    ));
                 }
                 Self::Dict(Arc::new(Dict::new(entries, budget)?))
             }

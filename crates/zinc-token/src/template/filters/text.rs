@@ -12,7 +12,8 @@ use crate::template::print::{to_str, write_str};
 use crate::template::value::Value;
 
 /// The filters that leave marked-up text marked up.
-pub(super) const KEEPS_MARKUP: [&str; 6] = ["capitalize", "center", "indent", "lower", "trim", "upper"];
+pub(super) const KEEPS_MARKUP: [&str; 6] =
+    ["capitalize", "center", "indent", "lower", "trim", "upper"];
 
 pub(super) fn apply(name: &str, value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     let text = to_str(value, budget)?;
@@ -25,11 +26,21 @@ pub(super) fn apply(name: &str, value: &Value, args: Args, budget: &Budget) -> R
         "title" => args.none(name).and_then(|()| budget.str(&title(s))),
         "trim" => {
             let [chars] = args.bind(name, ["chars"], 0)?;
-            call_method(&text, "strip", Args::of(chars.into_iter().collect()), budget)
+            call_method(
+                &text,
+                "strip",
+                Args::of(chars.into_iter().collect()),
+                budget,
+            )
         }
         "center" => {
             let [width] = args.bind(name, ["width"], 0)?;
-            call_method(&text, "center", Args::of(vec![width.unwrap_or(Value::Int(80))]), budget)
+            call_method(
+                &text,
+                "center",
+                Args::of(vec![width.unwrap_or(Value::Int(80))]),
+                budget,
+            )
         }
         "replace" => {
             let [old, new, count] = args.bind(name, ["old", "new", "count"], 2)?;
@@ -49,7 +60,9 @@ pub(super) fn apply(name: &str, value: &Value, args: Args, budget: &Budget) -> R
         "truncate" => truncate(s, args, budget),
         "wordcount" => {
             args.none(name)?;
-            let words = s.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+            let words = s
+                .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                .filter(|word| !word.is_empty());
             Ok(Value::Int(words.count() as i128))
         }
         "wordwrap" => word_wrap(s, args, budget),
@@ -83,7 +96,11 @@ fn strip_tags(s: &str, budget: &Budget) -> Res<Value> {
     let mut plain = String::with_capacity(s.len());
     while let Some(at) = rest.find('<') {
         plain.push_str(&rest[..at]);
-        let (close, width) = if rest[at..].starts_with("<!--") { ("-->", 3) } else { (">", 1) };
+        let (close, width) = if rest[at..].starts_with("<!--") {
+            ("-->", 3)
+        } else {
+            (">", 1)
+        };
         match rest[at..].find(close) {
             Some(end) => rest = &rest[at + end + width..],
             None => {
@@ -93,7 +110,11 @@ fn strip_tags(s: &str, budget: &Budget) -> Res<Value> {
         }
     }
     plain.push_str(rest);
-    for (idx, word) in plain.split(is_py_space).filter(|word| !word.is_empty()).enumerate() {
+    for (idx, word) in plain
+        .split(is_py_space)
+        .filter(|word| !word.is_empty())
+        .enumerate()
+    {
         out.push_str(if idx > 0 { " " } else { "" })?;
         out.push_str(word)?;
     }
@@ -102,7 +123,10 @@ fn strip_tags(s: &str, budget: &Budget) -> Res<Value> {
 
 fn indent(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"], 0)?;
-    let (first, blank) = (flag_arg(first.as_ref(), false), flag_arg(blank.as_ref(), false));
+    let (first, blank) = (
+        flag_arg(first.as_ref(), false),
+        flag_arg(blank.as_ref(), false),
+    );
     let indention: Arc<str> = match &width {
         Some(Value::Str(s) | Value::Markup(s)) => s.clone(),
         width => {
@@ -119,7 +143,11 @@ fn indent(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let mut out = Text::new(budget);
     for (idx, line) in lines.iter().enumerate() {
         out.push_str(if idx > 0 { "\n" } else { "" })?;
-        if if idx == 0 { first } else { blank || !line.is_empty() } {
+        if if idx == 0 {
+            first
+        } else {
+            blank || !line.is_empty()
+        } {
             out.push_str(&indention)?;
         }
         out.push_str(line)?;
@@ -128,7 +156,8 @@ fn indent(s: &str, args: Args, budget: &Budget) -> Res<Value> {
 }
 
 fn truncate(s: &str, args: Args, budget: &Budget) -> Res<Value> {
-    let [length, kill_words, end, leeway] = args.bind("truncate", ["length", "killwords", "end", "leeway"], 0)?;
+    let [length, kill_words, end, leeway] =
+        args.bind("truncate", ["length", "killwords", "end", "leeway"], 0)?;
     let length = usize::try_from(int_arg("truncate", length.as_ref(), 255)?).unwrap_or(0);
     let leeway = match &leeway {
         None | Some(Value::None) => 5,
@@ -138,13 +167,22 @@ fn truncate(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let end = str_arg("truncate", &end)?;
     let end_len = end.chars().count();
     if length < end_len {
-        return raise(format!("truncate: expected length >= {end_len}, got {length}"));
+        return raise(format!(
+            "truncate: expected length >= {end_len}, got {length}"
+        ));
     }
     if s.chars().count() <= length.saturating_add(leeway) {
         return budget.str(s);
     }
-    let cut = s.char_indices().nth(length - end_len).map_or(s, |(at, _)| &s[..at]);
-    let kept = if flag_arg(kill_words.as_ref(), false) { cut } else { cut.rsplit_once(' ').map_or(cut, |(head, _)| head) };
+    let cut = s
+        .char_indices()
+        .nth(length - end_len)
+        .map_or(s, |(at, _)| &s[..at]);
+    let kept = if flag_arg(kill_words.as_ref(), false) {
+        cut
+    } else {
+        cut.rsplit_once(' ').map_or(cut, |(head, _)| head)
+    };
     let mut out = Text::new(budget);
     out.push_str(kept)?;
     out.push_str(end)?;
@@ -153,7 +191,8 @@ fn truncate(s: &str, args: Args, budget: &Budget) -> Res<Value> {
 
 /// Wraps each line on its own at blanks; words longer than the width are broken unless told otherwise.
 fn word_wrap(s: &str, args: Args, budget: &Budget) -> Res<Value> {
-    let [width, break_long, wrap] = args.bind("wordwrap", ["width", "break_long_words", "wrapstring"], 0)?;
+    let [width, break_long, wrap] =
+        args.bind("wordwrap", ["width", "break_long_words", "wrapstring"], 0)?;
     let width = usize::try_from(int_arg("wordwrap", width.as_ref(), 79)?).unwrap_or(0);
     if width == 0 {
         return raise("wordwrap needs a positive width");
@@ -191,7 +230,10 @@ fn wrap_line(line: &str, width: usize, break_long: bool) -> Vec<String> {
                 gap = "";
             }
             while break_long && current_len == 0 && word.chars().count() > width {
-                let at = word.char_indices().nth(width).map_or(word.len(), |(at, _)| at);
+                let at = word
+                    .char_indices()
+                    .nth(width)
+                    .map_or(word.len(), |(at, _)| at);
                 parts.push(word[..at].to_string());
                 word = &word[at..];
             }
@@ -213,7 +255,9 @@ fn wrap_line(line: &str, width: usize, break_long: bool) -> Vec<String> {
 fn url_quote(text: &str, for_query: bool, out: &mut Text<'_>) -> Res<()> {
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char)?,
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(byte as char)?
+            }
             b'/' if !for_query => out.push('/')?,
             b' ' if for_query => out.push('+')?,
             _ => out.push_str(&format!("%{byte:02X}"))?,
@@ -247,14 +291,20 @@ fn url_encode(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         out.push_str(if idx > 0 { "&" } else { "" })?;
         url_quote(to_str(key, budget)?.as_str().unwrap_or(""), true, &mut out)?;
         out.push('=')?;
-        url_quote(to_str(value, budget)?.as_str().unwrap_or(""), true, &mut out)?;
+        url_quote(
+            to_str(value, budget)?.as_str().unwrap_or(""),
+            true,
+            &mut out,
+        )?;
     }
     Ok(out.finish())
 }
 
 fn xml_attributes(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     let [auto_space] = args.bind("xmlattr", ["autospace"], 0)?;
-    let Value::Dict(dict) = value else { return raise("xmlattr needs a mapping") };
+    let Value::Dict(dict) = value else {
+        return raise("xmlattr needs a mapping");
+    };
     let mut out = Text::new(budget);
     let mut first = !flag_arg(auto_space.as_ref(), true);
     for (key, value) in &dict.entries {
@@ -262,7 +312,10 @@ fn xml_attributes(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
             continue;
         }
         let key = to_str(key, budget)?;
-        if key.as_str().is_some_and(|key| key.contains(|c| is_py_space(c) || matches!(c, '/' | '>' | '='))) {
+        if key
+            .as_str()
+            .is_some_and(|key| key.contains(|c| is_py_space(c) || matches!(c, '/' | '>' | '=')))
+        {
             return raise("invalid character in attribute name");
         }
         out.push_str(if first { "" } else { " " })?;

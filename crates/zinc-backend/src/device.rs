@@ -1,0 +1,146 @@
+//! The three traits of a backend.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use zinc_plan::{Caps, Plan};
+use zinc_quant::GgmlType;
+
+use crate::{DeviceError, StepInputs, StepOutputs};
+
+/// A kind of device, such as the CPU or all CUDA cards.
+pub trait Backend: Send + Sync {
+    /// The devices of this kind that the machine has.
+    fn devices(&self) -> Vec<DeviceInfo>;
+
+    /// Opens the device called `name`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unknown`] or [`DeviceError::Unavailable`].
+    fn open(&self, name: &str) -> Result<Arc<dyn Device>, DeviceError>;
+}
+
+/// What people and the memory plan need to know of a device.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Name for `--device`, such as `cpu` or `cuda0`.
+    pub name: String,
+    /// What it is, such as the processor's model name.
+    pub description: String,
+    /// Bytes of memory the device has.
+    pub memory_total: u64,
+    /// Bytes of memory that are free now.
+    pub memory_free: u64,
+    /// Further facts, such as `("threads", "8")`.
+    pub facts: Vec<(String, String)>,
+}
+
+/// A weight in the model file.
+#[derive(Clone, Debug)]
+pub struct WeightSource {
+    /// Name that plans bind it by.
+    pub name: String,
+    /// Element type.
+    pub dtype: GgmlType,
+    /// Rows, the matrices of a stack of experts folded in.
+    pub rows: u64,
+    /// Elements of one row.
+    pub cols: u64,
+    /// The bytes: a view of the mapped file.
+    pub data: Bytes,
+}
+
+/// Weights of one model on one device. What is inside belongs to the device.
+#[derive(Clone)]
+pub struct Weights(pub Arc<dyn Any + Send + Sync>);
+
+/// Caches and other states of one model on one device. What is inside belongs to the device.
+#[derive(Clone)]
+pub struct States(pub Arc<dyn Any + Send + Sync>);
+
+/// What a plan is compiled against.
+pub struct Bindings<'a> {
+    /// Holds every weight that the plan names.
+    pub weights: &'a Weights,
+    /// Holds every state that the plan names.
+    pub states: &'a States,
+}
+
+/// An opened device.
+pub trait Device: Send + Sync {
+    /// Facts about the device.
+    fn info(&self) -> &DeviceInfo;
+
+    /// What the plan passes may ask of it.
+    fn caps(&self) -> &Caps;
+
+    /// Takes a model's weights: in place where the device can read the mapped file, else copied or
+    /// repacked. `progress` is told bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`], [`DeviceError::Binding`] or [`DeviceError::Lost`].
+    fn bind_weights(
+        &self,
+        sources: Vec<WeightSource>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights, DeviceError>;
+
+    /// Allocates the states that `plan` names, at the size its limits give. Plans of one model
+    /// that share states must agree on names, types and the limits of the cache.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] or [`DeviceError::Lost`].
+    fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError>;
+
+    /// Turns a plan prepared with this device's [`Device::caps`] into something that runs.
+    ///
+    /// # Errors
+    /// [`DeviceError::Plan`], [`DeviceError::Binding`] or [`DeviceError::OutOfMemory`].
+    fn compile(
+        &self,
+        plan: Arc<Plan>,
+        bind: &Bindings<'_>,
+    ) -> Result<Box<dyn Executable>, DeviceError>;
+}
+
+/// A submitted step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket(pub u64);
+
+/// Time spent in one node of the plan since profiling was switched on.
+#[derive(Clone, Debug)]
+pub struct NodeTime {
+    /// Index in [`Plan::nodes`].
+    pub node: usize,
+    /// Time from start to end, summed over the steps.
+    pub time: Duration,
+    /// Number of steps.
+    pub n_steps: u64,
+}
+
+/// A compiled plan.
+pub trait Executable: Send {
+    /// The plan it runs.
+    fn plan(&self) -> &Plan;
+
+    /// Starts a step. Never waits for the device; a device without a queue of its own may do the
+    /// whole step here.
+    ///
+    /// # Errors
+    /// [`DeviceError::Step`] for inputs outside the plan's limits, [`DeviceError::Lost`].
+    fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError>;
+
+    /// Waits for a submitted step and fetches its outputs.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`].
+    fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError>;
+
+    /// Switches the timing of nodes on or off, and forgets earlier times.
+    fn set_profiling(&mut self, on: bool);
+
+    /// Times of the nodes since profiling was switched on; empty when it is off.
+    fn profile(&self) -> Vec<NodeTime>;
+}

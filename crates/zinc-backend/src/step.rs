@@ -1,0 +1,175 @@
+//! Data that flows in and out of a step.
+
+use zinc_plan::{Dim, InputKind, Plan, TensorKind};
+
+use crate::DeviceError;
+
+/// Everything that changes from step to step. The vectors are kept and refilled, so a steady decode
+/// step allocates nothing.
+#[derive(Clone, Debug, Default)]
+pub struct StepInputs {
+    /// Token id of each row.
+    pub token_ids: Vec<i32>,
+    /// Position of each row in its sequence.
+    pub positions: Vec<i32>,
+    /// Which row of `pages` belongs to each row's sequence.
+    pub seq_of: Vec<i32>,
+    /// Cache row that receives each row's keys and values.
+    pub slots: Vec<i32>,
+    /// Page tables, `pages_per_seq` entries for each sequence; entries past its length are ignored.
+    pub pages: Vec<i32>,
+    /// Rows whose logits are wanted, ascending.
+    pub out_rows: Vec<i32>,
+    /// Row of the rope table that each row uses.
+    pub rope_variant: Vec<i32>,
+}
+
+/// Actual sizes of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StepSizes {
+    /// Number of tokens.
+    pub tokens: usize,
+    /// Number of sequences.
+    pub seqs: usize,
+    /// Number of rows whose logits are wanted.
+    pub out_rows: usize,
+}
+
+impl StepSizes {
+    /// Actual rows of `dim`; a cache has all its rows.
+    pub fn rows(&self, dim: Dim, plan: &Plan) -> usize {
+        match dim {
+            Dim::Fixed(n) => n as usize,
+            Dim::Tokens => self.tokens,
+            Dim::Seqs => self.seqs,
+            Dim::OutRows => self.out_rows,
+            Dim::CacheRows => plan.limits.bound(Dim::CacheRows) as usize,
+        }
+    }
+}
+
+impl StepInputs {
+    /// Empties all inputs, keeping their memory.
+    pub fn clear(&mut self) {
+        for kind in InputKind::ALL {
+            self.get_mut(kind).clear();
+        }
+    }
+
+    /// The input `kind`.
+    pub fn get(&self, kind: InputKind) -> &[i32] {
+        match kind {
+            InputKind::TokenIds => &self.token_ids,
+            InputKind::Positions => &self.positions,
+            InputKind::SeqOf => &self.seq_of,
+            InputKind::Slots => &self.slots,
+            InputKind::Pages => &self.pages,
+            InputKind::OutRows => &self.out_rows,
+            InputKind::RopeVariant => &self.rope_variant,
+        }
+    }
+
+    fn get_mut(&mut self, kind: InputKind) -> &mut Vec<i32> {
+        match kind {
+            InputKind::TokenIds => &mut self.token_ids,
+            InputKind::Positions => &mut self.positions,
+            InputKind::SeqOf => &mut self.seq_of,
+            InputKind::Slots => &mut self.slots,
+            InputKind::Pages => &mut self.pages,
+            InputKind::OutRows => &mut self.out_rows,
+            InputKind::RopeVariant => &mut self.rope_variant,
+        }
+    }
+
+    /// Checks the inputs against the plan, so that no backend indexes with a value from outside its
+    /// tensors: lengths agree, every index lies inside what it indexes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Step`] naming the input.
+    pub fn check(&self, plan: &Plan) -> Result<StepSizes, DeviceError> {
+        let limits = &plan.limits;
+        let step = |kind: InputKind, reason: String| DeviceError::Step {
+            input: kind.name(),
+            reason,
+        };
+        let tokens = self.token_ids.len();
+        let per_seq = limits.pages_per_seq.max(1) as usize;
+        let seqs = self.pages.len() / per_seq;
+        if tokens == 0 || tokens > limits.max_tokens as usize {
+            let reason = format!("{tokens} tokens, the plan takes 1 to {}", limits.max_tokens);
+            return Err(step(InputKind::TokenIds, reason));
+        }
+        let per_token = [
+            InputKind::Positions,
+            InputKind::SeqOf,
+            InputKind::Slots,
+            InputKind::RopeVariant,
+        ];
+        for kind in per_token {
+            if self.get(kind).len() != tokens {
+                let reason = format!("{} entries for {tokens} tokens", self.get(kind).len());
+                return Err(step(kind, reason));
+            }
+        }
+        if self.pages.len() != seqs * per_seq || seqs > limits.max_seqs as usize {
+            return Err(step(
+                InputKind::Pages,
+                format!("{} entries", self.pages.len()),
+            ));
+        }
+        let out_rows = self.out_rows.len();
+        if out_rows > limits.max_out_rows as usize {
+            let reason = format!("{out_rows} rows, the plan gives {}", limits.max_out_rows);
+            return Err(step(InputKind::OutRows, reason));
+        }
+        let cache_rows = limits.bound(Dim::CacheRows);
+        let ranges = [
+            (
+                InputKind::Positions,
+                u64::from(limits.pages_per_seq) * u64::from(limits.page_size),
+            ),
+            (InputKind::SeqOf, seqs as u64),
+            (InputKind::Slots, cache_rows),
+            (InputKind::Pages, u64::from(limits.n_pages)),
+            (InputKind::OutRows, tokens as u64),
+            (
+                InputKind::TokenIds,
+                operand_rows(plan, InputKind::TokenIds, 0),
+            ),
+            (
+                InputKind::RopeVariant,
+                operand_rows(plan, InputKind::RopeVariant, 2),
+            ),
+        ];
+        for (kind, limit) in ranges {
+            let outside = |value: &&i32| u64::try_from(**value).map_or(true, |v| v >= limit);
+            if let Some(value) = self.get(kind).iter().find(outside) {
+                return Err(step(kind, format!("{value} is not inside 0..{limit}")));
+            }
+        }
+        Ok(StepSizes {
+            tokens,
+            seqs,
+            out_rows,
+        })
+    }
+}
+
+/// Rows of the smallest table that some node indexes with `kind`; the table is operand `table`.
+fn operand_rows(plan: &Plan, kind: InputKind, table: usize) -> u64 {
+    let reads_kind = |id: &zinc_plan::TensorId| plan.tensor(*id).kind == TensorKind::Input(kind);
+    plan.nodes
+        .iter()
+        .filter(|node| node.reads.iter().any(reads_kind))
+        .map(|node| plan.limits.bound(plan.tensor(node.reads[table]).shape.rows))
+        .min()
+        .unwrap_or(u64::MAX)
+}
+
+/// What a step returns: one row-major f32 buffer for each of the plan's outputs, in their order.
+/// The buffers are kept and refilled.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutputs {
+    /// Values of each output: rows of the step times columns of the tensor.
+    pub values: Vec<Vec<f32>>,
+}

@@ -1,0 +1,42 @@
+use std::collections::BTreeSet;
+
+use zinc_quant::GgmlType;
+
+use crate::OpKind;
+
+/// What the passes may ask of a device.
+#[derive(Clone, Debug, Default)]
+pub struct Caps {
+    /// Device name for messages.
+    pub device: String,
+    /// Fused operations the device runs natively; all others stay decomposed.
+    pub fused: BTreeSet<OpKind>,
+    /// Weight types of `MatMul`, each with the type its activations are converted to.
+    pub matmul: Vec<(GgmlType, ActivationType)>,
+    /// Element types of the key/value cache.
+    pub kv_types: Vec<GgmlType>,
+}
+
+/// How a device wants the activations of a matrix product for one weight type.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ActivationType {
+    /// As they are: f32.
+    F32,
+    /// Quantised to this type by a `QuantizeAct` node, shared by all products that read them.
+    /// Rows whose length is no multiple of the type's block stay f32.
+    Quantized(GgmlType),
+}
+
+impl Caps {
+    /// The activation type for weights of type `weight` with rows of `cols` elements, or `None`
+    /// when the device cannot multiply with them.
+    pub fn activation(&self, weight: GgmlType, cols: u32) -> Option<ActivationType> {
+        let (_, activation) = self.matmul.iter().find(|(ty, _)| *ty == weight)?;
+        match activation {
+            ActivationType::Quantized(ty) if ty.row_bytes(cols as usize).is_none() => {
+                Some(ActivationType::F32)
+            }
+            other => Some(*other),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What an operation moves and computes, for rooflines and memory estimates.
+
+use crate::op::Op;
+use crate::plan::{Dim, Node, Plan, TensorKind};
+
+/// Actual sizes of one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// Tokens processed.
+    pub tokens: u64,
+    /// Sequences taking part.
+    pub seqs: u64,
+    /// Rows whose logits are returned.
+    pub out_rows: u64,
+    /// Keys that an average query sees.
+    pub mean_keys: u64,
+}
+
+/// Bytes and arithmetic of an operation or a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cost {
+    /// Bytes read from weights, caches and values, each once.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Floating-point operations (a multiply-add counts as two).
+    pub flops: u64,
+}
+
+impl Bound {
+    /// Actual number of rows of `dim`; a cache counts as what the queries of one token see.
+    pub fn rows(&self, dim: Dim) -> u64 {
+        match dim {
+            Dim::Fixed(n) => u64::from(n),
+            Dim::Tokens => self.tokens,
+            Dim::Seqs => self.seqs,
+            Dim::OutRows => self.out_rows,
+            Dim::CacheRows => self.mean_keys * self.seqs,
+        }
+    }
+}
+
+impl Plan {
+    /// Cost of `node` in a step of size `bound`.
+    pub fn node_cost(&self, node: &Node, bound: &Bound) -> Cost {
+        let bytes = |id: &_| {
+            let tensor = self.tensor(*id);
+            bound.rows(tensor.shape.rows) * tensor.row_bytes() as u64
+        };
+        let mut cost = Cost {
+            read_bytes: node.reads.iter().map(bytes).sum(),
+            write_bytes: node.writes.iter().map(bytes).sum(),
+            flops: 0,
+        };
+        let result = self.tensor(node.writes[0]);
+        let n_results = bound.rows(result.shape.rows) * u64::from(result.shape.cols);
+        match node.op {
+            Op::Embed(_) => {
+                // Only the rows that the ids name are read.
+                let table = self.tensor(node.reads[0]);
+                cost.read_bytes = bound.tokens * (table.row_bytes() as u64 + 4);
+            }
+            Op::KvWrite => {
+                cost.write_bytes = node
+                    .writes
+                    .iter()
+                    .map(|id| bound.tokens * self.tensor(*id).row_bytes() as u64)
+                    .sum();
+            }
+            Op::MatMul(_) | Op::GateUpAct(_) => {
+                let n_in = u64::from(self.tensor(node.reads[0]).shape.cols);
+                cost.flops = 2 * n_in * n_results * node.op.n_weight_operands() as u64;
+            }
+            Op::Attention(a) => {
+                let per_key = 2 * u64::from(a.n_heads) * u64::from(a.k_dim + a.v_dim);
+                cost.flops = bound.tokens * bound.mean_keys * per_key;
+            }
+            _ => cost.flops = n_results,
+        }
+        cost
+    }
+
+    /// Cost of the whole step.
+    pub fn cost(&self, bound: &Bound) -> Cost {
+        self.nodes
+            .iter()
+            .map(|node| self.node_cost(node, bound))
+            .fold(Cost::default(), |sum, cost| Cost {
+                read_bytes: sum.read_bytes + cost.read_bytes,
+                write_bytes: sum.write_bytes + cost.write_bytes,
+                flops: sum.flops + cost.flops,
+            })
+    }
+
+    /// Bytes of all weights the plan names.
+    pub fn weight_bytes(&self) -> u64 {
+        self.tensors_where(|tensor| tensor.kind == TensorKind::Weight)
+            .map(|(id, _)| self.max_bytes(id))
+            .sum()
+    }
+
+    /// Bytes of all states: the key/value caches at full size.
+    pub fn state_bytes(&self) -> u64 {
+        self.tensors_where(|tensor| tensor.kind == TensorKind::State)
+            .map(|(id, _)| self.max_bytes(id))
+            .sum()
+    }
+}

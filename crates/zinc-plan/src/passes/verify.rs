@@ -1,0 +1,140 @@
+//! Plan rules, checked after every pass that changes nodes.
+
+use std::collections::HashSet;
+
+use crate::op::Op;
+use crate::plan::{InputKind, Node, Plan, TensorKind};
+use crate::{Caps, PlanError};
+
+/// Every value has one writer that comes before its readers, names are unique, operands fit, views
+/// lie inside values, outputs are computed.
+pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
+    let mut names = HashSet::new();
+    for (idx, tensor) in plan.tensors.iter().enumerate() {
+        let invalid = |reason: String| PlanError::Invalid {
+            at: tensor.name.clone(),
+            reason,
+        };
+        if !names.insert(tensor.name.as_str()) {
+            return Err(invalid("two tensors have this name".into()));
+        }
+        if tensor.dtype.row_bytes(tensor.shape.cols as usize).is_none() {
+            return Err(invalid(format!(
+                "row is no whole number of {} blocks",
+                tensor.dtype
+            )));
+        }
+        if let TensorKind::View { base, col } = tensor.kind {
+            let owner = plan.tensor(base);
+            let inside = col + tensor.shape.cols <= owner.shape.cols
+                && owner.shape.rows == tensor.shape.rows
+                && owner.dtype == tensor.dtype
+                && base.index() < idx;
+            if !inside || owner.kind != TensorKind::Value {
+                return Err(invalid(format!("view does not lie inside {}", owner.name)));
+            }
+        }
+    }
+    let mut written = vec![false; plan.tensors.len()];
+    for node in &plan.nodes {
+        check_node(plan, node, &mut written)?;
+    }
+    for id in &plan.outputs {
+        if !written[plan.locate(*id).0.index()] {
+            let at = plan.tensor(*id).name.clone();
+            return Err(PlanError::Invalid {
+                at,
+                reason: "output is never computed".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), PlanError> {
+    let invalid = |reason: String| PlanError::Invalid {
+        at: node.label.clone(),
+        reason,
+    };
+    for id in &node.reads {
+        let owner = plan.locate(*id).0;
+        if plan.tensor(owner).kind == TensorKind::Value && !written[owner.index()] {
+            return Err(invalid(format!(
+                "reads {} before it is written",
+                plan.tensor(*id).name
+            )));
+        }
+    }
+    let infos: Vec<_> = node.reads.iter().map(|id| plan.tensor(*id)).collect();
+    let results = node.op.infer(&infos).map_err(|reason| PlanError::Operand {
+        label: node.label.clone(),
+        op: node.op.kind().name(),
+        reason,
+    })?;
+    for (id, (dtype, shape)) in node.writes.iter().zip(results) {
+        let tensor = plan.tensor(*id);
+        if tensor.dtype != dtype || tensor.shape != shape {
+            return Err(invalid(format!(
+                "{} is not the {dtype} {shape:?} it gives",
+                tensor.name
+            )));
+        }
+    }
+    if node.writes.is_empty() {
+        return Err(invalid("writes nothing".into()));
+    }
+    for id in &node.writes {
+        let tensor = plan.tensor(*id);
+        let state_update = matches!(node.op, Op::KvWrite) && tensor.kind == TensorKind::State;
+        if state_update {
+            continue;
+        }
+        if tensor.kind != TensorKind::Value || written[id.index()] {
+            return Err(invalid(format!("{} cannot be written here", tensor.name)));
+        }
+        written[id.index()] = true;
+    }
+    Ok(())
+}
+
+/// The device can run every node and hold every cache.
+pub(super) fn supported(plan: &Plan, caps: &Caps) -> Result<(), PlanError> {
+    for node in &plan.nodes {
+        let kind = node.op.kind();
+        let unsupported = |reason: String| PlanError::Unsupported {
+            device: caps.device.clone(),
+            op: kind.name(),
+            label: node.label.clone(),
+            reason,
+        };
+        if kind.is_fused() && !caps.fused.contains(&kind) {
+            return Err(unsupported("fused operation".into()));
+        }
+        for id in &node.reads[..node.op.n_weight_operands()] {
+            let weight = plan.tensor(*id);
+            if caps.activation(weight.dtype, weight.shape.cols).is_none() {
+                return Err(unsupported(format!("weights of type {}", weight.dtype)));
+            }
+        }
+        for id in node
+            .writes
+            .iter()
+            .filter(|id| plan.tensor(**id).kind == TensorKind::State)
+        {
+            let dtype = plan.tensor(*id).dtype;
+            if !caps.kv_types.contains(&dtype) {
+                return Err(unsupported(format!("a key/value cache of type {dtype}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Inputs that the plan reads.
+impl Plan {
+    /// The step inputs this plan reads, in the order of [`InputKind::ALL`].
+    pub fn inputs(&self) -> Vec<InputKind> {
+        let has = |kind: &InputKind| self.find(kind.name()).is_some();
+        InputKind::ALL.into_iter().filter(has).collect()
+    }
+}

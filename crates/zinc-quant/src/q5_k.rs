@@ -1,0 +1,45 @@
+//! Q5_K: Q4_K with a fifth bit per element.
+
+use crate::block::{Block, F16Bits, QK_K};
+use crate::q4_k::scale_min;
+use bytemuck::{Pod, Zeroable};
+
+/// 176 bytes: x = (d · scale) · q − (dmin · min).
+///
+/// | bytes | field | meaning |
+/// |---|---|---|
+/// | 0–1 | `d` | f16 scale of the scales |
+/// | 2–3 | `dmin` | f16 scale of the minimums |
+/// | 4–15 | `scales` | 6-bit scales and minimums, see [`scale_min`] |
+/// | 16–47 | `qh` | bit g of byte l: bit 4 of element 32g + l |
+/// | 48–175 | `qs` | low 4 bits, placed as in [`crate::Q4K`] |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Q5K {
+    /// Scale of the scales.
+    pub d: F16Bits,
+    /// Scale of the minimums.
+    pub dmin: F16Bits,
+    /// Packed scales and minimums of the groups.
+    pub scales: [u8; 12],
+    /// Fifth bits.
+    pub qh: [u8; 32],
+    /// Low four bits, two to a byte.
+    pub qs: [u8; 128],
+}
+
+impl Block<QK_K> for Q5K {
+    fn dequantize(&self, out: &mut [f32; QK_K]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        for (group, values) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (scale, min) = scale_min(&self.scales, group);
+            let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
+            let low_bits = &self.qs[32 * (group / 2)..];
+            for (l, value) in values.iter_mut().enumerate() {
+                let low = low_bits[l] >> (4 * (group % 2)) & 15;
+                let high = self.qh[l] >> group & 1;
+                *value = scale * f32::from(low | high << 4) - min;
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Weights as they are in the file and caches in their own type, read row by row as f32.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use zinc_backend::{DeviceError, WeightSource};
+use zinc_plan::{Plan, TensorId, TensorKind};
+use zinc_quant::GgmlType;
+
+use crate::NAME;
+
+/// Whether rows of this type can be dequantised.
+pub(crate) fn is_readable(dtype: GgmlType) -> bool {
+    let block = vec![0u8; dtype.block_bytes()];
+    zinc_quant::dequantize(dtype, &block, &mut vec![0.0; dtype.block_len()]).is_ok()
+}
+
+/// Dequantises one row; `row` must hold whole blocks, which the plan has checked.
+pub(crate) fn read_row(dtype: GgmlType, row: &[u8], out: &mut [f32]) -> Result<(), DeviceError> {
+    zinc_quant::dequantize(dtype, row, out).map_err(|error| DeviceError::Lost {
+        device: NAME.into(),
+        reason: error.to_string(),
+    })
+}
+
+/// A model's weights by name.
+pub(crate) struct WeightStore {
+    by_name: HashMap<String, Arc<WeightSource>>,
+}
+
+impl WeightStore {
+    pub(crate) fn new(sources: Vec<WeightSource>) -> Result<Self, DeviceError> {
+        let mut by_name = HashMap::new();
+        for source in sources {
+            let row_bytes = usize::try_from(source.cols)
+                .ok()
+                .and_then(|n| source.dtype.row_bytes(n));
+            let n_bytes = row_bytes.and_then(|bytes| (bytes as u64).checked_mul(source.rows));
+            if n_bytes != Some(source.data.len() as u64) {
+                let reason = format!("has {} bytes, expected {n_bytes:?}", source.data.len());
+                return Err(DeviceError::Binding {
+                    name: source.name,
+                    reason,
+                });
+            }
+            by_name.insert(source.name.clone(), Arc::new(source));
+        }
+        Ok(Self { by_name })
+    }
+
+    /// The weight that `plan` calls `id`, if its type and shape are what the plan says.
+    pub(crate) fn bind(&self, plan: &Plan, id: TensorId) -> Result<Arc<WeightSource>, DeviceError> {
+        let tensor = plan.tensor(id);
+        let binding = |reason: &str| DeviceError::Binding {
+            name: tensor.name.clone(),
+            reason: reason.into(),
+        };
+        let source = self
+            .by_name
+            .get(&tensor.name)
+            .ok_or_else(|| binding("is not bound"))?;
+        let rows = plan.limits.bound(tensor.shape.rows);
+        let same = source.dtype == tensor.dtype
+            && source.rows == rows
+            && source.cols == u64::from(tensor.shape.cols);
+        if !same {
+            return Err(binding("has another type or shape than the plan says"));
+        }
+        Ok(source.clone())
+    }
+}
+
+/// One cache: raw rows in its own type.
+pub(crate) struct State {
+    pub dtype: GgmlType,
+    pub row_bytes: usize,
+    pub bytes: Mutex<Vec<u8>>,
+}
+
+/// A model's caches by name.
+pub(crate) struct StateStore {
+    by_name: HashMap<String, Arc<State>>,
+}
+
+impl StateStore {
+    pub(crate) fn new(plan: &Plan) -> Result<Self, DeviceError> {
+        let mut by_name = HashMap::new();
+        for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
+            let needed = plan.max_bytes(id);
+            let mut bytes = Vec::new();
+            let len = usize::try_from(needed).unwrap_or(usize::MAX);
+            bytes
+                .try_reserve_exact(len)
+                .map_err(|_| DeviceError::OutOfMemory {
+                    device: NAME.into(),
+                    what: format!("cache {}", tensor.name),
+                    needed,
+                    available: 0,
+                })?;
+            bytes.resize(len, 0);
+            let state = State {
+                dtype: tensor.dtype,
+                row_bytes: tensor.row_bytes(),
+                bytes: Mutex::new(bytes),
+            };
+            by_name.insert(tensor.name.clone(), Arc::new(state));
+        }
+        Ok(Self { by_name })
+    }
+
+    /// The cache that `plan` calls `id`, if it is large enough.
+    pub(crate) fn bind(&self, plan: &Plan, id: TensorId) -> Result<Arc<State>, DeviceError> {
+        let tensor = plan.tensor(id);
+        let binding = |reason: &str| DeviceError::Binding {
+            name: tensor.name.clone(),
+            reason: reason.into(),
+        };
+        let state = self
+            .by_name
+            .get(&tensor.name)
+            .ok_or_else(|| binding("is not allocated"))?;
+        let len = state
+            .bytes
+            .lock()
+            .map_err(|_| binding("is poisoned"))?
+            .len() as u64;
+        if state.dtype != tensor.dtype || len != plan.max_bytes(id) {
+            return Err(binding("has another type or size than the plan says"));
+        }
+        Ok(state.clone())
+    }
+}
