@@ -1,1 +1,38 @@
-//! zinc-engine
+//! From token ids to text: the engine between a model file and a device.
+//!
+//! A [`Model`] is an opened GGUF file; a [`LoadedModel`] has given its weights to a device. On it an [`Engine`] serves
+//! [`Request`]s and reports [`Event`]s, and an [`Evaluator`] computes given tokens and returns logits or any tensor of the plan.
+//!
+//! **Contract.** Nothing here knows a device's kind or a model family's name, and the only way to compute is a plan that a
+//! device compiled. What is asked for is checked when it is asked for and refused with the numbers: nothing is truncated or
+//! ignored. Results do not depend on chunk sizes, on what else runs, or on what a cache held before. No threads, no I/O beyond
+//! opening the model.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cache_slot;
+mod engine;
+mod error;
+mod evaluate;
+mod generation;
+pub mod kv;
+mod matcher;
+mod model;
+mod options;
+mod request;
+mod runner;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+mod step;
+pub mod stop;
+
+pub use engine::{Engine, N_REQUESTS_MAX};
+pub use error::EngineError;
+pub use evaluate::{Evaluator, Tapped, Taps};
+pub use model::Model;
+pub use options::{DEFAULT_N_CTX, EngineOptions};
+pub use request::{Event, Request, Usage};
+pub use runner::{LoadedModel, MemoryNeed};
+pub use sampler::SamplingParams;
+pub use sequence::{FinishReason, SequenceId};

@@ -12,6 +12,7 @@
 //! - a tensor of zero dimensions is one element, `dims == [1]`; a dimension of zero is refused;
 //! - tensors may lie in any order and with gaps, but must be aligned and must not overlap.
 
+mod array;
 mod cursor;
 mod error;
 mod file;
@@ -22,8 +23,9 @@ mod tensors;
 mod value;
 pub mod writer;
 
+pub use array::{Array, Scalars, StringArray};
 pub use error::GgufError;
 pub use file::{Gguf, Shard};
 pub use metadata::Metadata;
 pub use tensors::TensorEntry;
-pub use value::{Array, Scalars, StringArray, Value, ValueType};
+pub use value::{Value, ValueType};

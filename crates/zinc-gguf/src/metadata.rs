@@ -1,8 +1,9 @@
 //! The key-value pairs of a file and typed access to them.
 
 use crate::GgufError;
+use crate::array::{Array, StringArray};
 use crate::cursor::{Cursor, Field, abbreviate};
-use crate::value::{Array, StringArray, Value};
+use crate::value::Value;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 

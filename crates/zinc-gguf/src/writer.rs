@@ -1,6 +1,7 @@
 //! Writing GGUF version 3 files.
 
-use crate::value::{Array, Value};
+use crate::array::Array;
+use crate::value::Value;
 use bytes::Bytes;
 use std::io::{self, Write};
 use zinc_quant::GgmlType;

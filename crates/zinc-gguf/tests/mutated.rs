@@ -17,8 +17,9 @@ use zinc_quant::GgmlType;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Memory per byte of file. The worst file is all one-byte values under short keys: about 15 bytes of
-/// file for a key, a value, an index entry and the slack of two growing tables.
+/// Memory per byte of file. The worst file is all one-byte values under short keys: 17 bytes of file
+/// become a key, a value and an index entry; with the slack of the two tables 15 times as much was
+/// measured, and twice that is possible right after both have grown.
 const MAX_PER_BYTE: usize = 32;
 /// For error messages, the hasher's keys and the like.
 const MAX_FIXED: usize = 16 << 10;

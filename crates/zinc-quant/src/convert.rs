@@ -103,3 +103,105 @@ fn f32_to_blocks<const N: usize, B: QuantizeBlock<N>>(src: &[f32], out: &mut [u8
         bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize(values)));
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // In a test a panic is the report.
+mod tests {
+    use super::*;
+
+    const QUANTIZABLE: [GgmlType; 9] = [
+        GgmlType::F32,
+        GgmlType::F16,
+        GgmlType::BF16,
+        GgmlType::Q8_0,
+        GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_0,
+        GgmlType::Q5_1,
+        GgmlType::MXFP4,
+    ];
+
+    /// Also holds the block structs to the sizes of the type table.
+    #[test]
+    fn every_type_converts_any_bytes_or_says_no() {
+        for ty in GgmlType::ALL {
+            for byte in [0x00, 0x7F, 0xFF] {
+                let bytes = vec![byte; 3 * ty.block_bytes()];
+                let mut values = vec![0.0; 3 * ty.block_len()];
+                let expected = match ty {
+                    GgmlType::I8 | GgmlType::I16 | GgmlType::I32 | GgmlType::I64 => {
+                        Err(QuantError::CannotDequantize(ty))
+                    }
+                    _ => Ok(()),
+                };
+                assert_eq!(dequantize(ty, &bytes, &mut values), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn quantizers_accept_any_floats() {
+        let hostile = [
+            f32::NAN,
+            f32::INFINITY,
+            -f32::INFINITY,
+            f32::MAX,
+            1e-45,
+            -0.0,
+        ];
+        for ty in GgmlType::ALL {
+            let mut bytes = vec![0; 256 / ty.block_len() * ty.block_bytes()];
+            for value in hostile {
+                let mut src = vec![0.5; 256];
+                src[..128].fill(value);
+                let result = quantize(ty, &src, &mut bytes);
+                let expected = match QUANTIZABLE.contains(&ty) {
+                    true => Ok(()),
+                    false => Err(QuantError::CannotQuantize(ty)),
+                };
+                assert_eq!(result, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zeros() {
+        for ty in QUANTIZABLE {
+            let mut bytes = vec![0; ty.row_bytes(64).unwrap()];
+            let mut values = vec![1.0; 64];
+            quantize(ty, &[0.0; 64], &mut bytes).unwrap();
+            dequantize(ty, &bytes, &mut values).unwrap();
+            assert!(values.iter().all(|&value| value == 0.0), "{ty}: {values:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_must_agree() {
+        let ty = GgmlType::Q8_0;
+        assert_eq!(
+            dequantize(ty, &[0; 34], &mut [0.0; 31]),
+            Err(QuantError::PartialBlock { ty, n_elems: 31 })
+        );
+        let mismatch = QuantError::LengthMismatch {
+            ty,
+            n_elems: 32,
+            expected: 34,
+            found: 33,
+        };
+        assert_eq!(
+            dequantize(ty, &[0; 33], &mut [0.0; 32]),
+            Err(mismatch.clone())
+        );
+        assert_eq!(quantize(ty, &[0.0; 32], &mut [0; 33]), Err(mismatch));
+    }
+
+    /// log2 of the largest f32 below 8 rounds to 3, which would double the block's scale.
+    #[test]
+    fn mxfp4_exponent_just_below_a_power_of_two() {
+        let mut src = [0.0; 32];
+        src[0] = 8.0f32.next_down();
+        assert_eq!(Mxfp4::quantize(&src).e, 127);
+        src[0] = 8.0;
+        assert_eq!(Mxfp4::quantize(&src).e, 128);
+    }
+}

@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+
+use zinc_backend::DeviceError;
+use zinc_gguf::GgufError;
+use zinc_models::ModelError;
+use zinc_plan::PlanError;
+use zinc_token::TokenError;
+
+use crate::kv::KvError;
+use crate::sampler::SamplerError;
+use crate::stop::StopError;
+
+/// Why a model could not be loaded or a request not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file is no GGUF file that can be read.
+    #[error("{}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// The bytes of a model in memory are no GGUF file.
+    #[error("built-in model: {0}")]
+    Embedded(GgufError),
+    /// The file holds no model that zinc runs.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The file's tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenError),
+    /// The device lacks something that the model's plan needs.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The device failed, or has not enough memory.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The cache has no page left.
+    #[error(transparent)]
+    Cache(#[from] KvError),
+    /// Sampling parameters or logits cannot be used.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// Stop strings cannot be used.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// An option of the engine is outside its range.
+    #[error("{option} is {value}; allowed: {allowed}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What it was.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// The prompt has no tokens.
+    #[error("the prompt is empty; hint: give at least one token")]
+    EmptyPrompt,
+    /// The prompt leaves no room in the context.
+    #[error(
+        "the prompt has {n_prompt} tokens, which leaves no room in a context of {n_ctx}; hint: {}",
+        longer_context(*n_prompt, *n_ctx_train)
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_prompt: usize,
+        /// Context length of this engine.
+        n_ctx: u32,
+        /// Context length the model was trained for.
+        n_ctx_train: u32,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token {position} of the prompt has id {id}; the model's ids are below {n_vocab}")]
+    TokenId {
+        /// Index in the prompt.
+        position: usize,
+        /// The id.
+        id: u32,
+        /// Rows of the model's embedding.
+        n_vocab: u32,
+    },
+    /// Too many requests wait.
+    #[error("{n_waiting} requests are waiting already, which is the limit; hint: try again later")]
+    QueueFull {
+        /// Requests in the queue.
+        n_waiting: usize,
+    },
+}
+
+fn longer_context(n_prompt: usize, n_ctx_train: u32) -> String {
+    if n_prompt < n_ctx_train as usize {
+        format!("a longer context (--ctx, up to {n_ctx_train} for this model), or a shorter prompt")
+    } else {
+        format!("shorten the prompt, the model was trained for {n_ctx_train} tokens")
+    }
+}

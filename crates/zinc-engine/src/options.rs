@@ -1,0 +1,108 @@
+//! What an engine is built for.
+
+use zinc_backend::Device;
+use zinc_quant::GgmlType;
+
+use crate::kv::PAGE_SIZE;
+use crate::runner::{CacheShape, MemoryNeed, memory_need};
+use crate::{EngineError, Model};
+
+/// Context length when none is asked for, unless the model was trained for less. Long enough for a conversation, short enough
+/// that its cache fits beside the weights of any model that fits at all.
+pub const DEFAULT_N_CTX: u32 = 8192;
+
+/// Sizes of an engine; none of them changes results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Longest sequence in tokens, prompt and answer; `None` is [`DEFAULT_N_CTX`] or what the model was trained for, whichever is
+    /// less.
+    pub n_ctx: Option<u32>,
+    /// Most tokens of one step: the chunk size of prefill.
+    pub chunk: u32,
+    /// Element type of the key/value cache: `F16`, `F32` or `Q8_0`. The one size that does change results.
+    pub kv_type: GgmlType,
+    /// Sequences computed at the same time; each has a cache of `n_ctx` tokens.
+    pub max_seqs: u32,
+}
+
+impl Default for EngineOptions {
+    /// One sequence, chunks of 512 tokens, cache in f16.
+    fn default() -> Self {
+        EngineOptions {
+            n_ctx: None,
+            chunk: 512,
+            kv_type: GgmlType::F16,
+            max_seqs: 1,
+        }
+    }
+}
+
+/// Largest [`EngineOptions::chunk`].
+const CHUNK_MAX: u32 = 1 << 16;
+/// Largest [`EngineOptions::max_seqs`].
+const MAX_SEQS_MAX: u32 = 1024;
+/// Rows of a cache are numbered by the plan's `i32` inputs.
+const CACHE_ROWS_MAX: u64 = i32::MAX as u64;
+
+impl EngineOptions {
+    /// Context length for `model`.
+    ///
+    /// # Errors
+    /// One that is 0 or longer than the model was trained for.
+    pub fn n_ctx(&self, model: &Model) -> Result<u32, EngineError> {
+        let n_ctx_train = model.config().n_ctx_train;
+        let n_ctx = self.n_ctx.unwrap_or(DEFAULT_N_CTX.min(n_ctx_train));
+        check("context length", n_ctx, n_ctx_train)?;
+        Ok(n_ctx)
+    }
+
+    /// What `model` would take on `device`, without loading it.
+    ///
+    /// # Errors
+    /// An option outside its range, or an operation the device lacks.
+    pub fn memory_need(
+        &self,
+        model: &Model,
+        device: &dyn Device,
+    ) -> Result<MemoryNeed, EngineError> {
+        memory_need(model, device, self.cache_shape(model)?, self.chunk)
+    }
+
+    /// Checks the options and gives the cache they ask for.
+    pub(crate) fn cache_shape(&self, model: &Model) -> Result<CacheShape, EngineError> {
+        check("chunk", self.chunk, CHUNK_MAX)?;
+        check("number of sequences", self.max_seqs, MAX_SEQS_MAX)?;
+        if !matches!(self.kv_type, GgmlType::F16 | GgmlType::F32 | GgmlType::Q8_0) {
+            return Err(EngineError::Option {
+                option: "cache type",
+                value: self.kv_type.to_string(),
+                allowed: "f16, f32 or q8_0".into(),
+            });
+        }
+        let n_ctx = self.n_ctx(model)?;
+        let n_rows = u64::from(n_ctx).next_multiple_of(PAGE_SIZE.into()) * u64::from(self.max_seqs);
+        if n_rows > CACHE_ROWS_MAX {
+            return Err(EngineError::Option {
+                option: "context length times number of sequences",
+                value: n_rows.to_string(),
+                allowed: format!("up to {CACHE_ROWS_MAX}"),
+            });
+        }
+        Ok(CacheShape {
+            n_ctx,
+            max_seqs: self.max_seqs,
+            kv_type: self.kv_type,
+        })
+    }
+}
+
+fn check(option: &'static str, value: u32, max: u32) -> Result<(), EngineError> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(EngineError::Option {
+        option,
+        value: value.to_string(),
+        allowed: format!("1 to {max}"),
+    })
+}

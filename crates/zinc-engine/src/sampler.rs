@@ -1,0 +1,348 @@
+//! Choosing the next token from a row of logits.
+//!
+//! Every request runs the same chain in this order; a sampler that is off changes nothing.
+//!
+//! | # | step | acts on | off when |
+//! |--:|---|---|---|
+//! | 1 | logit bias | logits of the named ids | none given |
+//! | 2 | repetition, presence and frequency penalties | logits of tokens in the window | 1, 0 and 0 |
+//! | 3 | DRY | logits of tokens that continue a repeat | multiplier 0 |
+//! | – | *temperature 0: the largest logit, lowest id of equals, is the answer; nothing below is looked at* | | |
+//! | 4 | top-n-sigma | removes tokens | 0 |
+//! | 5 | top-k | removes tokens | 0 |
+//! | 6 | typical-p | removes tokens | 1 |
+//! | 7 | top-p | removes tokens | 1 |
+//! | 8 | min-p | removes tokens | 0 |
+//! | 9 | XTC | removes the top choices, in a share of the steps | probability 0 |
+//! | 10 | temperature | divides the logits | 1 |
+//! | 11 | draw | picks by probability | – |
+//!
+//! Steps 6 to 9 see the probabilities of the tokens left at that point, at temperature 1. Every removing step leaves at least
+//! one token. Penalties and DRY count prompt tokens too.
+//!
+//! **Reproducible.** Random numbers come from [Philox](rng), keyed by the seed and the index of the generated token. Sums run in
+//! double precision in a defined order, and exponentials are [our own](math), so equal logits and an equal seed give equal
+//! tokens on every platform.
+//!
+//! **Log-probabilities** are those of the model: the log-softmax of the logits as they came, before step 1.
+
+mod candidates;
+mod math;
+mod params;
+mod penalties;
+mod rng;
+
+pub use params::{
+    DRY_BREAKER_BYTES_MAX, DryParams, N_DRY_BREAKERS_MAX, N_TOP_LOGPROBS_MAX, SamplingParams,
+    XtcParams,
+};
+
+use crate::matcher::{Matcher, MatcherState};
+use candidates::Candidates;
+
+/// Why sampling was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SamplerError {
+    /// A parameter is outside its range.
+    #[error("sampling parameter {field} is {value}; allowed: {allowed}")]
+    Param {
+        /// Field of [`SamplingParams`].
+        field: &'static str,
+        /// What it was.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// The model computed NaN or an infinity.
+    #[error(
+        "the model's logit of token {id} is {value}; hint: `zinc diff` finds the first tensor that is wrong on this device"
+    )]
+    NotFinite {
+        /// Position in the row of logits.
+        id: usize,
+        /// The logit.
+        value: f32,
+    },
+    /// The row of logits is not as long as the vocabulary.
+    #[error("{n_logits} logits for a vocabulary of {n_vocab} tokens")]
+    VocabSize {
+        /// Length of the row.
+        n_logits: usize,
+        /// Tokens in the vocabulary.
+        n_vocab: usize,
+    },
+    /// Logit bias left no token to choose from.
+    #[error("logit_bias bans every token; hint: leave at least one without a bias of -inf")]
+    AllBanned,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// Its id.
+    pub id: u32,
+    /// Log-probabilities, if the request asked for them.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Log-probabilities of one step under the model's own distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// That of the chosen token.
+    pub logprob: f32,
+    /// The most probable tokens, falling, the lower id of equals first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Scratch space of a sampling step; one serves any number of samplers. After the first tokens it grows no more.
+#[derive(Debug, Default)]
+pub struct SamplerWorkspace {
+    /// The row after bias and penalties.
+    adjusted: Vec<f32>,
+    candidates: Candidates,
+    /// One zero per vocabulary entry between uses.
+    counts: Vec<u32>,
+    repeats: Vec<u32>,
+}
+
+impl SamplerWorkspace {
+    /// Space for histories of up to `n_tokens` tokens.
+    pub fn new(n_tokens: usize) -> SamplerWorkspace {
+        SamplerWorkspace {
+            repeats: Vec::with_capacity(n_tokens),
+            ..SamplerWorkspace::default()
+        }
+    }
+}
+
+/// The sampler chain of one request.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+    seed: u64,
+    n_vocab: usize,
+    n_sampled: u64,
+    breakers: Option<Matcher>,
+    breaker_state: MatcherState,
+    /// Tokens accepted since the last sequence breaker.
+    n_since_break: usize,
+}
+
+impl Sampler {
+    /// Checks the parameters for a vocabulary of `n_vocab` tokens.
+    pub fn new(params: SamplingParams, n_vocab: usize) -> Result<Sampler, SamplerError> {
+        params.validate()?;
+        if let Some(&(id, _)) = params
+            .logit_bias
+            .iter()
+            .find(|(id, _)| *id as usize >= n_vocab)
+        {
+            let (value, allowed) = (format!("for token {id}"), format!("ids below {n_vocab}"));
+            return Err(SamplerError::Param {
+                field: "logit_bias",
+                value,
+                allowed,
+            });
+        }
+        let dry_active = params.dry.multiplier > 0.0;
+        let breakers = dry_active.then(|| Matcher::new(&params.dry.sequence_breakers));
+        let seed = params.seed.unwrap_or_else(rng::random_seed);
+        let breaker_state = MatcherState::default();
+        Ok(Sampler {
+            params,
+            seed,
+            n_vocab,
+            n_sampled: 0,
+            breakers,
+            breaker_state,
+            n_since_break: 0,
+        })
+    }
+
+    /// The seed in use: the request's, or the one drawn for it.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Whether [`Sampler::accept`] has to see every token's text: only DRY's sequence breakers do.
+    pub fn reads_text(&self) -> bool {
+        self.breakers.is_some()
+    }
+
+    /// Takes note of a token that joined the text, prompt or generated; `bytes` are the token's.
+    pub fn accept(&mut self, bytes: &[u8]) {
+        let Some(breakers) = &self.breakers else {
+            return;
+        };
+        self.n_since_break += 1;
+        for &byte in bytes {
+            self.breaker_state = breakers.step(self.breaker_state, byte);
+            if breakers.matched(self.breaker_state).is_some() {
+                self.n_since_break = 0;
+            }
+        }
+    }
+
+    /// Chooses the token that follows `history` (prompt and generated tokens, all of them accepted) from the model's `logits`.
+    pub fn sample(
+        &mut self,
+        history: &[u32],
+        logits: &[f32],
+        workspace: &mut SamplerWorkspace,
+    ) -> Result<Sampled, SamplerError> {
+        if logits.len() != self.n_vocab {
+            return Err(SamplerError::VocabSize {
+                n_logits: logits.len(),
+                n_vocab: self.n_vocab,
+            });
+        }
+        check_finite(logits)?;
+        let id = self.choose(history, logits, workspace)?;
+        self.n_sampled += 1;
+        let logprobs = self
+            .params
+            .logprobs
+            .map(|n| logprobs(logits, id, n, &mut workspace.candidates));
+        Ok(Sampled { id, logprobs })
+    }
+
+    fn choose(
+        &self,
+        history: &[u32],
+        logits: &[f32],
+        workspace: &mut SamplerWorkspace,
+    ) -> Result<u32, SamplerError> {
+        let params = &self.params;
+        let SamplerWorkspace {
+            adjusted,
+            candidates,
+            counts,
+            repeats,
+        } = workspace;
+        let logits = self.adjust(history, logits, adjusted, counts, repeats);
+        if params.is_greedy() {
+            return argmax(logits).ok_or(SamplerError::AllBanned);
+        }
+        if !candidates.load(logits, params.top_n_sigma, params.top_k) {
+            return Err(SamplerError::AllBanned);
+        }
+        let draws = rng::draws(self.seed, self.n_sampled);
+        candidates.typical(params.typical_p);
+        candidates.top_p(params.top_p);
+        candidates.min_p(params.min_p);
+        if draws.xtc < f64::from(params.xtc.probability) {
+            candidates.exclude_top_choices(params.xtc.threshold);
+        }
+        Ok(candidates.pick(params.temperature, draws.pick))
+    }
+
+    /// Steps 1 to 3 on a copy of the row; the row itself if they are all off.
+    fn adjust<'a>(
+        &self,
+        history: &[u32],
+        logits: &'a [f32],
+        adjusted: &'a mut Vec<f32>,
+        counts: &mut Vec<u32>,
+        repeats: &mut Vec<u32>,
+    ) -> &'a [f32] {
+        let params = &self.params;
+        let penalties = penalties::penalties_active(params);
+        let dry = self.breakers.is_some();
+        if params.logit_bias.is_empty() && !penalties && !dry {
+            return logits;
+        }
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        counts.resize(self.n_vocab, 0);
+        for &(id, bias) in &params.logit_bias {
+            let logit = &mut adjusted[id as usize];
+            *logit = if bias == f32::NEG_INFINITY {
+                bias
+            } else {
+                penalties::keep_finite(*logit, *logit + bias)
+            };
+        }
+        if penalties {
+            penalties::apply_penalties(params, history, adjusted, counts);
+        }
+        if dry {
+            penalties::apply_dry(
+                &params.dry,
+                history,
+                self.n_since_break,
+                adjusted,
+                counts,
+                repeats,
+            );
+        }
+        adjusted
+    }
+}
+
+/// The lowest id with the largest logit, without bias or penalties.
+///
+/// # Errors
+/// [`SamplerError::NotFinite`].
+pub fn greedy(logits: &[f32]) -> Result<u32, SamplerError> {
+    check_finite(logits)?;
+    argmax(logits).ok_or(SamplerError::VocabSize {
+        n_logits: 0,
+        n_vocab: 0,
+    })
+}
+
+fn check_finite(logits: &[f32]) -> Result<(), SamplerError> {
+    match first_not_finite(logits) {
+        Some(id) => Err(SamplerError::NotFinite {
+            id,
+            value: logits[id],
+        }),
+        None => Ok(()),
+    }
+}
+
+fn first_not_finite(logits: &[f32]) -> Option<usize> {
+    // A pass without an early exit vectorises; the position is only looked for when there is one.
+    let all_finite = logits
+        .iter()
+        .fold(true, |all, logit| all & logit.is_finite());
+    if all_finite {
+        None
+    } else {
+        logits.iter().position(|logit| !logit.is_finite())
+    }
+}
+
+/// The lowest id with the largest logit; `None` if all are -∞.
+fn argmax(logits: &[f32]) -> Option<u32> {
+    let max = math::max(logits);
+    if max == f32::NEG_INFINITY {
+        return None;
+    }
+    logits
+        .iter()
+        .position(|&logit| logit == max)
+        .map(|id| id as u32)
+}
+
+/// Log-softmax of the whole row at `id` and at the `n_top` largest.
+fn logprobs(logits: &[f32], id: u32, n_top: u32, candidates: &mut Candidates) -> TokenLogprobs {
+    let max = f64::from(math::max(logits));
+    let total: f64 = logits
+        .iter()
+        .map(|&logit| math::exp(f64::from(logit) - max))
+        .sum();
+    let ln_total = math::ln(total);
+    let logprob = |logit: f32| (f64::from(logit) - max - ln_total) as f32;
+    let top = candidates
+        .largest(logits, n_top)
+        .map(|(id, logit)| (id, logprob(logit)))
+        .collect();
+    TokenLogprobs {
+        logprob: logprob(logits[id as usize]),
+        top,
+    }
+}
+
+#[cfg(test)]
+mod tests;

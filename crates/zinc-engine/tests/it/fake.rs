@@ -1,0 +1,102 @@
+//! A device that computes nothing and allocates nothing in a step: its logits are a function of the last token and position.
+
+use std::sync::Arc;
+
+use zinc_backend::{
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, States, StepInputs,
+    StepOutputs, Ticket, WeightSource, Weights,
+};
+use zinc_plan::Plan;
+use zinc_reference::ReferenceDevice;
+
+type Logit = Arc<dyn Fn(i32, i32, usize) -> f32 + Send + Sync>;
+
+/// The logits are `logit(token id, position, vocabulary index)`.
+pub struct FakeDevice {
+    reference: ReferenceDevice,
+    logit: Logit,
+}
+
+impl FakeDevice {
+    /// A device with these logits.
+    pub fn new(logit: impl Fn(i32, i32, usize) -> f32 + Send + Sync + 'static) -> FakeDevice {
+        FakeDevice {
+            reference: ReferenceDevice::new(),
+            logit: Arc::new(logit),
+        }
+    }
+}
+
+impl Device for FakeDevice {
+    fn info(&self) -> &DeviceInfo {
+        self.reference.info()
+    }
+
+    fn caps(&self) -> &Caps {
+        self.reference.caps()
+    }
+
+    fn bind_weights(
+        &self,
+        _: Vec<WeightSource>,
+        _: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights, DeviceError> {
+        Ok(Weights(Arc::new(())))
+    }
+
+    fn alloc_states(&self, _: &Plan) -> Result<States, DeviceError> {
+        Ok(States(Arc::new(())))
+    }
+
+    fn compile(
+        &self,
+        plan: Arc<Plan>,
+        _: &Bindings<'_>,
+    ) -> Result<Box<dyn Executable>, DeviceError> {
+        Ok(Box::new(FakeExecutable {
+            plan,
+            logit: self.logit.clone(),
+            last: StepOutputs::default(),
+        }))
+    }
+}
+
+struct FakeExecutable {
+    plan: Arc<Plan>,
+    logit: Logit,
+    last: StepOutputs,
+}
+
+impl Executable for FakeExecutable {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
+        inputs.check(&self.plan)?;
+        self.last.values.resize(1, Vec::new());
+        let logits = &mut self.last.values[0];
+        logits.clear();
+        let n_vocab = self.plan.tensor(self.plan.outputs[0]).shape.cols as usize;
+        for &row in &inputs.out_rows {
+            let (id, position) = (
+                inputs.token_ids[row as usize],
+                inputs.positions[row as usize],
+            );
+            logits.extend((0..n_vocab).map(|i| (self.logit)(id, position, i)));
+        }
+        Ok(Ticket(0))
+    }
+
+    fn wait(&mut self, _: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
+        outputs.values.resize(1, Vec::new());
+        outputs.values[0].clone_from(&self.last.values[0]);
+        Ok(())
+    }
+
+    fn set_profiling(&mut self, _: bool) {}
+
+    fn profile(&self) -> Vec<NodeTime> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,10 @@
+//! The engine against golden data and against itself.
+
+#![allow(clippy::unwrap_used)]
+
+mod alloc;
+mod fake;
+mod generate;
+mod golden;
+mod safetensors;
+mod support;
