@@ -77,6 +77,9 @@ pub(crate) enum Pattern {
     /// Integers of -127 to 127 with a 127 in every 32: converting them to 8 bits loses nothing, so
     /// that integer kernels must agree with f32 ones to rounding.
     Int8,
+    /// Normal where the device multiplies in f32, [`Pattern::Int8`] where it converts activations to
+    /// 8 bits: a few outputs are no sample for a limit on the error of the conversion.
+    Exact,
     /// Normal times 1000.
     Large,
     /// Normal times 0.001.
@@ -106,7 +109,7 @@ impl Feed {
         let mut values = self.rng.normals((rows * cols) as usize);
         for (idx, value) in values.iter_mut().enumerate() {
             match pattern {
-                Pattern::Normal => (),
+                Pattern::Normal | Pattern::Exact => (),
                 Pattern::Int8 if idx % 32 == 5 => *value = 127.0_f32.copysign(*value),
                 Pattern::Int8 => *value = (*value * 40.0).round().clamp(-127.0, 127.0),
                 Pattern::Large => *value *= 1e3,

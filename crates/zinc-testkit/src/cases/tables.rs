@@ -62,6 +62,16 @@ impl Context<'_> {
         }
     }
 
+    /// What [`Pattern::Exact`] means for weights of type `dtype`.
+    fn resolve(&self, pattern: Pattern, dtype: GgmlType, cols: u32) -> Pattern {
+        let activation = self.caps.activation(dtype, cols);
+        match (pattern, activation) {
+            (Pattern::Exact, Some(ActivationType::Quantized(_))) => Pattern::Int8,
+            (Pattern::Exact, _) => Pattern::Normal,
+            (other, _) => other,
+        }
+    }
+
     /// Weight types whose blocks fill rows of `cols` elements.
     fn weight_types(&self, cols: u32) -> impl Iterator<Item = GgmlType> {
         let fits = move |ty: &GgmlType| ty.row_bytes(cols as usize).is_some();

@@ -54,8 +54,9 @@ impl Product {
         labels: &[&str],
         finish: fn(&mut Builder, &Parts) -> Result<Vec<TensorId>, PlanError>,
     ) -> Vec<Case> {
-        let (rows, pattern) = (self.rows, self.pattern);
+        let rows = self.rows;
         let case = |dtype| {
+            let pattern = context.resolve(self.pattern, dtype, self.n_in);
             let x = Operand {
                 name: "x",
                 rows,
