@@ -8,7 +8,8 @@ use zinc_engine::{EngineOptions, LoadedModel, Model};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
-/// The golden file `name`: from the project's own part of them, else from the full set beside the project.
+/// The golden file `name`: from the project's own part of them, else from the full set beside the
+/// project.
 ///
 /// Prints why and returns `None` if there is neither.
 pub fn golden_file(name: &str) -> Option<PathBuf> {
