@@ -1,0 +1,140 @@
+//! The device: what it can do, and how it is opened.
+
+use crate::exec::CpuExecutable;
+use crate::kernels::panel::Form;
+use crate::pool::Pool;
+use crate::store::{StateStore, WeightStore};
+use crate::{Isa, NAME, machine};
+use std::sync::Arc;
+use zinc_backend::{
+    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
+    WeightSource, Weights,
+};
+use zinc_plan::{OpKind, Plan};
+use zinc_quant::GgmlType;
+
+/// The backend with the one device `cpu`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuBackend {
+    /// Threads to use; the physical cores available when absent.
+    pub n_threads: Option<usize>,
+}
+
+impl Backend for CpuBackend {
+    fn devices(&self) -> Vec<DeviceInfo> {
+        let n_threads = self.n_threads.unwrap_or_else(machine::default_threads);
+        vec![info(n_threads, Isa::best())]
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Device>, DeviceError> {
+        if name != NAME {
+            return Err(DeviceError::Unknown {
+                name: name.into(),
+                available: NAME.into(),
+            });
+        }
+        let n_threads = self.n_threads.unwrap_or_else(machine::default_threads);
+        Ok(Arc::new(CpuDevice::new(n_threads, Isa::best())?))
+    }
+}
+
+/// The opened processor with its threads.
+pub struct CpuDevice {
+    info: DeviceInfo,
+    caps: Caps,
+    pool: Arc<Pool>,
+    isa: Isa,
+}
+
+impl CpuDevice {
+    /// A device with `n_threads` threads (at least one) that uses the instruction set `isa`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] when the system refuses the threads.
+    pub fn new(n_threads: usize, isa: Isa) -> Result<CpuDevice, DeviceError> {
+        let pool = Pool::new(n_threads).map_err(|error| DeviceError::Unavailable {
+            device: NAME.into(),
+            reason: format!("cannot start {n_threads} threads: {error}; try fewer with --threads"),
+        })?;
+        let info = info(pool.n_threads(), isa);
+        Ok(CpuDevice {
+            info,
+            caps: caps(),
+            pool: Arc::new(pool),
+            isa,
+        })
+    }
+}
+
+fn info(n_threads: usize, isa: Isa) -> DeviceInfo {
+    let (memory_total, memory_free) = machine::memory();
+    DeviceInfo {
+        name: NAME.into(),
+        description: machine::processor(),
+        memory_total,
+        memory_free,
+        facts: vec![
+            ("isa".into(), isa.name().into()),
+            ("threads".into(), n_threads.to_string()),
+        ],
+    }
+}
+
+fn caps() -> Caps {
+    let is_number = |ty: &GgmlType| {
+        let mut value = vec![0.0; ty.block_len()];
+        zinc_quant::dequantize(*ty, &vec![0; ty.block_bytes()], &mut value).is_ok()
+    };
+    let activation = |ty: GgmlType| match Form::quantized(ty) {
+        Some(form) => ActivationType::Quantized(form.activations()),
+        None => ActivationType::F32,
+    };
+    Caps {
+        device: NAME.into(),
+        fused: [OpKind::MatMulAdd, OpKind::GateUpAct].into(),
+        matmul: GgmlType::ALL
+            .into_iter()
+            .filter(is_number)
+            .map(|ty| (ty, activation(ty)))
+            .collect(),
+        kv_types: vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0],
+    }
+}
+
+impl Device for CpuDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn bind_weights(
+        &self,
+        sources: Vec<WeightSource>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Weights, DeviceError> {
+        Ok(Weights(Arc::new(WeightStore::new(sources, progress)?)))
+    }
+
+    fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError> {
+        Ok(States(Arc::new(StateStore::new(
+            plan,
+            machine::memory().1,
+        )?)))
+    }
+
+    fn compile(
+        &self,
+        plan: Arc<Plan>,
+        bind: &Bindings<'_>,
+    ) -> Result<Box<dyn Executable>, DeviceError> {
+        Ok(Box::new(CpuExecutable::new(
+            plan,
+            bind,
+            Arc::clone(&self.pool),
+            self.isa,
+        )?))
+    }
+}

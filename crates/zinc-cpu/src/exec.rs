@@ -1,0 +1,351 @@
+//! A compiled plan: one hand-over to the pool per step; inside, every worker walks the same list of nodes and takes
+//! tasks from a counter of each node, and waits only where the plan has a barrier.
+
+mod run;
+
+use crate::NAME;
+use crate::kernels::act::{ActBlock, ActSuper};
+use crate::kernels::{attention, matmul};
+use crate::lower::{Lowering, Operand, Step};
+use crate::memory::{Buffer, Rows};
+use crate::pool::{Pool, Worker};
+use crate::simd::Isa;
+use crate::store::{StateStore, WeightStore};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use zinc_backend::{
+    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
+    Weights,
+};
+use zinc_plan::{InputKind, Op, Plan};
+use zinc_quant::GgmlType;
+
+/// Working memory of one worker.
+struct Scratch {
+    matmul: matmul::Scratch,
+    attention: attention::Scratch,
+    /// Results of an attention task.
+    attention_out: Vec<f32>,
+}
+
+/// Consecutive rows of one sequence that attention takes together.
+#[derive(Clone, Copy)]
+struct Tile {
+    first: usize,
+    n_rows: usize,
+}
+
+/// A counter on a cache line of its own.
+#[repr(align(64))]
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+pub(crate) struct CpuExecutable {
+    plan: Arc<Plan>,
+    pool: Arc<Pool>,
+    isa: Isa,
+    steps: Vec<Step>,
+    /// Next task of each step.
+    counters: Vec<Counter>,
+    outputs: Vec<Operand>,
+    inputs: Vec<(InputKind, Rows)>,
+    tiles: Vec<Tile>,
+    rows_per_tile: usize,
+    scratch: Vec<Mutex<Scratch>>,
+    sizes: StepSizes,
+    n_steps: u64,
+    profiling: bool,
+    n_profiled: u64,
+    /// Nanoseconds of each plan node.
+    times: Vec<AtomicU64>,
+    states: Arc<StateStore>,
+    // Kept alive for the addresses in `steps` and `inputs`.
+    _weights: Weights,
+    _buffers: Vec<Buffer>,
+}
+
+impl CpuExecutable {
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        bind: &Bindings<'_>,
+        pool: Arc<Pool>,
+        isa: Isa,
+    ) -> Result<CpuExecutable, DeviceError> {
+        let refuse = |reason: &str| DeviceError::Plan {
+            plan: plan.name.clone(),
+            reason: reason.into(),
+        };
+        let weights = bind.weights.0.downcast_ref::<WeightStore>();
+        let weights = weights.ok_or_else(|| refuse("bound to weights of another device"))?;
+        let states = Arc::clone(&bind.states.0).downcast::<StateStore>();
+        let states = states.map_err(|_| refuse("bound to states of another device"))?;
+        let memory = plan
+            .memory
+            .as_ref()
+            .ok_or_else(|| refuse("is not prepared: it has no memory layout"))?;
+        let arena = new_buffer("activations", memory.arena_bytes)?;
+        let (input_buffer, inputs) = input_buffer(&plan)?;
+        let mut lowering =
+            Lowering::new(&plan, weights, &states, &arena, &inputs, pool.n_threads());
+        let steps = lowering.steps()?;
+        let outputs = plan
+            .outputs
+            .iter()
+            .map(|id| lowering.operand(*id))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut buffers = lowering.turns;
+        buffers.extend([arena, input_buffer]);
+        let (k_dim, v_dim, heads) = attention_limits(&plan);
+        let new_scratch = || {
+            let attention = attention::Scratch::new(k_dim, v_dim);
+            let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
+            Mutex::new(Scratch {
+                matmul: matmul::Scratch::new(),
+                attention,
+                attention_out,
+            })
+        };
+        Ok(CpuExecutable {
+            counters: steps.iter().map(|_| Counter::default()).collect(),
+            scratch: (0..pool.n_threads()).map(|_| new_scratch()).collect(),
+            tiles: Vec::with_capacity(plan.limits.max_tokens as usize),
+            rows_per_tile: (attention::MAX_COLUMNS / heads).max(1),
+            sizes: StepSizes {
+                tokens: 0,
+                seqs: 0,
+                out_rows: 0,
+            },
+            n_steps: 0,
+            profiling: false,
+            n_profiled: 0,
+            times: plan.nodes.iter().map(|_| AtomicU64::new(0)).collect(),
+            _weights: bind.weights.clone(),
+            _buffers: buffers,
+            plan,
+            pool,
+            isa,
+            steps,
+            outputs,
+            inputs,
+            states,
+        })
+    }
+
+    /// Copies the inputs to where the nodes read them, and groups the rows for attention.
+    fn load(&mut self, inputs: &StepInputs) {
+        for (kind, rows) in &self.inputs {
+            let from = inputs.get(*kind);
+            let per_row = rows.row_bytes / size_of::<i32>();
+            for (row, values) in from.chunks_exact(per_row).enumerate() {
+                // SAFETY: the buffer belongs to this executable and no step is running: `submit` has `&mut self`.
+                unsafe { rows.row_mut::<i32>(row) }.copy_from_slice(values);
+            }
+        }
+        self.tiles.clear();
+        for (row, seq) in inputs.seq_of.iter().enumerate() {
+            match self.tiles.last_mut() {
+                Some(tile)
+                    if tile.n_rows < self.rows_per_tile && inputs.seq_of[tile.first] == *seq =>
+                {
+                    tile.n_rows += 1
+                }
+                _ => self.tiles.push(Tile {
+                    first: row,
+                    n_rows: 1,
+                }),
+            }
+        }
+        for counter in &mut self.counters {
+            *counter.0.get_mut() = 0;
+        }
+    }
+
+    /// One worker's walk through the nodes.
+    fn work(&self, worker: &Worker<'_>) {
+        // One worker per scratch: nobody else holds the lock, and a panic leaves nothing that the next task relies on.
+        let mut scratch = self.scratch[worker.idx]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut start = Instant::now();
+        for (step, counter) in self.steps.iter().zip(&self.counters) {
+            // Timed nodes run one after the other.
+            if (step.barrier || self.profiling) && worker.barrier().is_err() {
+                return;
+            }
+            if self.profiling {
+                start = Instant::now();
+            }
+            let n_tasks = self.n_tasks(step);
+            loop {
+                let task = counter.0.fetch_add(1, Ordering::Relaxed);
+                if task >= n_tasks {
+                    break;
+                }
+                self.task(step, task, &mut scratch);
+            }
+            if self.profiling {
+                if worker.barrier().is_err() {
+                    return;
+                }
+                if let (0, Some(node)) = (worker.idx, step.node) {
+                    self.times[node]
+                        .fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+impl Executable for CpuExecutable {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
+        self.sizes = inputs.check(&self.plan)?;
+        self.load(inputs);
+        let exec = &*self;
+        let result = {
+            let _turn = exec
+                .states
+                .turn
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            exec.pool.run(&|worker| exec.work(worker))
+        };
+        result.map_err(|panicked| DeviceError::Lost {
+            device: NAME.into(),
+            reason: panicked.0,
+        })?;
+        self.n_steps += 1;
+        self.n_profiled += u64::from(self.profiling);
+        Ok(Ticket(self.n_steps))
+    }
+
+    fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
+        if ticket.0 != self.n_steps {
+            let reason = format!("step {} is no longer held", ticket.0);
+            return Err(DeviceError::Lost {
+                device: NAME.into(),
+                reason,
+            });
+        }
+        outputs.values.resize_with(self.outputs.len(), Vec::new);
+        for ((id, operand), values) in self
+            .plan
+            .outputs
+            .iter()
+            .zip(&self.outputs)
+            .zip(&mut outputs.values)
+        {
+            let n_rows = self
+                .sizes
+                .rows(self.plan.tensor(*id).shape.rows, &self.plan);
+            values.clear();
+            for row in 0..n_rows {
+                fetch(operand, row, values);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        self.profiling = on;
+        self.n_profiled = 0;
+        for time in &mut self.times {
+            *time.get_mut() = 0;
+        }
+    }
+
+    fn profile(&self) -> Vec<NodeTime> {
+        if !self.profiling {
+            return Vec::new();
+        }
+        let times = self.times.iter().enumerate();
+        times
+            .map(|(node, time)| NodeTime {
+                node,
+                time: Duration::from_nanos(time.load(Ordering::Relaxed)),
+                n_steps: self.n_profiled,
+            })
+            .collect()
+    }
+}
+
+/// Appends a row of an output as f32.
+fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
+    let append = |values: &mut Vec<f32>, d: f32, q: &[[i8; 4]]| {
+        values.extend(q.as_flattened().iter().map(|q| f32::from(*q) * d));
+    };
+    // SAFETY (all arms): the arena lives as long as the executable, and no step runs while `wait` has `&mut self`.
+    match operand.dtype {
+        GgmlType::Q8_K => {
+            // SAFETY: as above.
+            let blocks = unsafe { operand.rows.row::<ActSuper>(row) };
+            blocks
+                .iter()
+                .for_each(|block| append(values, block.d, &block.q));
+        }
+        GgmlType::Q8_1 => {
+            // SAFETY: as above.
+            let blocks = unsafe { operand.rows.row::<ActBlock>(row) };
+            blocks
+                .iter()
+                .for_each(|block| append(values, block.d(), &block.q));
+        }
+        // SAFETY: as above.
+        _ => values.extend_from_slice(unsafe { operand.rows.row::<f32>(row) }),
+    }
+}
+
+fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
+    usize::try_from(needed)
+        .ok()
+        .and_then(Buffer::new)
+        .ok_or_else(|| DeviceError::OutOfMemory {
+            device: NAME.into(),
+            what: what.into(),
+            needed,
+            available: crate::machine::memory().1,
+        })
+}
+
+/// One buffer for all inputs at their largest size.
+fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
+    let size = |kind: InputKind| {
+        let shape = kind.shape(&plan.limits);
+        (
+            plan.limits.bound(shape.rows) as usize,
+            shape.cols as usize * size_of::<i32>(),
+        )
+    };
+    let bytes_of = |kind: InputKind| {
+        let (n_rows, row_bytes) = size(kind);
+        (n_rows * row_bytes).next_multiple_of(64)
+    };
+    let kinds = InputKind::ALL.into_iter().filter(|kind| size(*kind).1 > 0);
+    let total: usize = kinds.clone().map(bytes_of).sum();
+    let buffer = new_buffer("step inputs", total as u64)?;
+    let mut inputs = Vec::new();
+    let mut offset = 0;
+    for kind in kinds {
+        let (n_rows, row_bytes) = size(kind);
+        inputs.push((kind, buffer.rows(offset, n_rows, row_bytes, row_bytes)));
+        offset += bytes_of(kind);
+    }
+    Ok((buffer, inputs))
+}
+
+/// Largest key and value heads, and query heads of one task, over all attention nodes.
+fn attention_limits(plan: &Plan) -> (usize, usize, usize) {
+    let mut limits = (0, 0, 1);
+    for node in &plan.nodes {
+        if let Op::Attention(attention) = node.op {
+            limits.0 = limits.0.max(attention.k_dim as usize);
+            limits.1 = limits.1.max(attention.v_dim as usize);
+            limits.2 = limits.2.max(run::heads_per_task(&attention));
+        }
+    }
+    limits
+}

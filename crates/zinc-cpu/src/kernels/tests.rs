@@ -1,0 +1,337 @@
+//! Every product against a plain f64 oracle, on every instruction set of the machine.
+
+use super::act::{ActBlock, ActSuper, QuantizeBlocks, QuantizeSupers};
+use super::matmul::{Activations, MatMulTask, Scratch};
+use super::panel::WeightRows;
+use crate::simd::Isa;
+use zinc_quant::{GgmlType, dequantize, quantize};
+
+/// A small deterministic generator (xorshift64*).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Uniform in -1..1.
+    pub(crate) fn value(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+}
+
+/// Random valid weights of any type: quantised where the format has a quantiser, else random bytes with tame scales.
+pub(crate) fn weights(ty: GgmlType, n_rows: usize, n_in: usize, random: &mut Random) -> Vec<u8> {
+    let row_bytes = ty.row_bytes(n_in).unwrap();
+    let mut out = vec![0; n_rows * row_bytes];
+    let values = random.values(n_rows * n_in);
+    if quantize(ty, &values, &mut out).is_ok() {
+        return out;
+    }
+    // Offsets of the f16 scales in a block.
+    let scales: &[usize] = match ty {
+        GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+        GgmlType::Q6_K => &[208],
+        GgmlType::Q2_K => &[80, 82],
+        GgmlType::Q3_K => &[108],
+        GgmlType::IQ4_XS => &[0],
+        other => panic!("no weights of type {other}"),
+    };
+    for block in out.chunks_exact_mut(ty.block_bytes()) {
+        block.fill_with(|| (random.bits() >> 32) as u8);
+        for at in scales {
+            // 2^-14 to 2^-8, either sign.
+            let f16 = (random.bits() as u16 & 0x83ff) | (1 + random.bits() as u16 % 6) << 10;
+            block[*at..at + 2].copy_from_slice(&f16.to_le_bytes());
+        }
+    }
+    out
+}
+
+/// Activations as a weight type wants them, and the f64 values they stand for.
+enum Act {
+    F32(Vec<f32>),
+    Blocks(Vec<ActBlock>),
+    Supers(Vec<ActSuper>),
+}
+
+impl Act {
+    fn new(isa: Isa, form: Option<usize>, x: &[f32]) -> Act {
+        match form {
+            Some(32) => {
+                let mut out = vec![super::act::EMPTY_BLOCK; x.len() / 32];
+                isa.run(QuantizeBlocks { x, out: &mut out });
+                Act::Blocks(out)
+            }
+            Some(_) => {
+                let mut out = vec![super::act::EMPTY_SUPER; x.len() / 256];
+                isa.run(QuantizeSupers { x, out: &mut out });
+                Act::Supers(out)
+            }
+            None => Act::F32(x.to_vec()),
+        }
+    }
+
+    fn rows(&self, n_in: usize) -> Activations<'_> {
+        match self {
+            Act::F32(data) => Activations::F32 { data, stride: n_in },
+            Act::Blocks(blocks) => Activations::Blocks(blocks),
+            Act::Supers(supers) => Activations::Supers(supers),
+        }
+    }
+
+    fn values(&self) -> Vec<f64> {
+        let scaled = |d: f32, q: &[[i8; 4]]| {
+            q.as_flattened()
+                .iter()
+                .map(|&q| f64::from(d) * f64::from(q))
+                .collect::<Vec<_>>()
+        };
+        match self {
+            Act::F32(data) => data.iter().map(|&x| f64::from(x)).collect(),
+            Act::Blocks(blocks) => blocks.iter().flat_map(|b| scaled(b.d(), &b.q)).collect(),
+            Act::Supers(supers) => supers.iter().flat_map(|b| scaled(b.d, &b.q)).collect(),
+        }
+    }
+}
+
+fn act_block(ty: GgmlType) -> Option<usize> {
+    match ty {
+        GgmlType::Q4_0 | GgmlType::Q8_0 => Some(32),
+        GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => Some(256),
+        _ => None,
+    }
+}
+
+fn multiply(
+    isa: Isa,
+    weights: WeightRows<'_>,
+    x: &Act,
+    n_in: usize,
+    range: std::ops::Range<usize>,
+) -> Vec<[f32; 16]> {
+    let mut scratch = Scratch::new();
+    isa.run(MatMulTask {
+        weights,
+        up: None,
+        x: x.rows(n_in),
+        n_in,
+        first: range.start,
+        n_rows: range.len(),
+        scratch: &mut scratch,
+    });
+    scratch.acc[..range.len()].to_vec()
+}
+
+const TYPES: &[(GgmlType, &[usize])] = &[
+    (GgmlType::F32, &[1, 3, 64, 77, 256, 1000, 1040]),
+    (GgmlType::F16, &[1, 13, 64, 256, 999]),
+    (GgmlType::BF16, &[5, 64, 512, 777]),
+    (GgmlType::Q8_0, &[32, 96, 1024, 1056]),
+    (GgmlType::Q4_0, &[32, 160, 1024, 2080]),
+    (GgmlType::Q4_K, &[256, 1024, 1280]),
+    (GgmlType::Q5_K, &[256, 1024, 1280]),
+    (GgmlType::Q6_K, &[256, 1024, 1280]),
+    (GgmlType::Q4_1, &[32, 288]),
+    (GgmlType::Q5_0, &[64, 288]),
+    (GgmlType::Q5_1, &[64, 288]),
+    (GgmlType::Q2_K, &[256, 768]),
+    (GgmlType::Q3_K, &[256, 768]),
+    (GgmlType::IQ4_XS, &[256, 768]),
+    (GgmlType::MXFP4, &[32, 288]),
+];
+
+/// The kernel against f64 sums over the dequantised operands, for full and partial panels.
+#[test]
+fn products_match_the_oracle() {
+    for isa in Isa::available() {
+        for &(ty, lengths) in TYPES {
+            for &n_in in lengths {
+                for n_out in [16, 7, 1] {
+                    check_product(isa, ty, n_in, n_out, 3);
+                }
+            }
+        }
+    }
+}
+
+fn check_product(isa: Isa, ty: GgmlType, n_in: usize, n_out: usize, n_rows: usize) {
+    let mut random = Random::new(n_in as u64 + n_out as u64);
+    let data = weights(ty, n_out, n_in, &mut random);
+    let row_bytes = ty.row_bytes(n_in).unwrap();
+    let mut w = vec![0.0; n_out * n_in];
+    dequantize(ty, &data, &mut w).unwrap();
+    let act = Act::new(isa, act_block(ty), &random.values(n_rows * n_in));
+    let x = act.values();
+    let rows = WeightRows {
+        ty,
+        data: &data,
+        row_bytes,
+        n_rows: n_out,
+    };
+    let y = multiply(isa, rows, &act, n_in, 0..n_rows);
+    for t in 0..n_rows {
+        for o in 0..n_out {
+            let terms = (0..n_in).map(|i| f64::from(w[o * n_in + i]) * x[t * n_in + i]);
+            let (want, magnitude) = terms.fold((0.0, 0.0), |(sum, size), term| {
+                (sum + term, size + term.abs())
+            });
+            let error = (f64::from(y[t][o]) - want).abs();
+            assert!(
+                error <= 1e-6 * magnitude + 1e-30,
+                "{} {ty} n_in {n_in} n_out {n_out} [{t}, {o}]: {} instead of {want}",
+                isa.name(),
+                y[t][o],
+            );
+        }
+    }
+}
+
+/// A row's result is the same bits alone and inside any batch.
+#[test]
+fn rows_do_not_depend_on_the_batch() {
+    for isa in Isa::available() {
+        for &(ty, lengths) in TYPES {
+            let n_in = lengths[lengths.len() - 1];
+            let mut random = Random::new(7);
+            let data = weights(ty, 16, n_in, &mut random);
+            let rows = WeightRows {
+                ty,
+                data: &data,
+                row_bytes: ty.row_bytes(n_in).unwrap(),
+                n_rows: 16,
+            };
+            let act = Act::new(isa, act_block(ty), &random.values(33 * n_in));
+            let alone: Vec<_> = (0..33)
+                .map(|t| multiply(isa, rows, &act, n_in, t..t + 1)[0])
+                .collect();
+            for n in 1..=33 {
+                let first = 33 - n;
+                let batch = multiply(isa, rows, &act, n_in, first..33);
+                assert_eq!(batch, alone[first..], "{} {ty}, {n} rows", isa.name());
+            }
+        }
+    }
+}
+
+/// Quantised products are exact sums in a fixed order, so every instruction set gives the same bits.
+#[test]
+fn quantised_products_agree_between_instruction_sets() {
+    for &(ty, lengths) in TYPES.iter().filter(|(ty, _)| act_block(*ty).is_some()) {
+        let n_in = lengths[lengths.len() - 1];
+        let mut random = Random::new(11);
+        let data = weights(ty, 16, n_in, &mut random);
+        let rows = WeightRows {
+            ty,
+            data: &data,
+            row_bytes: ty.row_bytes(n_in).unwrap(),
+            n_rows: 16,
+        };
+        let x = random.values(5 * n_in);
+        let results = Isa::available().into_iter().map(|isa| {
+            let act = Act::new(isa, act_block(ty), &x);
+            (isa, multiply(isa, rows, &act, n_in, 0..5))
+        });
+        let results: Vec<_> = results.collect();
+        for (isa, result) in &results[1..] {
+            assert_eq!(
+                result,
+                &results[0].1,
+                "{ty}: {} and {}",
+                isa.name(),
+                results[0].0.name()
+            );
+        }
+    }
+}
+
+/// The largest values of each format, against the largest activations: nothing saturates.
+#[test]
+fn extremes_do_not_saturate() {
+    let n_in = 1024;
+    for isa in Isa::available() {
+        for ty in [
+            GgmlType::Q8_0,
+            GgmlType::Q4_0,
+            GgmlType::Q4_K,
+            GgmlType::Q5_K,
+            GgmlType::Q6_K,
+        ] {
+            for byte in [0x00, 0x7f, 0x80, 0x81, 0xff] {
+                let mut data = vec![byte; 16 * ty.row_bytes(n_in).unwrap()];
+                let scales: &[usize] = match ty {
+                    GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
+                    GgmlType::Q6_K => &[208],
+                    _ => &[0],
+                };
+                for block in data.chunks_exact_mut(ty.block_bytes()) {
+                    scales
+                        .iter()
+                        .for_each(|at| block[*at..at + 2].copy_from_slice(&[0x00, 0x3c]));
+                }
+                let mut w = vec![0.0; 16 * n_in];
+                dequantize(ty, &data, &mut w).unwrap();
+                for sign in [1.0, -1.0] {
+                    let act = Act::new(isa, act_block(ty), &vec![127.0 * sign; n_in]);
+                    let rows = WeightRows {
+                        ty,
+                        data: &data,
+                        row_bytes: ty.row_bytes(n_in).unwrap(),
+                        n_rows: 16,
+                    };
+                    let y = multiply(isa, rows, &act, n_in, 0..1)[0];
+                    for (o, y) in y.iter().enumerate() {
+                        let want: f64 = act
+                            .values()
+                            .iter()
+                            .zip(&w[o * n_in..])
+                            .map(|(x, w)| x * f64::from(*w))
+                            .sum();
+                        let error = (f64::from(*y) - want).abs();
+                        assert!(
+                            error <= 1e-5 * want.abs() + 1e-3,
+                            "{} {ty} {byte:#x}: {y} for {want}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_are_within_half_a_step() {
+    let mut random = Random::new(3);
+    let mut x = random.values(1024);
+    x[..256].fill(0.0);
+    x[256..512].iter_mut().for_each(|x| *x *= 1e-30);
+    x[512..768].iter_mut().for_each(|x| *x *= 1e30);
+    for isa in Isa::available() {
+        for block in [32, 256] {
+            let values = Act::new(isa, Some(block), &x).values();
+            for (x, got) in x.chunks(block).zip(values.chunks(block)) {
+                let largest = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+                for (x, got) in x.iter().zip(got) {
+                    let error = (f64::from(*x) - got).abs();
+                    assert!(
+                        error <= f64::from(largest) / 127.0 * 0.505,
+                        "{} {x} became {got}",
+                        isa.name()
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Elementary functions on sixteen lanes, accurate enough that they never decide a golden comparison.
+
+use super::Simd;
+
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// ln 2 split so that `n·LN2_HIGH` is exact for the |n| ≤ 151 that occur (Cody and Waite).
+const LN2_HIGH: f32 = 355.0 / 512.0;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+
+/// eˣ, at most 2 ulp off over the whole range; 0 below the smallest subnormal, ∞ above the largest finite value;
+/// NaN stays NaN.
+///
+/// `n = round(x·log2 e)`, `r = x - n·ln 2` with |r| ≤ 0.347, a degree-7 Taylor polynomial in `r`
+/// (remainder below 6e-9), and a scaling by 2ⁿ in two factors so that subnormal results are rounded once.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    // `max(limit, x)` returns its second argument for NaN, which keeps it.
+    let clamped = s.min(s.splat(89.0), s.max(s.splat(-105.0), x));
+    let n = s.to_i32(s.mul(clamped, s.splat(LOG2_E)));
+    let n_float = s.to_f32(n);
+    let r = s.mul_add(n_float, s.splat(-LN2_HIGH), clamped);
+    let r = s.mul_add(n_float, s.splat(-LN2_LOW), r);
+    let mut p = s.splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+        p = s.mul_add(p, r, s.splat(c));
+    }
+    // 1 + (r + r²·p): the small terms are summed before they meet the 1.
+    let p = s.add(s.mul_add(s.mul(r, r), p, r), s.splat(1.0));
+    let n_half = s.i_sar::<1>(n);
+    let n_rest = s.i_add(n, s.i_xor(n_half, s.i_splat(-1)));
+    let n_rest = s.i_add(n_rest, s.i_splat(1));
+    s.mul(s.mul(p, power_of_two(s, n_half)), power_of_two(s, n_rest))
+}
+
+/// 2ⁿ for -126 ≤ n ≤ 127.
+#[inline(always)]
+fn power_of_two<S: Simd>(s: S, n: S::I) -> S::F {
+    s.as_float(s.i_shl::<23>(s.i_add(n, s.i_splat(127))))
+}
+
+/// `x·σ(x) = x / (1 + e⁻ˣ)`.
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(s: S, x: S::F) -> S::F {
+    s.mul(x, sigmoid(s, x))
+}
+
+/// `σ(x) = 1 / (1 + e⁻ˣ)`.
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
+    let e = exp(s, s.sub(s.splat(0.0), x));
+    s.div(s.splat(1.0), s.add(s.splat(1.0), e))
+}
