@@ -172,8 +172,8 @@ fn a_seed_reproduces_and_another_differs() {
 
 #[test]
 fn a_seeds_tokens_are_fixed() {
-    // These are a promise to users: the same seed gives the same text in every version and on every platform. The values
-    // come from a separate, naive implementation of the documented chain.
+    // These are a promise to users: the same seed gives the same text in every version and on every
+    // platform. The values come from a separate, naive implementation of the documented chain.
     let plain = SamplingParams {
         seed: Some(1),
         ..SamplingParams::default()

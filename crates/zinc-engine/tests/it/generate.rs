@@ -146,7 +146,8 @@ fn the_next_turn_reuses_the_cache_and_changes_nothing() {
         let first = numbers.ids("prompt2.tokens");
         let mut engine = Engine::new(loaded.clone(), &exact(16)).unwrap();
         let answer = run(&mut engine, greedy(&first, 10)).ids;
-        // The conversation goes on, then branches off in the middle, then starts over with something else.
+        // The conversation goes on, then branches off in the middle, then starts over with
+        // something else.
         let continued: Vec<u32> = first
             .iter()
             .chain(&answer)
@@ -155,7 +156,8 @@ fn the_next_turn_reuses_the_cache_and_changes_nothing() {
             .collect();
         let branched: Vec<u32> = continued[..40].iter().copied().chain([9, 10]).collect();
         let other = numbers.ids("prompt1.tokens");
-        // The answer's last token was chosen but not computed. Asked for again, all but the last of a prompt is there.
+        // The answer's last token was chosen but not computed. Asked for again, all but the last of
+        // a prompt is there.
         let n_common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         let cases = [
             (&continued, 79),
@@ -552,7 +554,8 @@ fn options_out_of_range_are_refused() {
     }
 }
 
-/// Phi-3's rope frequencies change at 1024 tokens: the text before is then computed anew with the long ones.
+/// Phi-3's rope frequencies change at 1024 tokens: the text before is then computed anew with the
+/// long ones.
 #[test]
 fn growing_past_the_original_context_equals_one_pass() {
     let Some(path) = golden_file("phi3.f32.gguf") else {

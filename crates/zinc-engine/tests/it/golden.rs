@@ -1,4 +1,5 @@
-//! Logits, hidden states and greedy tokens of the golden models, with every way of cutting the prompt.
+//! Logits, hidden states and greedy tokens of the golden models, with every way of cutting the
+//! prompt.
 
 use std::sync::Arc;
 

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zinc_backend::Device;
+use zinc_cpu::{CpuDevice, Isa};
 use zinc_engine::{EngineOptions, LoadedModel, Model};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
-/// The golden file `name`: from the project's own part of them, else from the full set beside the project.
+/// The golden file `name`: from the project's own part of them, else from the full set beside the
+/// project.
 ///
 /// Prints why and returns `None` if there is neither.
 pub fn golden_file(name: &str) -> Option<PathBuf> {
@@ -31,7 +33,8 @@ pub fn golden_file(name: &str) -> Option<PathBuf> {
 
 /// Every device that results are checked on.
 pub fn devices() -> Vec<Arc<dyn Device>> {
-    vec![Arc::new(ReferenceDevice::new())]
+    let cpu = CpuDevice::new(2, Isa::best()).unwrap();
+    vec![Arc::new(ReferenceDevice::new()), Arc::new(cpu)]
 }
 
 /// A golden model on `device`.
