@@ -181,7 +181,7 @@ fn hostile_templates_end_with_an_error() {
         ("{{ a".to_string() + &repeat("|e", 100_000) + " }}", Kind::Limit),
         ("{{ 1".to_string() + &repeat(" if 1 else 1", 50_000) + " }}", Kind::Limit),
         ("{% if a %}".to_string() + &repeat("{% elif a %}", 50_000) + "{% endif %}", Kind::Limit),
-        (repeat("{% if a %}", 5000) + &repeat("{% endif %}", 5000), Kind::Limit),
+        (repeat("{% if a %}", 90_000) + &repeat("{% endif %}", 5000), Kind::Limit),
         (repeat("{% if 1 %}{% elif 1 %}{% elif 1 %}", 140), Kind::Limit),
         (repeat("x", (1 << 20) + 1), Kind::Limit),
         ("{{ raise_exception('no') }}".into(), Kind::Raised),

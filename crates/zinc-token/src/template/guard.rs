@@ -44,8 +44,9 @@ struct Guard {
     edits: Vec<Edit>,
     /// Operators and brackets of the current tag so far.
     chain: usize,
-    /// Branches of each open `if`.
+    /// `elif` branches of each open `if`, and of all of them.
     elifs: Vec<usize>,
+    n_elifs: usize,
     starts_block: bool,
     /// Where the current run of adjacent string literals begins and ends.
     literal: Option<(usize, usize)>,
@@ -85,7 +86,7 @@ impl Guard {
         if self.chain > MAX_CHAIN {
             return limit("operators in one tag", MAX_CHAIN);
         }
-        if self.elifs.iter().sum::<usize>() > MAX_ELIF {
+        if self.n_elifs > MAX_ELIF {
             return limit("elif branches", MAX_ELIF);
         }
         self.starts_block = matches!(token, Token::BlockStart);
@@ -114,11 +115,10 @@ impl Guard {
             "elif" => {
                 if let Some(branches) = self.elifs.last_mut() {
                     *branches += 1;
+                    self.n_elifs += 1;
                 }
             }
-            "endif" => {
-                self.elifs.pop();
-            }
+            "endif" => self.n_elifs -= self.elifs.pop().unwrap_or(0),
             // Outside of training, which masks their tokens, these blocks only open a scope.
             "generation" => respell("with"),
             "endgeneration" => respell("endwith"),
