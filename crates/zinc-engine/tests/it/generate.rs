@@ -554,6 +554,24 @@ fn options_out_of_range_are_refused() {
     }
 }
 
+#[test]
+fn a_file_that_is_no_model_is_named() {
+    let path = std::env::temp_dir().join(format!("zinc-engine-{}.gguf", std::process::id()));
+    std::fs::write(&path, b"GGUF\x03\0\0\0").unwrap();
+    let error = zinc_engine::Model::open(&path).err().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(error, EngineError::Open { .. }));
+    let text = error.to_string();
+    assert_eq!(text.matches("zinc-engine-").count(), 1, "{text}");
+    let error = zinc_engine::Model::from_bytes(b"nonsense"[..].into())
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().starts_with("model in memory: "),
+        "{error}"
+    );
+}
+
 /// Phi-3's rope frequencies change at 1024 tokens: the text before is then computed anew with the
 /// long ones.
 #[test]

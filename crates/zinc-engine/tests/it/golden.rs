@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use zinc_engine::{Evaluator, LoadedModel, Taps};
+use zinc_engine::{EngineOptions, Evaluator, LoadedModel, Taps};
+use zinc_quant::GgmlType;
 
 use crate::safetensors::Safetensors;
 use crate::support::{devices, exact, golden_file, load};
@@ -92,6 +93,50 @@ fn check_hidden(name: &str, loaded: &Arc<LoadedModel>, numbers: &Safetensors, ch
             &tapped.values,
             &numbers.f32s(&format!("prompt1.hidden.{golden}")),
         );
+    }
+}
+
+/// A cache of 16-bit floats, within the limits of the golden data's README for it; and one of 8-bit
+/// blocks, for which there is no oracle: its error is a few times that of its rounding, 1 in 254.
+#[test]
+fn smaller_caches_cost_little() {
+    let files = ["qwen3.f32.gguf", "qwen3.safetensors"].map(golden_file);
+    let [Some(gguf), Some(numbers)] = files else {
+        return;
+    };
+    let numbers = Safetensors::open(&numbers);
+    for device in devices() {
+        let loaded = load(&gguf, device);
+        for (kv_type, tolerance) in [(GgmlType::F16, 5e-2), (GgmlType::Q8_0, 2e-1)] {
+            let options = EngineOptions {
+                kv_type,
+                ..exact(16)
+            };
+            let taps = Taps {
+                all_logits: true,
+                tensors: Vec::new(),
+            };
+            let mut evaluator = Evaluator::new(loaded.clone(), &options, &taps).unwrap();
+            for prompt in 0..3 {
+                evaluator.reset();
+                let logits = &evaluator
+                    .eval(&numbers.ids(&format!("prompt{prompt}.tokens")))
+                    .unwrap()[0];
+                let expected = numbers.f32s(&format!("prompt{prompt}.logits"));
+                let errors = logits
+                    .values
+                    .iter()
+                    .zip(&expected)
+                    .map(|(a, b)| (a - b).abs());
+                let worst = errors.fold(0.0, f32::max);
+                assert!(
+                    worst <= tolerance,
+                    "{kv_type} on {}: {worst}",
+                    loaded.device().info().name
+                );
+                assert!(worst > 0.0, "a smaller cache cannot be exact");
+            }
+        }
     }
 }
 
