@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use zinc_backend::{ActivationType, Bindings, Caps, Device, StepOutputs};
+use zinc_backend::{ActivationType, Bindings, Caps, Device, StepInputs, StepOutputs};
 use zinc_plan::{OpKind, Plan, passes};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
 use crate::TestError;
+use crate::breakage::Breakage;
 use crate::cases::{self, Case};
 use crate::compare::{nmse, same_bits};
 
@@ -170,11 +171,14 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
         }));
     }
     let whole = case.layout.steps.iter().map(Vec::len).max().unwrap_or(1);
-    let run = |chunk, bound, caps: &Caps| run(case, device, caps, chunk, bound);
+    let run = |chunk, bound, caps: &Caps| {
+        let plan = passes::prepare(case.plan(case.layout.limits(bound))?, caps)?;
+        check_kinds(case, &plan, caps)?;
+        run_plan(case, plan, device, chunk)
+    };
     let found = run(whole, whole, caps)?;
 
-    let reference = ReferenceDevice::new();
-    let expected = self::run(case, &reference, reference.caps(), whole, whole)?;
+    let expected = run_on_reference(case)?;
     let mut worst = 0.0_f64;
     for (idx, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let error = nmse(found, expected);
@@ -210,17 +214,50 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
     Ok(worst)
 }
 
-/// All outputs of a case, the rows of its steps one after the other. Steps hold at most `chunk` rows,
-/// the plan is made for at most `bound`.
-fn run(
+/// What the reference gives for a case: all outputs, the rows of the steps one after the other.
+///
+/// # Errors
+/// Those of the plan and the device: mistakes in the table.
+pub fn run_on_reference(case: &Case) -> Result<Vec<Vec<f32>>, TestError> {
+    run_broken(case, &Breakage::plan("nothing", |_| ()))
+}
+
+/// As [`run_on_reference`], computed wrongly.
+///
+/// # Errors
+/// As there.
+pub fn run_broken(case: &Case, breakage: &Breakage) -> Result<Vec<Vec<f32>>, TestError> {
+    let reference = ReferenceDevice::new();
+    let whole = case.layout.steps.iter().map(Vec::len).max().unwrap_or(1);
+    let mut plan = case.plan(case.layout.limits(whole))?;
+    (breakage.plan)(&mut plan);
+    let plan = passes::prepare(plan, reference.caps())?;
+    let inputs = case.layout.inputs(whole).into_iter().map(|mut inputs| {
+        (breakage.inputs)(&mut inputs);
+        inputs
+    });
+    run_steps(case, plan, &reference, inputs)
+}
+
+/// All outputs of a case for its prepared plan; steps hold at most `chunk` rows.
+///
+/// # Errors
+/// Those of the device.
+pub fn run_plan(
     case: &Case,
+    plan: Plan,
     device: &dyn Device,
-    caps: &Caps,
     chunk: usize,
-    bound: usize,
 ) -> Result<Vec<Vec<f32>>, TestError> {
-    let plan = passes::prepare(case.plan(case.layout.limits(bound))?, caps)?;
-    check_kinds(case, &plan, caps)?;
+    run_steps(case, plan, device, case.layout.inputs(chunk))
+}
+
+fn run_steps(
+    case: &Case,
+    plan: Plan,
+    device: &dyn Device,
+    steps: impl IntoIterator<Item = StepInputs>,
+) -> Result<Vec<Vec<f32>>, TestError> {
     let weights = device.bind_weights(case.weights.clone(), &mut |_, _| ())?;
     let states = device.alloc_states(&plan)?;
     let bind = Bindings {
@@ -231,7 +268,7 @@ fn run(
     let mut exec = device.compile(Arc::new(plan), &bind)?;
     let mut outputs = vec![Vec::new(); n_outputs];
     let mut step_outputs = StepOutputs::default();
-    for inputs in case.layout.inputs(chunk) {
+    for inputs in steps {
         let ticket = exec.submit(&inputs)?;
         exec.wait(ticket, &mut step_outputs)?;
         for (all, step) in outputs.iter_mut().zip(&step_outputs.values) {

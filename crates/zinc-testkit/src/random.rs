@@ -1,5 +1,8 @@
 //! Seeded random numbers and blocks, the same on every machine.
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
 use zinc_quant::GgmlType;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and good enough for test data.
@@ -74,8 +77,7 @@ impl Rng {
             }
             return bytes;
         }
-        // Drawing is slow for formats whose scale has many exponents, so blocks are shared.
-        let pool: Vec<Vec<u8>> = (0..32).map(|_| self.ordinary_block(ty)).collect();
+        let pool = pool(ty);
         let n_blocks = n_elems / ty.block_len();
         let picks = (0..n_blocks).map(|_| self.below(pool.len()));
         picks.flat_map(|pick| pool[pick].clone()).collect()
@@ -84,16 +86,27 @@ impl Rng {
     fn ordinary_block(&mut self, ty: GgmlType) -> Vec<u8> {
         let mut values = vec![0.0; ty.block_len()];
         loop {
-            let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| self.bits() as u8).collect();
+            let block: Vec<u8> = (0..ty.block_bytes()).map(|_| self.bits() as u8).collect();
             zinc_quant::dequantize(ty, &block, &mut values).expect("a readable type");
             let largest = values.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
             let finite = values.iter().all(|v| v.is_finite());
             if finite && (0.1..4.0).contains(&largest) {
                 return block;
             }
-            block.clear();
         }
     }
+}
+
+/// Blocks of one type, drawn once: that is slow for formats whose scale has many exponents.
+fn pool(ty: GgmlType) -> Arc<Vec<Vec<u8>>> {
+    type Pools = Mutex<HashMap<GgmlType, Arc<Vec<Vec<u8>>>>>;
+    static POOLS: LazyLock<Pools> = LazyLock::new(Pools::default);
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let draw = || {
+        let mut rng = Rng::new(0, ty.name());
+        Arc::new((0..64).map(|_| rng.ordinary_block(ty)).collect())
+    };
+    pools.entry(ty).or_insert_with(draw).clone()
 }
 
 #[cfg(test)]
