@@ -55,12 +55,8 @@ Ctrl-C stops an answer.
 /// # Errors
 /// The model cannot be run, it has no chat template, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let session = Session::open(
-        &args.model,
-        &args.device,
-        &args.engine,
-        args.chat.thinking(),
-    )?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    session.use_template(&args.model, &args.chat)?;
     if session.prompter.is_none() {
         let what = format!("{} has no chat template", args.model.name());
         return Err(report::with_hint(
