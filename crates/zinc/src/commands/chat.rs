@@ -64,6 +64,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "let it continue a text: zinc run --raw",
         ));
     }
+    let mut lines = Lines::new()?;
+    // After the line editor, which sets a handler of its own.
     interrupt::install()?;
     let screen = Screen::look();
     let mut chat = Chat {
@@ -86,7 +88,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             chat.session.memory_line()
         ));
     }
-    let mut lines = Lines::new()?;
     while let Some(text) = lines.message()? {
         interrupt::clear();
         let outcome = match text.strip_prefix('/') {
