@@ -1,8 +1,9 @@
 //! The cache of one sequence at a time, and what it still holds of the previous one.
 //!
-//! When a sequence ends, its keys and values stay. The next one keeps the longest common prefix of tokens, so a conversation's
-//! next turn computes what is new only. Reuse is exact: a token's keys and values depend on the tokens before it and on the row
-//! of the rope table, and both are compared.
+//! When a sequence ends, its keys and values stay. The next one keeps the longest common prefix of
+//! tokens, so a conversation's next turn computes what is new only. Reuse is exact: a token's keys
+//! and values depend on the tokens before it and on the row of the rope table, and both are
+//! compared.
 
 use crate::kv::{PagePool, PageTable};
 use crate::sequence::SequenceId;
@@ -32,7 +33,8 @@ impl CacheSlot {
         }
     }
 
-    /// How many of a prompt's tokens need not be computed; the last one always does, for its logits.
+    /// How many of a prompt's tokens need not be computed; the last one always does, for its
+    /// logits.
     pub fn n_reusable(&self, prompt: &[u32], rope_variant: i32) -> usize {
         if rope_variant != self.rope_variant {
             return 0;

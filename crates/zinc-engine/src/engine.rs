@@ -1,9 +1,10 @@
 //! The loop from requests to text.
 //!
-//! A request becomes a [`Sequence`]; each [`Engine::step`] asks the [scheduler](crate::scheduler) which tokens to compute, runs
-//! one plan over all of them, chooses a token for every sequence whose pending tokens are computed, and tells what happened as
-//! [`Event`]s. A caller that stops calling has stopped the engine: there are no threads here, and every step ends at a token or
-//! at a chunk of a prompt.
+//! A request becomes a [`Sequence`]; each [`Engine::step`] asks the [scheduler](crate::scheduler)
+//! which tokens to compute, runs one plan over all of them, chooses a token for every sequence
+//! whose pending tokens are computed, and tells what happened as [`Event`]s. A caller that stops
+//! calling has stopped the engine: there are no threads here, and every step ends at a token or at
+//! a chunk of a prompt.
 //!
 //! In steady decoding a step allocates no memory here.
 
@@ -53,15 +54,14 @@ impl Engine {
     /// An option outside its range, or what the device lacks.
     pub fn new(loaded: Arc<LoadedModel>, options: &EngineOptions) -> Result<Engine, EngineError> {
         let shape = options.cache_shape(loaded.model())?;
-        // A step has a token for every decoding sequence, whatever the chunk size.
-        let chunk = options.chunk.max(shape.max_seqs);
-        let runner = Runner::new(&loaded, shape, chunk, &Wanted::default())?;
+        let max_tokens = options.step_tokens(&shape);
+        let runner = Runner::new(&loaded, shape, max_tokens, &Wanted::default())?;
         let slot = || CacheSlot::new(shape.n_ctx, shape.pages_per_seq());
         Ok(Engine {
             loaded,
             runner,
             n_ctx: shape.n_ctx,
-            max_tokens: chunk,
+            max_tokens,
             pages_per_seq: shape.pages_per_seq(),
             pool: PagePool::new(shape.n_pages()),
             slots: std::iter::repeat_with(slot)
@@ -93,7 +93,8 @@ impl Engine {
     /// Takes a request; [`Engine::step`] works on it.
     ///
     /// # Errors
-    /// A prompt that is empty, too long or has unknown ids; sampling parameters or stop strings that cannot be used; a full queue.
+    /// A prompt that is empty, too long or has unknown ids; sampling parameters or stop strings
+    /// that cannot be used; a full queue.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         let config = self.loaded.model().config();
         if self.generations.len() >= N_REQUESTS_MAX {
@@ -117,7 +118,8 @@ impl Engine {
         Ok(id)
     }
 
-    /// Ends a sequence at the next step, before anything more is computed for it. False if there is no such sequence any more.
+    /// Ends a sequence at the next step, before anything more is computed for it. False if there is
+    /// no such sequence any more.
     pub fn cancel(&mut self, seq: SequenceId) -> bool {
         let generation = self.generations.iter_mut().find(|g| g.sequence.id() == seq);
         let found =
@@ -171,7 +173,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives free slots to waiting sequences, oldest first: to each the slot that holds most of its prompt.
+    /// Gives free slots to waiting sequences, oldest first: to each the slot that holds most of its
+    /// prompt.
     fn admit(&mut self) {
         let graph = self.loaded.model().graph();
         for generation in self
@@ -194,7 +197,8 @@ impl Engine {
         }
     }
 
-    /// Texts that grew past the length at which other rope frequencies apply are computed anew from their start.
+    /// Texts that grew past the length at which other rope frequencies apply are computed anew from
+    /// their start.
     fn restart_outgrown(&mut self) {
         let graph = self.loaded.model().graph();
         for slot in &mut self.slots {

@@ -37,7 +37,8 @@ struct Times {
 }
 
 impl Generation {
-    /// Prepares a request whose prompt has been checked: fewer than `n_ctx` tokens, all in the vocabulary.
+    /// Prepares a request whose prompt has been checked: fewer than `n_ctx` tokens, all in the
+    /// vocabulary.
     pub fn new(
         id: SequenceId,
         request: Request,

@@ -1,11 +1,12 @@
 //! Pages of the key/value cache: which sequence owns which.
 //!
-//! Positions `i * PAGE_SIZE ..` of a sequence live in its i-th page, whichever that is, so a sequence grows without moving and
-//! gives back what it no longer needs. Pages are counted references: a full page may belong to several sequences that read it;
-//! a page that is still being written belongs to one.
+//! Positions `i * PAGE_SIZE ..` of a sequence live in its i-th page, whichever that is, so a
+//! sequence grows without moving and gives back what it no longer needs. Pages are counted
+//! references: a full page may belong to several sequences that read it; a page that is still being
+//! written belongs to one.
 
-/// Cache rows of a page, one per position. Large enough that attention reads runs of rows and page tables stay short, small
-/// enough that little of a sequence's last page is wasted.
+/// Cache rows of a page, one per position. Large enough that attention reads runs of rows and page
+/// tables stay short, small enough that little of a sequence's last page is wasted.
 pub const PAGE_SIZE: u32 = 32;
 
 /// Why pages could not be handed out.
@@ -13,8 +14,8 @@ pub const PAGE_SIZE: u32 = 32;
 pub enum KvError {
     /// Too few pages are free; nothing was taken.
     #[error(
-        "the key/value cache has {n_free} of {n_pages} pages of {PAGE_SIZE} tokens free, {n_needed} more are needed; \
-         hint: a larger context gives a larger cache"
+        "the key/value cache has {n_free} of {n_pages} pages of {PAGE_SIZE} tokens free, \
+         {n_needed} more are needed; hint: a larger context gives a larger cache"
     )]
     Exhausted {
         /// Pages asked for.
@@ -98,7 +99,8 @@ impl PagePool {
 
 /// The pages of one sequence, in order of position.
 ///
-/// Give it back with [`PageTable::truncate`] to 0 before dropping it: it cannot reach its pool by itself.
+/// Give it back with [`PageTable::truncate`] to 0 before dropping it: it cannot reach its pool by
+/// itself.
 #[derive(Debug, Default)]
 pub struct PageTable {
     pages: Vec<PageId>,
@@ -131,8 +133,9 @@ impl PageTable {
         pool.take(n_needed, &mut self.pages)
     }
 
-    /// Keeps the first `n_tokens` positions, as many as can be kept for writing on from there, and returns how many that is: the
-    /// page in which writing goes on must not be shared, so of a shared one nothing is kept.
+    /// Keeps the first `n_tokens` positions, as many as can be kept for writing on from there, and
+    /// returns how many that is: the page in which writing goes on must not be shared, so of a
+    /// shared one nothing is kept.
     pub fn truncate(&mut self, pool: &mut PagePool, n_tokens: u32) -> u32 {
         let mut n_kept = n_tokens.min(self.pages.len() as u32 * PAGE_SIZE);
         let is_shared = |page: &PageId| pool.n_owners(*page) > 1;
@@ -147,7 +150,8 @@ impl PageTable {
         n_kept
     }
 
-    /// A second table over the full pages of the first `n_tokens` positions, and how many positions those are.
+    /// A second table over the full pages of the first `n_tokens` positions, and how many positions
+    /// those are.
     pub fn share(&self, pool: &mut PagePool, n_tokens: u32) -> (PageTable, u32) {
         let n_full = (n_tokens / PAGE_SIZE).min(self.pages.len() as u32);
         let pages = self.pages[..n_full as usize].to_vec();
@@ -210,7 +214,8 @@ mod tests {
         first.grow(&mut pool, 2 * PAGE_SIZE + 4).unwrap();
         let (mut second, n_shared) = first.share(&mut pool, 2 * PAGE_SIZE + 4);
         assert_eq!(n_shared, 2 * PAGE_SIZE);
-        // Writing on at the end is in pages of their own; writing on inside a shared page is refused by keeping less.
+        // Writing on at the end is in pages of their own; writing on inside a shared page is
+        // refused by keeping less.
         second.grow(&mut pool, 2 * PAGE_SIZE + 1).unwrap();
         assert_ne!(first.pages()[2], second.pages()[2]);
         assert_eq!(second.truncate(&mut pool, PAGE_SIZE + 7), PAGE_SIZE);
@@ -225,7 +230,8 @@ mod tests {
         assert_eq!(pool.n_free(), 4);
     }
 
-    /// Random growth, sharing and truncation: references always add up, and no page that somebody may write to has two owners.
+    /// Random growth, sharing and truncation: references always add up, and no page that somebody
+    /// may write to has two owners.
     #[test]
     fn owners_always_add_up() {
         let mut state = 12_345u64;

@@ -1,12 +1,13 @@
 //! From token ids to text: the engine between a model file and a device.
 //!
-//! A [`Model`] is an opened GGUF file; a [`LoadedModel`] has given its weights to a device. On it an [`Engine`] serves
-//! [`Request`]s and reports [`Event`]s, and an [`Evaluator`] computes given tokens and returns logits or any tensor of the plan.
+//! A [`Model`] is an opened GGUF file; a [`LoadedModel`] has given its weights to a device. On it
+//! an [`Engine`] serves [`Request`]s and reports [`Event`]s, and an [`Evaluator`] computes given
+//! tokens and returns logits or any tensor of the plan.
 //!
-//! **Contract.** Nothing here knows a device's kind or a model family's name, and the only way to compute is a plan that a
-//! device compiled. What is asked for is checked when it is asked for and refused with the numbers: nothing is truncated or
-//! ignored. Results do not depend on chunk sizes, on what else runs, or on what a cache held before. No threads, no I/O beyond
-//! opening the model.
+//! **Contract.** Nothing here knows a device's kind or a model family's name, and the only way to
+//! compute is a plan that a device compiled. What is asked for is checked when it is asked for and
+//! refused with the numbers: nothing is truncated or ignored. Results do not depend on chunk sizes,
+//! on what else runs, or on what a cache held before. No threads, no I/O beyond opening the model.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,7 +1,9 @@
-//! Several byte patterns searched for at once in a stream, one byte at a time (Aho and Corasick, 1975).
+//! Several byte patterns searched for at once in a stream, one byte at a time (Aho and Corasick,
+//! 1975).
 //!
-//! Used for stop strings and for the sequence breakers of the DRY sampler. The automaton's depth is the length of the longest
-//! suffix of the stream that may still grow into a pattern, which is exactly what stop strings have to hold back.
+//! Used for stop strings and for the sequence breakers of the DRY sampler. The automaton's depth is
+//! the length of the longest suffix of the stream that may still grow into a pattern, which is
+//! exactly what stop strings have to hold back.
 
 /// Node index of the automaton's root: nothing matched.
 const ROOT: u32 = 0;
@@ -18,8 +20,8 @@ struct Node {
     longest: Option<(u32, u32)>,
 }
 
-/// The automaton. Building takes time and memory linear in the patterns' total length; a step is amortised constant time
-/// (times the logarithm of a node's number of children).
+/// The automaton. Building takes time and memory linear in the patterns' total length; a step is
+/// amortised constant time (times the logarithm of a node's number of children).
 #[derive(Debug, Clone)]
 pub(crate) struct Matcher {
     nodes: Vec<Node>,
@@ -30,8 +32,8 @@ pub(crate) struct Matcher {
 pub(crate) struct MatcherState(u32);
 
 impl Matcher {
-    /// Builds the automaton; empty patterns match nowhere. The total length must be below `u32::MAX`, which the callers'
-    /// limits see to.
+    /// Builds the automaton; empty patterns match nowhere. The total length must be below
+    /// `u32::MAX`, which the callers' limits see to.
     pub fn new<P: AsRef<[u8]>>(patterns: &[P]) -> Matcher {
         let mut matcher = Matcher {
             nodes: vec![Node::new(0)],
@@ -114,7 +116,8 @@ impl Matcher {
         MatcherState(self.step_from(state.0, byte))
     }
 
-    /// The longest pattern that ends at this point of the stream, as `(pattern index, length in bytes)`.
+    /// The longest pattern that ends at this point of the stream, as `(pattern index, length in
+    /// bytes)`.
     pub fn matched(&self, state: MatcherState) -> Option<(usize, usize)> {
         self.nodes[state.0 as usize]
             .longest
@@ -142,7 +145,8 @@ impl Node {
 mod tests {
     use super::*;
 
-    /// Every `(end, pattern length)` the automaton reports, against a direct search for the longest pattern at each end.
+    /// Every `(end, pattern length)` the automaton reports, against a direct search for the longest
+    /// pattern at each end.
     fn check(patterns: &[&str], text: &str) {
         let matcher = Matcher::new(patterns);
         let mut state = MatcherState::default();

@@ -7,19 +7,20 @@ use crate::kv::PAGE_SIZE;
 use crate::runner::{CacheShape, MemoryNeed, memory_need};
 use crate::{EngineError, Model};
 
-/// Context length when none is asked for, unless the model was trained for less. Long enough for a conversation, short enough
-/// that its cache fits beside the weights of any model that fits at all.
+/// Context length when none is asked for, unless the model was trained for less. Long enough for a
+/// conversation, short enough that its cache fits beside the weights of any model that fits at all.
 pub const DEFAULT_N_CTX: u32 = 8192;
 
 /// Sizes of an engine; none of them changes results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Longest sequence in tokens, prompt and answer; `None` is [`DEFAULT_N_CTX`] or what the model was trained for, whichever is
-    /// less.
+    /// Longest sequence in tokens, prompt and answer; `None` is [`DEFAULT_N_CTX`] or what the model
+    /// was trained for, whichever is less.
     pub n_ctx: Option<u32>,
     /// Most tokens of one step: the chunk size of prefill.
     pub chunk: u32,
-    /// Element type of the key/value cache: `F16`, `F32` or `Q8_0`. The one size that does change results.
+    /// Element type of the key/value cache: `F16`, `F32` or `Q8_0`. The one size that does change
+    /// results.
     pub kv_type: GgmlType,
     /// Sequences computed at the same time; each has a cache of `n_ctx` tokens.
     pub max_seqs: u32,
@@ -65,7 +66,15 @@ impl EngineOptions {
         model: &Model,
         device: &dyn Device,
     ) -> Result<MemoryNeed, EngineError> {
-        memory_need(model, device, self.cache_shape(model)?, self.chunk)
+        let shape = self.cache_shape(model)?;
+        memory_need(model, device, shape, self.step_tokens(&shape))
+    }
+
+    /// Most tokens of one step: the chunk, but at least a token for every decoding sequence, and no
+    /// more than the sequences can have.
+    pub(crate) fn step_tokens(&self, shape: &CacheShape) -> u32 {
+        let most = shape.n_ctx.saturating_mul(shape.max_seqs);
+        self.chunk.clamp(shape.max_seqs, most)
     }
 
     /// Checks the options and gives the cache they ask for.

@@ -39,7 +39,8 @@ pub enum Event<'a> {
         seq: SequenceId,
         /// Its id.
         id: u32,
-        /// Text that is now certain: empty while a character or a possible stop string is incomplete.
+        /// Text that is now certain: empty while a character or a possible stop string is
+        /// incomplete.
         text: &'a str,
         /// Log-probabilities, if asked for.
         logprobs: Option<&'a TokenLogprobs>,

@@ -17,14 +17,15 @@
 //! | 10 | temperature | divides the logits | 1 |
 //! | 11 | draw | picks by probability | – |
 //!
-//! Steps 6 to 9 see the probabilities of the tokens left at that point, at temperature 1. Every removing step leaves at least
-//! one token. Penalties and DRY count prompt tokens too.
+//! Steps 6 to 9 see the probabilities of the tokens left at that point, at temperature 1. Every
+//! removing step leaves at least one token. Penalties and DRY count prompt tokens too.
 //!
-//! **Reproducible.** Random numbers come from [Philox](rng), keyed by the seed and the index of the generated token. Sums run in
-//! double precision in a defined order, and exponentials are [our own](math), so equal logits and an equal seed give equal
-//! tokens on every platform.
+//! **Reproducible.** Random numbers come from [Philox](rng), keyed by the seed and the index of the
+//! generated token. Sums run in double precision in a defined order, and exponentials are [our
+//! own](math), so equal logits and an equal seed give equal tokens on every platform.
 //!
-//! **Log-probabilities** are those of the model: the log-softmax of the logits as they came, before step 1.
+//! **Log-probabilities** are those of the model: the log-softmax of the logits as they came, before
+//! step 1.
 
 mod candidates;
 mod math;
@@ -94,7 +95,8 @@ pub struct TokenLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// Scratch space of a sampling step; one serves any number of samplers. After the first tokens it grows no more.
+/// Scratch space of a sampling step; one serves any number of samplers. After the first tokens it
+/// grows no more.
 #[derive(Debug, Default)]
 pub struct SamplerWorkspace {
     /// The row after bias and penalties.
@@ -183,7 +185,8 @@ impl Sampler {
         }
     }
 
-    /// Chooses the token that follows `history` (prompt and generated tokens, all of them accepted) from the model's `logits`.
+    /// Chooses the token that follows `history` (prompt and generated tokens, all of them accepted)
+    /// from the model's `logits`.
     pub fn sample(
         &mut self,
         history: &[u32],

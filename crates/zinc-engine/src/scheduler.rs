@@ -1,9 +1,11 @@
 //! Which tokens of which sequences the next step computes.
 //!
-//! A pure function of what it is told: the same sequences give the same batch, so a run can be simulated and repeated.
+//! A pure function of what it is told: the same sequences give the same batch, so a run can be
+//! simulated and repeated.
 //!
-//! The policy: sequences that decode take one token each, so that a long prompt of one never stalls the answer of another; what
-//! is left of the step's tokens goes to prompts, oldest first. Sequences that wait for a cache are not looked at.
+//! The policy: sequences that decode take one token each, so that a long prompt of one never stalls
+//! the answer of another; what is left of the step's tokens goes to prompts, oldest first.
+//! Sequences that wait for a cache are not looked at.
 
 use crate::sequence::{Sequence, SequenceId, SequenceState};
 
@@ -41,8 +43,9 @@ pub struct BatchEntry {
     pub wants_logits: bool,
 }
 
-/// Fills `batch` with the next step's shares, at most `max_tokens` tokens in all; `sequences` come in order of arrival. Empty if
-/// there is nothing to do. With `max_tokens` at least the number of sequences, every decoding sequence has its share.
+/// Fills `batch` with the next step's shares, at most `max_tokens` tokens in all; `sequences` come
+/// in order of arrival. Empty if there is nothing to do. With `max_tokens` at least the number of
+/// sequences, every decoding sequence has its share.
 pub fn schedule(
     sequences: impl Iterator<Item = Pending> + Clone,
     max_tokens: u32,
@@ -70,7 +73,8 @@ mod tests {
     use super::*;
     use crate::sequence::FinishReason;
 
-    /// Sequences as `(is_decoding, n_pending)`, numbered from 0; batch as `(number, n_tokens, wants_logits)`.
+    /// Sequences as `(is_decoding, n_pending)`, numbered from 0; batch as `(number, n_tokens,
+    /// wants_logits)`.
     fn check(sequences: &[(bool, u32)], max_tokens: u32, expected: &[(u64, u32, bool)]) {
         let numbered = sequences.iter().enumerate();
         let pending = numbered.map(|(i, &(is_decoding, n_pending))| Pending {
@@ -116,7 +120,8 @@ mod tests {
         );
     }
 
-    /// Random arrivals and lengths: everybody finishes, no step is larger than its limit, nobody's tokens are skipped.
+    /// Random arrivals and lengths: everybody finishes, no step is larger than its limit, nobody's
+    /// tokens are skipped.
     #[test]
     fn a_simulated_run_finishes() {
         const MAX_TOKENS: u32 = 16;

@@ -1,8 +1,8 @@
 //! One request on its way through the engine: its tokens, how far they are computed, and its state.
 //!
 //! ```text
-//! Waiting ──start──► Prefilling ──last prompt token computed──► Decoding ──► Finished
-//!    └───────────────────┴───────────────── cancel ────────────────┴───────────▲
+//! Waiting ──start──► Prefilling ──prompt computed──► Decoding ──► Finished
+//!    └───────────────────┴───────── cancel ─────────────┴────────────▲
 //! ```
 
 /// Names a sequence for as long as the engine lives; never used twice.
@@ -106,7 +106,8 @@ impl Sequence {
         matches!(self.state, SequenceState::Finished(_))
     }
 
-    /// Begins, with the first `n_reused` tokens found in the cache; at least one is left to compute.
+    /// Begins, with the first `n_reused` tokens found in the cache; at least one is left to
+    /// compute.
     pub fn start(&mut self, n_reused: usize) {
         assert_eq!(self.state, SequenceState::Waiting, "a sequence starts once");
         assert!(
@@ -117,13 +118,15 @@ impl Sequence {
         self.state = SequenceState::Prefilling;
     }
 
-    /// The cache must be filled from the start again, as when rope frequencies change with the length.
+    /// The cache must be filled from the start again, as when rope frequencies change with the
+    /// length.
     pub fn restart(&mut self) {
         assert!(!self.is_finished(), "a finished sequence computes nothing");
         self.n_computed = 0;
     }
 
-    /// A step computed `n` more tokens. Returns whether a token is to be chosen from the last one's logits.
+    /// A step computed `n` more tokens. Returns whether a token is to be chosen from the last one's
+    /// logits.
     pub fn advance(&mut self, n: usize) -> bool {
         assert!(
             n <= self.n_pending(),

@@ -1,9 +1,10 @@
 //! Stop strings over a stream of text pieces.
 //!
-//! The rule does not depend on how the text was cut into tokens: generation stops at the first character with which any stop
-//! string is complete; if several are complete there, the longest counts. The text before that stop string is the answer, the
-//! stop string itself and what follows are not. Until a match is decided, the longest suffix that may still become a stop
-//! string is held back, so no part of one is ever shown.
+//! The rule does not depend on how the text was cut into tokens: generation stops at the first
+//! character with which any stop string is complete; if several are complete there, the longest
+//! counts. The text before that stop string is the answer, the stop string itself and what follows
+//! are not. Until a match is decided, the longest suffix that may still become a stop string is
+//! held back, so no part of one is ever shown.
 
 use crate::matcher::{Matcher, MatcherState};
 
@@ -77,7 +78,8 @@ impl StopStrings {
         })
     }
 
-    /// Adds `text` to the stream and appends to `out` what is now certain to precede any stop string.
+    /// Adds `text` to the stream and appends to `out` what is now certain to precede any stop
+    /// string.
     ///
     /// Returns the index of the stop string once one is complete; later text is dropped.
     pub fn push(&mut self, text: &str, out: &mut String) -> Option<usize> {
@@ -93,7 +95,8 @@ impl StopStrings {
         for (i, &byte) in self.held.as_bytes().iter().enumerate().skip(n_held) {
             self.state = matcher.step(self.state, byte);
             if let Some((index, n_bytes)) = matcher.matched(self.state) {
-                // Both the stop string and the stream are UTF-8, so the match starts and ends on character boundaries.
+                // Both the stop string and the stream are UTF-8, so the match starts and ends on
+                // character boundaries.
                 out.push_str(&self.held[..i + 1 - n_bytes]);
                 self.held.clear();
                 self.found = Some(index);
@@ -119,7 +122,8 @@ impl StopStrings {
 mod tests {
     use super::*;
 
-    /// Runs `text` through in pieces of every size, and one whole, and expects the same shown text and stop string each time.
+    /// Runs `text` through in pieces of every size, and one whole, and expects the same shown text
+    /// and stop string each time.
     fn check(stops: &[&str], text: &str, shown: &str, found: Option<usize>) {
         let chars: Vec<char> = text.chars().collect();
         for n_chars in 1..=chars.len().max(1) {

@@ -152,6 +152,13 @@ pub(crate) fn kv_write(x: &Matrix, slots: &[i32], cache: &State) -> Result<(), D
     Ok(())
 }
 
+/// Row `row` of a cache as f32. The lock is held for one row only: keys and values may share a cache.
+fn read_cache(cache: &State, row: usize, out: &mut [f32]) -> Result<(), DeviceError> {
+    let bytes = cache.bytes.lock().map_err(|_| poisoned())?;
+    let start = row * cache.row_bytes;
+    read_row(cache.dtype, &bytes[start..start + cache.row_bytes], out)
+}
+
 /// Where the tokens of a step and the keys of their sequences are.
 pub(crate) struct Placement<'a> {
     pub positions: &'a [i32],
@@ -170,8 +177,6 @@ pub(crate) fn attention(
     let n_kv_heads = attention.n_kv_heads as usize;
     let heads_per_kv = attention.n_heads as usize / n_kv_heads;
     let page_size = attention.page_size as usize;
-    let keys = cache_k.bytes.lock().map_err(|_| poisoned())?;
-    let values = cache_v.bytes.lock().map_err(|_| poisoned())?;
     let n_tokens = place.positions.len();
     let mut y = Matrix::zeros(n_tokens, attention.n_heads as usize * v_dim);
     let mut k_row = vec![0.0; n_kv_heads * k_dim];
@@ -186,12 +191,7 @@ pub(crate) fn attention(
         // Scores of every head for each key, then the softmax-weighted sum of the values.
         let mut scores = vec![Vec::with_capacity(position + 1 - first); attention.n_heads as usize];
         for j in first..=position {
-            let start = cache_row(j) * cache_k.row_bytes;
-            read_row(
-                cache_k.dtype,
-                &keys[start..start + cache_k.row_bytes],
-                &mut k_row,
-            )?;
+            read_cache(cache_k, cache_row(j), &mut k_row)?;
             for (head, scores) in scores.iter_mut().enumerate() {
                 let query = &q.row(token)[head * k_dim..][..k_dim];
                 let key = &k_row[head / heads_per_kv * k_dim..][..k_dim];
@@ -201,12 +201,7 @@ pub(crate) fn attention(
         scores.iter_mut().for_each(|scores| softmax(scores));
         let mut sums = vec![0.0f64; y_row.len()];
         for j in first..=position {
-            let start = cache_row(j) * cache_v.row_bytes;
-            read_row(
-                cache_v.dtype,
-                &values[start..start + cache_v.row_bytes],
-                &mut v_row,
-            )?;
+            read_cache(cache_v, cache_row(j), &mut v_row)?;
             for (head, scores) in scores.iter().enumerate() {
                 let value = &v_row[head / heads_per_kv * v_dim..][..v_dim];
                 for (sum, v) in sums[head * v_dim..][..v_dim].iter_mut().zip(value) {

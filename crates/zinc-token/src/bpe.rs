@@ -15,6 +15,12 @@ pub(crate) struct MergeTable {
     by_bytes: Vec<Merge>,
 }
 
+/// Symbols of a merge: left, right, joined.
+type Triple = [u32; 3];
+
+/// Merges that are worth a thread of their own.
+const MERGES_PER_THREAD: usize = 1 << 16;
+
 impl MergeTable {
     /// Reads merges, best first, each "left right" in the spelling of the token texts. Of equal pairs the first counts;
     /// an entry that is not a pair merges nothing.
@@ -25,32 +31,30 @@ impl MergeTable {
         index: &mut TextIndex,
     ) -> Self {
         let mut by_ids = HashMap::with_capacity(merges.len());
-        let mut by_bytes = vec![Merge::NONE; 256 * 256];
-        let mut joined = Vec::new();
-        for (rank, merge) in merges.iter().enumerate() {
-            // A text may itself begin with a blank.
-            let Some(blank) = merge.iter().skip(1).position(|&b| b == b' ') else {
-                continue;
+        let mut buffer = Vec::new();
+        for (rank, symbols) in find_all(merges, spelling, vocab, index)
+            .into_iter()
+            .enumerate()
+        {
+            let [left, right, id] = if symbols.contains(&NO_ID) {
+                let Some(middle) = decode(merges[rank], spelling, &mut buffer) else {
+                    continue;
+                };
+                [&buffer[..middle], &buffer[middle..], &buffer]
+                    .map(|text| vocab.symbol(index, text))
+            } else {
+                symbols
             };
-            let (left, right) = (&merge[..=blank], &merge[blank + 2..]);
-            joined.clear();
-            spelling.decode(left, &mut joined);
-            let middle = joined.len();
-            spelling.decode(right, &mut joined);
-            if middle == joined.len() {
-                continue;
-            }
-            let left = vocab.symbol(index, &joined[..middle]);
-            let right = vocab.symbol(index, &joined[middle..]);
-            let merge = Merge {
+            by_ids.entry(pair_key(left, right)).or_insert(Merge {
                 rank: rank as u32,
-                id: vocab.symbol(index, &joined),
-            };
-            let first = *by_ids.entry(pair_key(left, right)).or_insert(merge);
-            if let [a, b] = joined[..] {
-                by_bytes[usize::from(a) << 8 | usize::from(b)] = first;
-            }
+                id,
+            });
         }
+        let by_bytes = if spelling == Spelling::ByteAlphabet {
+            pairs_of_bytes(&by_ids, vocab, index)
+        } else {
+            Vec::new()
+        };
         Self { by_ids, by_bytes }
     }
 
@@ -76,6 +80,61 @@ impl MergeTable {
         }
         self.pair(left, right)
     }
+}
+
+/// Looks up the symbols of every merge; [`NO_ID`] for a text that is not indexed yet. Half a million merges miss the
+/// processor's caches millions of times, so several threads do it.
+fn find_all(merges: &[&[u8]], spelling: Spelling, vocab: &Vocab, index: &TextIndex) -> Vec<Triple> {
+    let find = |merge: &&[u8], buffer: &mut Vec<u8>| match decode(merge, spelling, buffer) {
+        Some(middle) => [&buffer[..middle], &buffer[middle..], buffer]
+            .map(|text| vocab.lookup(index, text).unwrap_or(NO_ID)),
+        None => [NO_ID; 3],
+    };
+    let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let per_thread = merges.len().div_ceil(n_threads).max(MERGES_PER_THREAD);
+    let mut found = vec![[NO_ID; 3]; merges.len()];
+    std::thread::scope(|scope| {
+        for (part, found) in merges.chunks(per_thread).zip(found.chunks_mut(per_thread)) {
+            let work = move || {
+                let mut buffer = Vec::new();
+                for (merge, found) in part.iter().zip(found) {
+                    *found = find(merge, &mut buffer);
+                }
+            };
+            if merges.len() <= per_thread {
+                work();
+            } else {
+                scope.spawn(work);
+            }
+        }
+    });
+    found
+}
+
+/// Writes the bytes of both sides of a merge to `joined` and returns where the right side starts. `None` if there are
+/// no two sides.
+fn decode(merge: &[u8], spelling: Spelling, joined: &mut Vec<u8>) -> Option<usize> {
+    // A text may itself begin with a blank.
+    let blank = 1 + merge.iter().skip(1).position(|&b| b == b' ')?;
+    joined.clear();
+    spelling.decode(&merge[..blank], joined);
+    let middle = joined.len();
+    spelling.decode(&merge[blank + 1..], joined);
+    (middle < joined.len()).then_some(middle)
+}
+
+fn pairs_of_bytes(
+    by_ids: &HashMap<u64, Merge>,
+    vocab: &mut Vocab,
+    index: &mut TextIndex,
+) -> Vec<Merge> {
+    let symbols: Vec<u32> = (0..=255).map(|byte| vocab.symbol(index, &[byte])).collect();
+    let pairs = symbols
+        .iter()
+        .flat_map(|&left| symbols.iter().map(move |&right| pair_key(left, right)));
+    pairs
+        .map(|key| by_ids.get(&key).copied().unwrap_or(Merge::NONE))
+        .collect()
 }
 
 fn pair_key(left: u32, right: u32) -> u64 {

@@ -17,7 +17,6 @@ mod pretokenizer;
 mod special;
 mod spm;
 mod stream;
-/// Chat templates.
 pub mod template;
 mod tokenizer;
 mod unicode;

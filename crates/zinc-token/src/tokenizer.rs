@@ -57,7 +57,10 @@ impl Tokenizer {
     /// Builds a tokenizer from a vocabulary's parts.
     pub fn new(spec: &VocabSpec) -> Result<Self, TokenError> {
         match spec.model.as_str() {
-            "gpt2" => Self::bpe(spec, spec.pre.as_deref().unwrap_or("default")),
+            "gpt2" => {
+                let named = spec.pre.as_deref().filter(|pre| !pre.is_empty());
+                Self::bpe(spec, named.unwrap_or("default"))
+            }
             "gemma4" => Self::bpe(spec, "gemma4"),
             "llama" => Self::spm(spec),
             _ => Err(TokenError::UnsupportedModel {

@@ -1,14 +1,16 @@
 //! The vocabulary: token bytes, kinds, and the tokens with a role.
 
+mod index;
 mod roles;
 mod spec;
+mod spelling;
 
-use std::hash::{BuildHasher, Hash};
+use hashbrown::HashMap;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
-
+pub(crate) use index::{Arena, TextIndex};
 pub use roles::Roles;
 pub use spec::VocabSpec;
+pub(crate) use spelling::{Spelling, byte_of};
 
 use crate::error::TokenError;
 
@@ -43,40 +45,6 @@ impl TokenKind {
     }
 }
 
-/// How token texts in the file spell bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Spelling {
-    /// GPT-2's alphabet: one printable character per byte.
-    ByteAlphabet,
-    /// Plain UTF-8 with `▁` for a blank.
-    Plain,
-}
-
-/// Byte strings one behind the other.
-#[derive(Default)]
-pub(crate) struct Arena {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Arena {
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, i: usize) -> Option<&[u8]> {
-        let end = *self.ends.get(i)?;
-        let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        Some(&self.bytes[start..end])
-    }
-
-    pub(crate) fn push(&mut self, item: &[u8]) {
-        self.bytes.extend_from_slice(item);
-        self.ends.push(self.bytes.len());
-    }
-}
-
 /// Token bytes, kinds and roles, indexed by token id.
 pub struct Vocab {
     pieces: Arena,
@@ -101,11 +69,8 @@ impl Vocab {
         };
         let roles = Roles::find(spec, &mut kinds);
 
-        let mut pieces = Arena::default();
-        pieces
-            .bytes
-            .reserve(spec.tokens.iter().map(|t| t.len()).sum());
-        pieces.ends.reserve(spec.tokens.len());
+        let n_bytes = spec.tokens.iter().map(|text| text.len()).sum();
+        let mut pieces = Arena::with_capacity(spec.tokens.len(), n_bytes);
         let mut special_by_text = HashMap::new();
         let mut buffer = Vec::new();
         for (id, (&text, &kind)) in spec.tokens.iter().zip(&kinds).enumerate() {
@@ -295,137 +260,4 @@ fn strip_right(spec: &VocabSpec, kinds: &[TokenKind]) -> Vec<u32> {
         .filter(|&i| spec.tokens[i] == b"</s>" || (special(kinds[i]) && !keeps(spec.tokens[i])))
         .map(|i| i as u32)
         .collect()
-}
-
-/// The byte that a text of the form `<0xXX>` names.
-pub(crate) fn byte_of(text: &[u8]) -> Option<u8> {
-    let [b'<', b'0', b'x', high, low, b'>'] = *text else {
-        return None;
-    };
-    let digit = |c: u8| (c as char).to_digit(16);
-    Some((digit(high)? * 16 + digit(low)?) as u8)
-}
-
-impl Spelling {
-    /// Appends the bytes that a token text stands for. Returns whether the text was spelled as this vocabulary spells
-    /// mergeable tokens; a text that was not is appended as it is.
-    pub(crate) fn decode(self, text: &[u8], out: &mut Vec<u8>) -> bool {
-        let start = out.len();
-        match self {
-            Spelling::ByteAlphabet => {
-                if decode_byte_alphabet(text, out) {
-                    return true;
-                }
-                out.truncate(start);
-                out.extend_from_slice(text);
-                false
-            }
-            Spelling::Plain => {
-                let mut rest = text;
-                while let Some((&first, tail)) = rest.split_first() {
-                    if let Some(tail) = rest.strip_prefix("▁".as_bytes()) {
-                        out.push(b' ');
-                        rest = tail;
-                    } else {
-                        out.push(first);
-                        rest = tail;
-                    }
-                }
-                !text.contains(&b' ')
-            }
-        }
-    }
-}
-
-/// GPT-2's alphabet writes printable Latin-1 bytes as themselves and the other 68 as U+0100 onwards.
-fn decode_byte_alphabet(text: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut rest = text.iter();
-    while let Some(&first) = rest.next() {
-        let cp = match first {
-            0x21..=0x7e => {
-                out.push(first);
-                continue;
-            }
-            0xc2..=0xc5 => match rest.next() {
-                Some(&second @ 0x80..=0xbf) => {
-                    u32::from(first & 0x1f) << 6 | u32::from(second & 0x3f)
-                }
-                _ => return false,
-            },
-            _ => return false,
-        };
-        let byte = match cp {
-            0xa1..=0xac | 0xae..=0xff => cp as u8,
-            0x100..=0x120 => (cp - 0x100) as u8,
-            0x121..=0x142 => (cp - 0x121 + 0x7f) as u8,
-            0x143 => 0xad,
-            _ => return false,
-        };
-        out.push(byte);
-    }
-    true
-}
-
-/// Finds the id of a byte string among the strings of an [`Arena`].
-pub(crate) struct TextIndex {
-    table: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-    /// Length of the longest string; longer ones need no search.
-    pub(crate) max_len: usize,
-}
-
-impl TextIndex {
-    pub(crate) fn with_capacity(n: usize) -> Self {
-        Self {
-            table: HashTable::with_capacity(n),
-            hasher: DefaultHashBuilder::default(),
-            max_len: 0,
-        }
-    }
-
-    fn hash(&self, text: &[u8]) -> u64 {
-        self.hasher.hash_one(Bytes(text))
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, texts: &Arena, text: &[u8]) -> Option<u32> {
-        if text.len() > self.max_len {
-            return None;
-        }
-        self.table
-            .find(self.hash(text), |&id| texts.get(id as usize) == Some(text))
-            .copied()
-    }
-
-    /// Adds string `id`; of equal strings the first stays.
-    pub(crate) fn insert(&mut self, texts: &Arena, id: u32) {
-        let Some(text) = texts.get(id as usize) else {
-            return;
-        };
-        let hash = self.hash(text);
-        self.max_len = self.max_len.max(text.len());
-        let Self { table, hasher, .. } = self;
-        let rehash = |&id: &u32| hasher.hash_one(Bytes(texts.get(id as usize).unwrap_or(&[])));
-        table
-            .entry(
-                hash,
-                |&other| texts.get(other as usize) == Some(text),
-                rehash,
-            )
-            .or_insert(id);
-    }
-
-    /// Ids of all indexed strings, in no order.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
-        self.table.iter().copied()
-    }
-}
-
-/// Hashes its content alone, without the length that `[u8]` adds.
-struct Bytes<'a>(&'a [u8]);
-
-impl Hash for Bytes<'_> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write(self.0);
-    }
 }

@@ -1,7 +1,7 @@
 //! Exactness against recorded tokenizations: real vocabularies with `.inp`/`.out` pairs and `corpus.json`, and the
 //! `tokenizer_cases` of the golden models. Data sets that are not there are skipped, with the reason on stderr.
 
-#![allow(clippy::unwrap_used, reason = "a failed test says where")]
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,10 @@
 //! The tokens still in question and the samplers that remove some of them.
 //!
-//! Nothing here orders the whole vocabulary unless it has to: top-k keeps the best while it reads the logits, top-p and typical-p
-//! select a front and sort only that. Candidates are either in id order or sorted by falling logit with the lower id first,
-//! never in an order that a selection algorithm left behind, so sums over them, and with them a seed's text, do not depend on
-//! the standard library's version.
+//! Nothing here orders the whole vocabulary unless it has to: top-k keeps the best while it reads
+//! the logits, top-p and typical-p select a front and sort only that. Candidates are either in id
+//! order or sorted by falling logit with the lower id first, never in an order that a selection
+//! algorithm left behind, so sums over them, and with them a seed's text, do not depend on the
+//! standard library's version.
 
 use std::cmp::Ordering;
 
@@ -33,8 +34,9 @@ pub(super) struct Candidates {
 impl Candidates {
     /// Takes the tokens that top-n-sigma and top-k leave; false if every logit is -∞.
     ///
-    /// Top-n-sigma keeps logits of at least `max - n * standard deviation` (Tang et al. 2024), top-k the `k` largest, the lower
-    /// id of equals; 0 switches either off. Both keep an upper part of the same order, so one pass serves both.
+    /// Top-n-sigma keeps logits of at least `max - n * standard deviation` (Tang et al. 2024),
+    /// top-k the `k` largest, the lower id of equals; 0 switches either off. Both keep an upper
+    /// part of the same order, so one pass serves both.
     pub fn load(&mut self, logits: &[f32], top_n_sigma: f32, top_k: u32) -> bool {
         self.items.clear();
         self.max = math::max(logits) + 0.0;
@@ -62,9 +64,11 @@ impl Candidates {
         true
     }
 
-    /// Takes logits of at least `floor`; of more than `k`, the `k` largest and up to about `k` others.
+    /// Takes logits of at least `floor`; of more than `k`, the `k` largest and up to about `k`
+    /// others.
     fn gather(&mut self, logits: &[f32], mut floor: f32, k: usize) {
-        // Most of a vocabulary is below what has been seen already and falls in a comparison of whole blocks.
+        // Most of a vocabulary is below what has been seen already and falls in a comparison of
+        // whole blocks.
         const BLOCK: usize = 32;
         for (block_idx, block) in logits.chunks(BLOCK).enumerate() {
             if block
@@ -91,8 +95,8 @@ impl Candidates {
         }
     }
 
-    /// Keeps the tokens whose surprise -ln p is nearest to the entropy, until their share exceeds `p` (Meister et al. 2022,
-    /// "Locally Typical Sampling").
+    /// Keeps the tokens whose surprise -ln p is nearest to the entropy, until their share exceeds
+    /// `p` (Meister et al. 2022, "Locally Typical Sampling").
     pub fn typical(&mut self, p: f32) {
         if p >= 1.0 {
             return;
@@ -129,7 +133,8 @@ impl Candidates {
         self.sort();
     }
 
-    /// Keeps the most probable tokens until their share reaches `p`, at least one (Holtzman et al. 2020, "nucleus").
+    /// Keeps the most probable tokens until their share reaches `p`, at least one (Holtzman et al.
+    /// 2020, "nucleus").
     pub fn top_p(&mut self, p: f32) {
         if p >= 1.0 {
             return;
@@ -150,7 +155,8 @@ impl Candidates {
         self.items.retain(|c| f64::from(c.logit) >= least);
     }
 
-    /// Of the tokens with a probability of at least `threshold`, if there are several, keeps the least probable only.
+    /// Of the tokens with a probability of at least `threshold`, if there are several, keeps the
+    /// least probable only.
     pub fn exclude_top_choices(&mut self, threshold: f32) {
         let total = self.total_weight();
         let max = f64::from(self.max);
@@ -170,7 +176,8 @@ impl Candidates {
             .fold(f32::NEG_INFINITY, f32::max);
     }
 
-    /// Picks by `exp(logit / temperature)` where the running sum passes `draw` (in [0, 1)) of the total.
+    /// Picks by `exp(logit / temperature)` where the running sum passes `draw` (in [0, 1)) of the
+    /// total.
     pub fn pick(&mut self, temperature: f32, draw: f64) -> u32 {
         let (max, temperature) = (f64::from(self.max), f64::from(temperature));
         self.weights.clear();
@@ -221,8 +228,8 @@ impl Candidates {
     }
 }
 
-/// Orders the front of `items` until the running sum of their weights is enough, and returns the length of that front; all of
-/// them if it never is.
+/// Orders the front of `items` until the running sum of their weights is enough, and returns the
+/// length of that front; all of them if it never is.
 fn sorted_front<T>(
     items: &mut [T],
     order: impl Fn(&T, &T) -> Ordering,
@@ -249,7 +256,8 @@ fn sorted_front<T>(
     items.len()
 }
 
-/// The smallest logit that is at least `max - n * standard deviation` of the logits that are not -∞.
+/// The smallest logit that is at least `max - n * standard deviation` of the logits that are not
+/// -∞.
 fn sigma_floor(logits: &[f32], max: f32, n: f32) -> f32 {
     let finite = || {
         logits

@@ -1,7 +1,8 @@
 //! `exp` and `ln` from additions, multiplications and divisions only.
 //!
-//! The standard library's versions come from the platform's C library and differ in the last bit between platforms, and one bit
-//! can move a cumulative sum across a random number. These give the same bits wherever IEEE 754 doubles do.
+//! The standard library's versions come from the platform's C library and differ in the last bit
+//! between platforms, and one bit can move a cumulative sum across a random number. These give the
+//! same bits wherever IEEE 754 doubles do.
 
 use std::f64::consts::{LN_2, LOG2_E, SQRT_2};
 
@@ -10,8 +11,8 @@ const LN_2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
 /// What is left of ln 2.
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 
-/// Adding and subtracting this rounds a number of magnitude below 2^51 to the nearest integer, without a call to a rounding
-/// function; while added, the integer is in the low bits.
+/// Adding and subtracting this rounds a number of magnitude below 2^51 to the nearest integer,
+/// without a call to a rounding function; while added, the integer is in the low bits.
 const ROUNDER: f64 = 1.5 * (1u64 << 52) as f64;
 
 /// 1/n! for n = 13 down to 2.
@@ -30,7 +31,8 @@ const INVERSE_FACTORIALS: [f64; 12] = [
     1.0 / 2.0,
 ];
 
-/// e^x for x ≤ 0 (a difference to the maximum), within 2 units in the last place; 0 where the result would be subnormal.
+/// e^x for x ≤ 0 (a difference to the maximum), within 2 units in the last place; 0 where the
+/// result would be subnormal.
 ///
 /// Free of branches and calls, so that loops over a vocabulary vectorise.
 #[inline]
@@ -84,7 +86,8 @@ pub(crate) fn ln(x: f64) -> f64 {
         mantissa /= 2.0;
         exponent += 1;
     }
-    // ln m = 2 artanh(s), s = (m - 1) / (m + 1), |s| ≤ 0.172: the series is good to 1e-18 after s^21.
+    // ln m = 2 artanh(s), s = (m - 1) / (m + 1), |s| ≤ 0.172: the series is good to 1e-18 after
+    // s^21.
     let s = (mantissa - 1.0) / (mantissa + 1.0);
     let s2 = s * s;
     let mut sum = 0.0;

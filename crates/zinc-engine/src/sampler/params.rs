@@ -9,12 +9,15 @@ pub const N_DRY_BREAKERS_MAX: usize = 64;
 /// Longest sequence breaker in bytes.
 pub const DRY_BREAKER_BYTES_MAX: usize = 256;
 
-/// Sampling parameters of one request. The order in which they act is the table of [`crate::sampler`].
+/// Sampling parameters of one request. The order in which they act is the table of
+/// [`crate::sampler`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// Added to the logits of the named ids; an id named twice gets the sum. Finite, or -∞ to ban a token.
+    /// Added to the logits of the named ids; an id named twice gets the sum. Finite, or -∞ to ban a
+    /// token.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Divides positive and multiplies negative logits of tokens in the penalty window; 1 is off. Above 0, at most 100.
+    /// Divides positive and multiplies negative logits of tokens in the penalty window; 1 is off.
+    /// Above 0, at most 100.
     pub repetition_penalty: f32,
     /// Taken off once for a token in the window; 0 is off. -100 to 100.
     pub presence_penalty: f32,
@@ -28,7 +31,8 @@ pub struct SamplingParams {
     pub top_n_sigma: f32,
     /// Keeps this many tokens with the largest logits; 0 is off.
     pub top_k: u32,
-    /// Keeps the tokens nearest to the distribution's entropy that reach this share; 1 is off. 0 to 1.
+    /// Keeps the tokens nearest to the distribution's entropy that reach this share; 1 is off. 0 to
+    /// 1.
     pub typical_p: f32,
     /// Keeps the most probable tokens that reach this share; 1 is off. 0 to 1.
     pub top_p: f32,
@@ -40,8 +44,8 @@ pub struct SamplingParams {
     pub temperature: f32,
     /// Seed of the random numbers; `None` draws one.
     pub seed: Option<u64>,
-    /// `Some(n)` reports the chosen token's log-probability and those of the n most probable. At most
-    /// [`N_TOP_LOGPROBS_MAX`].
+    /// `Some(n)` reports the chosen token's log-probability and those of the n most probable. At
+    /// most [`N_TOP_LOGPROBS_MAX`].
     pub logprobs: Option<u32>,
 }
 
@@ -67,13 +71,14 @@ pub struct DryParams {
 pub struct XtcParams {
     /// How often it acts; 0 is off. 0 to 1.
     pub probability: f32,
-    /// Probability from which a token counts as a top choice. 0 to 1; above 0.5 at most one token can reach it and nothing
-    /// is ever removed.
+    /// Probability from which a token counts as a top choice. 0 to 1; above 0.5 at most one token
+    /// can reach it and nothing is ever removed.
     pub threshold: f32,
 }
 
 impl Default for SamplingParams {
-    /// The values in common use: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, everything else off.
+    /// The values in common use: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, everything else
+    /// off.
     fn default() -> Self {
         SamplingParams {
             logit_bias: Vec::new(),

@@ -22,8 +22,8 @@ pub(super) fn penalties_active(params: &SamplingParams) -> bool {
 /// Repetition, presence and frequency penalties over the window, once per distinct token:
 /// `l' = (l > 0 ? l / repetition : l * repetition) - count * frequency - presence`.
 ///
-/// Multiplying below zero keeps the penalty a penalty there (Keskar et al. 2019 only divide). `counts` holds one zero per
-/// vocabulary entry and does so again afterwards.
+/// Multiplying below zero keeps the penalty a penalty there (Keskar et al. 2019 only divide).
+/// `counts` holds one zero per vocabulary entry and does so again afterwards.
 pub(super) fn apply_penalties(
     params: &SamplingParams,
     history: &[u32],
@@ -56,10 +56,12 @@ pub(super) fn apply_penalties(
     }
 }
 
-/// DRY over the window. `n_since_break` is the number of tokens at the end of `history` after the last sequence breaker.
+/// DRY over the window. `n_since_break` is the number of tokens at the end of `history` after the
+/// last sequence breaker.
 ///
-/// For every earlier place whose last n tokens equal the text's last n tokens, the token that followed there would continue the
-/// repeat: it loses `multiplier * base^(n - allowed_length)` for the largest such n that is at least `allowed_length`.
+/// For every earlier place whose last n tokens equal the text's last n tokens, the token that
+/// followed there would continue the repeat: it loses `multiplier * base^(n - allowed_length)` for
+/// the largest such n that is at least `allowed_length`.
 pub(super) fn apply_dry(
     params: &DryParams,
     history: &[u32],
@@ -94,15 +96,15 @@ pub(super) fn apply_dry(
     }
 }
 
-/// For each `end`, how many tokens before `tokens[end]` equal the last tokens of the whole: the Z function (Gusfield 1997,
-/// chapter 1) of the reversed text, in linear time. `z[0]` is 0.
+/// For each `end`, how many tokens before `tokens[end]` equal the last tokens of the whole: the Z
+/// function (Gusfield 1997, chapter 1) of the reversed text, in linear time. `z[0]` is 0.
 fn suffix_repeats(tokens: &[u32], z: &mut Vec<u32>) {
     let n = tokens.len();
     let reversed = |i: usize| tokens[n - 1 - i];
     z.clear();
     z.resize(n, 0);
-    // In terms of the reversed text: z_at(i) is the length of the common prefix of the text and its part from i on. It is kept
-    // at index n - i, the token that followed that place.
+    // In terms of the reversed text: z_at(i) is the length of the common prefix of the text and its
+    // part from i on. It is kept at index n - i, the token that followed that place.
     let (mut left, mut right) = (0, 0);
     for i in 1..n {
         let known = if i < right {

@@ -1,9 +1,10 @@
-//! The counter-based generator behind every random choice: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random
-//! numbers: as easy as 1, 2, 3", SC 2011).
+//! The counter-based generator behind every random choice: Philox4x32-10 (Salmon, Moraes, Dror and
+//! Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //!
-//! Counter-based, because the numbers of step `n` then depend on the seed and `n` alone: not on which samplers ran before, nor
-//! on tokens that were drafted and thrown away, nor on where the step ran. Philox, because GPUs compute the same 32-bit integer
-//! arithmetic exactly, so a device can draw what the host would have drawn.
+//! Counter-based, because the numbers of step `n` then depend on the seed and `n` alone: not on
+//! which samplers ran before, nor on tokens that were drafted and thrown away, nor on where the
+//! step ran. Philox, because GPUs compute the same 32-bit integer arithmetic exactly, so a device
+//! can draw what the host would have drawn.
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// Key increments: the golden ratio and sqrt(3) - 1 as 32-bit fractions.
@@ -55,7 +56,8 @@ pub(crate) fn draws(seed: u64, step: u64) -> StepDraws {
 /// A seed nobody chose, for requests that name none.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // The standard library keys each hasher from the operating system's randomness; that is enough here and needs no crate.
+    // The standard library keys each hasher from the operating system's randomness; that is enough
+    // here and needs no crate.
     std::hash::RandomState::new().build_hasher().finish()
 }
 

@@ -1,4 +1,5 @@
-//! A device that computes nothing and allocates nothing in a step: its logits are a function of the last token and position.
+//! A device that computes nothing and allocates nothing in a step: its logits are a function of the
+//! last token and position.
 
 use std::sync::Arc;
 

@@ -111,9 +111,20 @@ impl Set {
     }
 
     pub(super) const fn ranges(ranges: &'static [(char, char)]) -> Self {
+        // What is ASCII becomes bits, so that most text needs no search.
+        let mut ascii = 0;
+        let mut i = 0;
+        while i < ranges.len() {
+            let mut cp = ranges[i].0 as u32;
+            while cp <= ranges[i].1 as u32 && cp < 128 {
+                ascii |= 1u128 << cp;
+                cp += 1;
+            }
+            i += 1;
+        }
         Self {
             classes: 0,
-            ascii: 0,
+            ascii,
             ranges,
             negated: false,
         }
@@ -142,9 +153,11 @@ impl Set {
 
     #[inline]
     fn contains(&self, cp: u32, class: Class) -> bool {
-        let member = class & self.classes != 0
-            || (cp < 128 && self.ascii >> cp & 1 != 0)
-            || (!self.ranges.is_empty() && self.in_ranges(cp));
+        let listed = match cp {
+            0..128 => self.ascii >> cp & 1 != 0,
+            _ => !self.ranges.is_empty() && self.in_ranges(cp),
+        };
+        let member = listed || class & self.classes != 0;
         member != self.negated
     }
 

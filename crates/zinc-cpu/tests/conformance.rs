@@ -1,0 +1,27 @@
+//! The operation case table and the golden models on the CPU.
+
+use std::sync::Arc;
+
+use zinc_backend::Device;
+use zinc_cpu::{CpuDevice, Isa};
+use zinc_testkit::conformance::check_device;
+use zinc_testkit::golden_check;
+
+/// More threads than rows in most cases, and not a power of two: work is cut unevenly.
+const N_THREADS: usize = 3;
+
+/// Golden models that every clone has.
+const N_IN_CLONE: usize = 9;
+
+#[test]
+fn case_table_holds_on_the_best_instruction_set() {
+    let device = CpuDevice::new(N_THREADS, Isa::best()).expect("threads");
+    check_device(&device).assert_passed(&[]);
+}
+
+#[test]
+fn goldens_of_supported_families_agree() {
+    let device: Arc<dyn Device> =
+        Arc::new(CpuDevice::new(N_THREADS, Isa::best()).expect("threads"));
+    golden_check::check_all(&device, N_IN_CLONE);
+}

@@ -1,0 +1,192 @@
+//! Matrix products, their fused forms, and the conversion of their activations.
+
+use serde::Deserialize;
+use zinc_backend::ActivationType;
+use zinc_plan::{Activation, Builder, OpKind, PlanError, TensorId};
+use zinc_quant::GgmlType;
+
+use super::{Context, Entry};
+use crate::cases::{Case, Layout, Operand, Pattern};
+
+/// The fields that all products share.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Product {
+    name: String,
+    rows: u32,
+    n_out: u32,
+    n_in: u32,
+    #[serde(default)]
+    bias: bool,
+    #[serde(default)]
+    view: bool,
+    #[serde(default)]
+    pattern: Pattern,
+}
+
+/// What a product's plan is made of.
+#[derive(Clone, Copy)]
+struct Parts {
+    dtype: GgmlType,
+    n_out: u32,
+    n_in: u32,
+    bias: bool,
+    x: Operand,
+}
+
+impl Parts {
+    fn matmul(&self, b: &mut Builder, label: &str, x: TensorId) -> Result<TensorId, PlanError> {
+        let weight = b.weight(&format!("{label}.w"), self.dtype, self.n_out, self.n_in)?;
+        let bias = match self.bias {
+            true => Some(b.weight(&format!("{label}.b"), GgmlType::F32, 1, self.n_out)?),
+            false => None,
+        };
+        b.matmul(label, weight, x, bias)
+    }
+}
+
+impl Product {
+    /// A case for each weight type; `labels` are the products of the pattern, `finish` makes the
+    /// plan's outputs of their operand.
+    fn cases(
+        &self,
+        context: &Context<'_>,
+        labels: &[&str],
+        finish: fn(&mut Builder, &Parts) -> Result<Vec<TensorId>, PlanError>,
+    ) -> Vec<Case> {
+        let rows = self.rows;
+        let case = |dtype| {
+            let pattern = context.resolve(self.pattern, dtype, self.n_in);
+            let x = Operand {
+                name: "x",
+                rows,
+                cols: self.n_in,
+                view: self.view,
+                pattern,
+            };
+            let parts = Parts {
+                dtype,
+                n_out: self.n_out,
+                n_in: self.n_in,
+                bias: self.bias,
+                x,
+            };
+            let mut feed = context.feed(&self.name);
+            x.fill(&mut feed);
+            for label in labels {
+                feed.blocks(&format!("{label}.w"), dtype, self.n_out, self.n_in);
+                if self.bias {
+                    feed.floats(&format!("{label}.b"), 1, self.n_out, Pattern::Normal);
+                }
+            }
+            feed.floats("residual", rows, self.n_out, Pattern::Normal);
+            let build = Box::new(move |b: &mut Builder| finish(b, &parts));
+            let layout = Layout::rows(rows);
+            let mut case = context.case(&self.name, Some(dtype), feed, layout, build);
+            case.nmse_max = context.nmse_of_product(dtype, self.n_in, pattern);
+            case
+        };
+        context.weight_types(self.n_in).map(case).collect()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct MatMul(Product);
+
+impl Entry for MatMul {
+    const OP: OpKind = OpKind::MatMul;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        self.0.cases(context, &["y"], |b, parts| {
+            let x = parts.x.build(b)?;
+            Ok(vec![parts.matmul(b, "y", x)?])
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct MatMulAdd(Product);
+
+impl Entry for MatMulAdd {
+    const OP: OpKind = OpKind::MatMulAdd;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        self.0.cases(context, &["product"], |b, parts| {
+            let residual = Operand {
+                name: "residual",
+                cols: parts.n_out,
+                view: false,
+                pattern: Pattern::Normal,
+                ..parts.x
+            };
+            let (x, residual) = (parts.x.build(b)?, residual.build(b)?);
+            let product = parts.matmul(b, "product", x)?;
+            Ok(vec![b.add("y", residual, product)?])
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct GateUpAct(Product);
+
+impl Entry for GateUpAct {
+    const OP: OpKind = OpKind::GateUpAct;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        self.0.cases(context, &["gate", "up"], |b, parts| {
+            let x = parts.x.build(b)?;
+            let gate = parts.matmul(b, "gate", x)?;
+            let up = parts.matmul(b, "up", x)?;
+            let act = zinc_plan::GatedAct {
+                act: Activation::Silu,
+            };
+            Ok(vec![b.gated_act("y", act, gate, up)?])
+        })
+    }
+}
+
+/// The conversion is seen through a product with the identity, in each weight type that wants it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QuantizeAct {
+    name: String,
+    rows: u32,
+    cols: u32,
+    #[serde(default)]
+    pattern: Pattern,
+    #[serde(default)]
+    view: bool,
+}
+
+impl Entry for QuantizeAct {
+    const OP: OpKind = OpKind::QuantizeAct;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        let wants = |dtype: &GgmlType| {
+            let activation = context.caps.activation(*dtype, self.cols);
+            matches!(activation, Some(ActivationType::Quantized(_)))
+        };
+        let product = Product {
+            name: self.name.clone(),
+            rows: self.rows,
+            n_out: 8,
+            n_in: self.cols,
+            bias: false,
+            view: self.view,
+            pattern: self.pattern,
+        };
+        let two = |b: &mut Builder, parts: &Parts| {
+            // Two products of the same activations share one conversion.
+            let x = parts.x.build(b)?;
+            Ok(vec![parts.matmul(b, "y", x)?, parts.matmul(b, "z", x)?])
+        };
+        let cases = product.cases(context, &["y", "z"], two);
+        cases
+            .into_iter()
+            .filter(|case| case.dtype.as_ref().is_some_and(wants))
+            .collect()
+    }
+}

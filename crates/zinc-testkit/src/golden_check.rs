@@ -1,0 +1,169 @@
+//! Checks of a device against the golden models.
+
+use std::sync::Arc;
+
+use zinc_backend::Device;
+use zinc_quant::GgmlType;
+
+use crate::TestError;
+use crate::compare::{max_abs, mean_kl};
+use crate::golden::{Golden, Prompt, goldens};
+use crate::model_runner::{ModelRunner, Pass};
+
+/// What became of one golden.
+pub enum Outcome {
+    /// Everything agrees; the largest difference, or the mean KL, for the record.
+    Passed(String),
+    /// It could not be tried, and why.
+    Skipped(String),
+    /// It does not agree: the first tensor that differs.
+    Failed(String),
+}
+
+/// How many prompt tokens a step takes; the last stands for the whole prompt.
+pub const CHUNKS: [usize; 4] = [1, 7, 16, 128];
+
+/// Checks every golden whose family is supported; prints what was skipped and why.
+///
+/// # Panics
+/// If a golden fails, with all failures; or if fewer than `at_least` could be tried.
+pub fn check_all(device: &Arc<dyn Device>, at_least: usize) {
+    let goldens = goldens().expect("golden models are readable");
+    let mut failures = Vec::new();
+    let mut n_passed = 0;
+    for golden in &goldens {
+        match check(golden, device) {
+            Outcome::Passed(note) => {
+                n_passed += 1;
+                eprintln!("passed  {}: {note}", golden.name);
+            }
+            Outcome::Skipped(reason) => eprintln!("skipped {}: {reason}", golden.name),
+            Outcome::Failed(reason) => failures.push(format!("{}: {reason}", golden.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(
+        n_passed >= at_least,
+        "only {n_passed} goldens could be tried"
+    );
+}
+
+/// Checks one golden: f32 arithmetic by the file's tolerance, quantised activations by KL.
+pub fn check(golden: &Golden, device: &Arc<dyn Device>) -> Outcome {
+    let arch = golden.arch.as_str();
+    if !zinc_models::architectures().any(|known| known == arch) {
+        return Outcome::Skipped(format!("the architecture {arch} is not supported"));
+    }
+    let runner = match ModelRunner::open(&golden.gguf, device.clone(), GgmlType::F32) {
+        Ok(runner) => runner,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    let result = if golden.is_quantized() && computes_in_8_bits(device.as_ref()) {
+        check_by_kl(golden, &runner)
+    } else {
+        check_exact(golden, &runner)
+    };
+    match result {
+        Ok(note) => Outcome::Passed(note),
+        Err(error) if error.is_unsupported() => Outcome::Skipped(error.to_string()),
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+fn computes_in_8_bits(device: &dyn Device) -> bool {
+    use zinc_backend::ActivationType::Quantized;
+    let mut types = device.caps().matmul.iter();
+    types.any(|(_, activation)| matches!(activation, Quantized(_)))
+}
+
+/// Logits and hidden states within the tolerance and greedy tokens identical, for every chunking.
+///
+/// # Errors
+/// The first tensor that differs.
+pub fn check_exact(golden: &Golden, runner: &ModelRunner) -> Result<String, TestError> {
+    let mut worst = 0.0_f32;
+    for prompt in golden.prompts()? {
+        for chunk in CHUNKS {
+            let at = format!("prompt {} in chunks of {chunk}", prompt.idx);
+            let pass = runner.prefill(&prompt.tokens, chunk)?;
+            worst = worst.max(check_pass(&pass, &prompt, golden.tolerance, &at)?);
+            let greedy = runner.greedy(&prompt.tokens, prompt.greedy.len().max(1), chunk)?;
+            if !prompt.greedy.is_empty() && greedy != prompt.greedy {
+                let expected = &prompt.greedy;
+                let reason = format!("{at}: greedy tokens {greedy:?}, expected {expected:?}");
+                return Err(TestError::Mismatch(reason));
+            }
+        }
+    }
+    Ok(format!("largest difference {worst:.1e}"))
+}
+
+/// Compares tensors in the order they are computed, so that the first one is reported.
+///
+/// # Errors
+/// The first tensor that differs by more than `tolerance`.
+pub fn check_pass(
+    pass: &Pass,
+    prompt: &Prompt,
+    tolerance: f32,
+    at: &str,
+) -> Result<f32, TestError> {
+    let mut worst = 0.0_f32;
+    let mut compare = |name: &str, found: &[f32], expected: &[f32]| {
+        let n_cols = found.len() / prompt.tokens.len();
+        // Some files keep only the last rows.
+        let found = &found[found.len().saturating_sub(expected.len())..];
+        let (difference, idx) = max_abs(found, expected);
+        worst = worst.max(difference);
+        if difference <= tolerance {
+            return Ok(());
+        }
+        let row = prompt.tokens.len() - expected.len() / n_cols + idx / n_cols;
+        Err(TestError::Mismatch(format!(
+            "{at}: {name} differs by {difference:e} (limit {tolerance:e}), most at row {row} \
+             column {}",
+            idx % n_cols
+        )))
+    };
+    for (name, expected) in &prompt.hidden {
+        let found = pass.hidden.iter().find(|(tensor, _)| tensor == name);
+        let found = found.map_or(&[][..], |(_, values)| values);
+        compare(&format!("hidden.{name}"), found, expected)?;
+    }
+    compare("logits", &pass.logits, &prompt.logits)?;
+    Ok(worst)
+}
+
+/// The README's rule for devices that quantise activations: mean KL below 1e-2 against llama.cpp,
+/// which does the same, and no logit off by 1. Two chunkings must agree bit for bit.
+fn check_by_kl(golden: &Golden, runner: &ModelRunner) -> Result<String, TestError> {
+    let (mut worst_kl, mut worst) = (0.0_f64, 0.0_f32);
+    for prompt in golden.prompts()? {
+        let expected = prompt.llamacpp_logits.as_ref().unwrap_or(&prompt.logits);
+        let pass = runner.prefill(&prompt.tokens, 128)?;
+        let found = &pass.logits[pass.logits.len() - expected.len()..];
+        let kl = mean_kl(found, expected, prompt.n_vocab);
+        let (difference, _) = max_abs(found, expected);
+        if kl.is_nan() || kl > 1e-2 || difference > 1.0 {
+            return Err(TestError::Mismatch(format!(
+                "prompt {}: mean KL {kl:.1e} (limit 1e-2), largest difference {difference:.1e} \
+                 (limit 1)",
+                prompt.idx
+            )));
+        }
+        (worst_kl, worst) = (worst_kl.max(kl), worst.max(difference));
+        for chunk in CHUNKS {
+            let other = runner.prefill(&prompt.tokens, chunk)?;
+            if let Err(idx) = crate::compare::same_bits(&other.logits, &pass.logits) {
+                return Err(TestError::Mismatch(format!(
+                    "prompt {}: chunks of {chunk} change row {} of the logits",
+                    prompt.idx,
+                    idx / prompt.n_vocab
+                )));
+            }
+        }
+    }
+    Ok(format!(
+        "mean KL {worst_kl:.1e}, largest difference {worst:.1e}"
+    ))
+}
