@@ -11,7 +11,7 @@ use zinc_gguf::{Array, StringArray, Value};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceBackend;
 
-use crate::compare::{Difference, compare};
+use crate::compare::{Difference, compare, tolerance};
 
 const D_MODEL: u64 = 256;
 const HEAD_DIM: u64 = 64;
@@ -24,6 +24,10 @@ const N_VOCAB: u64 = 64;
 const PROMPT: [u32; 9] = [1, 40, 7, 7, 63, 22, 0, 35, 12];
 const CHUNK: u32 = 6;
 const NEXT: u32 = 3;
+
+/// Largest normalised error allowed, also where activations have 8 bits: a few layers add up less
+/// noise than the deep models that [`tolerance`] is for.
+const NMSE_MAX: f64 = 1e-3;
 
 /// A passed test.
 pub struct Passed {
@@ -41,7 +45,7 @@ pub fn check(device: Arc<dyn Device>) -> anyhow::Result<Passed> {
     let types = tested_types(device.as_ref());
     let model = Arc::new(Model::from_bytes(tiny_model(&types)?.into())?);
     let reference = ReferenceBackend.open(zinc_reference::NAME)?;
-    let tolerance = crate::compare::tolerance(device.as_ref(), reference.as_ref(), &model);
+    let tolerance = tolerance(device.as_ref(), reference.as_ref(), &model).min(NMSE_MAX);
     let expected = logits(Arc::clone(&model), reference)?;
     let found = logits(model, device)?;
     let difference = compare(&expected, &found);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use zinc_gguf::Gguf;
-use zinc_models::ModelConfig;
+use zinc_models::{ModelConfig, RopeScaling};
 
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
 use crate::need::Need;
@@ -162,7 +162,18 @@ fn model_report(config: &ModelConfig) -> ModelReport {
         rope_mode: format!("{:?}", config.rope_mode).to_lowercase(),
         rope_dims: config.rope_dims,
         rope_theta: config.rope_theta,
-        rope_scaling: format!("{:?}", config.rope_scaling),
+        rope_scaling: scaling_words(&config.rope_scaling),
+    }
+}
+
+fn scaling_words(scaling: &RopeScaling) -> String {
+    match scaling {
+        RopeScaling::None => "none".into(),
+        RopeScaling::Linear { factor } => format!("linear, factor {factor}"),
+        RopeScaling::Yarn {
+            factor, n_ctx_orig, ..
+        } => format!("yarn, factor {factor} from {n_ctx_orig} tokens"),
+        RopeScaling::LongRope { n_ctx_orig, .. } => format!("longrope, from {n_ctx_orig} tokens"),
     }
 }
 
@@ -267,7 +278,7 @@ fn model_rows(model: &ModelReport) -> Vec<(&'static str, String)> {
     if let Some(window) = model.window {
         rows.push(("window", window.to_string()));
     }
-    rows.push(("rms_eps", model.rms_eps.to_string()));
+    rows.push(("rms_eps", format!("{:e}", model.rms_eps)));
     let rope = format!(
         "{}, {} dims, theta {}",
         model.rope_mode, model.rope_dims, model.rope_theta

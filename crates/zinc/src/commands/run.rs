@@ -10,6 +10,7 @@ use zinc_engine::FinishReason;
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
 use crate::conversation::Message;
 use crate::generate::{self, Answer, Counts, Timings};
+use crate::progress::{Progress, Unit};
 use crate::session::Session;
 use crate::terminal::Screen;
 use crate::think::Piece;
@@ -126,8 +127,15 @@ fn answer(
     screen: Screen,
 ) -> anyhow::Result<Answer> {
     let mut thinking = false;
+    let mut n_pieces = 0;
+    let limit = args.limits.max_tokens.unwrap_or(session.engine.n_ctx());
+    let mut progress = Progress::new("generating", Unit::Tokens);
     let mut show = |piece: Piece<'_>| match piece {
-        _ if args.json => Ok(()),
+        _ if args.json => {
+            n_pieces += 1;
+            progress.update(n_pieces, limit.into());
+            Ok(())
+        }
         Piece::Reasoning(text) => {
             // Reasoning is no answer: a person may watch it, a program that wants it asks for --json.
             if screen.stderr && !args.quiet {
