@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use zinc_backend::DeviceError;
 use zinc_gguf::GgufError;
 use zinc_models::ModelError;
@@ -13,17 +11,15 @@ use crate::stop::StopError;
 /// Why a model could not be loaded or a request not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The file is no GGUF file that can be read.
-    #[error("{}: {source}", path.display())]
+    /// The file is no GGUF file that can be read; the error names it.
+    #[error(transparent)]
     Open {
-        /// The file.
-        path: PathBuf,
         /// What is wrong with it.
         source: GgufError,
     },
     /// The bytes of a model in memory are no GGUF file.
-    #[error("built-in model: {0}")]
-    Embedded(GgufError),
+    #[error("model in memory: {0}")]
+    InMemory(GgufError),
     /// The file holds no model that zinc runs.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -22,10 +22,7 @@ impl Model {
     /// # Errors
     /// What is wrong with the file, its architecture or its tokenizer.
     pub fn open(path: &Path) -> Result<Model, EngineError> {
-        let gguf = Gguf::open(path).map_err(|source| EngineError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
+        let gguf = Gguf::open(path).map_err(|source| EngineError::Open { source })?;
         Model::from_gguf(gguf)
     }
 
@@ -34,7 +31,7 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_bytes(bytes: Bytes) -> Result<Model, EngineError> {
-        Model::from_gguf(Gguf::from_bytes(bytes).map_err(EngineError::Embedded)?)
+        Model::from_gguf(Gguf::from_bytes(bytes).map_err(EngineError::InMemory)?)
     }
 
     fn from_gguf(gguf: Gguf) -> Result<Model, EngineError> {

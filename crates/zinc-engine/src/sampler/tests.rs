@@ -229,6 +229,90 @@ fn frequencies_follow_the_probabilities() {
     }
 }
 
+/// Any valid parameters on any finite logits, the extreme ones too, give a token that may be
+/// chosen.
+#[test]
+fn every_valid_request_gets_a_token() {
+    let mut n_drawn = 0;
+    let mut unit = || {
+        n_drawn += 1;
+        rng::draws(11, n_drawn).pick as f32
+    };
+    let extremes = [
+        0.0,
+        -0.0,
+        f32::MAX,
+        f32::MIN,
+        f32::MIN_POSITIVE,
+        1e-45,
+        -1e-45,
+        88.0,
+        1e9,
+    ];
+    for case in 0..3000 {
+        let n_vocab = 1 + (unit() * 100.0) as usize;
+        let extreme = unit() < 0.3;
+        let mut logit = || match extreme {
+            true => extremes[(unit() * 9.0) as usize],
+            false => unit() * 30.0 - 15.0,
+        };
+        let logits: Vec<f32> = (0..n_vocab).map(|_| logit()).collect();
+        let history: Vec<u32> = (0..(unit() * 40.0) as usize)
+            .map(|_| (unit() * 5.0) as u32)
+            .collect();
+        // Half of the values are at an end of their range, where samplers switch off or to their
+        // utmost.
+        let mut value = |min: f32, max: f32| match (unit() * 4.0) as u32 {
+            0 => min,
+            1 => max,
+            _ => min + unit() * (max - min),
+        };
+        let banned = value(0.0, 99.0) as u32;
+        let params = SamplingParams {
+            logit_bias: if banned > 0 && (banned as usize) < n_vocab {
+                vec![(banned, f32::NEG_INFINITY)]
+            } else {
+                vec![]
+            },
+            repetition_penalty: value(1e-6, 100.0),
+            presence_penalty: value(-100.0, 100.0),
+            frequency_penalty: value(-100.0, 100.0),
+            penalty_last_n: Some(value(0.0, 50.0) as u32),
+            dry: DryParams {
+                multiplier: value(0.0, 100.0),
+                base: value(1.0, 100.0),
+                allowed_length: value(1.0, 4.0) as u32,
+                last_n: Some(value(0.0, 50.0) as u32),
+                sequence_breakers: vec!["b".into()],
+            },
+            top_n_sigma: value(0.0, 100.0),
+            top_k: value(0.0, 120.0) as u32,
+            typical_p: value(0.0, 1.0),
+            top_p: value(0.0, 1.0),
+            min_p: value(0.0, 1.0),
+            xtc: XtcParams {
+                probability: value(0.0, 1.0),
+                threshold: value(0.0, 1.0),
+            },
+            temperature: value(0.0, 100.0),
+            seed: Some(case),
+            logprobs: Some(value(0.0, 128.0) as u32),
+        };
+        let mut sampler = Sampler::new(params, n_vocab).unwrap();
+        history
+            .iter()
+            .for_each(|&id| sampler.accept(if id == 3 { b"b" } else { b"x" }));
+        let sampled = sampler
+            .sample(&history, &logits, &mut SamplerWorkspace::default())
+            .unwrap();
+        assert!(
+            (sampled.id as usize) < n_vocab && (banned == 0 || sampled.id != banned),
+            "case {case}"
+        );
+        assert!(sampled.logprobs.unwrap().logprob <= 1e-6, "case {case}");
+    }
+}
+
 #[test]
 fn logits_that_are_not_finite_are_refused_by_position() {
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -6,10 +6,10 @@ use zinc_engine::sampler::SamplingParams;
 use zinc_engine::{Engine, EngineOptions, Event, Request};
 
 use crate::fake::FakeDevice;
-use crate::support::{golden_file, load};
+use crate::support::{golden, load};
 
 fn check(sampling: SamplingParams, stop: &[&str]) {
-    let Some(path) = golden_file("qwen3.f32.gguf") else {
+    let Some((golden, _)) = golden("qwen3.f32") else {
         return;
     };
     let device = FakeDevice::new(|id, position, i| {
@@ -19,7 +19,7 @@ fn check(sampling: SamplingParams, stop: &[&str]) {
         n_ctx: Some(256),
         ..EngineOptions::default()
     };
-    let mut engine = Engine::new(load(&path, Arc::new(device)), &options).unwrap();
+    let mut engine = Engine::new(load(&golden.gguf, Arc::new(device)), &options).unwrap();
     let stop = stop.iter().map(ToString::to_string).collect();
     let request = Request {
         prompt: vec![1, 2, 3],

@@ -9,8 +9,9 @@ use zinc_engine::{
 };
 
 use crate::fake::FakeDevice;
-use crate::safetensors::Safetensors;
-use crate::support::{devices, exact, golden_file, load};
+use zinc_testkit::golden::Prompt;
+
+use crate::support::{devices, exact, golden, ids, load};
 
 /// What came of a request.
 #[derive(Debug, PartialEq)]
@@ -92,16 +93,18 @@ fn greedy(prompt: &[u32], n: u32) -> Request {
     }
 }
 
-/// The small Qwen3 on each device, with its golden numbers.
-fn with_qwen3(test: impl Fn(&Arc<LoadedModel>, &Safetensors)) {
-    let files = ["qwen3.f32.gguf", "qwen3.safetensors"].map(golden_file);
-    let [Some(gguf), Some(numbers)] = files else {
+/// The small Qwen3 on each device, with its golden prompts from the shortest to the longest.
+fn with_qwen3(test: impl Fn(&Arc<LoadedModel>, &[Prompt])) {
+    let Some((golden, prompts)) = golden("qwen3.f32") else {
         return;
     };
-    let numbers = Safetensors::open(&numbers);
-    devices()
-        .into_iter()
-        .for_each(|device| test(&load(&gguf, device), &numbers));
+    for device in devices() {
+        test(&load(&golden.gguf, device), &prompts);
+    }
+}
+
+fn longest(prompts: &[Prompt]) -> Vec<u32> {
+    ids(&prompts[prompts.len() - 1].tokens)
 }
 
 /// The small Qwen3 with logits that a test makes up.
@@ -109,32 +112,31 @@ fn with_logits(
     options: EngineOptions,
     logit: impl Fn(i32, i32, usize) -> f32 + Send + Sync + 'static,
 ) -> Option<Engine> {
-    let path = golden_file("qwen3.f32.gguf")?;
-    Some(Engine::new(load(&path, Arc::new(FakeDevice::new(logit))), &options).unwrap())
+    let (golden, _) = golden("qwen3.f32")?;
+    Some(
+        Engine::new(
+            load(&golden.gguf, Arc::new(FakeDevice::new(logit))),
+            &options,
+        )
+        .unwrap(),
+    )
 }
 
 #[test]
 fn greedy_text_is_the_golden_one_for_every_chunk() {
-    with_qwen3(|loaded, numbers| {
+    with_qwen3(|loaded, prompts| {
         for chunk in [1, 7, 16, 128] {
             let mut engine = Engine::new(loaded.clone(), &exact(chunk)).unwrap();
-            for prompt in 0..3 {
-                let outcome = run(
-                    &mut engine,
-                    greedy(&numbers.ids(&format!("prompt{prompt}.tokens")), 24),
-                );
-                assert_eq!(
-                    outcome.ids,
-                    numbers.ids(&format!("prompt{prompt}.greedy")),
-                    "chunk {chunk}"
-                );
+            for prompt in prompts {
+                let n = prompt.greedy.len();
+                let outcome = run(&mut engine, greedy(&ids(&prompt.tokens), n as u32));
+                assert_eq!(outcome.ids, ids(&prompt.greedy), "chunk {chunk}");
                 assert_eq!(
                     outcome.text,
-                    loaded.model().tokenizer().decode(&outcome.ids, true),
-                    "chunk {chunk}"
+                    loaded.model().tokenizer().decode(&outcome.ids, true)
                 );
                 assert_eq!(outcome.end, Ok(FinishReason::Length));
-                assert_eq!(outcome.usage.n_generated, 24);
+                assert_eq!(outcome.usage.n_generated, n);
             }
         }
     });
@@ -142,73 +144,66 @@ fn greedy_text_is_the_golden_one_for_every_chunk() {
 
 #[test]
 fn the_next_turn_reuses_the_cache_and_changes_nothing() {
-    with_qwen3(|loaded, numbers| {
-        let first = numbers.ids("prompt2.tokens");
+    with_qwen3(|loaded, prompts| {
+        let first = longest(prompts);
         let mut engine = Engine::new(loaded.clone(), &exact(16)).unwrap();
         let answer = run(&mut engine, greedy(&first, 10)).ids;
-        // The conversation goes on, then branches off in the middle, then starts over with
-        // something else.
-        let continued: Vec<u32> = first
-            .iter()
-            .chain(&answer)
-            .copied()
-            .chain([5, 6, 7])
-            .collect();
-        let branched: Vec<u32> = continued[..40].iter().copied().chain([9, 10]).collect();
-        let other = numbers.ids("prompt1.tokens");
-        // The answer's last token was chosen but not computed. Asked for again, all but the last of
-        // a prompt is there.
-        let n_common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+        // The conversation goes on, then branches off in the middle, is asked for again, and at
+        // last starts over with something else.
+        let continued = [&first[..], &answer, &[5, 6, 7]].concat();
+        let at = first.len() / 2;
+        let branched = [&continued[..at], &[continued[at] + 1, 10]].concat();
+        let other = [&[branched[0] + 1], &first[..at]].concat();
+        // The answer's last token was chosen but not computed. Asked for again, all but the last
+        // token of a prompt is there.
+        let n_computed = first.len() + answer.len() - 1;
         let cases = [
-            (&continued, 79),
-            (&branched, 40),
-            (&branched, 41),
-            (&other, n_common(&other, &branched)),
+            (&continued, n_computed),
+            (&branched, at),
+            (&branched, at + 1),
+            (&other, 0),
         ];
         for (prompt, n_reused) in cases {
             let outcome = run(&mut engine, greedy(prompt, 12));
-            let fresh = run(
-                &mut Engine::new(loaded.clone(), &exact(16)).unwrap(),
-                greedy(prompt, 12),
-            );
-            assert_eq!((outcome.ids, outcome.usage.n_reused), (fresh.ids, n_reused));
+            let mut fresh = Engine::new(loaded.clone(), &exact(16)).unwrap();
+            assert_eq!(outcome.ids, run(&mut fresh, greedy(prompt, 12)).ids);
+            assert_eq!(outcome.usage.n_reused, n_reused);
         }
     });
 }
 
 #[test]
 fn sequences_do_not_disturb_each_other() {
-    with_qwen3(|loaded, numbers| {
-        let prompts = [0, 1, 2].map(|i| numbers.ids(&format!("prompt{i}.tokens")));
+    with_qwen3(|loaded, prompts| {
         for (max_seqs, chunk) in [(1, 16), (2, 16), (3, 1), (3, 64)] {
-            let mut engine = Engine::new(
-                loaded.clone(),
-                &EngineOptions {
-                    max_seqs,
-                    ..exact(chunk)
-                },
-            )
-            .unwrap();
-            let seqs = [0, 1, 2, 1, 2].map(|i| {
-                (
-                    i,
-                    engine.submit(greedy(&prompts[i], 24)).unwrap(),
-                    Outcome::new(),
-                )
-            });
-            let mut seqs = seqs;
+            let options = EngineOptions {
+                max_seqs,
+                ..exact(chunk)
+            };
+            let mut engine = Engine::new(loaded.clone(), &options).unwrap();
+            let mut submit = |prompt: &Prompt| {
+                let Prompt {
+                    tokens,
+                    greedy: expected,
+                    ..
+                } = prompt;
+                let seq = engine
+                    .submit(greedy(&ids(tokens), expected.len() as u32))
+                    .unwrap();
+                (seq, ids(expected), Outcome::new())
+            };
+            let mut seqs: Vec<_> = prompts.iter().chain(prompts).map(&mut submit).collect();
             while !engine.is_idle() {
                 let mut on_event = |event: Event<'_>| {
-                    seqs.iter_mut().for_each(|(_, seq, outcome)| {
+                    seqs.iter_mut().for_each(|(seq, _, outcome)| {
                         outcome.take(*seq, &event);
                     });
                 };
                 engine.step(&mut on_event).unwrap();
             }
-            for (i, _, outcome) in &seqs {
+            for (_, expected, outcome) in &seqs {
                 assert_eq!(
-                    outcome.ids,
-                    numbers.ids(&format!("prompt{i}.greedy")),
+                    outcome.ids, *expected,
                     "{max_seqs} at a time, chunk {chunk}"
                 );
             }
@@ -218,8 +213,8 @@ fn sequences_do_not_disturb_each_other() {
 
 #[test]
 fn a_stop_string_ends_the_text_before_it() {
-    with_qwen3(|loaded, numbers| {
-        let prompt = numbers.ids("prompt1.tokens");
+    with_qwen3(|loaded, prompts| {
+        let prompt = longest(prompts);
         let mut engine = Engine::new(loaded.clone(), &exact(16)).unwrap();
         let whole = run(&mut engine, greedy(&prompt, 24)).text;
         let chars: Vec<char> = whole.chars().collect();
@@ -243,7 +238,7 @@ fn a_stop_string_ends_the_text_before_it() {
 
 #[test]
 fn seeds_reproduce() {
-    with_qwen3(|loaded, numbers| {
+    with_qwen3(|loaded, prompts| {
         let mut engine = Engine::new(loaded.clone(), &exact(16)).unwrap();
         let mut sampled = |seed| {
             let sampling = SamplingParams {
@@ -255,7 +250,7 @@ fn seeds_reproduce() {
                 &mut engine,
                 Request {
                     sampling,
-                    ..greedy(&numbers.ids("prompt1.tokens"), 24)
+                    ..greedy(&longest(prompts), 24)
                 },
             )
             .ids
@@ -268,10 +263,10 @@ fn seeds_reproduce() {
 
 #[test]
 fn a_stop_token_ends_the_text_unless_ignored() {
-    let Some(path) = golden_file("qwen3.f32.gguf") else {
+    let Some((golden, _)) = golden("qwen3.f32") else {
         return;
     };
-    let stop_id = zinc_engine::Model::open(&path)
+    let stop_id = zinc_engine::Model::open(&golden.gguf)
         .unwrap()
         .tokenizer()
         .vocab()
@@ -509,10 +504,10 @@ fn requests_that_cannot_be_served_are_refused() {
 
 #[test]
 fn options_out_of_range_are_refused() {
-    let Some(path) = golden_file("qwen3.f32.gguf") else {
+    let Some((golden, _)) = golden("qwen3.f32") else {
         return;
     };
-    let loaded = load(&path, Arc::new(FakeDevice::new(|_, _, _| 0.0)));
+    let loaded = load(&golden.gguf, Arc::new(FakeDevice::new(|_, _, _| 0.0)));
     let q4_0 = zinc_quant::GgmlType::Q4_0;
     let cases = [
         (
@@ -554,15 +549,33 @@ fn options_out_of_range_are_refused() {
     }
 }
 
+#[test]
+fn a_file_that_is_no_model_is_named() {
+    let path = std::env::temp_dir().join(format!("zinc-engine-{}.gguf", std::process::id()));
+    std::fs::write(&path, b"GGUF\x03\0\0\0").unwrap();
+    let error = zinc_engine::Model::open(&path).err().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(error, EngineError::Open { .. }));
+    let text = error.to_string();
+    assert_eq!(text.matches("zinc-engine-").count(), 1, "{text}");
+    let error = zinc_engine::Model::from_bytes(b"nonsense"[..].into())
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().starts_with("model in memory: "),
+        "{error}"
+    );
+}
+
 /// Phi-3's rope frequencies change at 1024 tokens: the text before is then computed anew with the
 /// long ones.
 #[test]
 fn growing_past_the_original_context_equals_one_pass() {
-    let Some(path) = golden_file("phi3.f32.gguf") else {
+    let Some((golden, _)) = golden("phi3.f32") else {
         return;
     };
     for device in devices() {
-        let loaded = load(&path, device);
+        let loaded = load(&golden.gguf, device);
         let options = EngineOptions {
             n_ctx: Some(1100),
             ..exact(256)

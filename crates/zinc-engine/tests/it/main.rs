@@ -6,5 +6,4 @@ mod alloc;
 mod fake;
 mod generate;
 mod golden;
-mod safetensors;
 mod support;

@@ -1,6 +1,6 @@
-//! Where test data lies and how tests open models.
+//! What tests run on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use zinc_backend::Device;
@@ -8,27 +8,27 @@ use zinc_cpu::{CpuDevice, Isa};
 use zinc_engine::{EngineOptions, LoadedModel, Model};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
+use zinc_testkit::golden::{Golden, Prompt, goldens};
 
-/// The golden file `name`: from the project's own part of them, else from the full set beside the
-/// project.
-///
-/// Prints why and returns `None` if there is neither.
-pub fn golden_file(name: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let shared =
-        std::env::var_os("ZINC_SHARED").map_or_else(|| root.join("../shared"), PathBuf::from);
-    let places = [
-        root.join("testdata/golden").join(name),
-        shared.join("golden").join(name),
-    ];
-    let found = places.iter().find(|path| path.exists()).cloned();
+/// The golden model `name` with its numbers; prints why and returns `None` if it is not there.
+pub fn golden(name: &str) -> Option<(Golden, Vec<Prompt>)> {
+    let found = goldens()
+        .unwrap()
+        .into_iter()
+        .find(|golden| golden.name == name);
     if found.is_none() {
         eprintln!(
-            "skipped: {name} is neither in testdata/golden nor in {}/golden",
-            shared.display()
+            "skipped: golden model {name} is neither in testdata/golden nor in ../shared/golden"
         );
     }
-    found
+    let golden = found?;
+    let prompts = golden.prompts().unwrap();
+    Some((golden, prompts))
+}
+
+/// Token ids as the engine takes them.
+pub fn ids(numbers: &[i32]) -> Vec<u32> {
+    numbers.iter().map(|&id| id as u32).collect()
 }
 
 /// Every device that results are checked on.

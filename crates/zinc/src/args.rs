@@ -1,0 +1,287 @@
+//! Groups of flags that several commands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use zinc_engine::{EngineOptions, SamplingParams};
+use zinc_quant::GgmlType;
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Model file in GGUF format; the first part of a split model stands for all.
+    /// Without it, the built-in demonstration model is used
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Device to compute on: cpu, reference (slow; the definition of the operations).
+    /// Default: the fastest that passes its self-test
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+}
+
+/// How many threads.
+#[derive(Debug, Args)]
+pub struct ThreadArgs {
+    /// Threads that the cpu device uses. Default: one per physical core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+}
+
+/// Sizes that the engine is built for.
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// Context length: prompt and answer together. Default: what the model was trained for, at
+    /// most 8192
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    #[command(flatten)]
+    pub step: StepArgs,
+}
+
+/// Sizes of a step and type of the cache.
+#[derive(Debug, Args)]
+pub struct StepArgs {
+    /// Most prompt tokens computed in one step; more is faster and takes more memory
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub chunk: u32,
+    /// Element type of the key/value cache: f32, f16, q8_0
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type)]
+    pub kv: GgmlType,
+}
+
+/// The cache type called `name`.
+///
+/// # Errors
+/// There is none of that name.
+pub fn parse_kv_type(name: &str) -> Result<GgmlType, String> {
+    [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0]
+        .into_iter()
+        .find(|ty| ty.name() == name.to_ascii_lowercase())
+        .ok_or_else(|| "the cache can be f32, f16 or q8_0".into())
+}
+
+impl EngineArgs {
+    /// Options for one sequence.
+    pub fn options(&self) -> EngineOptions {
+        self.step.options(self.ctx)
+    }
+}
+
+impl StepArgs {
+    /// Options for one sequence of at most `n_ctx` tokens.
+    pub fn options(&self, n_ctx: Option<u32>) -> EngineOptions {
+        EngineOptions {
+            n_ctx,
+            chunk: self.chunk,
+            kv_type: self.kv,
+            max_seqs: 1,
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Randomness: 0 always takes the most probable token, 1 is the model's own distribution
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.8,
+        allow_negative_numbers = true
+    )]
+    pub temp: f32,
+    /// Keep the K most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: u32,
+    /// Keep the most probable tokens that reach this probability together; 1 keeps all
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.95,
+        allow_negative_numbers = true
+    )]
+    pub top_p: f32,
+    /// Keep tokens at least this probable, relative to the most probable; 0 keeps all
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.05,
+        allow_negative_numbers = true
+    )]
+    pub min_p: f32,
+    /// Keep the tokens nearest to the expected surprise that reach this probability; 1 keeps all
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    pub typical_p: f32,
+    /// Keep logits within this many standard deviations of the largest; 0 keeps all
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub top_n_sigma: f32,
+    /// How often the top choices are removed (XTC); 0 never
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub xtc_probability: f32,
+    /// Probability from which a token is a top choice for XTC
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.1,
+        allow_negative_numbers = true
+    )]
+    pub xtc_threshold: f32,
+    /// Divide the logits of tokens seen lately by this; 1 is off
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    pub repeat_penalty: f32,
+    /// Subtract this from the logits of tokens seen lately; 0 is off
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub presence_penalty: f32,
+    /// Subtract this for each time a token was seen lately; 0 is off
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub frequency_penalty: f32,
+    /// Tokens that the three penalties look back over; -1 is all
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
+    pub penalty_last_n: i64,
+    /// Strength of the penalty on repeated sequences (DRY); 0 is off
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
+    pub dry_multiplier: f32,
+    /// Growth of the DRY penalty per repeated token
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.75,
+        allow_negative_numbers = true
+    )]
+    pub dry_base: f32,
+    /// Tokens that may repeat before the DRY penalty begins
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub dry_allowed_length: u32,
+    /// Tokens that DRY looks back over; -1 is all
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
+    pub dry_last_n: i64,
+    /// Text that a DRY repeat never reaches across; may be given several times. Default: newline,
+    /// colon, quote, asterisk
+    #[arg(long, value_name = "TEXT")]
+    pub dry_breaker: Vec<String>,
+    /// Add BIAS to the logit of token ID; -inf bans it; may be given several times
+    #[arg(long, value_name = "ID=BIAS", value_parser = parse_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the random numbers, for the same answer again. Default: drawn anew
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    /// The engine's form; the engine checks the ranges.
+    pub fn params(&self) -> SamplingParams {
+        let mut params = SamplingParams {
+            logit_bias: self.logit_bias.clone(),
+            repetition_penalty: self.repeat_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            penalty_last_n: u32::try_from(self.penalty_last_n).ok(),
+            top_n_sigma: self.top_n_sigma,
+            top_k: self.top_k,
+            typical_p: self.typical_p,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            temperature: self.temp,
+            seed: self.seed,
+            ..SamplingParams::default()
+        };
+        params.xtc.probability = self.xtc_probability;
+        params.xtc.threshold = self.xtc_threshold;
+        params.dry.multiplier = self.dry_multiplier;
+        params.dry.base = self.dry_base;
+        params.dry.allowed_length = self.dry_allowed_length;
+        params.dry.last_n = u32::try_from(self.dry_last_n).ok();
+        if !self.dry_breaker.is_empty() {
+            params.dry.sequence_breakers.clone_from(&self.dry_breaker);
+        }
+        params
+    }
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text
+        .split_once('=')
+        .ok_or("expected ID=BIAS, such as 42=-1.5")?;
+    let id = id.parse().map_err(|_| format!("{id:?} is no token id"))?;
+    let bias: f32 = bias.parse().map_err(|_| format!("{bias:?} is no number"))?;
+    Ok((id, bias))
+}
+
+/// What the model is told besides the prompt, and when it stops.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// System message: who the model is and how it answers
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Let the model think before it answers, if it can
+    #[arg(long, overrides_with = "no_think")]
+    pub think: bool,
+    /// Have the model answer at once
+    #[arg(long)]
+    pub no_think: bool,
+}
+
+impl ChatArgs {
+    /// What the flags say about thinking.
+    pub fn thinking(&self) -> Option<bool> {
+        match (self.think, self.no_think) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// When an answer ends.
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    /// Most tokens to generate. Default: until the model ends or the context is full
+    #[arg(short = 'n', long = "max-tokens", value_name = "TOKENS")]
+    pub max_tokens: Option<u32>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}

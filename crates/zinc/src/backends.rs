@@ -1,0 +1,81 @@
+//! The devices of this machine. The only file that names concrete backends, and the only place for
+//! their feature flags.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use zinc_backend::{Backend, Device, DeviceInfo};
+use zinc_cpu::CpuBackend;
+use zinc_reference::ReferenceBackend;
+
+use crate::args::DeviceArgs;
+use crate::{report, selftest};
+
+/// All backends, the fastest first.
+fn backends(threads: Option<u32>) -> Vec<Box<dyn Backend>> {
+    let n_threads = threads.map(|n| n as usize);
+    vec![
+        Box::new(CpuBackend { n_threads }),
+        Box::new(ReferenceBackend),
+    ]
+}
+
+/// All devices, the fastest first.
+pub fn devices(threads: Option<u32>) -> Vec<DeviceInfo> {
+    backends(threads)
+        .iter()
+        .flat_map(|backend| backend.devices())
+        .collect()
+}
+
+/// Opens the device called `name`, unless its backend says it cannot.
+///
+/// # Errors
+/// No device has the name, or it is not available.
+pub fn open(name: &str, threads: Option<u32>) -> anyhow::Result<Arc<dyn Device>> {
+    for backend in backends(threads) {
+        if backend.devices().iter().any(|info| info.name == name) {
+            return Ok(backend.open(name)?);
+        }
+    }
+    let names: Vec<_> = devices(threads).into_iter().map(|info| info.name).collect();
+    let what = format!("no device called {}", report::printable(name));
+    Err(report::with_hint(
+        what,
+        format!("devices of this machine: {}", names.join(", ")),
+    ))
+}
+
+impl DeviceArgs {
+    /// Opens the device that the flags name, or the fastest that computes right. A device that
+    /// fails its self-test is never used.
+    ///
+    /// # Errors
+    /// The device is unknown, not available, or computes wrong values.
+    pub fn open(&self) -> anyhow::Result<Arc<dyn Device>> {
+        let threads = self.threads.threads;
+        if let Some(name) = &self.device {
+            let device = open(name, threads)?;
+            selftest::check(Arc::clone(&device)).with_context(|| failed(name))?;
+            return Ok(device);
+        }
+        for info in devices(threads) {
+            let tested = open(&info.name, threads)
+                .and_then(|device| selftest::check(Arc::clone(&device)).map(|_| device));
+            match tested {
+                Ok(device) => return Ok(device),
+                Err(error) => report::note(format!("warning: not using {}: {error:#}", info.name)),
+            }
+        }
+        Err(report::with_hint(
+            "no device of this machine passes its self-test",
+            "run `zinc doctor`",
+        ))
+    }
+}
+
+fn failed(name: &str) -> String {
+    format!(
+        "device {name} fails its self-test; hint: run `zinc doctor` and choose another with --device"
+    )
+}

@@ -1,0 +1,48 @@
+//! The command line: one subcommand per file of `commands/`.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{
+    bench, chat, completions, diff, doctor, inspect, logits, run, template, tokenize,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  zinc run \"Write a haiku about zinc.\"           answer with the built-in model
+  zinc chat -m qwen3-4b-q4_k_m.gguf              talk to a model file
+  zinc inspect -m qwen3-4b-q4_k_m.gguf           what is in it, and does it fit here?
+  zinc doctor                                    is this machine all right?";
+
+/// Runs a language model from a GGUF file on this machine.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Everything zinc does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer one prompt
+    Run(Box<run::Args>),
+    /// Talk to a model in the terminal
+    Chat(Box<chat::Args>),
+    /// Show a model file: metadata, sizes, memory need
+    Inspect(inspect::Args),
+    /// Check this machine, its devices and a model file
+    Doctor(doctor::Args),
+    /// Print the token ids of a text as a JSON array
+    Tokenize(tokenize::Args),
+    /// Print a conversation as the model's chat template renders it
+    Template(template::Args),
+    /// Write the logits of given tokens to a safetensors file
+    Logits(logits::Args),
+    /// Measure speed
+    Bench(bench::Args),
+    /// Find the first tensor that differs between two devices or two chunk sizes
+    Diff(diff::Args),
+    /// Print the completion script for a shell
+    Completions(completions::Args),
+}

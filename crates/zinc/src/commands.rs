@@ -1,0 +1,12 @@
+//! One file per command: its flags and what it does.
+
+pub mod bench;
+pub mod chat;
+pub mod completions;
+pub mod diff;
+pub mod doctor;
+pub mod inspect;
+pub mod logits;
+pub mod run;
+pub mod template;
+pub mod tokenize;

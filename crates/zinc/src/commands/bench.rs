@@ -1,0 +1,226 @@
+//! `zinc bench`: tokens per second, prompt and generation.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use zinc_engine::{Evaluator, LoadedModel, Taps};
+
+use crate::args::{DeviceArgs, ModelArgs, StepArgs};
+use crate::need::{Traffic, traffic};
+use crate::progress::{Progress, Unit};
+use crate::{model, output, report, tokens};
+
+/// Flags of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt tokens to process; 0 skips this test
+    #[arg(short, long, value_name = "TOKENS", default_value_t = 512)]
+    prompt: u32,
+    /// Tokens to generate one by one; 0 skips this test
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 128)]
+    generate: u32,
+    /// Tokens that are in the cache before each test
+    #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
+    depth: u32,
+    /// Sequences at the same time; only 1 for now
+    #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
+    streams: u32,
+    /// Measured runs of each test; the median is reported
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    step: StepArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Result of a test.
+#[derive(Serialize)]
+struct Measurement {
+    test: String,
+    tok_s: f64,
+    tok_s_min: f64,
+    tok_s_max: f64,
+    /// Weights and cache read, by the sizes of the tensors, per second of the median run.
+    gb_s: f64,
+    device: String,
+    model: String,
+    depth: u32,
+    chunk: u32,
+    kv_type: &'static str,
+    repetitions: u32,
+    load_s: f64,
+}
+
+/// One of the tests.
+#[derive(Clone, Copy)]
+enum Test {
+    /// So many prompt tokens, in chunks.
+    Prompt(u32),
+    /// So many tokens, one by one.
+    Generate(u32),
+}
+
+impl Test {
+    fn name(self) -> String {
+        match self {
+            Test::Prompt(n) => format!("pp{n}"),
+            Test::Generate(n) => format!("tg{n}"),
+        }
+    }
+
+    fn n_tokens(self) -> u32 {
+        let (Test::Prompt(n) | Test::Generate(n)) = self;
+        n
+    }
+
+    /// The same with fewer tokens, to warm up.
+    fn shortened(self, chunk: u32) -> Test {
+        match self {
+            Test::Prompt(n) => Test::Prompt(n.min(chunk)),
+            Test::Generate(n) => Test::Generate(n.min(2)),
+        }
+    }
+
+    /// Most tokens of a step.
+    fn step(self, chunk: u32) -> u32 {
+        match self {
+            Test::Prompt(_) => chunk,
+            Test::Generate(_) => 1,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The model cannot be run with these sizes, or the device fails.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.streams != 1 {
+        let what = format!(
+            "{} sequences at the same time are not supported yet; the limit is 1",
+            args.streams
+        );
+        return Err(report::with_hint(what, "leave out -b"));
+    }
+    let tests = [Test::Prompt(args.prompt), Test::Generate(args.generate)];
+    let tests: Vec<_> = tests
+        .into_iter()
+        .filter(|test| test.n_tokens() > 0)
+        .collect();
+    let Some(longest) = tests.iter().map(|test| test.n_tokens()).max() else {
+        return Err(report::with_hint(
+            "there is nothing to measure",
+            "give -p or -n more than 0 tokens",
+        ));
+    };
+    let model = args.model.open()?;
+    let options = args.step.options(Some(args.depth.saturating_add(longest)));
+    let begin = Instant::now();
+    let loaded = model::load(Arc::clone(&model), args.device.open()?, &options)?;
+    let load_time = begin.elapsed();
+    let traffic = traffic(&model, &options)?;
+    let mut evaluator = Evaluator::new(Arc::clone(&loaded), &options, &Taps::default())?;
+    let n_runs = tests.len() as u64 * u64::from(args.repetitions + 1);
+    let mut progress = Progress::new("measuring", Unit::Runs);
+    let mut n_done = 0;
+    let mut results = Vec::new();
+    for test in tests {
+        let mut tick = || {
+            n_done += 1;
+            progress.update(n_done, n_runs);
+        };
+        measure_once(&mut evaluator, test.shortened(args.step.chunk), args)?;
+        tick();
+        let mut times = Vec::new();
+        for _ in 0..args.repetitions {
+            times.push(measure_once(&mut evaluator, test, args)?);
+            tick();
+        }
+        results.push(measurement(args, test, times, traffic, &loaded, load_time));
+    }
+    progress.finish();
+    match args.json {
+        true => output::json(&results)?,
+        false => output::text(&people(&results))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Time of one run of `test` after filling the cache to the depth asked for.
+fn measure_once(evaluator: &mut Evaluator, test: Test, args: &Args) -> anyhow::Result<Duration> {
+    let n_vocab = evaluator.model().config().n_vocab;
+    let ids = tokens::pseudo_random((args.depth + test.n_tokens()) as usize, n_vocab);
+    let (before, measured) = ids.split_at(args.depth as usize);
+    evaluator.reset();
+    if !before.is_empty() {
+        evaluator.eval(before)?;
+    }
+    let begin = Instant::now();
+    match test {
+        Test::Prompt(_) => {
+            evaluator.eval(measured)?;
+        }
+        Test::Generate(_) => {
+            for id in measured {
+                evaluator.eval(&[*id])?;
+            }
+        }
+    }
+    Ok(begin.elapsed())
+}
+
+fn measurement(
+    args: &Args,
+    test: Test,
+    mut times: Vec<Duration>,
+    traffic: Traffic,
+    loaded: &LoadedModel,
+    load_time: Duration,
+) -> Measurement {
+    times.sort_unstable();
+    let seconds = |time: Duration| time.as_secs_f64().max(1e-9);
+    let rate = |time: Duration| f64::from(test.n_tokens()) / seconds(time);
+    // Of an even number of runs, the slower of the two in the middle.
+    let median = times[times.len() / 2];
+    let n_bytes = traffic.bytes(args.depth, test.n_tokens(), test.step(args.step.chunk));
+    Measurement {
+        test: test.name(),
+        tok_s: rate(median),
+        tok_s_min: rate(times[times.len() - 1]),
+        tok_s_max: rate(times[0]),
+        gb_s: n_bytes as f64 / seconds(median) / 1e9,
+        device: loaded.device().info().name.clone(),
+        model: args.model.name(),
+        depth: args.depth,
+        chunk: args.step.chunk,
+        kv_type: args.step.kv.name(),
+        repetitions: args.repetitions,
+        load_s: load_time.as_secs_f64(),
+    }
+}
+
+fn people(results: &[Measurement]) -> String {
+    let header = ["test", "depth", "tok/s", "min", "max", "GB/s", "device"]
+        .map(str::to_owned)
+        .to_vec();
+    let row = |m: &Measurement| {
+        let number = |value: f64| format!("{value:.2}");
+        let rates = [m.tok_s, m.tok_s_min, m.tok_s_max, m.gb_s].map(number);
+        let mut row = vec![m.test.clone(), m.depth.to_string()];
+        row.extend(rates);
+        row.push(m.device.clone());
+        row
+    };
+    let rows: Vec<_> = std::iter::once(header)
+        .chain(results.iter().map(row))
+        .collect();
+    output::table(&rows)
+}

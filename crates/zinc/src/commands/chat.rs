@@ -1,0 +1,435 @@
+//! `zinc chat`: a conversation in the terminal.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use serde_json::json;
+use zinc_engine::{FinishReason, SamplingParams};
+
+use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
+use crate::conversation::Message;
+use crate::generate::{self, Answer};
+use crate::session::Session;
+use crate::terminal::Screen;
+use crate::think::Piece;
+use crate::{env, interrupt, report};
+
+/// Flags of `chat`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    chat: ChatArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+const HELP: &str = "\
+/help            this list
+/clear           forget the conversation; the system message stays
+/save FILE       write the conversation to a new file: JSON if it ends in .json, else text
+/system [TEXT]   set the system message, or show it; the conversation starts anew
+/temp [X]        set the temperature, or show it
+/think on|off    let the model think before it answers, if it can
+/retry           answer the last message again
+/stats           numbers of the last answer, and how full the context is
+/quit            leave, as does Ctrl-D
+
+A line that ends in \\ goes on in the next; lines between two \"\"\" are one message.
+Ctrl-C stops an answer.
+";
+
+/// Runs the command.
+///
+/// # Errors
+/// The model cannot be run, it has no chat template, or the device fails.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let session = Session::open(
+        &args.model,
+        &args.device,
+        &args.engine,
+        args.chat.thinking(),
+    )?;
+    if session.prompter.is_none() {
+        let what = format!("{} has no chat template", args.model.name());
+        return Err(report::with_hint(
+            what,
+            "let it continue a text: zinc run --raw",
+        ));
+    }
+    interrupt::install()?;
+    let screen = Screen::look();
+    let mut chat = Chat {
+        screen,
+        limits: &args.limits,
+        sampling: args.sampling.params(),
+        messages: args
+            .chat
+            .system
+            .iter()
+            .map(|text| Message::new("system", text))
+            .collect(),
+        last: None,
+        session,
+    };
+    if screen.stderr {
+        screen.dim(&format!(
+            "{} · {}\n/help shows the commands, Ctrl-D ends\n\n",
+            args.model.name(),
+            chat.session.memory_line()
+        ));
+    }
+    let mut lines = Lines::new()?;
+    while let Some(text) = lines.message()? {
+        interrupt::clear();
+        let outcome = match text.strip_prefix('/') {
+            Some(command) => chat.command(command),
+            None => chat.say(&text).map(|()| Next::Go),
+        };
+        match outcome {
+            Ok(Next::Go) => {}
+            Ok(Next::Quit) => break,
+            Err(error) if report::is_broken_pipe(&error) => return Err(error),
+            // A mistake, a full context or a refusing template do not end the conversation.
+            Err(error) => report::note(report::render(&error)),
+        }
+    }
+    lines.save_history();
+    Ok(ExitCode::SUCCESS)
+}
+
+enum Next {
+    Go,
+    Quit,
+}
+
+/// The state of the conversation.
+struct Chat<'a> {
+    session: Session,
+    screen: Screen,
+    limits: &'a LimitArgs,
+    sampling: SamplingParams,
+    messages: Vec<Message>,
+    last: Option<Answer>,
+}
+
+impl Chat<'_> {
+    /// Adds a message and answers it. A message that gets no answer is taken back.
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.messages.push(Message::new("user", text));
+        let result = self.answer();
+        if self
+            .messages
+            .last()
+            .is_some_and(|message| message.role == "user")
+        {
+            self.messages.pop();
+        }
+        result
+    }
+
+    /// Answers the last message.
+    fn answer(&mut self) -> anyhow::Result<()> {
+        let screen = self.screen;
+        let mut thinking = false;
+        let mut show = |piece: Piece<'_>| match piece {
+            Piece::Reasoning(text) => {
+                thinking = true;
+                screen.dim(text);
+                Ok(())
+            }
+            Piece::Text(text) => {
+                if std::mem::take(&mut thinking) {
+                    screen.dim("\n\n");
+                }
+                screen.text(text)
+            }
+        };
+        let answer = self
+            .session
+            .answer(&self.messages, &self.sampling, self.limits, &mut show);
+        let answer = answer.map_err(|error| match generate::prompt_too_long(&error) {
+            Some((n_prompt, n_ctx)) => {
+                let what = format!("the conversation has {n_prompt} tokens with this message, the context holds {n_ctx}");
+                report::with_hint(what, "/clear forgets the conversation; zinc chat --ctx N gives a longer context")
+            }
+            None => error,
+        })?;
+        screen.text("\n")?;
+        self.after(&answer);
+        if !answer.text.is_empty() {
+            let reasoning = Some(answer.reasoning.clone()).filter(|text| !text.is_empty());
+            self.messages.push(Message {
+                role: "assistant",
+                content: answer.text.clone(),
+                reasoning,
+            });
+        }
+        self.last = Some(answer);
+        Ok(())
+    }
+
+    /// Tells what the reader should know about an answer.
+    fn after(&self, answer: &Answer) {
+        let (n_used, n_ctx) = (
+            answer.usage.n_prompt + answer.usage.n_generated,
+            self.session.engine.n_ctx(),
+        );
+        match &answer.reason {
+            FinishReason::Cancelled => self.screen.dim("[stopped]\n"),
+            FinishReason::Length if n_used >= n_ctx as usize => report::note(format!(
+                "The context of {n_ctx} tokens is full, the answer is cut. /clear starts anew; zinc chat --ctx N gives more room."
+            )),
+            FinishReason::Length => self.screen.dim("[cut at the token limit of -n]\n"),
+            FinishReason::StopToken(_) | FinishReason::StopString(_) => {}
+        }
+        if self.screen.stderr {
+            let rate = answer.usage.decode_tokens_per_second();
+            let rate = rate.map_or_else(String::new, |rate| format!(" · {rate:.1} tok/s"));
+            self.screen.dim(&format!(
+                "[{} tokens{rate} · context {n_used} of {n_ctx}]\n\n",
+                answer.usage.n_generated
+            ));
+        }
+    }
+
+    fn command(&mut self, command: &str) -> anyhow::Result<Next> {
+        let (name, rest) = command
+            .split_once(char::is_whitespace)
+            .unwrap_or((command, ""));
+        let rest = rest.trim();
+        match name {
+            "help" | "?" => report::note(HELP),
+            "quit" | "exit" | "bye" => return Ok(Next::Quit),
+            "clear" => {
+                self.messages.retain(|message| message.role == "system");
+                self.last = None;
+                report::note("The conversation is forgotten.");
+            }
+            "save" => self.save(rest)?,
+            "system" => self.system(rest),
+            "temp" => self.temperature(rest)?,
+            "think" => self.think(rest)?,
+            "retry" => self.retry()?,
+            "stats" => self.stats(),
+            _ => {
+                return Err(report::with_hint(
+                    format!("there is no command /{}", report::printable(name)),
+                    "/help lists them",
+                ));
+            }
+        }
+        Ok(Next::Go)
+    }
+
+    fn save(&self, path: &str) -> anyhow::Result<()> {
+        if path.is_empty() {
+            return Err(report::with_hint("no file is named", "/save FILE"));
+        }
+        let path = PathBuf::from(path);
+        let text = match path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            true => self.as_json()?,
+            false => self.as_text(),
+        };
+        // Never writes over a file.
+        let mut file =
+            std::fs::File::create_new(&path).with_context(|| path.display().to_string())?;
+        std::io::Write::write_all(&mut file, text.as_bytes())
+            .with_context(|| path.display().to_string())?;
+        report::note(format!(
+            "Saved {} messages to {}.",
+            self.messages.len(),
+            path.display()
+        ));
+        Ok(())
+    }
+
+    /// The form that `zinc template --input` reads.
+    fn as_json(&self) -> anyhow::Result<String> {
+        let message = |message: &Message| {
+            let mut fields = json!({ "role": message.role, "content": message.content });
+            if let Some(reasoning) = &message.reasoning {
+                fields["reasoning_content"] = json!(reasoning);
+            }
+            fields
+        };
+        let messages: Vec<_> = self.messages.iter().map(message).collect();
+        Ok(serde_json::to_string_pretty(&json!({ "messages": messages }))? + "\n")
+    }
+
+    fn as_text(&self) -> String {
+        let part = |message: &Message| format!("## {}\n\n{}\n\n", message.role, message.content);
+        self.messages.iter().map(part).collect()
+    }
+
+    fn system(&mut self, text: &str) {
+        if text.is_empty() {
+            let system = self
+                .messages
+                .iter()
+                .find(|message| message.role == "system");
+            report::note(system.map_or("There is no system message.", |message| &message.content));
+            return;
+        }
+        self.messages = vec![Message::new("system", text)];
+        self.last = None;
+        report::note("The system message is set; the conversation starts anew.");
+    }
+
+    fn temperature(&mut self, text: &str) -> anyhow::Result<()> {
+        if !text.is_empty() {
+            let temperature = text
+                .parse()
+                .map_err(|_| report::with_hint(format!("{text:?} is no number"), "/temp 0.7"))?;
+            let params = SamplingParams {
+                temperature,
+                ..self.sampling.clone()
+            };
+            params.validate()?;
+            self.sampling = params;
+        }
+        report::note(format!("The temperature is {}.", self.sampling.temperature));
+        Ok(())
+    }
+
+    fn think(&mut self, text: &str) -> anyhow::Result<()> {
+        match text {
+            "on" => self.session.set_thinking(Some(true))?,
+            "off" => self.session.set_thinking(Some(false))?,
+            _ => return Err(report::with_hint("expected on or off", "/think on")),
+        }
+        report::note(format!("Thinking is {text}."));
+        Ok(())
+    }
+
+    fn retry(&mut self) -> anyhow::Result<()> {
+        let Some(answered) = self.messages.pop_if(|message| message.role == "assistant") else {
+            return Err(report::with_hint(
+                "there is no answer to replace",
+                "say something first",
+            ));
+        };
+        let n_messages = self.messages.len();
+        let result = self.answer();
+        if self.messages.len() == n_messages {
+            // The old answer is better than none.
+            self.messages.push(answered);
+        }
+        result
+    }
+
+    fn stats(&self) {
+        match &self.last {
+            Some(answer) => report::note(generate::summary(answer)),
+            None => report::note("There is no answer yet."),
+        }
+        report::note(self.session.memory_line());
+    }
+}
+
+/// Messages typed by a person, or lines from a pipe.
+struct Lines {
+    editor: DefaultEditor,
+    history: Option<PathBuf>,
+}
+
+impl Lines {
+    fn new() -> anyhow::Result<Self> {
+        let mut editor = DefaultEditor::new().context("cannot read from this terminal")?;
+        let history = env::state_dir()
+            .filter(|_| std::io::stdin().is_terminal())
+            .map(|dir| dir.join("chat_history"));
+        if let Some(path) = &history {
+            // The first chat has no history.
+            let _ = editor.load_history(path);
+        }
+        Ok(Self { editor, history })
+    }
+
+    /// The next message that is not empty; `None` at the end.
+    fn message(&mut self) -> anyhow::Result<Option<String>> {
+        loop {
+            let Some(line) = self.line("> ")? else {
+                return Ok(None);
+            };
+            let text = match line.trim() {
+                "" => continue,
+                first if first.starts_with("\"\"\"") => self.block(&line)?,
+                _ => self.continued(line)?,
+            };
+            // A history that cannot take the line is no reason to stop.
+            let _ = self.editor.add_history_entry(&text);
+            return Ok(Some(text));
+        }
+    }
+
+    /// Lines up to one that ends in three quotes.
+    fn block(&mut self, first: &str) -> anyhow::Result<String> {
+        let mut text = first.trim().trim_start_matches("\"\"\"").to_owned();
+        while !text.trim_end().ends_with("\"\"\"") {
+            let Some(line) = self.line(". ")? else {
+                break;
+            };
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text += &line;
+        }
+        Ok(text.trim_end().trim_end_matches("\"\"\"").to_owned())
+    }
+
+    /// Lines joined at backslashes.
+    fn continued(&mut self, first: String) -> anyhow::Result<String> {
+        let mut text = first;
+        while text.ends_with('\\') {
+            text.pop();
+            text.push('\n');
+            let Some(line) = self.line(". ")? else {
+                break;
+            };
+            text += &line;
+        }
+        Ok(text.trim().to_owned())
+    }
+
+    /// A line; `None` at the end of the input. Ctrl-C gives up the line.
+    fn line(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
+        match self.editor.readline(prompt) {
+            Ok(line) => Ok(Some(line)),
+            Err(ReadlineError::Eof) => Ok(None),
+            Err(ReadlineError::Interrupted) => Ok(Some(String::new())),
+            Err(error) => Err(error).context("cannot read a line"),
+        }
+    }
+
+    fn save_history(&mut self) {
+        let Some(path) = &self.history else {
+            return;
+        };
+        let saved = create_parent(path).and_then(|()| Ok(self.editor.save_history(path)?));
+        if let Err(error) = saved {
+            report::note(format!("note: the history was not saved: {error:#}"));
+        }
+    }
+}
+
+fn create_parent(path: &Path) -> anyhow::Result<()> {
+    match path.parent() {
+        Some(parent) => Ok(std::fs::create_dir_all(parent)?),
+        None => Ok(()),
+    }
+}

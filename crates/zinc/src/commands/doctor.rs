@@ -1,0 +1,191 @@
+//! `zinc doctor`: is this machine, are its devices, is a model file all right?
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use zinc_backend::DeviceInfo;
+
+use crate::args::{ModelArgs, ThreadArgs};
+use crate::machine::Machine;
+use crate::output::{self, fields, human_bytes};
+use crate::report::{self, printable};
+use crate::{backends, builtin, selftest};
+
+/// Flags of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything the command prints.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    machine: Machine,
+    devices: Vec<DeviceReport>,
+    model: Option<ModelReport>,
+    healthy: bool,
+}
+
+#[derive(Serialize)]
+struct DeviceReport {
+    name: String,
+    description: String,
+    memory_total: u64,
+    memory_free: u64,
+    facts: serde_json::Map<String, serde_json::Value>,
+    passed: bool,
+    /// Distance from the reference, normalised.
+    nmse: Option<f64>,
+    max_abs: Option<f32>,
+    types: Vec<&'static str>,
+    seconds: f64,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ModelReport {
+    name: String,
+    passed: bool,
+    error: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let threads = args.threads.threads;
+    let devices: Vec<_> = backends::devices(threads)
+        .into_iter()
+        .map(|info| test(info, threads))
+        .collect();
+    let model =
+        (args.model.model.is_some() || builtin::file().is_some()).then(|| check_model(&args.model));
+    let healthy = devices.iter().all(|device| device.passed)
+        && model.as_ref().is_none_or(|model| model.passed);
+    let version = env!("CARGO_PKG_VERSION");
+    let report = Report {
+        version,
+        machine: Machine::look(),
+        devices,
+        model,
+        healthy,
+    };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::text(&people(&report))?;
+    }
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn test(info: DeviceInfo, threads: Option<u32>) -> DeviceReport {
+    let begin = Instant::now();
+    let outcome = backends::open(&info.name, threads).and_then(selftest::check);
+    let passed = outcome.as_ref().ok();
+    DeviceReport {
+        passed: passed.is_some(),
+        nmse: passed.map(|passed| passed.difference.nmse),
+        max_abs: passed.map(|passed| passed.difference.max_abs),
+        types: passed
+            .map(|passed| passed.types.iter().map(|ty| ty.name()).collect())
+            .unwrap_or_default(),
+        seconds: begin.elapsed().as_secs_f64(),
+        error: outcome.as_ref().err().map(|error| format!("{error:#}")),
+        name: info.name,
+        description: info.description,
+        memory_total: info.memory_total,
+        memory_free: info.memory_free,
+        facts: info
+            .facts
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect(),
+    }
+}
+
+/// Opens the model as `run` would, without computing.
+fn check_model(args: &ModelArgs) -> ModelReport {
+    let error = args.open().err().map(|error| report::render(&error));
+    ModelReport {
+        name: args.name(),
+        passed: error.is_none(),
+        error,
+    }
+}
+
+fn people(report: &Report) -> String {
+    let mut text = format!("zinc {}\n\nmachine\n", report.version);
+    text += &indent(&fields(&report.machine.rows()));
+    for device in &report.devices {
+        text += &format!("\ndevice {}\n", device.name);
+        text += &indent(&device_rows(device));
+    }
+    if let Some(model) = &report.model {
+        text += &format!("\nmodel {}\n", printable(&model.name));
+        let verdict = match &model.error {
+            None => "can be run here".to_owned(),
+            Some(error) => format!("FAILED\n{error}"),
+        };
+        text += &indent(&verdict);
+    }
+    text += match report.healthy {
+        true => "\nEverything is all right.\n",
+        false => "\nSomething is wrong; see FAILED above.\n",
+    };
+    text
+}
+
+fn device_rows(device: &DeviceReport) -> String {
+    let mut rows = vec![("what", printable(&device.description))];
+    if device.memory_total > 0 {
+        let (total, free) = (
+            human_bytes(device.memory_total),
+            human_bytes(device.memory_free),
+        );
+        rows.push(("memory", format!("{total}, {free} free")));
+    }
+    let facts: Vec<_> = device
+        .facts
+        .iter()
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    rows.extend(
+        facts
+            .iter()
+            .map(|(name, value)| (*name, value.as_str().unwrap_or_default().to_owned())),
+    );
+    let time = Duration::from_secs_f64(device.seconds).as_millis();
+    rows.push((
+        "self-test",
+        match (&device.error, device.nmse, device.max_abs) {
+            (None, Some(nmse), Some(max_abs)) => {
+                format!("passed in {time} ms: largest error {max_abs:.1e}, normalised {nmse:.1e}")
+            }
+            (error, ..) => format!(
+                "FAILED: {}",
+                printable(error.as_deref().unwrap_or_default())
+            ),
+        },
+    ));
+    if !device.types.is_empty() {
+        rows.push(("tested types", device.types.join(" ")));
+    }
+    fields(&rows)
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}

@@ -1,0 +1,121 @@
+//! `zinc logits`: logits and hidden states of given tokens, for comparison with other engines.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use zinc_engine::{Evaluator, Model, Tapped, Taps};
+
+use crate::args::{DeviceArgs, ModelArgs, StepArgs};
+use crate::output::human_bytes;
+use crate::safetensors::{self, Data, Tensor};
+use crate::tokens::TokenList;
+use crate::{model, report};
+
+/// Flags of `logits`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Token ids, such as 1,2,3
+    #[arg(long, value_name = "IDS")]
+    tokens: TokenList,
+    /// Also the N most probable tokens that follow, one after another; stop tokens do not end them
+    #[arg(long, value_name = "N")]
+    greedy: Option<u32>,
+    /// Also the hidden states: before the first layer, after each layer, after the final norm
+    #[arg(long)]
+    hidden: bool,
+    /// Also the logits of the multi-token-prediction head
+    #[arg(long)]
+    mtp: bool,
+    #[command(flatten)]
+    step: StepArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// File to write, in safetensors format
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The model cannot be run, a token is not in its vocabulary, or the file cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let model = args.model.open()?;
+    if args.mtp {
+        let what = format!(
+            "{}: architecture {} has no multi-token-prediction head",
+            args.model.name(),
+            model.config().arch
+        );
+        return Err(report::with_hint(what, "leave out --mtp"));
+    }
+    let n_greedy = args.greedy.unwrap_or(0);
+    let n_ctx = u32::try_from(args.tokens.0.len())
+        .unwrap_or(u32::MAX)
+        .saturating_add(n_greedy);
+    let device = args.device.open()?;
+    check_memory(&model, args, device.info().memory_free)?;
+    let options = args.step.options(Some(n_ctx.max(1)));
+    let loaded = model::load(Arc::clone(&model), device, &options)?;
+    let hidden = if args.hidden {
+        model.graph().hidden_tensors()
+    } else {
+        Vec::new()
+    };
+    let taps = Taps {
+        all_logits: true,
+        tensors: hidden,
+    };
+    let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
+    let (tapped, greedy) = evaluator.greedy(&args.tokens.0, n_greedy as usize)?;
+    let mut tensors: Vec<_> = tapped.into_iter().map(tensor).collect();
+    if args.greedy.is_some() {
+        let ids: Vec<i32> = greedy.into_iter().map(|id| id as i32).collect();
+        tensors.push(Tensor {
+            name: "greedy".into(),
+            shape: vec![ids.len()],
+            data: Data::I32(ids),
+        });
+    }
+    safetensors::write(&args.out, &tensors)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The logits of all tokens are held in memory at once.
+fn check_memory(model: &Model, args: &Args, n_free: u64) -> anyhow::Result<()> {
+    let n_bytes = 4 * u64::from(model.config().n_vocab) * args.tokens.0.len() as u64;
+    if n_free > 0 && n_bytes > n_free {
+        let what = format!(
+            "the logits of {} tokens take {}, {} are free",
+            args.tokens.0.len(),
+            human_bytes(n_bytes),
+            human_bytes(n_free)
+        );
+        return Err(report::with_hint(what, "give fewer tokens"));
+    }
+    Ok(())
+}
+
+fn tensor(tapped: Tapped) -> Tensor {
+    let shape = vec![tapped.n_rows(), tapped.n_cols];
+    Tensor {
+        name: public_name(&tapped.name),
+        shape,
+        data: Data::F32(tapped.values),
+    }
+}
+
+/// The plan's name of a tensor as the file spells it: `blk.3.out` is `hidden.3`.
+fn public_name(name: &str) -> String {
+    match name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.strip_suffix(".out"))
+    {
+        Some(layer) => format!("hidden.{layer}"),
+        None if name == "logits" => name.to_owned(),
+        None => format!("hidden.{name}"),
+    }
+}

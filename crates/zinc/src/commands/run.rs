@@ -1,0 +1,167 @@
+//! `zinc run`: one prompt, one answer.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use zinc_engine::FinishReason;
+
+use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
+use crate::conversation::Message;
+use crate::generate::{self, Answer, Timings};
+use crate::session::Session;
+use crate::terminal::Screen;
+use crate::think::Piece;
+use crate::{input, interrupt, output, report};
+
+/// Flags of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Continue the text as it is, without the model's chat template
+    #[arg(long, conflicts_with_all = ["system", "think", "no_think"])]
+    raw: bool,
+    #[command(flatten)]
+    chat: ChatArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Read the prompt from a file; - is stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Print one JSON object with text, ids, usage and timings instead of text
+    #[arg(long)]
+    json: bool,
+    /// No statistics on stderr
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// The prompt. Without it and --file, stdin is read
+    prompt: Option<String>,
+}
+
+/// The output of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: String,
+    device: &'a str,
+    text: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reasoning: &'a str,
+    ids: &'a [u32],
+    finish_reason: &'static str,
+    usage: Timings,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The prompt cannot be read, the model cannot be run, or the device fails.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let prompt = read_prompt(args)?;
+    if prompt.trim().is_empty() {
+        return Err(report::with_hint(
+            "the prompt is empty",
+            "give it as an argument, with --file or on stdin",
+        ));
+    }
+    let mut session = Session::open(
+        &args.model,
+        &args.device,
+        &args.engine,
+        args.chat.thinking(),
+    )?;
+    interrupt::install()?;
+    let screen = Screen::look();
+    let answer = answer(args, &mut session, &prompt, screen)?;
+    if args.json {
+        output::json(&Report {
+            model: args.model.name(),
+            device: &session.device,
+            text: &answer.text,
+            reasoning: &answer.reasoning,
+            ids: &answer.ids,
+            finish_reason: generate::reason_name(&answer.reason),
+            usage: Timings::from(&answer.usage),
+        })?;
+    } else if screen.stdout && !answer.text.ends_with('\n') {
+        // The next shell prompt belongs on a line of its own; a file gets the text alone.
+        output::text("\n")?;
+    }
+    if !args.quiet {
+        screen.dim(&format!(
+            "{}\n{}\n",
+            generate::summary(&answer),
+            session.memory_line()
+        ));
+    }
+    Ok(match answer.reason {
+        FinishReason::Cancelled => ExitCode::from(interrupt::EXIT_CODE),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn read_prompt(args: &Args) -> anyhow::Result<String> {
+    match (&args.prompt, &args.file) {
+        (Some(prompt), _) => Ok(prompt.clone()),
+        (None, Some(path)) => input::read_text(path),
+        (None, None) if std::io::stdin().is_terminal() => Err(report::with_hint(
+            "there is no prompt",
+            "zinc run \"your question\"; zinc chat is for conversations",
+        )),
+        (None, None) => input::read_stdin(),
+    }
+}
+
+fn answer(
+    args: &Args,
+    session: &mut Session,
+    prompt: &str,
+    screen: Screen,
+) -> anyhow::Result<Answer> {
+    let mut thinking = false;
+    let mut show = |piece: Piece<'_>| match piece {
+        _ if args.json => Ok(()),
+        Piece::Reasoning(text) => {
+            // Reasoning is no answer: a person may watch it, a program that wants it asks for --json.
+            if screen.stderr && !args.quiet {
+                thinking = true;
+                screen.dim(text);
+            }
+            Ok(())
+        }
+        Piece::Text(text) => {
+            if std::mem::take(&mut thinking) {
+                screen.dim("\n");
+            }
+            screen.text(text)
+        }
+    };
+    let sampling = args.sampling.params();
+    if args.raw || session.prompter.is_none() {
+        if !args.raw {
+            if args.chat.system.is_some() {
+                let what = "this model has no chat template, so it takes no system message";
+                return Err(report::with_hint(what, "leave out --system"));
+            }
+            report::note(
+                "note: this model has no chat template; it continues the prompt as plain text (--raw)",
+            );
+        }
+        return session.complete(prompt, &sampling, &args.limits, &mut show);
+    }
+    let system = args
+        .chat
+        .system
+        .as_ref()
+        .map(|text| Message::new("system", text));
+    let user = Message::new("user", prompt.trim_end_matches(['\r', '\n']));
+    let messages: Vec<_> = system.into_iter().chain([user]).collect();
+    session.answer(&messages, &sampling, &args.limits, &mut show)
+}

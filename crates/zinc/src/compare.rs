@@ -1,0 +1,93 @@
+//! How far apart two tensors are, and how far they may be.
+
+use zinc_backend::{ActivationType, Device};
+use zinc_engine::Model;
+
+/// Allowed where both devices multiply in f32: rounding in another order, through all layers.
+const NMSE_EXACT: f64 = 1e-9;
+/// Allowed where a device quantises activations to 8 bits: about 0.4 % noise per product.
+const NMSE_QUANTIZED: f64 = 5e-3;
+
+/// Distance of two tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// Squared error, summed, over the sum of the expected squares.
+    pub nmse: f64,
+    /// Largest absolute error.
+    pub max_abs: f32,
+    /// Where that is.
+    pub worst: usize,
+}
+
+/// Compares `found` with `expected`; both have the same length. A value that is not finite on one
+/// side only is infinitely far off.
+pub fn compare(expected: &[f32], found: &[f32]) -> Difference {
+    let (mut error, mut scale) = (0.0, 0.0);
+    let mut difference = Difference {
+        nmse: 0.0,
+        max_abs: 0.0,
+        worst: 0,
+    };
+    for (idx, (a, b)) in expected.iter().zip(found).enumerate() {
+        let same = a == b || (a.is_nan() && b.is_nan());
+        let delta = if same { 0.0 } else { (a - b).abs() };
+        let delta = if delta.is_nan() { f32::INFINITY } else { delta };
+        error += f64::from(delta) * f64::from(delta);
+        if a.is_finite() {
+            scale += f64::from(*a) * f64::from(*a);
+        }
+        if delta > difference.max_abs {
+            difference.max_abs = delta;
+            difference.worst = idx;
+        }
+    }
+    difference.nmse = if error == 0.0 {
+        0.0
+    } else {
+        error / scale.max(f64::MIN_POSITIVE)
+    };
+    difference
+}
+
+/// Largest normalised error allowed between two devices that run `model`.
+pub fn tolerance(a: &dyn Device, b: &dyn Device, model: &Model) -> f64 {
+    let quantizes = |device: &dyn Device| {
+        model.gguf().tensors().iter().any(|tensor| {
+            let cols = tensor
+                .dims
+                .first()
+                .and_then(|n| u32::try_from(*n).ok())
+                .unwrap_or(0);
+            matches!(
+                device.caps().activation(tensor.ty, cols),
+                Some(ActivationType::Quantized(_))
+            )
+        })
+    };
+    if quantizes(a) == quantizes(b) {
+        NMSE_EXACT
+    } else {
+        NMSE_QUANTIZED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        let same = compare(
+            &[1.0, f32::NAN, f32::INFINITY],
+            &[1.0, f32::NAN, f32::INFINITY],
+        );
+        assert_eq!((same.nmse, same.max_abs), (0.0, 0.0));
+        let off = compare(&[3.0, 4.0], &[3.0, 4.5]);
+        assert_eq!((off.nmse, off.max_abs, off.worst), (0.01, 0.5, 1));
+        assert_eq!(
+            compare(&[1.0, 1.0], &[1.0, f32::NAN]).max_abs,
+            f32::INFINITY
+        );
+        assert_eq!(compare(&[0.0], &[0.0]).nmse, 0.0);
+    }
+}

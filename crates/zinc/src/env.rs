@@ -1,0 +1,21 @@
+//! Every environment variable that zinc looks at.
+
+use std::path::PathBuf;
+
+/// `NO_COLOR`: no styles, whatever its value (no-color.org).
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Directory for files that keep state between runs: `$XDG_STATE_HOME/zinc`, else
+/// `$HOME/.local/state/zinc`.
+pub fn state_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let base =
+        absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(base.join("zinc"))
+}

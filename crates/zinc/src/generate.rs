@@ -1,0 +1,178 @@
+//! One answer: drives the engine, tells reasoning from answer, and counts.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use zinc_engine::{Engine, EngineError, Event, FinishReason, Request, Usage};
+
+use crate::interrupt;
+use crate::progress::{Progress, Unit};
+use crate::think::{Piece, ThinkSplitter};
+
+/// A finished answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Generated ids.
+    pub ids: Vec<u32>,
+    /// The answer.
+    pub text: String,
+    /// What was thought before it.
+    pub reasoning: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens and times.
+    pub usage: Usage,
+}
+
+/// Generates an answer to `request`, handing each piece of text to `show` as soon as it is certain.
+/// Ctrl-C ends it at the next step.
+///
+/// # Errors
+/// The request is refused, the device fails, or `show` fails.
+pub fn generate(
+    engine: &mut Engine,
+    request: Request,
+    mut splitter: ThinkSplitter,
+    show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Answer> {
+    let seq = engine.submit(request)?;
+    let mut progress = Progress::new("reading the prompt", Unit::Tokens);
+    let mut answer = Answer {
+        ids: Vec::new(),
+        text: String::new(),
+        reasoning: String::new(),
+        reason: FinishReason::Cancelled,
+        usage: Usage::default(),
+    };
+    let mut failure: Option<anyhow::Error> = None;
+    while !engine.is_idle() {
+        if interrupt::requested() || failure.is_some() {
+            engine.cancel(seq);
+        }
+        engine.step(&mut |event| {
+            let mut emit = |text: &str, at_end: bool| {
+                splitter.push(text, at_end, &mut |piece| {
+                    match piece {
+                        Piece::Reasoning(text) => answer.reasoning.push_str(text),
+                        Piece::Text(text) => answer.text.push_str(text),
+                    }
+                    if failure.is_none() {
+                        failure = show(piece).err();
+                    }
+                });
+            };
+            match event {
+                Event::Prefill {
+                    n_computed,
+                    n_prompt,
+                    ..
+                } => progress.update(n_computed as u64, n_prompt as u64),
+                Event::Token { id, text, .. } => {
+                    progress.finish();
+                    emit(text, false);
+                    answer.ids.push(id);
+                }
+                Event::Finished {
+                    reason,
+                    text,
+                    usage,
+                    ..
+                } => {
+                    progress.finish();
+                    emit(text, true);
+                    answer.reason = reason;
+                    answer.usage = usage;
+                }
+                Event::Failed { error, .. } => failure = Some(error.into()),
+            }
+        })?;
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(answer),
+    }
+}
+
+/// Numbers of an answer, for programs.
+#[derive(Serialize)]
+pub struct Timings {
+    /// Prompt tokens in all, and those found in the cache.
+    pub prompt_tokens: usize,
+    pub cached_tokens: usize,
+    pub completion_tokens: usize,
+    pub time_to_first_token_s: f64,
+    pub prompt_s: f64,
+    pub prompt_tok_s: Option<f64>,
+    pub completion_s: f64,
+    pub completion_tok_s: Option<f64>,
+}
+
+impl From<&Usage> for Timings {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            prompt_tokens: usage.n_prompt,
+            cached_tokens: usage.n_reused,
+            completion_tokens: usage.n_generated,
+            time_to_first_token_s: usage.time_to_first_token().as_secs_f64(),
+            prompt_s: usage.prefill.as_secs_f64(),
+            prompt_tok_s: usage.prefill_tokens_per_second(),
+            completion_s: usage.decode.as_secs_f64(),
+            completion_tok_s: usage.decode_tokens_per_second(),
+        }
+    }
+}
+
+/// One line about an answer, for people.
+pub fn summary(answer: &Answer) -> String {
+    let usage = &answer.usage;
+    let rate =
+        |rate: Option<f64>| rate.map_or_else(String::new, |rate| format!(", {rate:.1} tok/s"));
+    let cached = match usage.n_reused {
+        0 => String::new(),
+        n => format!(" ({n} cached)"),
+    };
+    format!(
+        "prompt {} tokens{cached}{} · first token after {} · generated {} tokens{} · {}",
+        usage.n_prompt,
+        rate(usage.prefill_tokens_per_second()),
+        seconds(usage.time_to_first_token()),
+        usage.n_generated,
+        rate(usage.decode_tokens_per_second()),
+        reason_words(&answer.reason),
+    )
+}
+
+fn seconds(time: Duration) -> String {
+    match time.as_secs_f64() {
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s => format!("{s:.1} s"),
+    }
+}
+
+/// The reason in OpenAI's words, and `cancelled`.
+pub fn reason_name(reason: &FinishReason) -> &'static str {
+    match reason {
+        FinishReason::StopToken(_) | FinishReason::StopString(_) => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+    }
+}
+
+fn reason_words(reason: &FinishReason) -> String {
+    match reason {
+        FinishReason::StopToken(_) => "ended by the model".into(),
+        FinishReason::StopString(stop) => format!("ended by stop string {stop:?}"),
+        FinishReason::Length => "ended by the token limit".into(),
+        FinishReason::Cancelled => "stopped by Ctrl-C".into(),
+    }
+}
+
+/// The error if `error` says that the prompt does not fit.
+pub fn prompt_too_long(error: &anyhow::Error) -> Option<(usize, u32)> {
+    match error.downcast_ref::<EngineError>() {
+        Some(EngineError::PromptTooLong {
+            n_prompt, n_ctx, ..
+        }) => Some((*n_prompt, *n_ctx)),
+        _ => None,
+    }
+}

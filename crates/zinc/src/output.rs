@@ -1,0 +1,128 @@
+//! Data on stdout, and numbers as people read them.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// Writes `value` as one line of JSON.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_string(value)?;
+    line.push('\n');
+    text(&line)
+}
+
+/// Writes `text` as it is, at once.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn text(text: &str) -> anyhow::Result<()> {
+    bytes(text.as_bytes())
+}
+
+/// Writes `bytes` as they are, at once.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// `1536` as `1.5 KiB`.
+pub fn human_bytes(n_bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n_bytes as f64;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{n_bytes} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+/// `751632384` as `751.6 M`.
+pub fn human_count(count: u64) -> String {
+    const UNITS: [&str; 5] = ["", " k", " M", " B", " T"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => count.to_string(),
+        _ => format!("{value:.1}{}", UNITS[unit]),
+    }
+}
+
+/// Rows of cells with columns aligned: the first to the left, the others to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let n_cols = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |col: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(col));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..n_cols).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (col, cell) in row.iter().enumerate() {
+            let width = widths[col];
+            line.push_str(&match col {
+                0 => format!("{cell:<width$}"),
+                _ => format!("  {cell:>width$}"),
+            });
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `name  value` lines with the values aligned.
+pub fn fields(rows: &[(&str, String)]) -> String {
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let line = |(name, value): &(&str, String)| format!("{name:<width$}  {value}\n");
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(human_bytes(0), "0 B");
+        assert_eq!(human_bytes(1023), "1023 B");
+        assert_eq!(human_bytes(1536), "1.5 KiB");
+        assert_eq!(human_bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!(human_count(999), "999");
+        assert_eq!(human_count(751_632_384), "751.6 M");
+        assert_eq!(human_count(999_960), "1.0 M");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        assert_eq!(
+            table(&[row(["a", "1"]), row(["bb", "22"])]),
+            "a    1\nbb  22\n"
+        );
+        assert_eq!(
+            fields(&[("a", "x".into()), ("bcd", "y".into())]),
+            "a    x\nbcd  y\n"
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! A model ready to answer: what `run` and `chat` have in common.
+
+use std::sync::Arc;
+
+use zinc_engine::{Engine, MemoryNeed, Model, Request, SamplingParams};
+
+use crate::args::{DeviceArgs, EngineArgs, LimitArgs, ModelArgs};
+use crate::conversation::{Message, Prompter};
+use crate::generate::Answer;
+use crate::output::human_bytes;
+use crate::think::{Piece, ThinkSplitter};
+use crate::{generate, model, report};
+
+/// A model on a device with an engine.
+pub struct Session {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its engine.
+    pub engine: Engine,
+    /// Renders conversations, if the model has a chat template.
+    pub prompter: Option<Prompter>,
+    /// The device's name.
+    pub device: String,
+    /// What the model takes on the device.
+    pub memory: MemoryNeed,
+    /// The template's switch for thinking, if anything is to be said about it.
+    pub thinking: Option<bool>,
+}
+
+impl Session {
+    /// Opens and loads everything. `thinking` is what the flags say.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the model, the device or the sizes asked for.
+    pub fn open(
+        model_args: &ModelArgs,
+        device_args: &DeviceArgs,
+        engine_args: &EngineArgs,
+        thinking: Option<bool>,
+    ) -> anyhow::Result<Session> {
+        let model = model_args.open()?;
+        let prompter = Prompter::new(&model)?;
+        let device = device_args.open()?;
+        let options = engine_args.options();
+        let memory = options.memory_need(&model, device.as_ref())?;
+        let name = device.info().name.clone();
+        let loaded = model::load(Arc::clone(&model), device, &options)?;
+        let engine = Engine::new(loaded, &options)?;
+        let mut session = Session {
+            model,
+            engine,
+            prompter,
+            device: name,
+            memory,
+            thinking: None,
+        };
+        session.set_thinking(thinking)?;
+        if session.thinking.is_none() && model_args.model.is_none() {
+            // The demonstration model is too small for its thinking to help.
+            session.thinking = session.can_switch_thinking().then_some(false);
+        }
+        Ok(session)
+    }
+
+    fn can_switch_thinking(&self) -> bool {
+        self.prompter
+            .as_ref()
+            .is_some_and(Prompter::supports_thinking_switch)
+    }
+
+    /// Sets the template's switch.
+    ///
+    /// # Errors
+    /// The template has none.
+    pub fn set_thinking(&mut self, thinking: Option<bool>) -> anyhow::Result<()> {
+        if thinking.is_some() && !self.can_switch_thinking() {
+            let what = "this model's chat template has no switch for thinking";
+            return Err(report::with_hint(what, "leave out --think and --no-think"));
+        }
+        self.thinking = thinking;
+        Ok(())
+    }
+
+    /// Answers a conversation.
+    ///
+    /// # Errors
+    /// The template refuses the conversation, it does not fit, or the device fails.
+    pub fn answer(
+        &mut self,
+        messages: &[Message],
+        sampling: &SamplingParams,
+        limits: &LimitArgs,
+        show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Answer> {
+        let Some(prompter) = &self.prompter else {
+            let what = "this model has no chat template";
+            return Err(report::with_hint(
+                what,
+                "let it continue a text: zinc run --raw",
+            ));
+        };
+        let prompt = prompter.prompt(self.model.tokenizer(), messages, self.thinking)?;
+        let splitter = ThinkSplitter::new(prompt.opens_thinking);
+        generate::generate(
+            &mut self.engine,
+            request(prompt.ids, sampling, limits),
+            splitter,
+            show,
+        )
+    }
+
+    /// Continues a text.
+    ///
+    /// # Errors
+    /// The text does not fit, or the device fails.
+    pub fn complete(
+        &mut self,
+        text: &str,
+        sampling: &SamplingParams,
+        limits: &LimitArgs,
+        show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Answer> {
+        let tokenizer = self.model.tokenizer();
+        let options = zinc_token::EncodeOptions {
+            add_special: false,
+            parse_special: false,
+        };
+        let mut ids = tokenizer.encode(text, options);
+        if tokenizer.adds_bos() {
+            ids.splice(0..0, tokenizer.vocab().bos());
+        }
+        generate::generate(
+            &mut self.engine,
+            request(ids, sampling, limits),
+            ThinkSplitter::off(),
+            show,
+        )
+    }
+
+    /// One line about the memory in use.
+    pub fn memory_line(&self) -> String {
+        let MemoryNeed {
+            weights,
+            cache,
+            activations,
+        } = self.memory;
+        format!(
+            "device {} · weights {} · cache {} ({} tokens) · scratch {}",
+            self.device,
+            human_bytes(weights),
+            human_bytes(cache),
+            self.engine.n_ctx(),
+            human_bytes(activations),
+        )
+    }
+}
+
+fn request(prompt: Vec<u32>, sampling: &SamplingParams, limits: &LimitArgs) -> Request {
+    Request {
+        prompt,
+        max_tokens: limits.max_tokens,
+        sampling: sampling.clone(),
+        stop: limits.stop.clone(),
+        ignore_eos: false,
+    }
+}

@@ -1,0 +1,73 @@
+//! Text from a model on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::env;
+
+/// Where text goes, and what may be done to it there.
+#[derive(Clone, Copy)]
+pub struct Screen {
+    /// Stdout is read by a person.
+    pub stdout: bool,
+    /// Stderr is read by a person.
+    pub stderr: bool,
+    /// Styles may be used on stderr.
+    style: bool,
+}
+
+impl Screen {
+    /// Looks where stdout and stderr go.
+    pub fn look() -> Self {
+        let (stdout, stderr) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        Self {
+            stdout,
+            stderr,
+            style: stderr && !env::no_color(),
+        }
+    }
+
+    /// Writes the model's text to stdout at once. On a terminal, control characters that would
+    /// steer it are left out.
+    ///
+    /// # Errors
+    /// Stdout cannot be written.
+    pub fn text(&self, text: &str) -> anyhow::Result<()> {
+        match self.stdout {
+            true => crate::output::text(&harmless(text)),
+            false => crate::output::text(text),
+        }
+    }
+
+    /// Writes text of minor interest to stderr, dimmed.
+    pub fn dim(&self, text: &str) {
+        let text = if self.stderr {
+            harmless(text)
+        } else {
+            text.to_owned()
+        };
+        let mut stderr = io::stderr().lock();
+        // A closed stderr is no reason to stop.
+        let _ = match self.style {
+            true => write!(stderr, "\x1b[2m{text}\x1b[0m"),
+            false => write!(stderr, "{text}"),
+        };
+        let _ = stderr.flush();
+    }
+}
+
+fn harmless(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn escapes_do_not_reach_the_terminal() {
+        assert_eq!(
+            super::harmless("a\u{1b}[2J\tb\r\n\u{7}\u{9b}c"),
+            "a[2J\tb\nc"
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! Whatever is wrong: one clear error, the next step, and exit code 1 (2 for wrong usage).
+
+use crate::Place;
+use crate::model::{self, Spec};
+
+/// Runs `args`, which must fail with `code` and say each of `parts` on stderr, and nothing on stdout.
+#[track_caller]
+fn check(place: &Place, args: &[&str], code: i32, parts: &[&str]) {
+    let outcome = place.zinc(args);
+    let stderr = &outcome.stderr;
+    assert_eq!(outcome.code, code, "{args:?}: {stderr}");
+    assert_eq!(outcome.stdout, b"", "{args:?}");
+    for part in parts {
+        assert!(
+            stderr.contains(part),
+            "{args:?}: {part:?} is not in: {stderr}"
+        );
+    }
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    assert_eq!(stderr.matches("error:").count(), 1, "{args:?}: {stderr}");
+}
+
+#[test]
+fn usage() {
+    let place = Place::new();
+    for args in [
+        &[][..],
+        &["fly"],
+        &["run", "--tmep", "0", "hi"],
+        &["run", "--kv", "q2_k", "hi"],
+        &["run", "--chunk", "0", "hi"],
+        &["run", "--temp", "warm", "hi"],
+        &["run", "--logit-bias", "7", "hi"],
+        &["run", "--raw", "--system", "x", "hi"],
+        &["run", "--file", "a", "hi"],
+        &["tokenize", "-m", "m.gguf"],
+        &["tokenize", "-m", "m.gguf", "--file", "a", "hi"],
+        &["template", "-m", "m.gguf"],
+        &[
+            "template",
+            "-m",
+            "m.gguf",
+            "--template-file",
+            "a",
+            "--input",
+            "b",
+        ],
+        &["template", "-m", "m.gguf", "--input", "b", "--now", "today"],
+        &["logits", "-m", "m.gguf", "--tokens", "1,x", "--out", "o"],
+        &["logits", "-m", "m.gguf", "--tokens", "", "--out", "o"],
+        &["bench", "-r", "0"],
+        &["diff", "-m", "m.gguf", "--from", "layer"],
+    ] {
+        let outcome = place.zinc(args);
+        assert_eq!(outcome.code, 2, "{args:?}: {}", outcome.stderr);
+        assert_eq!(outcome.stdout, b"", "{args:?}");
+    }
+}
+
+#[test]
+fn model_files() {
+    let place = Place::new();
+    let whole = model::chat_model();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut file = whole.clone();
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    };
+    place.write("empty.gguf", b"");
+    place.write("text.gguf", b"Once upon a time");
+    place.write("new.gguf", &with(4, &9_u32.to_le_bytes()));
+    place.write("big-endian.gguf", &with(4, &3_u32.to_be_bytes()));
+    place.write("cut.gguf", &whole[..whole.len() - 1]);
+    place.write("header.gguf", &whole[..2000]);
+    place.write("count.gguf", &with(16, &u64::MAX.to_le_bytes()));
+    place.write(
+        "arch.gguf",
+        &model::build(&Spec {
+            arch: "mamba",
+            ..Spec::default()
+        }),
+    );
+    place.write(
+        "pre.gguf",
+        &model::build(&Spec {
+            pre: "klingon",
+            ..Spec::default()
+        }),
+    );
+    std::fs::create_dir(place.path("dir.gguf")).unwrap();
+    for (file, parts) in [
+        (
+            "missing.gguf",
+            &["missing.gguf", "no such file", "hint:"][..],
+        ),
+        ("dir.gguf", &["directory", ".gguf"]),
+        ("empty.gguf", &["empty"]),
+        ("text.gguf", &["not a GGUF file"]),
+        ("new.gguf", &["version 9", "newer"]),
+        ("big-endian.gguf", &["big-endian"]),
+        ("cut.gguf", &["truncated"]),
+        ("header.gguf", &["byte", "remaining bytes"]),
+        ("count.gguf", &["18446744073709551615", "byte"]),
+        ("arch.gguf", &["architecture mamba", "qwen3"]),
+        ("pre.gguf", &["klingon", "tokenizer.ggml.pre"]),
+    ] {
+        check(&place, &["run", "-m", file, "hi"], 1, parts);
+        check(&place, &["bench", "-m", file], 1, parts);
+        check(&place, &["diff", "-m", file], 1, parts);
+        if file != "arch.gguf" {
+            check(&place, &["tokenize", "-m", file, "hi"], 1, parts);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn files_without_permission() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let path = place.path("m.gguf");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::File::open(&path).is_ok() {
+        eprintln!("skipped: this user may read every file");
+        return;
+    }
+    check(
+        &place,
+        &["inspect", "-m", "m.gguf"],
+        1,
+        &["permission denied", "hint:"],
+    );
+}
+
+#[test]
+fn prompts() {
+    let place = Place::new();
+    let long = "a".repeat(2 * model::N_CTX as usize);
+    place.write("latin1.txt", b"caf\xe9");
+    place.write("long.txt", long.as_bytes());
+    check(
+        &place,
+        &["run", "-m", "m.gguf", ""],
+        1,
+        &["the prompt is empty", "hint:"],
+    );
+    check(
+        &place,
+        &["run", "-m", "m.gguf", " \n"],
+        1,
+        &["the prompt is empty"],
+    );
+    check(
+        &place,
+        &["run", "-m", "m.gguf"],
+        1,
+        &["the prompt is empty"],
+    );
+    check(
+        &place,
+        &["run", "-m", "m.gguf", "--file", "none.txt"],
+        1,
+        &["none.txt"],
+    );
+    check(
+        &place,
+        &["run", "-m", "m.gguf", "--file", "latin1.txt"],
+        1,
+        &["latin1.txt", "byte 3", "UTF-8"],
+    );
+    check(
+        &place,
+        &["tokenize", "-m", "m.gguf", "--file", "latin1.txt"],
+        1,
+        &["latin1.txt", "byte 3", "UTF-8"],
+    );
+    check(
+        &place,
+        &["run", "-m", "m.gguf", "--file", "long.txt"],
+        1,
+        &["tokens", "512", "hint:"],
+    );
+    check(
+        &place,
+        &["run", "-m", "m.gguf", "--ctx", "16", "a long prompt"],
+        1,
+        &["context of 16", "--ctx"],
+    );
+}
+
+#[test]
+fn flags_out_of_range() {
+    let place = Place::new();
+    let m = ["-m", "m.gguf"];
+    let with = |head: &[&'static str], tail: &[&'static str]| [head, &m, tail].concat();
+    for (args, parts) in [
+        (
+            with(&["run"], &["--temp", "-1", "hi"]),
+            &["temperature is -1"][..],
+        ),
+        (
+            with(&["run"], &["--temp", "NaN", "hi"]),
+            &["temperature is NaN"],
+        ),
+        (with(&["run"], &["--top-p", "2", "hi"]), &["top_p is 2"]),
+        (
+            with(&["run"], &["--logit-bias", "999=1", "hi"]),
+            &["logit_bias", "258"],
+        ),
+        (with(&["run"], &["--stop", "", "hi"]), &["stop"]),
+        (
+            with(&["run"], &["--ctx", "513", "hi"]),
+            &["context length is 513", "1 to 512"],
+        ),
+        (
+            with(&["run"], &["--think", "hi"]),
+            &["no switch for thinking", "hint:"],
+        ),
+        (
+            with(&["run"], &["--device", "abacus", "hi"]),
+            &["no device called abacus", "reference"],
+        ),
+        (
+            with(&["logits"], &["--tokens", "1,258", "--out", "o"]),
+            &["token 1", "258"],
+        ),
+        (
+            with(&["logits"], &["--tokens", "1", "--mtp", "--out", "o"]),
+            &["qwen3", "multi-token-prediction"],
+        ),
+        (
+            with(&["logits"], &["--tokens", "1", "--out", "no/such/dir"]),
+            &["no/such/dir"],
+        ),
+        (with(&["bench"], &["-b", "2"]), &["limit is 1", "-b"]),
+        (
+            with(&["bench"], &["-p", "0", "-n", "0"]),
+            &["nothing to measure"],
+        ),
+        (with(&["bench"], &["-p", "513"]), &["513", "1 to 512"]),
+        (
+            with(&["diff"], &["--device", "abacus"]),
+            &["no device called abacus"],
+        ),
+        (
+            with(&["diff"], &["--from", "blk.9", "--to", "blk.12"]),
+            &["--from", "hint:"],
+        ),
+    ] {
+        check(&place, &args, 1, parts);
+    }
+}
+
+#[test]
+fn templates() {
+    let place = Place::new();
+    place.write(
+        "hi.json",
+        br#"{"messages": [{"role": "user", "content": "hi"}]}"#,
+    );
+    place.write(
+        "tool.json",
+        br#"{"messages": [{"role": "tool", "content": "hi"}]}"#,
+    );
+    place.write("list.json", b"[1]");
+    place.write("broken.json", b"{");
+    place.write("syntax.jinja", b"{% if %}");
+    place.write(
+        "endless.jinja",
+        b"{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+    );
+    place.write(
+        "deep.jinja",
+        b"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    );
+    place.write(
+        "plain.gguf",
+        &model::build(&Spec {
+            template: None,
+            ..Spec::default()
+        }),
+    );
+    let with_model = |input: &'static str| ["template", "-m", "m.gguf", "--input", input];
+    check(&place, &with_model("tool.json"), 1, &["no tools here"]);
+    check(&place, &with_model("list.json"), 1, &["list.json"]);
+    check(
+        &place,
+        &with_model("broken.json"),
+        1,
+        &["broken.json", "JSON"],
+    );
+    check(&place, &with_model("none.json"), 1, &["none.json"]);
+    for file in ["syntax.jinja", "endless.jinja", "deep.jinja"] {
+        check(
+            &place,
+            &["template", "--template-file", file, "--input", "hi.json"],
+            1,
+            &["template"],
+        );
+    }
+    check(
+        &place,
+        &["template", "-m", "plain.gguf", "--input", "hi.json"],
+        1,
+        &["no chat template", "--template-file"],
+    );
+    check(
+        &place,
+        &["chat", "-m", "plain.gguf"],
+        1,
+        &["no chat template", "--raw"],
+    );
+    check(
+        &place,
+        &["run", "-m", "plain.gguf", "--system", "x", "hi"],
+        1,
+        &["no chat template"],
+    );
+}
+
+#[test]
+fn inspect_shows_what_it_cannot_run() {
+    let place = Place::new();
+    place.write(
+        "arch.gguf",
+        &model::build(&Spec {
+            arch: "mamba",
+            ..Spec::default()
+        }),
+    );
+    let outcome = place.zinc(&["inspect", "-m", "arch.gguf"]);
+    assert_eq!(outcome.code, 1);
+    assert!(
+        outcome.stderr.contains("architecture mamba"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        String::from_utf8(outcome.stdout)
+            .unwrap()
+            .contains("mamba.block_count")
+    );
+    let outcome = place.zinc(&["doctor", "-m", "arch.gguf"]);
+    assert_eq!(outcome.code, 1);
+    assert!(
+        String::from_utf8(outcome.stdout)
+            .unwrap()
+            .contains("FAILED")
+    );
+}
