@@ -8,6 +8,32 @@
 //! compute is a plan that a device compiled. What is asked for is checked when it is asked for and
 //! refused with the numbers: nothing is truncated or ignored. Results do not depend on chunk sizes,
 //! on what else runs, or on what a cache held before. No threads, no I/O beyond opening the model.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use zinc_engine::{Engine, EngineOptions, Event, LoadedModel, Model, Request};
+//! use zinc_token::EncodeOptions;
+//!
+//! # fn main() -> Result<(), zinc_engine::EngineError> {
+//! let model = Arc::new(Model::open("model.gguf".as_ref())?);
+//! let options = EncodeOptions { add_special: true, ..EncodeOptions::default() };
+//! let prompt = model.tokenizer().encode("Once upon a time", options);
+//!
+//! let device = Arc::new(zinc_reference::ReferenceDevice::new());
+//! let loaded = Arc::new(LoadedModel::load(model, device, &mut |_done, _total| {})?);
+//! let mut engine = Engine::new(loaded, &EngineOptions::default())?;
+//! engine.submit(Request { prompt, max_tokens: Some(100), ..Request::default() })?;
+//! while !engine.is_idle() {
+//!     engine.step(&mut |event| {
+//!         if let Event::Token { text, .. } = event {
+//!             print!("{text}");
+//!         }
+//!     })?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -24,7 +24,8 @@ pub struct Request {
 /// What a step tells of a sequence.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Part of the prompt is computed.
+    /// Part of the prompt is computed. Comes again during decoding where a growing text has to be
+    /// computed anew (longrope beyond its original context).
     Prefill {
         /// Whose.
         seq: SequenceId,

@@ -1,0 +1,1 @@
+"""The demonstration model's training text, generated from word lists, templates and arithmetic."""
