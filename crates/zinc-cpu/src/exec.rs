@@ -4,7 +4,7 @@
 mod run;
 
 use crate::NAME;
-use crate::kernels::act::{ActBlock, ActSuper};
+use crate::kernels::act::{self, ActBlock, ActSuper};
 use crate::kernels::{attention, matmul};
 use crate::lower::{Lowering, Operand, Step};
 use crate::memory::{Buffer, Rows};
@@ -275,8 +275,8 @@ impl Executable for CpuExecutable {
 
 /// Appends a row of an output as f32.
 fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
-    let append = |values: &mut Vec<f32>, d: f32, q: &[[i8; 4]]| {
-        values.extend(q.as_flattened().iter().map(|q| f32::from(*q) * d));
+    let append = |values: &mut Vec<f32>, d: f32, q: &[i32]| {
+        values.extend(act::values(q).map(|q| f32::from(q) * d));
     };
     // SAFETY (all arms): the arena lives as long as the executable, and no step runs while `wait` has `&mut self`.
     match operand.dtype {

@@ -57,10 +57,11 @@ pub(crate) trait Simd: Copy {
     /// Arithmetic shift right.
     fn i_sar<const N: u32>(self, a: Self::I) -> Self::I;
 
-    /// `acc[lane] + Σ_j w[lane][j]·x[j]` over four bytes; `w` unsigned in 0..=63, `x` signed in -127..=127. Exact.
-    fn dot_narrow(self, acc: Self::I, w: Self::I, x: [i8; 4]) -> Self::I;
+    /// `acc[lane] + Σ_j w[lane][j]·x[j]` over four bytes; `w` unsigned in 0..=63, the
+    /// bytes of `x` signed in -127..=127. Exact.
+    fn dot_narrow(self, acc: Self::I, w: Self::I, x: i32) -> Self::I;
     /// The same for `w` in 0..=255 standing for `w - 128`; see [`Simd::WIDE_BIAS`]. Exact.
-    fn dot_wide(self, acc: Self::I, w: Self::I, x: [i8; 4]) -> Self::I;
+    fn dot_wide(self, acc: Self::I, w: Self::I, x: i32) -> Self::I;
     /// `acc[lane] + Σ_j w[lane][j]·x[j]` over two i16. Exact while the sum fits i32.
     fn dot_pairs(self, acc: Self::I, w: Self::I, x: [i16; 2]) -> Self::I;
 
@@ -103,16 +104,6 @@ pub(crate) trait Simd: Copy {
     fn max_lane(self, x: Self::F) -> f32 {
         fold(self, x, f32::max)
     }
-}
-
-/// Four bytes as the word that is broadcast.
-#[cfg_attr(
-    not(any(target_arch = "x86_64", target_arch = "aarch64")),
-    allow(dead_code)
-)]
-#[inline(always)]
-fn word(x: [i8; 4]) -> i32 {
-    i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8])
 }
 
 #[inline(always)]

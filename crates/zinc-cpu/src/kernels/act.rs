@@ -15,8 +15,8 @@ use crate::simd::{Kernel, Simd};
 pub(crate) struct ActSuper {
     /// Scale.
     pub d: f32,
-    /// Values in fours, as the dot products take them.
-    pub q: [[i8; 4]; 64],
+    /// Signed bytes, four to a word, the form that dot products broadcast.
+    pub q: [i32; 64],
     /// Sum of each group of 16 values.
     pub sums: [i16; 16],
 }
@@ -31,8 +31,8 @@ pub(crate) struct ActBlock {
     d: u16,
     /// Sum of the values.
     pub sum: i16,
-    /// Values in fours, as the dot products take them.
-    pub q: [[i8; 4]; 8],
+    /// Signed bytes, four to a word, the form that dot products broadcast.
+    pub q: [i32; 8],
 }
 
 impl ActBlock {
@@ -43,11 +43,18 @@ impl ActBlock {
     }
 }
 
+/// The values of words in order.
+pub(crate) fn values(q: &[i32]) -> impl Iterator<Item = i8> + '_ {
+    q.iter()
+        .flat_map(|word| word.to_le_bytes())
+        .map(|byte| byte as i8)
+}
+
 /// Zeros.
 #[cfg(test)]
 pub(crate) const EMPTY_SUPER: ActSuper = ActSuper {
     d: 0.0,
-    q: [[0; 4]; 64],
+    q: [0; 64],
     sums: [0; 16],
 };
 /// Zeros.
@@ -55,7 +62,7 @@ pub(crate) const EMPTY_SUPER: ActSuper = ActSuper {
 pub(crate) const EMPTY_BLOCK: ActBlock = ActBlock {
     d: 0,
     sum: 0,
-    q: [[0; 4]; 8],
+    q: [0; 8],
 };
 
 /// Quantises `x` into blocks of 256; `x.len() == 256·out.len()`.
@@ -110,14 +117,14 @@ fn i_max<S: Simd>(s: S, a: S::I, b: S::I) -> S::I {
 
 /// Quantises 16 values; returns their sum.
 #[inline(always)]
-fn quantize_16<S: Simd>(s: S, x: &[f32; 16], inverse: f32, out: &mut [[i8; 4]]) -> i32 {
+fn quantize_16<S: Simd>(s: S, x: &[f32; 16], inverse: f32, out: &mut [i32]) -> i32 {
     let mut q = [0i8; 16];
     let scaled = s.mul(s.load(x), s.splat(inverse));
     // |x|·(1/d) can exceed 127 by a rounding error.
     let scaled = s.min(s.max(scaled, s.splat(-127.0)), s.splat(127.0));
     s.store_i8(&mut q, s.to_i32(scaled));
     for (to, from) in out.iter_mut().zip(q.as_chunks::<4>().0) {
-        *to = *from;
+        *to = i32::from_le_bytes(from.map(|q| q as u8));
     }
     q.iter().map(|&q| q as i32).sum()
 }

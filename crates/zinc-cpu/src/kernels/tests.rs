@@ -92,11 +92,9 @@ impl Act {
     }
 
     fn values(&self) -> Vec<f64> {
-        let scaled = |d: f32, q: &[[i8; 4]]| {
-            q.as_flattened()
-                .iter()
-                .map(|&q| f64::from(d) * f64::from(q))
-                .collect::<Vec<_>>()
+        let scaled = |d: f32, q: &[i32]| {
+            let values = super::act::values(q).map(|q| f64::from(d) * f64::from(q));
+            values.collect::<Vec<_>>()
         };
         match self {
             Act::F32(data) => data.iter().map(|&x| f64::from(x)).collect(),

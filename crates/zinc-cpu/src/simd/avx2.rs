@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C, and AVX-VNNI where present: two registers per logical vector.
 
-use super::{Kernel, Simd, word};
+use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX2, FMA and F16C, and AVX-VNNI when `VNNI`.
@@ -163,10 +163,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn dot_narrow(self, acc: I, w: I, x: [i8; 4]) -> I {
+    fn dot_narrow(self, acc: I, w: I, x: i32) -> I {
         // SAFETY: `self` proves the features, AVX-VNNI included when `VNNI`.
         unsafe {
-            let x = _mm256_set1_epi32(word(x));
+            let x = _mm256_set1_epi32(x);
             let half = |acc, w| {
                 if VNNI {
                     _mm256_dpbusd_avx_epi32(acc, w, x)
@@ -180,10 +180,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    fn dot_wide(self, acc: I, w: I, x: [i8; 4]) -> I {
+    fn dot_wide(self, acc: I, w: I, x: i32) -> I {
         // SAFETY: `self` proves the features, AVX-VNNI included when `VNNI`.
         unsafe {
-            let x = _mm256_set1_epi32(word(x));
+            let x = _mm256_set1_epi32(x);
             let half = |acc, w| {
                 if VNNI {
                     _mm256_dpbusd_avx_epi32(acc, w, x)

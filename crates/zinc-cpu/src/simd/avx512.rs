@@ -1,6 +1,6 @@
 //! AVX-512 (F, BW, VL, DQ), with VNNI where present: one register per logical vector.
 
-use super::{Kernel, Simd, word};
+use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F/BW/VL/DQ, and VNNI when `VNNI`.
@@ -72,8 +72,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn dot_narrow(self, acc: __m512i, w: __m512i, x: [i8; 4]) -> __m512i {
-        let x = self.i_splat(word(x));
+    fn dot_narrow(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        let x = self.i_splat(x);
         // SAFETY: `self` proves the features, VNNI included when `VNNI`.
         unsafe {
             if VNNI {
@@ -86,8 +86,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
     }
     #[inline(always)]
-    fn dot_wide(self, acc: __m512i, w: __m512i, x: [i8; 4]) -> __m512i {
-        let x = self.i_splat(word(x));
+    fn dot_wide(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        let x = self.i_splat(x);
         // SAFETY: `self` proves the features, VNNI included when `VNNI`.
         unsafe {
             if VNNI {

@@ -1,6 +1,6 @@
 //! NEON, with the dot-product extension where present: four registers per logical vector.
 
-use super::{Kernel, Simd, word};
+use super::{Kernel, Simd};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -51,6 +51,7 @@ fn dot_signed<const DOT: bool>(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> in
         if DOT {
             let mut acc = acc;
             asm!(
+                ".arch_extension dotprod",
                 "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
                 acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
                 options(pure, nomem, nostack, preserves_flags)
@@ -140,19 +141,19 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     #[inline(always)]
-    fn dot_narrow(self, acc: I, w: I, x: [i8; 4]) -> I {
+    fn dot_narrow(self, acc: I, w: I, x: i32) -> I {
         // SAFETY: `self` proves the features.
         unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(word(x)));
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
             // Bytes up to 63 read the same signed and unsigned.
             std::array::from_fn(|i| dot_signed::<DOT>(acc[i], vreinterpretq_s8_s32(w[i]), x))
         }
     }
     #[inline(always)]
-    fn dot_wide(self, acc: I, w: I, x: [i8; 4]) -> I {
+    fn dot_wide(self, acc: I, w: I, x: i32) -> I {
         // SAFETY: `self` proves the features.
         unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(word(x)));
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
             std::array::from_fn(|i| {
                 let signed = veorq_s8(vreinterpretq_s8_s32(w[i]), vdupq_n_s8(-128));
                 dot_signed::<DOT>(acc[i], signed, x)

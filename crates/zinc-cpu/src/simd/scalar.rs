@@ -89,7 +89,8 @@ impl Simd for Scalar {
         a.map(|a| a >> N)
     }
     #[inline(always)]
-    fn dot_narrow(self, acc: [i32; 16], w: [i32; 16], x: [i8; 4]) -> [i32; 16] {
+    fn dot_narrow(self, acc: [i32; 16], w: [i32; 16], x: i32) -> [i32; 16] {
+        let x = x.to_le_bytes().map(|x| x as i8);
         map2(acc, w, |acc, w| {
             let w = w.to_le_bytes();
             acc + w[0] as i32 * x[0] as i32
@@ -99,7 +100,8 @@ impl Simd for Scalar {
         })
     }
     #[inline(always)]
-    fn dot_wide(self, acc: [i32; 16], w: [i32; 16], x: [i8; 4]) -> [i32; 16] {
+    fn dot_wide(self, acc: [i32; 16], w: [i32; 16], x: i32) -> [i32; 16] {
+        let x = x.to_le_bytes().map(|x| x as i8);
         map2(acc, w, |acc, w| {
             let w = w.to_le_bytes().map(|w| w as i32 - 128);
             acc + w[0] * x[0] as i32 + w[1] * x[1] as i32 + w[2] * x[2] as i32 + w[3] * x[3] as i32
