@@ -13,6 +13,8 @@ const ALIGN: usize = 64;
 
 /// Zeroed, aligned bytes that several threads write at disjoint places.
 pub(crate) struct Buffer {
+    /// What the allocator gave; `start` is the first cache line in it.
+    allocation: NonNull<u8>,
     start: NonNull<u8>,
     len: usize,
 }
@@ -24,15 +26,26 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// `None` when there is not that much memory. The system hands out zero pages, touched on first use.
+    /// `None` when there is not that much memory. The system hands out zero pages, touched on first use: only with
+    /// an alignment that `calloc` gives by itself, above which the standard library writes the zeros. A cache for
+    /// a long context would then cost seconds at start-up and all its memory at once.
     pub(crate) fn new(len: usize) -> Option<Buffer> {
-        let layout = Layout::from_size_align(len.max(ALIGN), ALIGN).ok()?;
+        let len = len.max(ALIGN);
+        let layout = Buffer::layout(len)?;
         // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let skip = allocation.as_ptr().align_offset(ALIGN);
+        // SAFETY: `skip` is below ALIGN, and the allocation is ALIGN bytes longer than `len`.
+        let start = unsafe { allocation.add(skip) };
         Some(Buffer {
+            allocation,
             start,
-            len: layout.size(),
+            len,
         })
+    }
+
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.checked_add(ALIGN)?, 16).ok()
     }
 
     /// Rows of `row_bytes` bytes, `stride` apart, from byte `offset` on. Panics when the last row ends outside.
@@ -62,9 +75,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Ok(layout) = Layout::from_size_align(self.len, ALIGN) {
-            // SAFETY: allocated with this size and alignment in `new`.
-            unsafe { dealloc(self.start.as_ptr(), layout) }
+        if let Some(layout) = Buffer::layout(self.len) {
+            // SAFETY: allocated with this layout in `new`.
+            unsafe { dealloc(self.allocation.as_ptr(), layout) }
         }
     }
 }

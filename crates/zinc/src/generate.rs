@@ -93,29 +93,42 @@ pub fn generate(
     }
 }
 
-/// Numbers of an answer, for programs.
+/// Tokens of an answer, for programs.
 #[derive(Serialize)]
-pub struct Timings {
-    /// Prompt tokens in all, and those found in the cache.
-    pub prompt_tokens: usize,
-    pub cached_tokens: usize,
-    pub completion_tokens: usize,
-    pub time_to_first_token_s: f64,
-    pub prompt_s: f64,
-    pub prompt_tok_s: Option<f64>,
-    pub completion_s: f64,
-    pub completion_tok_s: Option<f64>,
+pub struct Counts {
+    prompt_tokens: usize,
+    /// Those of the prompt that were in the cache already.
+    cached_tokens: usize,
+    completion_tokens: usize,
 }
 
-impl From<&Usage> for Timings {
+impl From<&Usage> for Counts {
     fn from(usage: &Usage) -> Self {
         Self {
             prompt_tokens: usage.n_prompt,
             cached_tokens: usage.n_reused,
             completion_tokens: usage.n_generated,
-            time_to_first_token_s: usage.time_to_first_token().as_secs_f64(),
+        }
+    }
+}
+
+/// Times of an answer, for programs; seconds, and tokens per second.
+#[derive(Serialize)]
+pub struct Timings {
+    time_to_first_token_s: Option<f64>,
+    prompt_s: f64,
+    prompt_tok_s: Option<f64>,
+    completion_s: f64,
+    completion_tok_s: Option<f64>,
+}
+
+impl From<&Usage> for Timings {
+    fn from(usage: &Usage) -> Self {
+        let began = usage.n_generated > 0;
+        Self {
+            time_to_first_token_s: began.then(|| usage.time_to_first_token().as_secs_f64()),
             prompt_s: usage.prefill.as_secs_f64(),
-            prompt_tok_s: usage.prefill_tokens_per_second(),
+            prompt_tok_s: usage.prefill_tokens_per_second().filter(|_| began),
             completion_s: usage.decode.as_secs_f64(),
             completion_tok_s: usage.decode_tokens_per_second(),
         }
@@ -125,21 +138,30 @@ impl From<&Usage> for Timings {
 /// One line about an answer, for people.
 pub fn summary(answer: &Answer) -> String {
     let usage = &answer.usage;
+    let timings = Timings::from(usage);
     let rate =
         |rate: Option<f64>| rate.map_or_else(String::new, |rate| format!(", {rate:.1} tok/s"));
-    let cached = match usage.n_reused {
-        0 => String::new(),
-        n => format!(" ({n} cached)"),
-    };
-    format!(
-        "prompt {} tokens{cached}{} · first token after {} · generated {} tokens{} · {}",
+    let mut parts = vec![format!(
+        "prompt {} tokens{}",
         usage.n_prompt,
-        rate(usage.prefill_tokens_per_second()),
-        seconds(usage.time_to_first_token()),
+        rate(timings.prompt_tok_s)
+    )];
+    if usage.n_reused > 0 {
+        parts.push(format!("{} of them cached", usage.n_reused));
+    }
+    if timings.time_to_first_token_s.is_some() {
+        parts.push(format!(
+            "first token after {}",
+            seconds(usage.time_to_first_token())
+        ));
+    }
+    parts.push(format!(
+        "generated {} tokens{}",
         usage.n_generated,
-        rate(usage.decode_tokens_per_second()),
-        reason_words(&answer.reason),
-    )
+        rate(timings.completion_tok_s)
+    ));
+    parts.push(reason_words(&answer.reason));
+    parts.join(" · ")
 }
 
 fn seconds(time: Duration) -> String {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use zinc_engine::{Engine, MemoryNeed, Model, Request, SamplingParams};
 
-use crate::args::{DeviceArgs, EngineArgs, LimitArgs, ModelArgs};
+use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs};
 use crate::conversation::{Message, Prompter};
 use crate::generate::Answer;
 use crate::output::human_bytes;
@@ -17,7 +18,7 @@ pub struct Session {
     pub model: Arc<Model>,
     /// Its engine.
     pub engine: Engine,
-    /// Renders conversations, if the model has a chat template.
+    /// Renders conversations, once [`Session::use_template`] found a chat template.
     pub prompter: Option<Prompter>,
     /// The device's name.
     pub device: String,
@@ -28,7 +29,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens and loads everything. `thinking` is what the flags say.
+    /// Opens and loads a model that continues texts; [`Session::use_template`] makes it answer.
     ///
     /// # Errors
     /// Whatever is wrong with the model, the device or the sizes asked for.
@@ -36,30 +37,38 @@ impl Session {
         model_args: &ModelArgs,
         device_args: &DeviceArgs,
         engine_args: &EngineArgs,
-        thinking: Option<bool>,
     ) -> anyhow::Result<Session> {
         let model = model_args.open()?;
-        let prompter = Prompter::new(&model)?;
         let device = device_args.open()?;
         let options = engine_args.options();
         let memory = options.memory_need(&model, device.as_ref())?;
         let name = device.info().name.clone();
         let loaded = model::load(Arc::clone(&model), device, &options)?;
         let engine = Engine::new(loaded, &options)?;
-        let mut session = Session {
+        Ok(Session {
             model,
             engine,
-            prompter,
+            prompter: None,
             device: name,
             memory,
             thinking: None,
-        };
-        session.set_thinking(thinking)?;
-        if session.thinking.is_none() && model_args.model.is_none() {
+        })
+    }
+
+    /// Reads the model's chat template, if it has one. `args` are the flags about the conversation.
+    ///
+    /// # Errors
+    /// The template cannot be used, or cannot do what the flags ask for.
+    pub fn use_template(&mut self, model_args: &ModelArgs, args: &ChatArgs) -> anyhow::Result<()> {
+        self.prompter = Prompter::new(&self.model).context(
+            "the model's chat template cannot be used; hint: zinc run --raw does without it",
+        )?;
+        self.set_thinking(args.thinking())?;
+        if self.thinking.is_none() && model_args.model.is_none() && self.can_switch_thinking() {
             // The demonstration model is too small for its thinking to help.
-            session.thinking = session.can_switch_thinking().then_some(false);
+            self.thinking = Some(false);
         }
-        Ok(session)
+        Ok(())
     }
 
     fn can_switch_thinking(&self) -> bool {
@@ -75,7 +84,7 @@ impl Session {
     pub fn set_thinking(&mut self, thinking: Option<bool>) -> anyhow::Result<()> {
         if thinking.is_some() && !self.can_switch_thinking() {
             let what = "this model's chat template has no switch for thinking";
-            return Err(report::with_hint(what, "leave out --think and --no-think"));
+            return Err(report::with_hint(what, "leave thinking as it is"));
         }
         self.thinking = thinking;
         Ok(())

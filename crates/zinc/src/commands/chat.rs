@@ -55,12 +55,8 @@ Ctrl-C stops an answer.
 /// # Errors
 /// The model cannot be run, it has no chat template, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let session = Session::open(
-        &args.model,
-        &args.device,
-        &args.engine,
-        args.chat.thinking(),
-    )?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    session.use_template(&args.model, &args.chat)?;
     if session.prompter.is_none() {
         let what = format!("{} has no chat template", args.model.name());
         return Err(report::with_hint(
@@ -68,6 +64,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "let it continue a text: zinc run --raw",
         ));
     }
+    let mut lines = Lines::new()?;
+    // After the line editor, which sets a handler of its own.
     interrupt::install()?;
     let screen = Screen::look();
     let mut chat = Chat {
@@ -90,7 +88,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             chat.session.memory_line()
         ));
     }
-    let mut lines = Lines::new()?;
     while let Some(text) = lines.message()? {
         interrupt::clear();
         let outcome = match text.strip_prefix('/') {

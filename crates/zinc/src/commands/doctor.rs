@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use zinc_backend::DeviceInfo;
+use zinc_engine::{EngineOptions, Evaluator, Taps};
 
-use crate::args::{ModelArgs, ThreadArgs};
+use crate::args::{DeviceArgs, ModelArgs, ThreadArgs};
 use crate::machine::Machine;
 use crate::output::{self, fields, human_bytes};
 use crate::report::{self, printable};
-use crate::{backends, builtin, selftest};
+use crate::{backends, builtin, model, selftest, tokens};
 
 /// Flags of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -54,6 +55,9 @@ struct DeviceReport {
 struct ModelReport {
     name: String,
     passed: bool,
+    /// Device it was tried on.
+    device: Option<String>,
+    seconds: f64,
     error: Option<String>,
 }
 
@@ -67,8 +71,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .into_iter()
         .map(|info| test(info, threads))
         .collect();
-    let model =
-        (args.model.model.is_some() || builtin::file().is_some()).then(|| check_model(&args.model));
+    let model = (args.model.model.is_some() || builtin::file().is_some())
+        .then(|| check_model(&args.model, threads));
     let healthy = devices.iter().all(|device| device.passed)
         && model.as_ref().is_none_or(|model| model.passed);
     let version = env!("CARGO_PKG_VERSION");
@@ -116,13 +120,46 @@ fn test(info: DeviceInfo, threads: Option<u32>) -> DeviceReport {
     }
 }
 
-/// Opens the model as `run` would, without computing.
-fn check_model(args: &ModelArgs) -> ModelReport {
-    let error = args.open().err().map(|error| report::render(&error));
+/// Tokens that a model is tried with.
+const N_TOKENS: usize = 8;
+
+/// Loads the model as `run` would and computes a few tokens.
+fn check_model(args: &ModelArgs, threads: Option<u32>) -> ModelReport {
+    let begin = Instant::now();
+    let outcome = compute(args, threads);
     ModelReport {
         name: args.name(),
-        passed: error.is_none(),
-        error,
+        passed: outcome.is_ok(),
+        device: outcome.as_ref().ok().cloned(),
+        seconds: begin.elapsed().as_secs_f64(),
+        error: outcome.as_ref().err().map(report::render),
+    }
+}
+
+/// Returns the device's name.
+fn compute(args: &ModelArgs, threads: Option<u32>) -> anyhow::Result<String> {
+    let model = args.open()?;
+    let device = DeviceArgs {
+        device: None,
+        threads: ThreadArgs { threads },
+    }
+    .open()?;
+    let name = device.info().name.clone();
+    let options = EngineOptions {
+        n_ctx: Some(N_TOKENS as u32),
+        ..EngineOptions::default()
+    };
+    let tokens = tokens::pseudo_random(N_TOKENS, model.config().n_vocab);
+    let loaded = model::load(model, device, &options)?;
+    let logits = Evaluator::new(loaded, &options, &Taps::default())?
+        .eval(&tokens)?
+        .swap_remove(0);
+    match logits.values.iter().all(|value| value.is_finite()) {
+        true => Ok(name),
+        false => Err(report::with_hint(
+            "its logits are not finite",
+            "the file may be damaged: download it again",
+        )),
     }
 }
 
@@ -136,7 +173,11 @@ fn people(report: &Report) -> String {
     if let Some(model) = &report.model {
         text += &format!("\nmodel {}\n", printable(&model.name));
         let verdict = match &model.error {
-            None => "can be run here".to_owned(),
+            None => format!(
+                "computes on {} ({:.1} s)",
+                model.device.as_deref().unwrap_or_default(),
+                model.seconds
+            ),
             Some(error) => format!("FAILED\n{error}"),
         };
         text += &indent(&verdict);

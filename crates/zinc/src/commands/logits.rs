@@ -8,6 +8,7 @@ use zinc_engine::{Evaluator, Model, Tapped, Taps};
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::output::human_bytes;
+use crate::progress::Spinner;
 use crate::safetensors::{self, Data, Tensor};
 use crate::tokens::TokenList;
 use crate::{model, report};
@@ -70,7 +71,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         tensors: hidden,
     };
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
+    let spinner = Spinner::new(format!("computing {} tokens", args.tokens.0.len()));
     let (tapped, greedy) = evaluator.greedy(&args.tokens.0, n_greedy as usize)?;
+    drop(spinner);
     let mut tensors: Vec<_> = tapped.into_iter().map(tensor).collect();
     if args.greedy.is_some() {
         let ids: Vec<i32> = greedy.into_iter().map(|id| id as i32).collect();

@@ -9,7 +9,7 @@ use zinc_engine::FinishReason;
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
 use crate::conversation::Message;
-use crate::generate::{self, Answer, Timings};
+use crate::generate::{self, Answer, Counts, Timings};
 use crate::session::Session;
 use crate::terminal::Screen;
 use crate::think::Piece;
@@ -56,7 +56,8 @@ struct Report<'a> {
     reasoning: &'a str,
     ids: &'a [u32],
     finish_reason: &'static str,
-    usage: Timings,
+    usage: Counts,
+    timings: Timings,
 }
 
 /// Runs the command.
@@ -71,12 +72,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "give it as an argument, with --file or on stdin",
         ));
     }
-    let mut session = Session::open(
-        &args.model,
-        &args.device,
-        &args.engine,
-        args.chat.thinking(),
-    )?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    if !args.raw {
+        session.use_template(&args.model, &args.chat)?;
+    }
     interrupt::install()?;
     let screen = Screen::look();
     let answer = answer(args, &mut session, &prompt, screen)?;
@@ -88,9 +87,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             reasoning: &answer.reasoning,
             ids: &answer.ids,
             finish_reason: generate::reason_name(&answer.reason),
-            usage: Timings::from(&answer.usage),
+            usage: Counts::from(&answer.usage),
+            timings: Timings::from(&answer.usage),
         })?;
-    } else if screen.stdout && !answer.text.ends_with('\n') {
+    } else if screen.stdout && !answer.text.is_empty() && !answer.text.ends_with('\n') {
         // The next shell prompt belongs on a line of its own; a file gets the text alone.
         output::text("\n")?;
     }

@@ -65,6 +65,7 @@ fn commands() {
         "no answer to replace",
         "There is no answer yet.",
         "ended by the token limit",
+        "of them cached",
         "forgotten",
         "Saved 1 messages",
         "no file is named",

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[cfg(feature = "builtin-model")]
+mod builtin;
 mod chat;
 mod data;
 mod errors;
