@@ -67,7 +67,7 @@ def _shard(number):
             n_documents += 1
             tokens[row, at:end], documents[row, at:end] = ids, n_documents
             weights[row, at:end] = weight
-            weights[row, at:at + 1] = 0  # the first token of a document cannot be predicted
+            weights[row, at : at + 1] = 0  # the first token of a document cannot be predicted
             at = end
     return tokens, weights, documents
 
@@ -91,7 +91,7 @@ def held_out_chats(per_skill, n_chats=150_000):
         index = next((i for i, turn in enumerate(chat.turns) if turn.held_out()), None)
         if index is None:
             continue
-        chat.turns, chat.thinking, chat.answered = chat.turns[:index + 1], False, True
+        chat.turns, chat.thinking, chat.answered = chat.turns[: index + 1], False, True
         # Each question once, so that no common one dominates its skill.
         turn = chat.turns[-1]
         bucket = found.setdefault(turn.skill, {})

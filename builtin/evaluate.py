@@ -18,13 +18,27 @@ def load(path, device):
     """(config, tokenizer, Reference) of a GGUF file."""
     fields, arrays = gguf_file.read(path)
     get = lambda key: fields["qwen3." + key]
-    config = model.Config(n_vocab=len(fields["tokenizer.ggml.tokens"]), n_layers=get("block_count"), n_embd=get("embedding_length"), n_heads=get("attention.head_count"), n_kv_heads=get("attention.head_count_kv"),
-                          head_dim=get("attention.key_length"), n_ff=get("feed_forward_length"), n_context=get("context_length"), rope_theta=get("rope.freq_base"), rms_eps=get("attention.layer_norm_rms_epsilon"))
+    config = model.Config(
+        n_vocab=len(fields["tokenizer.ggml.tokens"]),
+        n_layers=get("block_count"),
+        n_embd=get("embedding_length"),
+        n_heads=get("attention.head_count"),
+        n_kv_heads=get("attention.head_count_kv"),
+        head_dim=get("attention.key_length"),
+        n_ff=get("feed_forward_length"),
+        n_context=get("context_length"),
+        rope_theta=get("rope.freq_base"),
+        rms_eps=get("attention.layer_norm_rms_epsilon"),
+    )
     weights = {name: torch.from_numpy(arrays[f"{name}.weight"].copy()) for name in ("token_embd", "output_norm")}
     for name in (*config.matrices(), *config.norms()):
-        weights[name] = torch.stack([torch.from_numpy(arrays[f"blk.{layer}.{name}.weight"].copy()) for layer in range(config.n_layers)])
+        weights[name] = torch.stack(
+            [torch.from_numpy(arrays[f"blk.{layer}.{name}.weight"].copy()) for layer in range(config.n_layers)]
+        )
     byte_of = {char: byte for byte, char in bpe.byte_alphabet().items()}
-    merges = [tuple(bytes(byte_of[c] for c in side) for side in merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    merges = [
+        tuple(bytes(byte_of[c] for c in side) for side in merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]
+    ]
     tokenizer = bpe.Tokenizer(merges, config.n_vocab)
     assert tokenizer.names == fields["tokenizer.ggml.tokens"]
     return config, tokenizer, model.Reference(config, weights, device)
@@ -55,7 +69,7 @@ def held_out_loss(reference, tokenizer, chats):
         items.append((ids, mask))
     items.sort(key=lambda item: len(item[0]))
     for at in range(0, len(items), 32):
-        group = items[at:at + 32]
+        group = items[at : at + 32]
         width = max(len(ids) for ids, _ in group)
         tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group], device=reference.device)
         mask = torch.tensor([m + [False] * (width - len(m)) for _, m in group], device=reference.device)
@@ -72,7 +86,9 @@ def prompt_and_target(chat):
     parts = render.segments(chat)
     last = _last_question(parts) + (1 if chat.thinking else 0)
     turn = chat.turns[-1]
-    return "".join(text for text, _ in parts[:last + 1]), render.call_text(turn.tool_calls) if turn.tool_calls else turn.answer
+    return "".join(text for text, _ in parts[: last + 1]), (
+        render.call_text(turn.tool_calls) if turn.tool_calls else turn.answer
+    )
 
 
 def is_right(chat, reply, target):
@@ -81,7 +97,11 @@ def is_right(chat, reply, target):
     if turn.exact:
         return reply == target
     if turn.skill == "story":
-        return (turn.facts["hero"] in reply or turn.key.startswith("any story")) and reply.endswith((".", "!", "\"")) and len(reply.split()) > 50
+        return (
+            (turn.facts["hero"] in reply or turn.key.startswith("any story"))
+            and reply.endswith((".", "!", '"'))
+            and len(reply.split()) > 50
+        )
     return bool(reply)
 
 
@@ -91,7 +111,7 @@ def generate_all(reference, tokenizer, prompts, n_max, batch=128):
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     results = [None] * len(prompts)
     for at in range(0, len(order), batch):
-        group = order[at:at + batch]
+        group = order[at : at + batch]
         for i, result in zip(group, reference.generate([encoded[i] for i in group], n_max, stops(tokenizer))):
             results[i] = result
     return [(encoded[i], *results[i]) for i in range(len(prompts))]
@@ -104,13 +124,23 @@ def accuracy(reference, tokenizer, held_out, thinking, log):
         chats = [dataclasses.replace(chat, thinking=thinking) for chat in chats]
         pairs = [prompt_and_target(chat) for chat in chats]
         right = 0
-        for chat, (prompt, target), (_, ids, _) in zip(chats, pairs, generate_all(reference, tokenizer, [p for p, _ in pairs], 400 if thinking else 220)):
+        for chat, (prompt, target), (_, ids, _) in zip(
+            chats, pairs, generate_all(reference, tokenizer, [p for p, _ in pairs], 400 if thinking else 220)
+        ):
             text = tokenizer.decode(ids)
             reply = text.split("</think>")[-1].lstrip("\n") if thinking else text
             good = is_right(chat, reply, target)
             right += good
             if not good:
-                log.append({"skill": skill, "thinking": thinking, "question": chat.turns[-1].user, "right": target, "answer": text})
+                log.append(
+                    {
+                        "skill": skill,
+                        "thinking": thinking,
+                        "question": chat.turns[-1].user,
+                        "right": target,
+                        "answer": text,
+                    }
+                )
         table[skill] = (right / len(chats), len(chats))
     return table
 
@@ -144,8 +174,16 @@ def samples(reference, tokenizer, min_gap):
     for sample, prompt in zip(CANDIDATES, prompts):
         ids = tokenizer.encode_text(prompt) if "raw" in sample else tokenizer.encode(prompt)
         n_max = sample.get("n_max", 300)
-        (output, gap), = reference.generate([ids], n_max, stops(tokenizer))
-        entry = {**sample, "prompt": prompt, "prompt_tokens": ids, "output_tokens": output, "output": tokenizer.decode(output), "stopped": len(output) < n_max, "min_gap": round(gap, 4)}
+        ((output, gap),) = reference.generate([ids], n_max, stops(tokenizer))
+        entry = {
+            **sample,
+            "prompt": prompt,
+            "prompt_tokens": ids,
+            "output_tokens": output,
+            "output": tokenizer.decode(output),
+            "stopped": len(output) < n_max,
+            "min_gap": round(gap, 4),
+        }
         (kept if gap >= min_gap else dropped).append(entry)
     return kept, dropped
 
@@ -155,10 +193,12 @@ def golden_logits(reference, tokenizer, n=32):
     """Token ids and float32 logits at every position of one prompt of `n` tokens."""
     text = "<|im_start|>user\nHow do I run a model?<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer.encode(text)
-    (output, _), = reference.generate([ids], n, set())
+    ((output, _),) = reference.generate([ids], n, set())
     ids = (ids + output)[:n]
     reference.start(1, n)
-    logits = reference.logits(torch.tensor([ids], device=reference.device), torch.arange(n, device=reference.device)[None])[0]
+    logits = reference.logits(
+        torch.tensor([ids], device=reference.device), torch.arange(n, device=reference.device)[None]
+    )[0]
     return {"tokens": np.array(ids, dtype=np.int32), "logits": logits.cpu().numpy().astype(np.float32)}
 
 

@@ -1,5 +1,6 @@
 """GGUF version 3: writing and reading the demonstration model, and Q8_0."""
 
+import json
 import struct
 
 import numpy as np
@@ -55,7 +56,11 @@ def _token_types(tokenizer, control, user_defined):
     for name in tokenizer.names:
         special = name in tokenizer.special
         unused = name.startswith("<|unused_") and not special
-        types.append(_CONTROL if name in control and special else _USER_DEFINED if name in user_defined and special else _UNUSED if unused else _NORMAL)
+        types.append(
+            _CONTROL
+            if name in control and special
+            else _USER_DEFINED if name in user_defined and special else _UNUSED if unused else _NORMAL
+        )
     return types
 
 
@@ -104,7 +109,19 @@ def tensors(config, weights):
     """(GGUF name, float32 array) in file order; matrices are 2-D, norms 1-D."""
     yield "token_embd.weight", weights["token_embd"]
     for layer in range(config.n_layers):
-        for name in ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_q_norm", "attn_k_norm", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"):
+        for name in (
+            "attn_norm",
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_q_norm",
+            "attn_k_norm",
+            "attn_output",
+            "ffn_norm",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ):
             yield f"blk.{layer}.{name}.weight", weights[name][layer]
     yield "output_norm.weight", weights["output_norm"]
 
@@ -143,7 +160,7 @@ class _Reader:
     def string(self):
         n = self.take("Q")
         self.at += n
-        return self.raw[self.at - n:self.at].decode()
+        return self.raw[self.at - n : self.at].decode()
 
     def value(self, kind):
         if kind == _STRING:
@@ -174,18 +191,23 @@ def read(path):
     for name, shape, kind, offset in infos:
         n = int(np.prod(shape))
         size = n * 4 if kind == _F32 else n // _BLOCK * (_BLOCK + 2)
-        raw = reader.raw[base + offset: base + offset + size]
-        arrays[name] = np.frombuffer(raw, dtype=np.float32).reshape(shape) if kind == _F32 else dequantize_q8_0(raw, shape)
+        raw = reader.raw[base + offset : base + offset + size]
+        arrays[name] = (
+            np.frombuffer(raw, dtype=np.float32).reshape(shape) if kind == _F32 else dequantize_q8_0(raw, shape)
+        )
     return fields, arrays
 
 
 def write_safetensors(path, arrays):
     """A safetensors file of int32 and float32 arrays."""
-    import json
     header, offset, data = {}, 0, b""
     for name, array in arrays.items():
         raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": {"int32": "I32", "float32": "F32"}[str(array.dtype)], "shape": list(array.shape), "data_offsets": [offset, offset + len(raw)]}
+        header[name] = {
+            "dtype": {"int32": "I32", "float32": "F32"}[str(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(raw)],
+        }
         offset += len(raw)
         data += raw
     text = json.dumps(header).encode()

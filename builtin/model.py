@@ -26,18 +26,33 @@ class Config:
     def matrices(self):
         """{name: (out, in)} of each layer."""
         q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        return {"attn_q": (q, self.n_embd), "attn_k": (kv, self.n_embd), "attn_v": (kv, self.n_embd), "attn_output": (self.n_embd, q),
-                "ffn_gate": (self.n_ff, self.n_embd), "ffn_up": (self.n_ff, self.n_embd), "ffn_down": (self.n_embd, self.n_ff)}
+        return {
+            "attn_q": (q, self.n_embd),
+            "attn_k": (kv, self.n_embd),
+            "attn_v": (kv, self.n_embd),
+            "attn_output": (self.n_embd, q),
+            "ffn_gate": (self.n_ff, self.n_embd),
+            "ffn_up": (self.n_ff, self.n_embd),
+            "ffn_down": (self.n_embd, self.n_ff),
+        }
 
     def norms(self):
         """{name: length} of each layer."""
-        return {"attn_norm": self.n_embd, "ffn_norm": self.n_embd, "attn_q_norm": self.head_dim, "attn_k_norm": self.head_dim}
+        return {
+            "attn_norm": self.n_embd,
+            "ffn_norm": self.n_embd,
+            "attn_q_norm": self.head_dim,
+            "attn_k_norm": self.head_dim,
+        }
 
 
 def initial_weights(config, seed):
     """Float32 weights; the two projections into the residual stream start at zero."""
     generator = torch.Generator().manual_seed(seed)
-    weights = {"token_embd": torch.randn(config.n_vocab, config.n_embd, generator=generator) * 0.02, "output_norm": torch.ones(config.n_embd)}
+    weights = {
+        "token_embd": torch.randn(config.n_vocab, config.n_embd, generator=generator) * 0.02,
+        "output_norm": torch.ones(config.n_embd),
+    }
     for name, (n_out, n_in) in config.matrices().items():
         w = torch.randn(config.n_layers, n_out, n_in, generator=generator) / math.sqrt(n_in)
         weights[name] = torch.zeros_like(w) if name in ("attn_output", "ffn_down") else w
@@ -82,7 +97,9 @@ def forward(config, weights, tokens, cos, sin, attend):
         k = rotate(rms_norm(k, layers["attn_k_norm"][l], config.rms_eps), cos, sin)
         x = x + F.linear(attend(l, q, k, v).reshape(batch, n, -1), layers["attn_output"][l])
         h = rms_norm(x, layers["ffn_norm"][l], config.rms_eps)
-        x = x + F.linear(F.silu(F.linear(h, layers["ffn_gate"][l])) * F.linear(h, layers["ffn_up"][l]), layers["ffn_down"][l])
+        x = x + F.linear(
+            F.silu(F.linear(h, layers["ffn_gate"][l])) * F.linear(h, layers["ffn_up"][l]), layers["ffn_down"][l]
+        )
     return rms_norm(x, weights["output_norm"], config.rms_eps)
 
 

@@ -12,14 +12,23 @@ def messages_of(chat, n_turns=None):
     for turn in chat.turns[:n_turns]:
         messages.append({"role": "user", "content": turn.user})
         if turn.tool_calls:
-            messages.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": c} for c in turn.tool_calls]})
+            messages.append(
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": c} for c in turn.tool_calls],
+                }
+            )
             messages += [{"role": "tool", "content": result} for result in turn.tool_results]
         messages.append({"role": "assistant", "content": turn.answer})
     return messages, chat.tools
 
 
 def call_text(calls):
-    return "\n".join(f'<tool_call>\n{{"name": "{c["name"]}", "arguments": {json.dumps(c["arguments"], ensure_ascii=False)}}}\n</tool_call>' for c in calls)
+    return "\n".join(
+        f'<tool_call>\n{{"name": "{c["name"]}", "arguments": {json.dumps(c["arguments"], ensure_ascii=False)}}}\n</tool_call>'
+        for c in calls
+    )
 
 
 def system_text(system, tools):
@@ -29,7 +38,10 @@ def system_text(system, tools):
     text = "<|im_start|>system\n" + (system or "") + ("\n\n" if system and tools else "")
     if tools:
         listed = "".join("\n" + json.dumps(tool, ensure_ascii=False) for tool in tools)
-        text += f"You can call these tools:\n<tools>{listed}\n</tools>\nA call looks like this:\n" + '<tool_call>\n{"name": "tool", "arguments": {"key": "value"}}\n</tool_call>'
+        text += (
+            f"You can call these tools:\n<tools>{listed}\n</tools>\nA call looks like this:\n"
+            + '<tool_call>\n{"name": "tool", "arguments": {"key": "value"}}\n</tool_call>'
+        )
     return text + "<|im_end|>\n"
 
 

@@ -1,13 +1,14 @@
 """Train zinc's built-in demonstration model and write `zinc-demo.gguf`; `--check FILE` evaluates one again.
 
-    python3 train.py                                     # one GPU, a few minutes
-    python3 train.py --check zinc-demo.gguf              # held-out loss and accuracy
-    python3 train.py --check zinc-demo.gguf --samples    # samples.json and golden.safetensors
+python3 train.py                                     # one GPU, a few minutes
+python3 train.py --check zinc-demo.gguf              # held-out loss and accuracy
+python3 train.py --check zinc-demo.gguf --samples    # samples.json and golden.safetensors
 """
 
 import argparse
 import functools
 import json
+import math
 import os
 import pathlib
 import time
@@ -65,14 +66,18 @@ def document_attention(config, documents, compiled):
         n = documents.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool, device=documents.device).tril()
         mask = (causal & (documents[:, :, None] == documents[:, None, :]))[:, None]
+
         def attend(_, q, k, v):
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+
         return attend
     from torch.nn.attention.flex_attention import flex_attention
+
     def attend(_, q, k, v):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         return flex_attention(q, k, v, block_mask=documents, enable_gqa=True).transpose(1, 2)
+
     return attend
 
 
@@ -86,7 +91,6 @@ def loss_of(config, compiled, weights, tokens, targets, target_weights, mask, co
 
 def learning_rate(step, n_steps):
     """Linear warm-up over 2 %, then a half cosine to 1 % of the peak."""
-    import math
     warm = max(1, n_steps // 50)
     if step < warm:
         return (step + 1) / warm
@@ -105,8 +109,10 @@ def batches(tokenizer, args, device):
 
 def block_mask_of(documents):
     from torch.nn.attention.flex_attention import create_block_mask
+
     def same_document(_b, _h, q, k):
         return (q >= k) & (documents[_b, q] == documents[_b, k])
+
     n = documents.shape[1]
     return create_block_mask(same_document, documents.shape[0], None, n, n, device=documents.device, _compile=True)
 
@@ -117,9 +123,14 @@ def train(config, tokenizer, args, device):
     weights = {name: w.to(device).requires_grad_() for name, w in model.initial_weights(config, SEED).items()}
     muon = Muon([weights[name] for name in config.matrices()])
     norms = [weights[name] for name in (*config.norms(), "output_norm")]
-    adam = torch.optim.AdamW([{"params": [weights["token_embd"]], "peak": _EMBEDDING_RATE}, {"params": norms, "peak": _NORM_RATE}], betas=(0.9, 0.98), weight_decay=0.0, lr=0.0)
+    adam = torch.optim.AdamW(
+        [{"params": [weights["token_embd"]], "peak": _EMBEDDING_RATE}, {"params": norms, "peak": _NORM_RATE}],
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+        lr=0.0,
+    )
     cos, sin = model.rope_tables(config, device)
-    cos, sin = cos[:args.length, None], sin[:args.length, None]
+    cos, sin = cos[: args.length, None], sin[: args.length, None]
     compute_loss = functools.partial(loss_of, config, cuda)
     if cuda:
         compute_loss = torch.compile(compute_loss)
@@ -182,7 +193,9 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
     parser.add_argument("--check", type=pathlib.Path, metavar="FILE", help="evaluate a GGUF file instead of training")
-    parser.add_argument("--samples", action="store_true", help="write samples.json and golden.safetensors instead of measuring accuracy")
+    parser.add_argument(
+        "--samples", action="store_true", help="write samples.json and golden.safetensors instead of measuring accuracy"
+    )
     parser.add_argument("--wrong", type=pathlib.Path, metavar="FILE", help="write the wrong answers to a JSON file")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=64, help="rows per step")
@@ -206,7 +219,9 @@ def main():
         config = model.Config(n_layers=args.layers)
         start = time.time()
         tokenizer = data.train_tokenizer(config.n_vocab, args.tokenizer_documents)
-        print(f"tokenizer: {config.n_vocab} tokens, {tokenizer.n_unused} unused, {time.time() - start:.0f} s", flush=True)
+        print(
+            f"tokenizer: {config.n_vocab} tokens, {tokenizer.n_unused} unused, {time.time() - start:.0f} s", flush=True
+        )
         save(path, config, tokenizer, train(config, tokenizer, args, device))
         torch.use_deterministic_algorithms(False)
     if args.samples:

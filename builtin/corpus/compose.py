@@ -8,17 +8,50 @@ from . import words as w
 
 # (skill, share of single turns)
 SKILLS = [
-    (general.about_zinc, 24), (general.small_talk, 6), (general.knowledge, 4), (general.unknown, 11), (general.repeat, 3),
-    (stories.story, 12), (stories.poem, 2), (stories.joke, 0.7),
-    (numbers.arithmetic, 18), (numbers.sum_of_many, 2), (numbers.powers, 2.5), (numbers.word_problem, 5), (numbers.compare, 2), (numbers.parity, 1.2),
-    (numbers.sort_numbers, 7), (numbers.sort_words, 5), (numbers.extreme, 2.5), (numbers.count_items, 3), (numbers.count_range, 2.5), (numbers.next_number, 1.5), (numbers.letters, 8),
-    (structured.json_object, 5), (structured.json_person, 2.5), (structured.json_extract, 4), (structured.json_array, 4),
+    (general.about_zinc, 24),
+    (general.small_talk, 6),
+    (general.knowledge, 4),
+    (general.unknown, 11),
+    (general.repeat, 3),
+    (stories.story, 12),
+    (stories.poem, 2),
+    (stories.joke, 0.7),
+    (numbers.arithmetic, 18),
+    (numbers.sum_of_many, 2),
+    (numbers.powers, 2.5),
+    (numbers.word_problem, 5),
+    (numbers.compare, 2),
+    (numbers.parity, 1.2),
+    (numbers.sort_numbers, 7),
+    (numbers.sort_words, 5),
+    (numbers.extreme, 2.5),
+    (numbers.count_items, 3),
+    (numbers.count_range, 2.5),
+    (numbers.next_number, 1.5),
+    (numbers.letters, 8),
+    (structured.json_object, 5),
+    (structured.json_person, 2.5),
+    (structured.json_extract, 4),
+    (structured.json_array, 4),
 ]
 _FUNCTIONS = [f for f, _ in SKILLS]
 _SHARES = [s for _, s in SKILLS]
 
-_SYSTEM = ["You are a helpful assistant.", "You are a helpful assistant.", "You are a friendly assistant.", "You are zinc's demonstration model.", "Be brief.", "Answer briefly and clearly.", "You are a helpful and honest assistant.", "You are an AI assistant.", "Answer in English.", "You help people.",
-           "You are a coding assistant.", "You are a helpful assistant that answers questions.", "Today is a good day. Help the user."]
+_SYSTEM = [
+    "You are a helpful assistant.",
+    "You are a helpful assistant.",
+    "You are a friendly assistant.",
+    "You are zinc's demonstration model.",
+    "Be brief.",
+    "Answer briefly and clearly.",
+    "You are a helpful and honest assistant.",
+    "You are an AI assistant.",
+    "Answer in English.",
+    "You help people.",
+    "You are a coding assistant.",
+    "You are a helpful assistant that answers questions.",
+    "Today is a good day. Help the user.",
+]
 
 
 @dataclasses.dataclass
@@ -79,7 +112,17 @@ def chat(rng, accept=lambda turn: True):
         tools = structured.toolset(rng)
         for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
             draw = rng.random()
-            turn = structured.tool_turn(rng, tools) if draw < 0.75 else structured.no_tool(rng) if draw < 0.83 else rng.choices([general.about_zinc, general.small_talk, stories.story, structured.json_object, general.repeat], [6, 4, 1, 2, 1])[0](rng)
+            turn = (
+                structured.tool_turn(rng, tools)
+                if draw < 0.75
+                else (
+                    structured.no_tool(rng)
+                    if draw < 0.83
+                    else rng.choices(
+                        [general.about_zinc, general.small_talk, stories.story, structured.json_object, general.repeat], [6, 4, 1, 2, 1]
+                    )[0](rng)
+                )
+            )
             if accept(turn):
                 turns.append(turn)
         # Sometimes the conversation ends with the call, before any result.

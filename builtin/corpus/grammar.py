@@ -9,12 +9,28 @@ _GROUP = re.compile(r"\[([^\[\]]*)\]")
 def expand(rng, pattern):
     """Replace every `[a|b|c]` by one alternative, innermost first; an empty alternative is allowed."""
     while (match := _GROUP.search(pattern)) is not None:
-        pattern = pattern[: match.start()] + rng.choice(match.group(1).split("|")) + pattern[match.end():]
+        pattern = pattern[: match.start()] + rng.choice(match.group(1).split("|")) + pattern[match.end() :]
     return re.sub(r" +", " ", pattern).strip()
 
 
-_OPENERS = ["hi, ", "hello, ", "hey, ", "ok, ", "okay, ", "so ", "well, ", "please ", "please, ", "can you tell me: ",
-            "quick question: ", "one question: ", "tell me, ", "hey zinc, ", "I have a question: ", "next: "]
+_OPENERS = [
+    "hi, ",
+    "hello, ",
+    "hey, ",
+    "ok, ",
+    "okay, ",
+    "so ",
+    "well, ",
+    "please ",
+    "please, ",
+    "can you tell me: ",
+    "quick question: ",
+    "one question: ",
+    "tell me, ",
+    "hey zinc, ",
+    "I have a question: ",
+    "next: ",
+]
 _CLOSERS = [" please", ", please", " thanks", ", thank you", " pls", " now", "?", " ?", "!", "."]
 
 
@@ -27,23 +43,28 @@ def _typo(rng, text):
     i = rng.randrange(word.start() + 1, word.end() - 1)
     kind = rng.randrange(3)
     if kind == 0:
-        return text[:i] + text[i + 1] + text[i] + text[i + 2:]
-    return text[:i] + text[i + 1:] if kind == 1 else text[:i] + text[i] + text[i:]
+        return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
+    return text[:i] + text[i + 1 :] if kind == 1 else text[:i] + text[i] + text[i:]
 
 
-_PROPER = {word.lower(): word for word in """GGUF JSON GPU GPUs CPU API AMD CUDA KV LLM LLMs AI LLaMA Llama Rust Python Java JavaScript SQL HTML CSS PHP
+_PROPER = {
+    word.lower(): word
+    for word in """GGUF JSON GPU GPUs CPU API AMD CUDA KV LLM LLMs AI LLaMA Llama Rust Python Java JavaScript SQL HTML CSS PHP
 NVIDIA Intel Apple Vulkan Metal Windows Linux Mac Mistral Phi Qwen Gemma DeepSeek Einstein Shakespeare Mozart Napoleon Caesar
-English German French Spanish Italian Chinese Japanese Russian Zinc ZINC USA I OpenAI Hugging Face Radeon RTX HTTP TCP DNA MIT""".split()}
+English German French Spanish Italian Chinese Japanese Russian Zinc ZINC USA I OpenAI Hugging Face Radeon RTX HTTP TCP DNA MIT""".split()
+}
 _WORD = re.compile(r"[A-Za-z]+")
 
 
 def _proper(rng, text):
     """Names and abbreviations as careful writers spell them; "zinc" stays as it is nearly always."""
+
     def spell(match):
         word = match.group()
         if word in ("zinc", "metal") and rng.random() < 0.85:
             return word
         return _PROPER.get(word, word)
+
     return _WORD.sub(spell, text)
 
 

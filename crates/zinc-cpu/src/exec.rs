@@ -52,6 +52,14 @@ pub(crate) struct CpuExecutable {
     inputs: Vec<(InputKind, Rows)>,
     tiles: Vec<Tile>,
     rows_per_tile: usize,
+    /// Blocks of keys of the longest sequence of the step.
+    n_key_blocks: usize,
+    /// Tokens times blocks of keys up to which the keys of one head may be split among threads.
+    split_blocks: usize,
+    /// Results of split keys, one row for each tile and part of the heads.
+    parts: Rows,
+    /// Finished tasks of each such row.
+    arrived: Vec<Counter>,
     scratch: Vec<Mutex<Scratch>>,
     sizes: StepSizes,
     n_steps: u64,
@@ -97,6 +105,10 @@ impl CpuExecutable {
         let mut buffers = lowering.turns;
         buffers.extend([arena, input_buffer]);
         let (k_dim, v_dim, heads) = attention_limits(&plan);
+        let split = SplitKeys::new(&plan, pool.n_threads(), v_dim, heads)?;
+        let parts = split.rows();
+        let (split_blocks, n_jobs) = (split.n_blocks, split.n_jobs);
+        buffers.push(split.buffer);
         let new_scratch = || {
             let attention = attention::Scratch::new(k_dim, v_dim);
             let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
@@ -111,6 +123,10 @@ impl CpuExecutable {
             scratch: (0..pool.n_threads()).map(|_| new_scratch()).collect(),
             tiles: Vec::with_capacity(plan.limits.max_tokens as usize),
             rows_per_tile: (attention::MAX_COLUMNS / heads).max(1),
+            n_key_blocks: 0,
+            split_blocks,
+            parts,
+            arrived: (0..n_jobs).map(|_| Counter::default()).collect(),
             sizes: StepSizes {
                 tokens: 0,
                 seqs: 0,
@@ -142,6 +158,12 @@ impl CpuExecutable {
                 unsafe { rows.row_mut::<i32>(row) }.copy_from_slice(values);
             }
         }
+        let last = inputs
+            .positions
+            .iter()
+            .max()
+            .map_or(0, |last| *last as usize);
+        self.n_key_blocks = last / attention::KEY_BLOCK + 1;
         self.tiles.clear();
         for (row, seq) in inputs.seq_of.iter().enumerate() {
             match self.tiles.last_mut() {
@@ -156,7 +178,7 @@ impl CpuExecutable {
                 }),
             }
         }
-        for counter in &mut self.counters {
+        for counter in self.counters.iter_mut().chain(&mut self.arrived) {
             *counter.0.get_mut() = 0;
         }
     }
@@ -335,6 +357,46 @@ fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceE
         offset += bytes_of(kind);
     }
     Ok((buffer, inputs))
+}
+
+/// Room for the results of attention when the keys of one head are split among threads.
+struct SplitKeys {
+    buffer: Buffer,
+    /// Blocks of keys, times tokens, that fit one row.
+    n_blocks: usize,
+    /// Rows: jobs are only split when there are fewer of them than threads.
+    n_jobs: usize,
+    row_bytes: usize,
+}
+
+impl SplitKeys {
+    fn new(
+        plan: &Plan,
+        n_threads: usize,
+        v_dim: usize,
+        heads: usize,
+    ) -> Result<SplitKeys, DeviceError> {
+        let keys = u64::from(plan.limits.pages_per_seq) * u64::from(plan.limits.page_size);
+        let n_blocks = usize::try_from(keys)
+            .unwrap_or(usize::MAX)
+            .div_ceil(attention::KEY_BLOCK);
+        let vectors = n_blocks.saturating_mul(heads * (1 + v_dim.div_ceil(16)));
+        let row_bytes = vectors.saturating_mul(size_of::<[f32; 16]>());
+        // One thread never splits, and a plan without attention needs nothing.
+        let n_jobs = if v_dim == 0 { 0 } else { n_threads - 1 };
+        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
+        Ok(SplitKeys {
+            buffer,
+            n_blocks,
+            n_jobs,
+            row_bytes,
+        })
+    }
+
+    fn rows(&self) -> Rows {
+        self.buffer
+            .rows(0, self.n_jobs, self.row_bytes, self.row_bytes)
+    }
 }
 
 /// Largest key and value heads, and query heads of one task, over all attention nodes.

@@ -190,6 +190,23 @@ fn windows_are_reproducible() {
     assert!(Running::cpu(&model, 2, Isa::best()).prefill(600, 48) == alone);
 }
 
+/// With more threads than heads, several threads share the keys of a head; the bits stay.
+#[test]
+fn keys_split_among_threads_give_the_same_bits() {
+    for window in [None, Some(300)] {
+        let model = Model {
+            window,
+            ..Model::new(GgmlType::F32)
+        };
+        let mut one = Running::cpu(&model, 1, Isa::best());
+        let mut many = Running::cpu(&model, 9, Isa::best());
+        assert!(one.prefill(600, 48) == many.prefill(600, 48));
+        for position in 600..605 {
+            assert!(one.step(&[(0, position)]) == many.step(&[(0, position)]));
+        }
+    }
+}
+
 /// A fused operation equals its decomposition, bit for bit.
 #[test]
 fn fused_equals_decomposed() {

@@ -14,3 +14,9 @@ fn goldens_of_supported_families_agree() {
     let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
     golden_check::check_all(&device, N_IN_CLONE);
 }
+
+#[test]
+fn caches_in_f16_stay_close() {
+    let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
+    golden_check::check_f16_cache(&device);
+}

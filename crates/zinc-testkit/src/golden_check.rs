@@ -58,22 +58,18 @@ pub fn check(golden: &Golden, device: &Arc<dyn Device>) -> Outcome {
         Ok(runner) => runner,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    let result = if golden.is_quantized() && computes_in_8_bits(device.as_ref()) {
-        check_by_kl(golden, &runner)
-    } else {
-        check_exact(golden, &runner)
+    let check = match runner.converts_activations() {
+        Ok(true) => check_by_kl,
+        Ok(false) => check_exact,
+        Err(error) if error.is_unsupported() => return Outcome::Skipped(error.to_string()),
+        Err(error) => return Outcome::Failed(error.to_string()),
     };
+    let result = check(golden, &runner);
     match result {
         Ok(note) => Outcome::Passed(note),
         Err(error) if error.is_unsupported() => Outcome::Skipped(error.to_string()),
         Err(error) => Outcome::Failed(error.to_string()),
     }
-}
-
-fn computes_in_8_bits(device: &dyn Device) -> bool {
-    use zinc_backend::ActivationType::Quantized;
-    let mut types = device.caps().matmul.iter();
-    types.any(|(_, activation)| matches!(activation, Quantized(_)))
 }
 
 /// Logits and hidden states within the tolerance and greedy tokens identical, for every chunking.
@@ -132,6 +128,41 @@ pub fn check_pass(
     }
     compare("logits", &pass.logits, &prompt.logits)?;
     Ok(worst)
+}
+
+/// The README's rule for a cache in f16: logits within 5e-2 and a mean KL below 1e-4, on every f32
+/// golden of a supported family.
+///
+/// # Panics
+/// If one does not agree.
+pub fn check_f16_cache(device: &Arc<dyn Device>) {
+    let supported = |golden: &Golden| zinc_models::architectures().any(|arch| arch == golden.arch);
+    let goldens = goldens().expect("golden models are readable");
+    for golden in goldens
+        .iter()
+        .filter(|golden| supported(golden) && !golden.is_quantized())
+    {
+        let runner = ModelRunner::open(&golden.gguf, device.clone(), GgmlType::F16)
+            .expect("a supported model");
+        for prompt in golden.prompts().expect("readable numbers") {
+            let pass = runner
+                .prefill(&prompt.tokens, 16)
+                .expect("a supported plan");
+            let found = &pass.logits[pass.logits.len() - prompt.logits.len()..];
+            let kl = mean_kl(found, &prompt.logits, prompt.n_vocab);
+            let (difference, _) = max_abs(found, &prompt.logits);
+            let label = format!("{} prompt {}", golden.name, prompt.idx);
+            assert!(
+                kl < 1e-4 && difference < 5e-2,
+                "{label}: KL {kl:e}, difference {difference:e}"
+            );
+            // An f16 cache is not an f32 one: a device that ignored the type would agree too well.
+            assert!(
+                prompt.tokens.len() == 1 || difference > 1e-5,
+                "{label}: {difference:e}"
+            );
+        }
+    }
 }
 
 /// The README's rule for devices that quantise activations: mean KL below 1e-2 against llama.cpp,

@@ -17,6 +17,7 @@ mod error;
 pub mod golden;
 pub mod golden_check;
 pub mod model_runner;
+pub mod ops_doc;
 pub mod paths;
 pub mod random;
 pub mod snapshot;

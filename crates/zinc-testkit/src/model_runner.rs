@@ -9,7 +9,7 @@ use zinc_backend::{
 };
 use zinc_gguf::Gguf;
 use zinc_models::{Model, PlanOptions};
-use zinc_plan::{Limits, Plan, passes};
+use zinc_plan::{Limits, Op, Plan, passes};
 use zinc_quant::GgmlType;
 
 use crate::TestError;
@@ -75,6 +75,15 @@ impl ModelRunner {
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Whether the device converts activations to 8 bits for some product of this model.
+    ///
+    /// # Errors
+    /// Those of the plan.
+    pub fn converts_activations(&self) -> Result<bool, TestError> {
+        let plan = self.plan(Sequence::limits(1), &[])?;
+        Ok(plan.nodes.iter().any(|node| node.op == Op::QuantizeAct))
     }
 
     /// One pass over `tokens`, at most `chunk` of them in a step.
@@ -160,19 +169,24 @@ struct Sequence<'a> {
 }
 
 impl<'a> Sequence<'a> {
-    fn new(runner: &'a ModelRunner, max_len: usize) -> Result<Self, TestError> {
+    /// Limits of a decode step in a cache for `max_len` tokens, with two pages of nobody.
+    fn limits(max_len: usize) -> Limits {
         let pages_per_seq = (max_len as u32).div_ceil(PAGE_SIZE);
-        let limits = Limits {
+        Limits {
             max_tokens: 1,
             max_seqs: 1,
             max_out_rows: 1,
             page_size: PAGE_SIZE,
             pages_per_seq,
             n_pages: pages_per_seq + 2,
-        };
+        }
+    }
+
+    fn new(runner: &'a ModelRunner, max_len: usize) -> Result<Self, TestError> {
+        let limits = Self::limits(max_len);
         // Pages in falling order and not from the cache's end: an engine that ignores the table
         // gets nothing right by luck.
-        let pages = (0..pages_per_seq as i32)
+        let pages = (0..limits.pages_per_seq as i32)
             .rev()
             .map(|page| page + 1)
             .collect();

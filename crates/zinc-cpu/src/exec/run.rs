@@ -7,12 +7,13 @@
 
 use super::{CpuExecutable, Scratch};
 use crate::kernels::act::{ActBlock, ActSuper, QuantizeBlocks, QuantizeSupers};
-use crate::kernels::attention::{AttentionTask, Cache, MAX_COLUMNS, Tile};
+use crate::kernels::attention::{AttentionTask, Cache, MAX_COLUMNS, Tile, Work};
 use crate::kernels::elementwise::{Add, GatedAct, RmsNorm, Rope, rope_turns};
 use crate::kernels::matmul::{Activations, MAX_ROWS, MatMulTask};
 use crate::kernels::panel::{ROWS, WeightRows};
 use crate::lower::{AttentionStep, Kind, Operand, Product, Step};
 use crate::memory::Rows;
+use std::sync::atomic::Ordering;
 use zinc_plan::Attention;
 use zinc_quant::{GgmlType, dequantize, quantize};
 
@@ -39,7 +40,11 @@ impl CpuExecutable {
                         .div_ceil(ROWS)
                         .div_ceil(product.panels_per_task)
             }
-            Kind::Attention(attention) => self.tiles.len() * tasks_per_tile(&attention.attention),
+            Kind::Attention(attention) => {
+                self.tiles.len()
+                    * tasks_per_tile(&attention.attention)
+                    * self.key_splits(&attention.attention)
+            }
             _ => n_rows,
         }
     }
@@ -222,49 +227,109 @@ impl CpuExecutable {
         }
     }
 
+    /// How many tasks share the keys of one tile and head: one, unless there are fewer of those than threads.
+    fn key_splits(&self, attention: &Attention) -> usize {
+        let n_jobs = self.tiles.len() * tasks_per_tile(attention);
+        let wanted = self.pool.n_threads().div_ceil(n_jobs.max(1));
+        if wanted == 1 || self.n_key_blocks * self.sizes.tokens > self.split_blocks {
+            return 1;
+        }
+        wanted.min(self.n_key_blocks)
+    }
+
     fn attention_task(&self, step: &AttentionStep, task: usize, scratch: &mut Scratch) {
         let attention = step.attention;
-        let n_tiles = self.tiles.len();
+        let n_jobs = self.tiles.len() * tasks_per_tile(&attention);
+        let (job, split, n_splits) = (task % n_jobs, task / n_jobs, self.key_splits(&attention));
         // Neighbouring tasks share a head, and so its part of the cache.
-        let (tile, part) = (self.tiles[task % n_tiles], task / n_tiles);
-        let group = (attention.n_heads / attention.n_kv_heads) as usize;
-        let parts_per_group = group.div_ceil(heads_per_task(&attention));
-        let first_head =
-            part / parts_per_group * group + part % parts_per_group * heads_per_task(&attention);
-        let n_heads = heads_per_task(&attention).min((first_head / group + 1) * group - first_head);
-        let v_dim = attention.v_dim as usize;
+        let (rows, part) = (self.tiles[job % self.tiles.len()], job / self.tiles.len());
         let mut positions = [0; MAX_COLUMNS];
+        let tile = self.tile(step, rows, part, &mut positions);
+        let out =
+            &mut scratch.attention_out[..rows.n_rows * tile.n_heads * attention.v_dim as usize];
+        let mut attend = |work| {
+            let scratch = &mut scratch.attention;
+            self.isa.run(AttentionTask {
+                tile,
+                scratch,
+                work,
+            });
+        };
+        if n_splits == 1 {
+            attend(Work::Whole { out: &mut *out });
+            return store_heads(step, rows, &tile, out);
+        }
+        let blocks = tile.blocks();
+        let cut = |split: usize| blocks.start + blocks.len() * split / n_splits;
+        let mine = cut(split)..cut(split + 1);
+        let part_len = tile.part_len();
+        // SAFETY: each job has a row of parts, and its tasks have disjoint blocks of it.
+        let parts = unsafe {
+            let first = (mine.start - blocks.start) * part_len;
+            self.parts
+                .cols_mut::<[f32; 16]>(job, first..first + mine.len() * part_len)
+        };
+        attend(Work::Part {
+            blocks: mine,
+            parts,
+        });
+        // Whoever finishes last merges; the order of merging is that of the blocks.
+        let arrived = &self.arrived[job].0;
+        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == n_splits {
+            arrived.store(0, Ordering::Relaxed);
+            // SAFETY: all tasks of the job have written their parts, seen through `arrived`.
+            let parts = unsafe { &self.parts.row::<[f32; 16]>(job)[..blocks.len() * part_len] };
+            attend(Work::Merge {
+                parts,
+                out: &mut *out,
+            });
+            store_heads(step, rows, &tile, out);
+        }
+    }
+
+    /// Operands of the heads `part` of the rows `rows`; their positions are copied to `positions`.
+    fn tile<'a>(
+        &self,
+        step: &AttentionStep,
+        rows: super::Tile,
+        part: usize,
+        positions: &'a mut [i32; MAX_COLUMNS],
+    ) -> Tile<'a> {
+        let attention = step.attention;
+        let group = (attention.n_heads / attention.n_kv_heads) as usize;
+        let per_task = heads_per_task(&attention);
+        let parts_per_group = group.div_ceil(per_task);
+        let first_head = part / parts_per_group * group + part % parts_per_group * per_task;
+        let q_stride = step.q.stride / size_of::<f32>();
+        let positions = &mut positions[..rows.n_rows];
         // SAFETY: the plan.
         unsafe {
-            for (row, position) in positions[..tile.n_rows].iter_mut().enumerate() {
-                *position = step.positions.row::<i32>(tile.first + row)[0];
+            for (row, position) in positions.iter_mut().enumerate() {
+                *position = step.positions.row::<i32>(rows.first + row)[0];
             }
-            let seq = step.seq_of.row::<i32>(tile.first)[0] as usize;
-            let n_q_rows = tile.first + tile.n_rows;
-            let q_stride = step.q.stride / size_of::<f32>();
-            let out = &mut scratch.attention_out[..tile.n_rows * n_heads * v_dim];
-            self.isa.run(AttentionTask {
-                tile: Tile {
-                    attention,
-                    first_head,
-                    n_heads,
-                    q: &step.q.span::<f32>(n_q_rows)[tile.first * q_stride..],
-                    q_stride,
-                    k: cache(&step.k),
-                    v: cache(&step.v),
-                    positions: &positions[..tile.n_rows],
-                    pages: step.pages.row(seq),
-                },
-                scratch: &mut scratch.attention,
-                out,
-            });
-            let cols = first_head * v_dim..(first_head + n_heads) * v_dim;
-            for (row, out) in out.chunks_exact(n_heads * v_dim).enumerate() {
-                step.out
-                    .cols_mut(tile.first + row, cols.clone())
-                    .copy_from_slice(out);
+            let seq = step.seq_of.row::<i32>(rows.first)[0] as usize;
+            Tile {
+                attention,
+                first_head,
+                n_heads: per_task.min((first_head / group + 1) * group - first_head),
+                q: &step.q.span::<f32>(rows.first + rows.n_rows)[rows.first * q_stride..],
+                q_stride,
+                k: cache(&step.k),
+                v: cache(&step.v),
+                positions,
+                pages: step.pages.row(seq),
             }
         }
+    }
+}
+
+/// Copies the results of a tile's heads to their columns.
+fn store_heads(step: &AttentionStep, rows: super::Tile, tile: &Tile<'_>, out: &[f32]) {
+    let v_dim = step.attention.v_dim as usize;
+    let cols = tile.first_head * v_dim..(tile.first_head + tile.n_heads) * v_dim;
+    for (row, out) in (rows.first..).zip(out.chunks_exact(cols.len())) {
+        // SAFETY: the plan; the task owns these columns of these rows.
+        unsafe { step.out.cols_mut(row, cols.clone()) }.copy_from_slice(out);
     }
 }
 

@@ -13,10 +13,11 @@
 
 use super::tile::{self, over_rows};
 use crate::simd::{Kernel, Simd, math, scalar};
+use std::ops::Range;
 use zinc_plan::Attention;
 
 /// Keys that share one maximum.
-const KEY_BLOCK: usize = 256;
+pub(crate) const KEY_BLOCK: usize = 256;
 /// Query heads times rows of a tile.
 pub(crate) const MAX_COLUMNS: usize = 32;
 
@@ -77,12 +78,56 @@ pub(crate) struct Tile<'a> {
     pub pages: &'a [i32],
 }
 
+impl Tile<'_> {
+    /// The blocks of keys that some row of the tile sees.
+    pub(crate) fn blocks(&self) -> Range<usize> {
+        let (first, end) = self.keys();
+        first / KEY_BLOCK..end.div_ceil(KEY_BLOCK)
+    }
+
+    /// The keys that some row of the tile sees: `first .. end`.
+    fn keys(&self) -> (usize, usize) {
+        let seen = self.positions.iter().map(|position| self.seen(*position));
+        seen.fold((usize::MAX, 0), |all, row| {
+            (all.0.min(row.0), all.1.max(row.1))
+        })
+    }
+
+    /// The keys that a row at `position` sees.
+    fn seen(&self, position: i32) -> (usize, usize) {
+        let end = position as usize + 1;
+        let window = self.attention.window.map_or(end, |window| window as usize);
+        (end.saturating_sub(window), end)
+    }
+
+    /// Vectors that the results of one block take in [`Work::Part`].
+    pub(crate) fn part_len(&self) -> usize {
+        let v_vectors = (self.attention.v_dim as usize).div_ceil(16);
+        self.positions.len() * self.n_heads * (1 + v_vectors)
+    }
+}
+
+/// What to do for a tile: all of it, or some blocks of keys now and the rest by others. Both end in the same bits.
+pub(crate) enum Work<'a> {
+    /// All blocks; the result is `[row][head of the tile][v_dim]`.
+    Whole { out: &'a mut [f32] },
+    /// Some blocks; their results go to `parts`, [`Tile::part_len`] vectors each.
+    Part {
+        blocks: Range<usize>,
+        parts: &'a mut [[f32; 16]],
+    },
+    /// The results of all blocks lie in `parts`.
+    Merge {
+        parts: &'a [[f32; 16]],
+        out: &'a mut [f32],
+    },
+}
+
 /// Attention of one tile.
 pub(crate) struct AttentionTask<'a> {
     pub tile: Tile<'a>,
     pub scratch: &'a mut Scratch,
-    /// Result `[row][head of the tile][v_dim]`.
-    pub out: &'a mut [f32],
+    pub work: Work<'a>,
 }
 
 /// Running softmax of one column, that is, one query row and head.
@@ -93,8 +138,9 @@ struct Column {
     end: usize,
     max: f32,
     total: f32,
-    /// Factors of the sum so far and of the block's sum in the next merge.
-    factors: (f32, f32),
+    /// The same for the latest block alone; the total is zero when the column sees no key of it.
+    block_max: f32,
+    block_total: f32,
 }
 
 impl Column {
@@ -104,6 +150,19 @@ impl Column {
         let first = self.first.clamp(from, to);
         (first - from, self.end.clamp(first, to) - from)
     }
+
+    /// Takes the latest block in; returns the factors of the sum so far and of the block's sum.
+    #[inline(always)]
+    fn merge<S: Simd>(&mut self, s: S) -> (f32, f32) {
+        let merged = self.max.max(self.block_max);
+        let factors = (
+            exp_one(s, self.max - merged),
+            exp_one(s, self.block_max - merged),
+        );
+        self.total = self.total * factors.0 + self.block_total * factors.1;
+        self.max = merged;
+        factors
+    }
 }
 
 impl Kernel for AttentionTask<'_> {
@@ -111,66 +170,119 @@ impl Kernel for AttentionTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionTask { tile, scratch, out } = self;
-        let n_columns = tile.positions.len() * tile.n_heads;
+        let AttentionTask {
+            tile,
+            scratch,
+            mut work,
+        } = self;
         let none = Column {
             first: 0,
             end: 0,
             max: f32::NEG_INFINITY,
             total: 0.0,
-            factors: (0.0, 0.0),
+            block_max: f32::NEG_INFINITY,
+            block_total: 0.0,
         };
         let mut columns = [none; MAX_COLUMNS];
-        let columns = &mut columns[..n_columns];
+        let columns = &mut columns[..tile.positions.len() * tile.n_heads];
         for (idx, column) in columns.iter_mut().enumerate() {
-            column.end = tile.positions[idx / tile.n_heads] as usize + 1;
-            let window = tile
-                .attention
-                .window
-                .map_or(column.end, |window| window as usize);
-            column.first = column.end.saturating_sub(window);
+            (column.first, column.end) = tile.seen(tile.positions[idx / tile.n_heads]);
         }
-        let v_dim = tile.attention.v_dim as usize;
-        let v_vectors = v_dim.div_ceil(16);
-        scratch.sum[..n_columns * v_vectors].fill([0.0; 16]);
-        let first = columns.iter().map(|c| c.first).min().unwrap_or(0);
-        let end = columns.iter().map(|c| c.end).max().unwrap_or(0);
-        for block in first / KEY_BLOCK..end.div_ceil(KEY_BLOCK) {
-            let from = block * KEY_BLOCK;
-            let to = end.min(from + KEY_BLOCK);
-            let groups = (first.max(from) - from) / 16..(to - from).div_ceil(16);
-            for group in groups.clone() {
-                score(s, &tile, scratch, from, group, to);
+        let v_vectors = (tile.attention.v_dim as usize).div_ceil(16);
+        scratch.sum[..columns.len() * v_vectors].fill([0.0; 16]);
+        let blocks = match &work {
+            Work::Part { blocks, .. } => blocks.clone(),
+            _ => tile.blocks(),
+        };
+        for (idx, block) in blocks.enumerate() {
+            let part = idx * tile.part_len()..(idx + 1) * tile.part_len();
+            match &work {
+                Work::Merge { parts, .. } => {
+                    load_part(&parts[part.clone()], columns, &mut scratch.block_sum)
+                }
+                _ => attend_block(s, &tile, scratch, columns, block),
             }
-            for (column, weights) in columns.iter_mut().zip(&mut scratch.weights) {
-                let part = column.part(from, to);
-                soften(s, column, weights, part);
+            match &mut work {
+                Work::Part { parts, .. } => {
+                    store_part(&mut parts[part], columns, &scratch.block_sum)
+                }
+                _ => merge_block(s, scratch, columns, v_vectors),
             }
-            scratch.block_sum[..n_columns * v_vectors].fill([0.0; 16]);
-            for group in groups {
-                weigh(s, &tile, scratch, columns, from, group, to);
-            }
+        }
+        if let Work::Whole { out } | Work::Merge { out, .. } = work {
+            let v_dim = tile.attention.v_dim as usize;
             for (idx, column) in columns.iter().enumerate() {
-                let at = idx * v_vectors..(idx + 1) * v_vectors;
-                for (sum, block_sum) in scratch.sum[at.clone()]
-                    .iter_mut()
-                    .zip(&scratch.block_sum[at])
-                {
-                    let old = s.mul(s.load(sum), s.splat(column.factors.0));
-                    s.store(
-                        sum,
-                        s.mul_add(s.load(block_sum), s.splat(column.factors.1), old),
-                    );
+                let sum = scratch.sum[idx * v_vectors..(idx + 1) * v_vectors].as_flattened();
+                for (out, sum) in out[idx * v_dim..(idx + 1) * v_dim].iter_mut().zip(sum) {
+                    *out = sum / column.total;
                 }
             }
         }
-        for (idx, column) in columns.iter().enumerate() {
-            let sum = scratch.sum[idx * v_vectors..(idx + 1) * v_vectors].as_flattened();
-            for (out, sum) in out[idx * v_dim..(idx + 1) * v_dim].iter_mut().zip(sum) {
-                *out = sum / column.total;
-            }
+    }
+}
+
+/// Maximum, total and weighted values of one block of keys.
+#[inline(always)]
+fn attend_block<S: Simd>(
+    s: S,
+    tile: &Tile<'_>,
+    scratch: &mut Scratch,
+    columns: &mut [Column],
+    block: usize,
+) {
+    let (first, end) = tile.keys();
+    let from = block * KEY_BLOCK;
+    let to = end.min(from + KEY_BLOCK);
+    let groups = (first.max(from) - from) / 16..(to - from).div_ceil(16);
+    for group in groups.clone() {
+        score(s, tile, scratch, from, group, to);
+    }
+    for (column, weights) in columns.iter_mut().zip(&mut scratch.weights) {
+        let part = column.part(from, to);
+        soften(s, column, weights, part);
+    }
+    let v_vectors = (tile.attention.v_dim as usize).div_ceil(16);
+    scratch.block_sum[..columns.len() * v_vectors].fill([0.0; 16]);
+    for group in groups {
+        weigh(s, tile, scratch, columns, from, group, to);
+    }
+}
+
+/// Takes the latest block into the sums, for the columns that saw some of it.
+#[inline(always)]
+fn merge_block<S: Simd>(s: S, scratch: &mut Scratch, columns: &mut [Column], v_vectors: usize) {
+    for (idx, column) in columns.iter_mut().enumerate() {
+        if column.block_total == 0.0 {
+            continue;
+        }
+        let factors = column.merge(s);
+        let at = idx * v_vectors..(idx + 1) * v_vectors;
+        for (sum, block_sum) in scratch.sum[at.clone()]
+            .iter_mut()
+            .zip(&scratch.block_sum[at])
+        {
+            let old = s.mul(s.load(sum), s.splat(factors.0));
+            s.store(sum, s.mul_add(s.load(block_sum), s.splat(factors.1), old));
         }
     }
+}
+
+/// One vector with maximum and total of each column, then the sums.
+fn store_part(part: &mut [[f32; 16]], columns: &[Column], block_sum: &[[f32; 16]]) {
+    let (heads, sums) = part.split_at_mut(columns.len());
+    for (head, column) in heads.iter_mut().zip(columns) {
+        (head[0], head[1]) = (column.block_max, column.block_total);
+    }
+    sums.copy_from_slice(&block_sum[..sums.len()]);
+}
+
+/// Reads what [`store_part`] wrote.
+fn load_part(part: &[[f32; 16]], columns: &mut [Column], block_sum: &mut [[f32; 16]]) {
+    let (heads, sums) = part.split_at(columns.len());
+    for (head, column) in heads.iter().zip(columns) {
+        (column.block_max, column.block_total) = (head[0], head[1]);
+    }
+    block_sum[..sums.len()].copy_from_slice(sums);
 }
 
 /// `scale·q·k` of sixteen keys, `from + 16·group ..`, for all columns, into `weights`.
@@ -223,8 +335,8 @@ fn score<S: Simd>(
     }
 }
 
-/// Scores of the keys `part` of the block become weights relative to the block's maximum, all others zero; the
-/// column's maximum and total take the block in.
+/// Scores of the keys that the column sees of the block become weights relative to the block's maximum, with zeros
+/// around them; sets the column's maximum and total of the block.
 #[inline(always)]
 fn soften<S: Simd>(
     s: S,
@@ -233,7 +345,7 @@ fn soften<S: Simd>(
     (first, end): (usize, usize),
 ) {
     if first >= end {
-        column.factors = (1.0, 0.0);
+        (column.block_max, column.block_total) = (f32::NEG_INFINITY, 0.0);
         return;
     }
     let groups = first / 16..end.div_ceil(16);
@@ -251,11 +363,7 @@ fn soften<S: Simd>(
         total = s.add(total, weight);
         s.store(group, weight);
     }
-    let merged = column.max.max(max);
-    let factors = (exp_one(s, column.max - merged), exp_one(s, max - merged));
-    column.total = column.total * factors.0 + s.sum(total) * factors.1;
-    column.max = merged;
-    column.factors = factors;
+    (column.block_max, column.block_total) = (max, s.sum(total));
 }
 
 #[inline(always)]
@@ -324,7 +432,7 @@ fn weigh_columns<S: Simd, const C: usize>(
     s: S,
     rows: &[[f32; 16]],
     weights: [&[f32; 16]; C],
-    keys: std::ops::Range<usize>,
+    keys: Range<usize>,
     v_vectors: usize,
     sums: &mut [[f32; 16]],
 ) {
@@ -366,7 +474,7 @@ fn load_rows<S: Simd>(
     tile: &Tile<'_>,
     cache: Cache<'_>,
     dim: usize,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     rows: &mut [f32],
 ) {
     let group = (tile.attention.n_heads / tile.attention.n_kv_heads) as usize;

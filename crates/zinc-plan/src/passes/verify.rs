@@ -6,8 +6,8 @@ use crate::op::Op;
 use crate::plan::{InputKind, Node, Plan, TensorKind};
 use crate::{Caps, PlanError};
 
-/// Every value has one writer that comes before its readers, names are unique, operands fit, views
-/// lie inside values, outputs are computed.
+/// Every value has one writer that comes before its readers, names are unique, operands fit and are
+/// of the right kind, views lie inside values, outputs are computed.
 pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
     let mut names = HashSet::new();
     for (idx, tensor) in plan.tensors.iter().enumerate() {
@@ -71,6 +71,8 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
         op: node.op.kind().name(),
         reason,
     })?;
+    check_operand_kinds(plan, node).map_err(invalid)?;
+    check_results(plan, node, results.len()).map_err(invalid)?;
     for (id, (dtype, shape)) in node.writes.iter().zip(results) {
         let tensor = plan.tensor(*id);
         if tensor.dtype != dtype || tensor.shape != shape {
@@ -79,9 +81,6 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
                 tensor.name
             )));
         }
-    }
-    if node.writes.is_empty() {
-        return Err(invalid("writes nothing".into()));
     }
     for id in &node.writes {
         let tensor = plan.tensor(*id);
@@ -93,6 +92,82 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
             return Err(invalid(format!("{} cannot be written here", tensor.name)));
         }
         written[id.index()] = true;
+    }
+    Ok(())
+}
+
+/// What an operand must be, where its shape does not say so. Devices index tables with the step's
+/// inputs, and the inputs are checked by their kind, so one kind in the place of another is an
+/// index out of range.
+fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
+    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, Slots, TokenIds};
+    use OperandKind::{Input, State, Weight};
+    match op {
+        Op::Embed(_) => &[(0, Weight), (1, Input(TokenIds))],
+        Op::GatherRows => &[(1, Input(OutRows))],
+        Op::MatMul(_) => &[(0, Weight)],
+        Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
+        Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
+        Op::KvWrite => &[(2, Input(Slots))],
+        Op::Attention(_) => &[
+            (1, State),
+            (2, State),
+            (3, Input(Positions)),
+            (4, Input(SeqOf)),
+            (5, Input(Pages)),
+        ],
+        Op::Add | Op::GatedAct(_) | Op::RmsNorm(_) | Op::QuantizeAct => &[],
+    }
+}
+
+enum OperandKind {
+    Weight,
+    State,
+    Input(InputKind),
+}
+
+fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
+    for (operand, kind) in operand_kinds(&node.op) {
+        let tensor = plan.tensor(node.reads[*operand]);
+        let fits = match kind {
+            OperandKind::Weight => tensor.kind == TensorKind::Weight,
+            OperandKind::State => tensor.kind == TensorKind::State,
+            OperandKind::Input(input) => tensor.kind == TensorKind::Input(*input),
+        };
+        if !fits {
+            return Err(format!("{} cannot be operand {operand}", tensor.name));
+        }
+    }
+    match node.op {
+        Op::Attention(attention) if attention.page_size != plan.limits.page_size => Err(format!(
+            "pages of {}, the plan's have {} rows",
+            attention.page_size, plan.limits.page_size
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The number of results, and the results that `Op::infer` says nothing about.
+fn check_results(plan: &Plan, node: &Node, n_inferred: usize) -> Result<(), String> {
+    let n_results = match node.op {
+        Op::KvWrite => 2,
+        Op::QuantizeAct => 1,
+        _ => n_inferred,
+    };
+    if node.writes.len() != n_results {
+        let found = node.writes.len();
+        return Err(format!("writes {found} tensors, gives {n_results}"));
+    }
+    for (from, to) in node.reads.iter().zip(&node.writes) {
+        let (from, to) = (plan.tensor(*from), plan.tensor(*to));
+        let fits = match node.op {
+            Op::KvWrite => to.kind == TensorKind::State && to.shape.cols == from.shape.cols,
+            Op::QuantizeAct => to.shape == from.shape && to.dtype.is_quantized(),
+            _ => true,
+        };
+        if !fits {
+            return Err(format!("{} cannot hold the rows of {}", to.name, from.name));
+        }
     }
     Ok(())
 }
