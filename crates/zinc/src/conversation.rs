@@ -270,7 +270,7 @@ impl<'a> Shield<'a> {
 
     /// Tokens of the rendered text: the template's control tokens as such, all else as text.
     fn encode(&self, tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
-        let mut ids = match self.spelled.is_empty() {
+        let ids = match self.spelled.is_empty() {
             true => tokenizer.encode(
                 rendered,
                 EncodeOptions {
@@ -280,12 +280,7 @@ impl<'a> Shield<'a> {
             ),
             false => self.encode_parts(tokenizer, rendered),
         };
-        // Templates that write the token themselves must not get it twice.
-        let bos = tokenizer.vocab().bos();
-        if tokenizer.adds_bos() && ids.first().copied() != bos {
-            ids.splice(0..0, bos);
-        }
-        ids
+        with_bos(tokenizer, ids)
     }
 
     fn encode_parts(&self, tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
@@ -308,6 +303,16 @@ impl<'a> Shield<'a> {
         push_text(&mut ids, &rendered[begin..]);
         ids
     }
+}
+
+/// `ids` behind the beginning-of-sequence token, if the model expects one and the text does not write
+/// it itself.
+pub fn with_bos(tokenizer: &Tokenizer, mut ids: Vec<u32>) -> Vec<u32> {
+    let bos = tokenizer.vocab().bos();
+    if tokenizer.adds_bos() && ids.first().copied() != bos {
+        ids.splice(0..0, bos);
+    }
+    ids
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use zinc_engine::{Engine, MemoryNeed, Model, Request, SamplingParams};
+use zinc_token::EncodeOptions;
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs};
-use crate::conversation::{Message, Prompter};
+use crate::conversation::{self, Message, Prompter};
 use crate::generate::Answer;
 use crate::output::human_bytes;
 use crate::think::{Piece, ThinkSplitter};
@@ -118,26 +119,27 @@ impl Session {
         )
     }
 
-    /// Continues a text.
+    /// Continues a text; `parse_special` turns the text of control tokens into those tokens.
     ///
     /// # Errors
     /// The text does not fit, or the device fails.
     pub fn complete(
         &mut self,
         text: &str,
+        parse_special: bool,
         sampling: &SamplingParams,
         limits: &LimitArgs,
         show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
         let tokenizer = self.model.tokenizer();
-        let options = zinc_token::EncodeOptions {
-            add_special: false,
-            parse_special: false,
-        };
-        let mut ids = tokenizer.encode(text, options);
-        if tokenizer.adds_bos() {
-            ids.splice(0..0, tokenizer.vocab().bos());
-        }
+        let ids = tokenizer.encode(
+            text,
+            EncodeOptions {
+                add_special: false,
+                parse_special,
+            },
+        );
+        let ids = conversation::with_bos(tokenizer, ids);
         generate::generate(
             &mut self.engine,
             request(ids, sampling, limits),

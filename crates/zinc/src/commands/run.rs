@@ -24,6 +24,9 @@ pub struct Args {
     /// Continue the text as it is, without the model's chat template
     #[arg(long, conflicts_with_all = ["system", "think", "no_think"])]
     raw: bool,
+    /// With --raw: turn the text of control tokens, such as <|im_end|>, into those tokens
+    #[arg(long, requires = "raw")]
+    parse_special: bool,
     #[command(flatten)]
     chat: ChatArgs,
     #[command(flatten)]
@@ -162,7 +165,13 @@ fn answer(
                 "note: this model has no chat template; it continues the prompt as plain text (--raw)",
             );
         }
-        return session.complete(prompt, &sampling, &args.limits, &mut show);
+        return session.complete(
+            prompt,
+            args.parse_special,
+            &sampling,
+            &args.limits,
+            &mut show,
+        );
     }
     let system = args
         .chat

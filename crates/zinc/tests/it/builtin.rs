@@ -73,3 +73,34 @@ fn the_template_renders_the_samples_prompts() {
         assert_eq!(ids, sample["prompt_tokens"]);
     }
 }
+
+#[test]
+fn rendered_prompts_are_continued() {
+    let place = Place::new();
+    for sample in samples() {
+        if question(&sample).is_some() {
+            continue;
+        }
+        place.write("prompt.txt", sample["prompt"].as_str().unwrap().as_bytes());
+        let ids = sample["output_tokens"].as_array().unwrap();
+        let n = ids.len().to_string();
+        let args = [
+            "run",
+            "--raw",
+            "--parse-special",
+            "--temp",
+            "0",
+            "-n",
+            &n,
+            "--file",
+            "prompt.txt",
+            "--json",
+        ];
+        assert_eq!(
+            place.zinc(&args).json()["ids"],
+            sample["output_tokens"],
+            "{}",
+            sample["prompt"]
+        );
+    }
+}
