@@ -313,4 +313,36 @@ mod tests {
         check(None, Some(7), &names[..3]);
         check(Some(1), Some(9), &names[2..3]);
     }
+
+    #[test]
+    fn the_first_tensor_in_the_order_of_the_plan_is_named() {
+        let tapped = |name: &str, values: [f32; 4]| Tapped {
+            name: name.into(),
+            n_cols: 2,
+            values: values.to_vec(),
+        };
+        let expected =
+            ["logits", "embed", "blk.0.out"].map(|name| tapped(name, [1.0, 2.0, 3.0, 4.0]));
+        let mut found = expected.clone();
+        let names = ["embed", "blk.0.out", "logits"].map(String::from);
+        assert!(
+            first_difference(&names, &found, &expected, 1e-9)
+                .1
+                .is_none()
+        );
+        found[0].values[0] = 9.0;
+        found[2].values[3] = f32::NAN;
+        let (_, first) = first_difference(&names, &found, &expected, 1e-9);
+        let first = first.unwrap();
+        assert_eq!(
+            (
+                first.tensor.as_str(),
+                first.row,
+                first.column,
+                first.expected
+            ),
+            ("blk.0.out", 1, 1, 4.0)
+        );
+        assert!(first.value.is_nan() && first.nmse.is_infinite());
+    }
 }
