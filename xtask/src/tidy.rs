@@ -20,10 +20,7 @@ pub struct Violation {
 
 impl Violation {
     fn new(at: impl Into<String>, what: impl Into<String>) -> Self {
-        Self {
-            at: at.into(),
-            what: what.into(),
-        }
+        Self { at: at.into(), what: what.into() }
     }
 }
 
@@ -36,23 +33,11 @@ pub fn run(root: &Path) -> Result<bool> {
     }
     let cargo_checks: [&[&str]; 2] = [
         &["fmt", "--all", "--check"],
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "--deny",
-            "warnings",
-        ],
+        &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
     ];
     for arguments in cargo_checks {
-        let status = Command::new(env!("CARGO"))
-            .args(arguments)
-            .current_dir(root)
-            .status();
-        clean &= status
-            .with_context(|| format!("cannot run cargo {}", arguments[0]))?
-            .success();
+        let status = Command::new(env!("CARGO")).args(arguments).current_dir(root).status();
+        clean &= status.with_context(|| format!("cannot run cargo {}", arguments[0]))?.success();
     }
     if clean {
         eprintln!("tidy: clean");
@@ -71,26 +56,13 @@ fn violations(root: &Path) -> Result<Vec<Violation>> {
 
 /// Paths that git tracks or would track, relative to the root.
 fn tracked_files(root: &Path) -> Result<Vec<String>> {
-    let arguments = [
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ];
-    let output = Command::new("git")
-        .args(arguments)
-        .current_dir(root)
-        .output();
+    let arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let output = Command::new("git").args(arguments).current_dir(root).output();
     let output = output.context("cannot run git ls-files")?;
     anyhow::ensure!(output.status.success(), "git ls-files failed");
     let names = String::from_utf8(output.stdout).context("a tracked path is not UTF-8")?;
     let exists = |name: &&str| !name.is_empty() && root.join(name).is_file();
-    Ok(names
-        .split('\0')
-        .filter(exists)
-        .map(str::to_owned)
-        .collect())
+    Ok(names.split('\0').filter(exists).map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -100,10 +72,7 @@ mod tests {
     #[test]
     fn repository_is_tidy() {
         let found = violations(&crate::root()).expect("the checks run");
-        let lines: Vec<_> = found
-            .iter()
-            .map(|v| format!("{}: {}", v.at, v.what))
-            .collect();
+        let lines: Vec<_> = found.iter().map(|v| format!("{}: {}", v.at, v.what)).collect();
         assert!(lines.is_empty(), "{}", lines.join("\n"));
     }
 }

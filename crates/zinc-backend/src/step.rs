@@ -88,10 +88,8 @@ impl StepInputs {
     /// [`DeviceError::Step`] naming the input.
     pub fn check(&self, plan: &Plan) -> Result<StepSizes, DeviceError> {
         let limits = &plan.limits;
-        let step = |kind: InputKind, reason: String| DeviceError::Step {
-            input: kind.name(),
-            reason,
-        };
+        let step =
+            |kind: InputKind, reason: String| DeviceError::Step { input: kind.name(), reason };
         let tokens = self.token_ids.len();
         let per_seq = limits.pages_per_seq.max(1) as usize;
         let seqs = self.pages.len() / per_seq;
@@ -99,12 +97,8 @@ impl StepInputs {
             let reason = format!("{tokens} tokens, the plan takes 1 to {}", limits.max_tokens);
             return Err(step(InputKind::TokenIds, reason));
         }
-        let per_token = [
-            InputKind::Positions,
-            InputKind::SeqOf,
-            InputKind::Slots,
-            InputKind::RopeVariant,
-        ];
+        let per_token =
+            [InputKind::Positions, InputKind::SeqOf, InputKind::Slots, InputKind::RopeVariant];
         for kind in per_token {
             if self.get(kind).len() != tokens {
                 let reason = format!("{} entries for {tokens} tokens", self.get(kind).len());
@@ -112,10 +106,7 @@ impl StepInputs {
             }
         }
         if self.pages.len() != seqs * per_seq || seqs > limits.max_seqs as usize {
-            return Err(step(
-                InputKind::Pages,
-                format!("{} entries", self.pages.len()),
-            ));
+            return Err(step(InputKind::Pages, format!("{} entries", self.pages.len())));
         }
         let out_rows = self.out_rows.len();
         if out_rows > limits.max_out_rows as usize {
@@ -124,22 +115,13 @@ impl StepInputs {
         }
         let cache_rows = limits.bound(Dim::CacheRows);
         let ranges = [
-            (
-                InputKind::Positions,
-                u64::from(limits.pages_per_seq) * u64::from(limits.page_size),
-            ),
+            (InputKind::Positions, u64::from(limits.pages_per_seq) * u64::from(limits.page_size)),
             (InputKind::SeqOf, seqs as u64),
             (InputKind::Slots, cache_rows),
             (InputKind::Pages, u64::from(limits.n_pages)),
             (InputKind::OutRows, tokens as u64),
-            (
-                InputKind::TokenIds,
-                operand_rows(plan, InputKind::TokenIds, 0),
-            ),
-            (
-                InputKind::RopeVariant,
-                operand_rows(plan, InputKind::RopeVariant, 2),
-            ),
+            (InputKind::TokenIds, operand_rows(plan, InputKind::TokenIds, 0)),
+            (InputKind::RopeVariant, operand_rows(plan, InputKind::RopeVariant, 2)),
         ];
         for (kind, limit) in ranges {
             let outside = |value: &&i32| u64::try_from(**value).map_or(true, |v| v >= limit);
@@ -147,11 +129,7 @@ impl StepInputs {
                 return Err(step(kind, format!("{value} is not inside 0..{limit}")));
             }
         }
-        Ok(StepSizes {
-            tokens,
-            seqs,
-            out_rows,
-        })
+        Ok(StepSizes { tokens, seqs, out_rows })
     }
 }
 

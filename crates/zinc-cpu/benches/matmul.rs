@@ -28,10 +28,7 @@ const WIDTHS: [u32; 3] = [1024, 2048, 4096];
 const PREFILL_ROWS: u32 = 512;
 
 fn main() {
-    let filter = std::env::args()
-        .skip(1)
-        .find(|arg| !arg.starts_with('-'))
-        .unwrap_or_default();
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let backend = CpuBackend::default();
     let Ok(device) = backend.open(zinc_cpu::NAME) else {
         eprintln!("the cpu device does not open");
@@ -54,13 +51,8 @@ fn main() {
         for width in WIDTHS {
             if format!("{ty} {width}").contains(&filter) {
                 let (bytes, decode) = time(&*device, ty, width, 1, Duration::from_millis(400));
-                let (_, prefill) = time(
-                    &*device,
-                    ty,
-                    width,
-                    PREFILL_ROWS,
-                    Duration::from_millis(800),
-                );
+                let (_, prefill) =
+                    time(&*device, ty, width, PREFILL_ROWS, Duration::from_millis(800));
                 let n = n_matrices(ty, width) as f64;
                 let ops = 2.0 * n * f64::from(PREFILL_ROWS) * f64::from(width) * f64::from(width);
                 println!(
@@ -103,13 +95,8 @@ fn time(device: &dyn Device, ty: GgmlType, width: u32, rows: u32, budget: Durati
     };
     let plan = Arc::new(chain().expect("a chain of products is a valid plan"));
     let matrix_bytes = ty.row_bytes(width as usize).unwrap_or(0) * width as usize;
-    let mut sources = vec![source(
-        "embed",
-        GgmlType::F32,
-        1,
-        width,
-        Bytes::from(vec![0; 4 * width as usize]),
-    )];
+    let mut sources =
+        vec![source("embed", GgmlType::F32, 1, width, Bytes::from(vec![0; 4 * width as usize]))];
     let mut state = 1u32;
     for i in 0..n_matrices {
         // Small values of every type: bytes with the top bits of each scale cleared would differ by type, and speed
@@ -118,25 +105,12 @@ fn time(device: &dyn Device, ty: GgmlType, width: u32, rows: u32, budget: Durati
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 25) as u8
         });
-        sources.push(source(
-            &format!("w{i}"),
-            ty,
-            width,
-            width,
-            noise.collect::<Vec<u8>>().into(),
-        ));
+        sources.push(source(&format!("w{i}"), ty, width, width, noise.collect::<Vec<u8>>().into()));
     }
-    let weights = device
-        .bind_weights(sources, &mut |_, _| {})
-        .expect("sizes fit");
+    let weights = device.bind_weights(sources, &mut |_, _| {}).expect("sizes fit");
     let states = device.alloc_states(&plan).expect("there are none");
-    let bind = Bindings {
-        weights: &weights,
-        states: &states,
-    };
-    let mut exec = device
-        .compile(plan, &bind)
-        .expect("the device has the operations");
+    let bind = Bindings { weights: &weights, states: &states };
+    let mut exec = device.compile(plan, &bind).expect("the device has the operations");
     let mut inputs = StepInputs::default();
     inputs.token_ids.resize(rows as usize, 0);
     inputs.positions.extend(0..rows as i32);
@@ -155,20 +129,11 @@ fn time(device: &dyn Device, ty: GgmlType, width: u32, rows: u32, budget: Durati
         times.push(run(&mut exec));
     }
     times.sort();
-    (
-        f64::from(n_matrices) * matrix_bytes as f64,
-        times[times.len() / 2].as_secs_f64(),
-    )
+    (f64::from(n_matrices) * matrix_bytes as f64, times[times.len() / 2].as_secs_f64())
 }
 
 fn source(name: &str, dtype: GgmlType, rows: u32, cols: u32, data: Bytes) -> WeightSource {
-    WeightSource {
-        name: name.into(),
-        dtype,
-        rows: rows.into(),
-        cols: cols.into(),
-        data,
-    }
+    WeightSource { name: name.into(), dtype, rows: rows.into(), cols: cols.into(), data }
 }
 
 /// Bytes per second that `n_threads` threads read from 512 MB, the best of five passes.

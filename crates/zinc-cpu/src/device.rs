@@ -28,10 +28,7 @@ impl Backend for CpuBackend {
 
     fn open(&self, name: &str) -> Result<Arc<dyn Device>, DeviceError> {
         if name != NAME {
-            return Err(DeviceError::Unknown {
-                name: name.into(),
-                available: NAME.into(),
-            });
+            return Err(DeviceError::Unknown { name: name.into(), available: NAME.into() });
         }
         let n_threads = self.n_threads.unwrap_or_else(machine::default_threads);
         Ok(Arc::new(CpuDevice::new(n_threads, Isa::best())?))
@@ -57,12 +54,7 @@ impl CpuDevice {
             reason: format!("cannot start {n_threads} threads: {error}; try fewer with --threads"),
         })?;
         let info = info(pool.n_threads(), isa);
-        Ok(CpuDevice {
-            info,
-            caps: caps(),
-            pool: Arc::new(pool),
-            isa,
-        })
+        Ok(CpuDevice { info, caps: caps(), pool: Arc::new(pool), isa })
     }
 }
 
@@ -73,10 +65,7 @@ fn info(n_threads: usize, isa: Isa) -> DeviceInfo {
         description: machine::processor(),
         memory_total,
         memory_free,
-        facts: vec![
-            ("isa".into(), isa.name().into()),
-            ("threads".into(), n_threads.to_string()),
-        ],
+        facts: vec![("isa".into(), isa.name().into()), ("threads".into(), n_threads.to_string())],
     }
 }
 
@@ -119,10 +108,7 @@ impl Device for CpuDevice {
     }
 
     fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError> {
-        Ok(States(Arc::new(StateStore::new(
-            plan,
-            machine::memory().1,
-        )?)))
+        Ok(States(Arc::new(StateStore::new(plan, machine::memory().1)?)))
     }
 
     fn compile(
@@ -130,11 +116,6 @@ impl Device for CpuDevice {
         plan: Arc<Plan>,
         bind: &Bindings<'_>,
     ) -> Result<Box<dyn Executable>, DeviceError> {
-        Ok(Box::new(CpuExecutable::new(
-            plan,
-            bind,
-            Arc::clone(&self.pool),
-            self.isa,
-        )?))
+        Ok(Box::new(CpuExecutable::new(plan, bind, Arc::clone(&self.pool), self.isa)?))
     }
 }

@@ -80,10 +80,8 @@ impl CpuExecutable {
         pool: Arc<Pool>,
         isa: Isa,
     ) -> Result<CpuExecutable, DeviceError> {
-        let refuse = |reason: &str| DeviceError::Plan {
-            plan: plan.name.clone(),
-            reason: reason.into(),
-        };
+        let refuse =
+            |reason: &str| DeviceError::Plan { plan: plan.name.clone(), reason: reason.into() };
         let weights = bind.weights.0.downcast_ref::<WeightStore>();
         let weights = weights.ok_or_else(|| refuse("bound to weights of another device"))?;
         let states = Arc::clone(&bind.states.0).downcast::<StateStore>();
@@ -97,11 +95,8 @@ impl CpuExecutable {
         let mut lowering =
             Lowering::new(&plan, weights, &states, &arena, &inputs, pool.n_threads());
         let steps = lowering.steps()?;
-        let outputs = plan
-            .outputs
-            .iter()
-            .map(|id| lowering.operand(*id))
-            .collect::<Result<Vec<_>, _>>()?;
+        let outputs =
+            plan.outputs.iter().map(|id| lowering.operand(*id)).collect::<Result<Vec<_>, _>>()?;
         let mut buffers = lowering.turns;
         buffers.extend([arena, input_buffer]);
         let (k_dim, v_dim, heads) = attention_limits(&plan);
@@ -112,11 +107,7 @@ impl CpuExecutable {
         let new_scratch = || {
             let attention = attention::Scratch::new(k_dim, v_dim);
             let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
-            Mutex::new(Scratch {
-                matmul: matmul::Scratch::new(),
-                attention,
-                attention_out,
-            })
+            Mutex::new(Scratch { matmul: matmul::Scratch::new(), attention, attention_out })
         };
         Ok(CpuExecutable {
             counters: steps.iter().map(|_| Counter::default()).collect(),
@@ -127,11 +118,7 @@ impl CpuExecutable {
             split_blocks,
             parts,
             arrived: (0..n_jobs).map(|_| Counter::default()).collect(),
-            sizes: StepSizes {
-                tokens: 0,
-                seqs: 0,
-                out_rows: 0,
-            },
+            sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
             n_steps: 0,
             profiling: false,
             n_profiled: 0,
@@ -158,11 +145,7 @@ impl CpuExecutable {
                 unsafe { rows.row_mut::<i32>(row) }.copy_from_slice(values);
             }
         }
-        let last = inputs
-            .positions
-            .iter()
-            .max()
-            .map_or(0, |last| *last as usize);
+        let last = inputs.positions.iter().max().map_or(0, |last| *last as usize);
         self.n_key_blocks = last / attention::KEY_BLOCK + 1;
         self.tiles.clear();
         for (row, seq) in inputs.seq_of.iter().enumerate() {
@@ -172,10 +155,7 @@ impl CpuExecutable {
                 {
                     tile.n_rows += 1
                 }
-                _ => self.tiles.push(Tile {
-                    first: row,
-                    n_rows: 1,
-                }),
+                _ => self.tiles.push(Tile { first: row, n_rows: 1 }),
             }
         }
         for counter in self.counters.iter_mut().chain(&mut self.arrived) {
@@ -186,9 +166,7 @@ impl CpuExecutable {
     /// One worker's walk through the nodes.
     fn work(&self, worker: &Worker<'_>) {
         // One worker per scratch: nobody else holds the lock, and a panic leaves nothing that the next task relies on.
-        let mut scratch = self.scratch[worker.idx]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = self.scratch[worker.idx].lock().unwrap_or_else(PoisonError::into_inner);
         let mut start = Instant::now();
         for (step, counter) in self.steps.iter().zip(&self.counters) {
             // Timed nodes run one after the other.
@@ -229,17 +207,10 @@ impl Executable for CpuExecutable {
         self.load(inputs);
         let exec = &*self;
         let result = {
-            let _turn = exec
-                .states
-                .turn
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _turn = exec.states.turn.lock().unwrap_or_else(PoisonError::into_inner);
             exec.pool.run(&|worker| exec.work(worker))
         };
-        result.map_err(|panicked| DeviceError::Lost {
-            device: NAME.into(),
-            reason: panicked.0,
-        })?;
+        result.map_err(|panicked| DeviceError::Lost { device: NAME.into(), reason: panicked.0 })?;
         self.n_steps += 1;
         self.n_profiled += u64::from(self.profiling);
         Ok(Ticket(self.n_steps))
@@ -248,22 +219,13 @@ impl Executable for CpuExecutable {
     fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
         if ticket.0 != self.n_steps {
             let reason = format!("step {} is no longer held", ticket.0);
-            return Err(DeviceError::Lost {
-                device: NAME.into(),
-                reason,
-            });
+            return Err(DeviceError::Lost { device: NAME.into(), reason });
         }
         outputs.values.resize_with(self.outputs.len(), Vec::new);
-        for ((id, operand), values) in self
-            .plan
-            .outputs
-            .iter()
-            .zip(&self.outputs)
-            .zip(&mut outputs.values)
+        for ((id, operand), values) in
+            self.plan.outputs.iter().zip(&self.outputs).zip(&mut outputs.values)
         {
-            let n_rows = self
-                .sizes
-                .rows(self.plan.tensor(*id).shape.rows, &self.plan);
+            let n_rows = self.sizes.rows(self.plan.tensor(*id).shape.rows, &self.plan);
             values.clear();
             for row in 0..n_rows {
                 fetch(operand, row, values);
@@ -305,16 +267,12 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
         GgmlType::Q8_K => {
             // SAFETY: as above.
             let blocks = unsafe { operand.rows.row::<ActSuper>(row) };
-            blocks
-                .iter()
-                .for_each(|block| append(values, block.d, &block.q));
+            blocks.iter().for_each(|block| append(values, block.d, &block.q));
         }
         GgmlType::Q8_1 => {
             // SAFETY: as above.
             let blocks = unsafe { operand.rows.row::<ActBlock>(row) };
-            blocks
-                .iter()
-                .for_each(|block| append(values, block.d(), &block.q));
+            blocks.iter().for_each(|block| append(values, block.d(), &block.q));
         }
         // SAFETY: as above.
         _ => values.extend_from_slice(unsafe { operand.rows.row::<f32>(row) }),
@@ -322,25 +280,19 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
 }
 
 fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
-    usize::try_from(needed)
-        .ok()
-        .and_then(Buffer::new)
-        .ok_or_else(|| DeviceError::OutOfMemory {
-            device: NAME.into(),
-            what: what.into(),
-            needed,
-            available: crate::machine::memory().1,
-        })
+    usize::try_from(needed).ok().and_then(Buffer::new).ok_or_else(|| DeviceError::OutOfMemory {
+        device: NAME.into(),
+        what: what.into(),
+        needed,
+        available: crate::machine::memory().1,
+    })
 }
 
 /// One buffer for all inputs at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
         let shape = kind.shape(&plan.limits);
-        (
-            plan.limits.bound(shape.rows) as usize,
-            shape.cols as usize * size_of::<i32>(),
-        )
+        (plan.limits.bound(shape.rows) as usize, shape.cols as usize * size_of::<i32>())
     };
     let bytes_of = |kind: InputKind| {
         let (n_rows, row_bytes) = size(kind);
@@ -377,25 +329,17 @@ impl SplitKeys {
         heads: usize,
     ) -> Result<SplitKeys, DeviceError> {
         let keys = u64::from(plan.limits.pages_per_seq) * u64::from(plan.limits.page_size);
-        let n_blocks = usize::try_from(keys)
-            .unwrap_or(usize::MAX)
-            .div_ceil(attention::KEY_BLOCK);
+        let n_blocks = usize::try_from(keys).unwrap_or(usize::MAX).div_ceil(attention::KEY_BLOCK);
         let vectors = n_blocks.saturating_mul(heads * (1 + v_dim.div_ceil(16)));
         let row_bytes = vectors.saturating_mul(size_of::<[f32; 16]>());
         // One thread never splits, and a plan without attention needs nothing.
         let n_jobs = if v_dim == 0 { 0 } else { n_threads - 1 };
         let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
-        Ok(SplitKeys {
-            buffer,
-            n_blocks,
-            n_jobs,
-            row_bytes,
-        })
+        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
     }
 
     fn rows(&self) -> Rows {
-        self.buffer
-            .rows(0, self.n_jobs, self.row_bytes, self.row_bytes)
+        self.buffer.rows(0, self.n_jobs, self.row_bytes, self.row_bytes)
     }
 }
 

@@ -30,58 +30,16 @@ pub(crate) struct Step {
 
 /// What a node does.
 pub(crate) enum Kind {
-    Embed {
-        table: Operand,
-        ids: Rows,
-        scale: f32,
-        out: Rows,
-    },
-    GatherRows {
-        x: Rows,
-        rows: Rows,
-        out: Rows,
-    },
-    Add {
-        a: Rows,
-        b: Rows,
-        out: Rows,
-    },
-    GatedAct {
-        act: Activation,
-        gate: Rows,
-        up: Rows,
-        out: Rows,
-    },
-    RmsNorm {
-        x: Rows,
-        w: Rows,
-        eps: f32,
-        out: Rows,
-    },
-    QuantizeAct {
-        x: Rows,
-        dtype: GgmlType,
-        out: Rows,
-    },
+    Embed { table: Operand, ids: Rows, scale: f32, out: Rows },
+    GatherRows { x: Rows, rows: Rows, out: Rows },
+    Add { a: Rows, b: Rows, out: Rows },
+    GatedAct { act: Activation, gate: Rows, up: Rows, out: Rows },
+    RmsNorm { x: Rows, w: Rows, eps: f32, out: Rows },
+    QuantizeAct { x: Rows, dtype: GgmlType, out: Rows },
     MatMul(Product),
-    RopeTurns {
-        positions: Rows,
-        variants: Rows,
-        table: Rows,
-        out: Rows,
-    },
-    Rope {
-        mode: RopeMode,
-        head_dim: usize,
-        x: Rows,
-        turns: Rows,
-        out: Rows,
-    },
-    KvWrite {
-        values: [Rows; 2],
-        slots: Rows,
-        caches: [Operand; 2],
-    },
+    RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
+    Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
+    KvWrite { values: [Rows; 2], slots: Rows, caches: [Operand; 2] },
     Attention(AttentionStep),
 }
 
@@ -165,12 +123,7 @@ impl<'a> Lowering<'a> {
                 rows
             };
             let kind = self.kind(node)?;
-            steps.push(Step {
-                kind,
-                rows,
-                barrier: node.barrier,
-                node: Some(idx),
-            });
+            steps.push(Step { kind, rows, barrier: node.barrier, node: Some(idx) });
         }
         let turns = self.known_turns.iter().map(|turns| {
             let kind = Kind::RopeTurns {
@@ -180,12 +133,7 @@ impl<'a> Lowering<'a> {
                 out: turns.out,
             };
             // A barrier lies between these and their readers: a rotation reads a value that some node wrote before it.
-            Ok(Step {
-                kind,
-                rows: Dim::Tokens,
-                barrier: false,
-                node: None,
-            })
+            Ok(Step { kind, rows: Dim::Tokens, barrier: false, node: None })
         });
         let mut all = turns.collect::<Result<Vec<_>, DeviceError>>()?;
         all.append(&mut steps);
@@ -193,16 +141,8 @@ impl<'a> Lowering<'a> {
     }
 
     fn unsupported(&self, node: &Node, reason: impl Into<String>) -> DeviceError {
-        let reason = format!(
-            "{} of {}: {}",
-            node.op.kind().name(),
-            node.label,
-            reason.into()
-        );
-        DeviceError::Plan {
-            plan: self.plan.name.clone(),
-            reason,
-        }
+        let reason = format!("{} of {}: {}", node.op.kind().name(), node.label, reason.into());
+        DeviceError::Plan { plan: self.plan.name.clone(), reason }
     }
 
     fn kind(&mut self, node: &Node) -> Result<Kind, DeviceError> {
@@ -243,11 +183,8 @@ impl<'a> Lowering<'a> {
             },
             Op::MatMul(matmul) => {
                 let mut rest = reads[2..].iter();
-                let bias = rest
-                    .next()
-                    .filter(|_| matmul.bias)
-                    .map(|id| self.operand(*id))
-                    .transpose()?;
+                let bias =
+                    rest.next().filter(|_| matmul.bias).map(|id| self.operand(*id)).transpose()?;
                 let residual = reads
                     .last()
                     .filter(|_| matmul.residual)
@@ -314,16 +251,7 @@ impl<'a> Lowering<'a> {
         let n_out = self.plan.tensor(node.writes[0]).shape.cols as usize;
         // Several tasks per thread, so that none waits long for the last; few enough that taking one costs nothing.
         let panels_per_task = (n_out.div_ceil(ROWS) / (self.n_threads * 8)).clamp(1, 16);
-        Ok(Product {
-            weight,
-            up,
-            x,
-            bias,
-            residual,
-            out,
-            n_out,
-            panels_per_task,
-        })
+        Ok(Product { weight, up, x, bias, residual, out, n_out, panels_per_task })
     }
 
     /// The buffer that holds the cosines and sines of a rotation: one for each table, computed once per step.
@@ -341,12 +269,7 @@ impl<'a> Lowering<'a> {
             .ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
         let out = buffer.rows(0, n_rows, row_bytes, row_bytes);
         self.turns.push(buffer);
-        self.known_turns.push(Turns {
-            table,
-            positions,
-            variants,
-            out,
-        });
+        self.known_turns.push(Turns { table, positions, variants, out });
         Ok(out)
     }
 
@@ -378,9 +301,7 @@ impl<'a> Lowering<'a> {
         let rows = match tensor.kind {
             TensorKind::Input(kind) => {
                 let found = self.inputs.iter().find(|(input, _)| *input == kind);
-                found
-                    .map(|(_, rows)| *rows)
-                    .ok_or_else(|| no_memory("is no input"))?
+                found.map(|(_, rows)| *rows).ok_or_else(|| no_memory("is no input"))?
             }
             TensorKind::Const(idx) => Rows::of_f32(&plan.consts[idx as usize].data, cols),
             TensorKind::Weight => {
@@ -389,22 +310,14 @@ impl<'a> Lowering<'a> {
             TensorKind::State => self.states.bind(plan, id)?,
             TensorKind::Value | TensorKind::View { .. } => {
                 let (owner, offset, stride) = plan.locate(id);
-                let memory = plan
-                    .memory
-                    .as_ref()
-                    .and_then(|memory| memory.offsets[owner.index()]);
+                let memory = plan.memory.as_ref().and_then(|memory| memory.offsets[owner.index()]);
                 let start = memory
                     .ok_or_else(|| no_memory("has no place; the plan is not prepared"))?
                     as usize;
                 let n_rows = plan.limits.bound(tensor.shape.rows) as usize;
-                self.arena
-                    .rows(start + offset, n_rows, stride, tensor.row_bytes())
+                self.arena.rows(start + offset, n_rows, stride, tensor.row_bytes())
             }
         };
-        Ok(Operand {
-            rows,
-            dtype: tensor.dtype,
-            cols,
-        })
+        Ok(Operand { rows, dtype: tensor.dtype, cols })
     }
 }

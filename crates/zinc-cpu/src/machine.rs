@@ -8,9 +8,7 @@ pub(crate) fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
-        ["model name", "Model"]
-            .contains(&key.trim())
-            .then(|| value.trim().to_owned())
+        ["model name", "Model"].contains(&key.trim()).then(|| value.trim().to_owned())
     });
     name.unwrap_or_else(|| format!("{} processor", std::env::consts::ARCH))
 }
@@ -20,26 +18,14 @@ pub(crate) fn memory() -> (u64, u64) {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name))?;
-        let kib: u64 = line
-            .trim_start_matches(':')
-            .trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse()
-            .ok()?;
+        let kib: u64 =
+            line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse().ok()?;
         kib.checked_mul(1024)
     };
-    let (total, free) = (
-        field("MemTotal").unwrap_or(0),
-        field("MemAvailable").unwrap_or(0),
-    );
+    let (total, free) = (field("MemTotal").unwrap_or(0), field("MemAvailable").unwrap_or(0));
     // A container may have less than the machine.
     let cgroup = |name: &str| -> Option<u64> {
-        fs::read_to_string(format!("/sys/fs/cgroup/{name}"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
     };
     match cgroup("memory.max") {
         Some(limit) if limit < total => {
@@ -60,9 +46,7 @@ pub(crate) fn default_threads() -> usize {
 /// Cores among the processors this process may run on.
 fn physical_cores() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let list = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let mut cores = BTreeSet::new();
     for processor in parse_list(list.trim())? {
         let path = format!("/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list");

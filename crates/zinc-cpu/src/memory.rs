@@ -37,11 +37,7 @@ impl Buffer {
         let skip = allocation.as_ptr().align_offset(ALIGN);
         // SAFETY: `skip` is below ALIGN, and the allocation is ALIGN bytes longer than `len`.
         let start = unsafe { allocation.add(skip) };
-        Some(Buffer {
-            allocation,
-            start,
-            len,
-        })
+        Some(Buffer { allocation, start, len })
     }
 
     fn layout(len: usize) -> Option<Layout> {
@@ -56,20 +52,11 @@ impl Buffer {
         stride: usize,
         row_bytes: usize,
     ) -> Rows {
-        let len = if n_rows == 0 {
-            0
-        } else {
-            (n_rows - 1) * stride + row_bytes
-        };
+        let len = if n_rows == 0 { 0 } else { (n_rows - 1) * stride + row_bytes };
         assert!(offset + len <= self.len, "rows lie inside the buffer");
         // SAFETY: just checked.
         let start = unsafe { self.start.as_ptr().add(offset) };
-        Rows {
-            start,
-            len,
-            stride,
-            row_bytes,
-        }
+        Rows { start, len, stride, row_bytes }
     }
 }
 
@@ -95,10 +82,7 @@ impl AlignedBytes {
         let rows = buffer.rows(0, 1, bytes.len(), bytes.len());
         // SAFETY: the buffer is alive and nobody else knows it.
         unsafe { rows.row_mut::<u8>(0) }.copy_from_slice(bytes);
-        Some(AlignedBytes {
-            buffer,
-            len: bytes.len(),
-        })
+        Some(AlignedBytes { buffer, len: bytes.len() })
     }
 }
 
@@ -153,12 +137,7 @@ unsafe impl Sync for Rows {}
 impl Rows {
     /// Contiguous rows of bytes that are only read.
     pub(crate) fn of_bytes(bytes: &[u8], row_bytes: usize) -> Rows {
-        Rows {
-            start: bytes.as_ptr().cast_mut(),
-            len: bytes.len(),
-            stride: row_bytes,
-            row_bytes,
-        }
+        Rows { start: bytes.as_ptr().cast_mut(), len: bytes.len(), stride: row_bytes, row_bytes }
     }
 
     /// One row per `cols` values of `values`, only read.
@@ -174,10 +153,7 @@ impl Rows {
 
     #[inline(always)]
     fn check<T: Plain>(&self, bytes: &Range<usize>) -> *mut T {
-        assert!(
-            bytes.start <= bytes.end && bytes.end <= self.len,
-            "access inside the rows"
-        );
+        assert!(bytes.start <= bytes.end && bytes.end <= self.len, "access inside the rows");
         // SAFETY: just checked.
         let at = unsafe { self.start.add(bytes.start) }.cast::<T>();
         assert!(at.is_aligned(), "rows are aligned to their elements");
@@ -202,11 +178,7 @@ impl Rows {
     /// As [`Rows::row`], for all rows and the gaps.
     #[inline(always)]
     pub(crate) unsafe fn span<'a, T: Plain>(&self, n_rows: usize) -> &'a [T] {
-        let bytes = 0..if n_rows == 0 {
-            0
-        } else {
-            (n_rows - 1) * self.stride + self.row_bytes
-        };
+        let bytes = 0..if n_rows == 0 { 0 } else { (n_rows - 1) * self.stride + self.row_bytes };
         let at = self.check::<T>(&bytes);
         // SAFETY: `check` covers range and alignment, the caller the rest.
         unsafe { std::slice::from_raw_parts(at, bytes.end / size_of::<T>()) }
@@ -232,10 +204,7 @@ impl Rows {
         row: usize,
         cols: Range<usize>,
     ) -> &'a mut [T] {
-        assert!(
-            cols.end * size_of::<T>() <= self.row_bytes,
-            "columns inside the row"
-        );
+        assert!(cols.end * size_of::<T>() <= self.row_bytes, "columns inside the row");
         let start = row * self.stride;
         let bytes = start + cols.start * size_of::<T>()..start + cols.end * size_of::<T>();
         let at = self.check::<T>(&bytes);

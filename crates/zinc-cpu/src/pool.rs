@@ -39,10 +39,7 @@ impl Gate {
         }
         let mut guard = lock(&self.lock);
         while !condition() {
-            guard = self
-                .opened
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
+            guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -96,9 +93,7 @@ impl Worker<'_> {
             let generation = shared.generation.load(Ordering::Acquire);
             if shared.arrived.fetch_add(1, Ordering::AcqRel) + 1 == shared.n_threads {
                 shared.arrived.store(0, Ordering::Relaxed);
-                shared
-                    .generation
-                    .store(generation.wrapping_add(1), Ordering::Release);
+                shared.generation.store(generation.wrapping_add(1), Ordering::Release);
                 shared.barrier.open();
             } else {
                 shared.barrier.wait_until(|| {
@@ -107,11 +102,7 @@ impl Worker<'_> {
                 });
             }
         }
-        if shared.aborted.load(Ordering::Acquire) {
-            Err(Aborted)
-        } else {
-            Ok(())
-        }
+        if shared.aborted.load(Ordering::Acquire) { Err(Aborted) } else { Ok(()) }
     }
 }
 
@@ -147,9 +138,7 @@ impl Shared {
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a worker panicked".into())
 }
@@ -183,16 +172,12 @@ impl Pool {
             generation: AtomicUsize::new(0),
             barrier: Gate::default(),
         });
-        let mut pool = Pool {
-            shared,
-            threads: Vec::with_capacity(n_threads - 1),
-            turn: Mutex::new(()),
-        };
+        let mut pool =
+            Pool { shared, threads: Vec::with_capacity(n_threads - 1), turn: Mutex::new(()) };
         for idx in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("zinc-cpu-{idx}"));
-            pool.threads
-                .push(thread.spawn(move || shared.worker_loop(idx))?);
+            pool.threads.push(thread.spawn(move || shared.worker_loop(idx))?);
         }
         Ok(pool)
     }
@@ -223,9 +208,7 @@ impl Pool {
         }
         shared.work(0, job);
         if !self.threads.is_empty() {
-            shared
-                .finished
-                .wait_until(|| shared.running.load(Ordering::Acquire) == 0);
+            shared.finished.wait_until(|| shared.running.load(Ordering::Acquire) == 0);
             *lock(&shared.job) = None;
         }
         lock(&shared.panic).take().map_or(Ok(()), Err)

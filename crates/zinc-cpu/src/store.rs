@@ -10,10 +10,7 @@ use zinc_plan::{Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
 fn binding(tensor: &TensorInfo, reason: impl Into<String>) -> DeviceError {
-    DeviceError::Binding {
-        name: tensor.name.clone(),
-        reason: reason.into(),
-    }
+    DeviceError::Binding { name: tensor.name.clone(), reason: reason.into() }
 }
 
 /// A model's weights by name, read in place.
@@ -31,26 +28,18 @@ impl WeightStore {
         let mut by_name = HashMap::with_capacity(sources.len());
         let mut done = 0;
         for mut source in sources {
-            let row_bytes = usize::try_from(source.cols)
-                .ok()
-                .and_then(|cols| source.dtype.row_bytes(cols));
+            let row_bytes =
+                usize::try_from(source.cols).ok().and_then(|cols| source.dtype.row_bytes(cols));
             let expected = row_bytes.and_then(|bytes| (bytes as u64).checked_mul(source.rows));
             done += source.data.len() as u64;
             if expected != Some(source.data.len() as u64) {
                 let reason = match expected {
-                    Some(expected) => format!(
-                        "has {} bytes, its shape needs {expected}",
-                        source.data.len()
-                    ),
-                    None => format!(
-                        "{} columns are no whole {} blocks",
-                        source.cols, source.dtype
-                    ),
+                    Some(expected) => {
+                        format!("has {} bytes, its shape needs {expected}", source.data.len())
+                    }
+                    None => format!("{} columns are no whole {} blocks", source.cols, source.dtype),
                 };
-                return Err(DeviceError::Binding {
-                    name: source.name,
-                    reason,
-                });
+                return Err(DeviceError::Binding { name: source.name, reason });
             }
             if source.dtype == GgmlType::F32 && !source.data.as_ptr().cast::<f32>().is_aligned() {
                 let copy = AlignedBytes::copy_of(&source.data).ok_or_else(|| {
@@ -119,18 +108,11 @@ impl StateStore {
                 available,
             })?;
             let n_rows = plan.limits.bound(tensor.shape.rows) as usize;
-            let state = State {
-                dtype: tensor.dtype,
-                row_bytes: tensor.row_bytes(),
-                n_rows,
-                buffer,
-            };
+            let state =
+                State { dtype: tensor.dtype, row_bytes: tensor.row_bytes(), n_rows, buffer };
             by_name.insert(tensor.name.clone(), state);
         }
-        Ok(StateStore {
-            by_name,
-            turn: Mutex::new(()),
-        })
+        Ok(StateStore { by_name, turn: Mutex::new(()) })
     }
 
     /// The rows of the state that `plan` calls `id`, if it has the type and size the plan says.
@@ -145,13 +127,8 @@ impl StateStore {
             || state.row_bytes != tensor.row_bytes()
             || state.n_rows != n_rows
         {
-            return Err(binding(
-                tensor,
-                "has another type or size than the plan says",
-            ));
+            return Err(binding(tensor, "has another type or size than the plan says"));
         }
-        Ok(state
-            .buffer
-            .rows(0, n_rows, state.row_bytes, state.row_bytes))
+        Ok(state.buffer.rows(0, n_rows, state.row_bytes, state.row_bytes))
     }
 }

@@ -44,10 +44,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn steady_decode_allocates_nothing() {
     for ty in [GgmlType::F32, GgmlType::Q8_0, GgmlType::Q4_K] {
-        let model = Model {
-            cache: GgmlType::F16,
-            ..Model::new(ty)
-        };
+        let model = Model { cache: GgmlType::F16, ..Model::new(ty) };
         let mut running = Running::cpu(&model, 2, Isa::best());
         let mut outputs = StepOutputs::default();
         let steps: Vec<_> = (0..20).map(|position| inputs(&[(0, position)])).collect();

@@ -18,13 +18,13 @@ fn assert_close(got: &[Vec<f32>], want: &[Vec<f32>], tolerance: f32, what: &str)
     assert_eq!(got.len(), want.len());
     let pairs = got.iter().flatten().zip(want.iter().flatten());
     let largest = want.iter().flatten().fold(0.0f32, |a, x| a.max(x.abs()));
-    let error = pairs.fold(0.0f32, |a, (x, y)| {
-        if (x - y).is_nan() {
-            f32::INFINITY
-        } else {
-            a.max((x - y).abs())
-        }
-    });
+    let error =
+        pairs.fold(
+            0.0f32,
+            |a, (x, y)| {
+                if (x - y).is_nan() { f32::INFINITY } else { a.max((x - y).abs()) }
+            },
+        );
     assert!(
         error <= tolerance * largest.max(1.0),
         "{what}: off by {error}, largest value {largest}"
@@ -42,56 +42,13 @@ fn float_models() -> Vec<(&'static str, Model)> {
         ("q5_1", Model::new(GgmlType::Q5_1)),
         (
             "odd sizes",
-            Model {
-                d: 100,
-                heads: 6,
-                kv_heads: 2,
-                head_dim: 20,
-                ff: 77,
-                n_dims: 12,
-                ..base
-            },
+            Model { d: 100, heads: 6, kv_heads: 2, head_dim: 20, ff: 77, n_dims: 12, ..base },
         ),
-        (
-            "norm rope, bias",
-            Model {
-                mode: RopeMode::Norm,
-                bias: true,
-                n_dims: 32,
-                ..base
-            },
-        ),
-        (
-            "window",
-            Model {
-                window: Some(13),
-                ..base
-            },
-        ),
-        (
-            "many heads",
-            Model {
-                heads: 40,
-                kv_heads: 1,
-                head_dim: 8,
-                n_dims: 8,
-                ..base
-            },
-        ),
-        (
-            "f16 cache",
-            Model {
-                cache: GgmlType::F16,
-                ..base
-            },
-        ),
-        (
-            "q8_0 cache",
-            Model {
-                cache: GgmlType::Q8_0,
-                ..base
-            },
-        ),
+        ("norm rope, bias", Model { mode: RopeMode::Norm, bias: true, n_dims: 32, ..base }),
+        ("window", Model { window: Some(13), ..base }),
+        ("many heads", Model { heads: 40, kv_heads: 1, head_dim: 8, n_dims: 8, ..base }),
+        ("f16 cache", Model { cache: GgmlType::F16, ..base }),
+        ("q8_0 cache", Model { cache: GgmlType::Q8_0, ..base }),
         (
             "q8_0 cache, small heads",
             Model {
@@ -114,11 +71,7 @@ fn steps_match_the_reference() {
         for isa in Isa::available() {
             let got = Running::cpu(&model, 2, isa).prefill(300, 48);
             // A cache in q8_0 can round a key the other way for a last-bit difference.
-            let tolerance = if model.cache == GgmlType::F32 {
-                2e-5
-            } else {
-                2e-2
-            };
+            let tolerance = if model.cache == GgmlType::F32 { 2e-5 } else { 2e-2 };
             assert_close(&got, &want, tolerance, &format!("{name} on {}", isa.name()));
         }
     }
@@ -126,13 +79,7 @@ fn steps_match_the_reference() {
 
 #[test]
 fn quantised_steps_are_near_the_reference() {
-    for ty in [
-        GgmlType::Q8_0,
-        GgmlType::Q4_0,
-        GgmlType::Q4_K,
-        GgmlType::Q5_K,
-        GgmlType::Q6_K,
-    ] {
+    for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K] {
         let model = Model::new(ty);
         let mut reference = Running::new(&model, Arc::new(ReferenceDevice::new()), model.sources());
         let want = reference.prefill(40, 40);
@@ -155,10 +102,7 @@ fn rows_are_reproducible() {
     ];
     for ty in types {
         for isa in Isa::available() {
-            let model = Model {
-                cache: GgmlType::F16,
-                ..Model::new(ty)
-            };
+            let model = Model { cache: GgmlType::F16, ..Model::new(ty) };
             let what = format!("{ty} on {}", isa.name());
             // More than one block of keys once; attention does not see the weights' type.
             let n = if ty == GgmlType::F32 { 290 } else { 50 };
@@ -171,10 +115,7 @@ fn rows_are_reproducible() {
             let mut both = Running::cpu(&model, 2, isa);
             for (position, alone) in alone.iter().take(20).enumerate() {
                 let got = both.step(&[(1, position), (0, position)]);
-                assert!(
-                    got[1] == *alone,
-                    "{what}, next to another sequence, position {position}"
-                );
+                assert!(got[1] == *alone, "{what}, next to another sequence, position {position}");
             }
         }
     }
@@ -182,10 +123,7 @@ fn rows_are_reproducible() {
 
 #[test]
 fn windows_are_reproducible() {
-    let model = Model {
-        window: Some(100),
-        ..Model::new(GgmlType::F32)
-    };
+    let model = Model { window: Some(100), ..Model::new(GgmlType::F32) };
     let alone = Running::cpu(&model, 1, Isa::best()).prefill(600, 1);
     assert!(Running::cpu(&model, 2, Isa::best()).prefill(600, 48) == alone);
 }
@@ -194,10 +132,7 @@ fn windows_are_reproducible() {
 #[test]
 fn keys_split_among_threads_give_the_same_bits() {
     for window in [None, Some(300)] {
-        let model = Model {
-            window,
-            ..Model::new(GgmlType::F32)
-        };
+        let model = Model { window, ..Model::new(GgmlType::F32) };
         let mut one = Running::cpu(&model, 1, Isa::best());
         let mut many = Running::cpu(&model, 9, Isa::best());
         assert!(one.prefill(600, 48) == many.prefill(600, 48));
@@ -211,17 +146,11 @@ fn keys_split_among_threads_give_the_same_bits() {
 #[test]
 fn fused_equals_decomposed() {
     for ty in [GgmlType::F32, GgmlType::Q4_K, GgmlType::Q8_0] {
-        let model = Model {
-            bias: true,
-            ..Model::new(ty)
-        };
+        let model = Model { bias: true, ..Model::new(ty) };
         let mut fused = Running::cpu(&model, 2, Isa::best());
         let has_fused = |plan: &Plan| {
             plan.nodes.iter().any(|node| {
-                matches!(
-                    node.op,
-                    Op::GateUpAct(_) | Op::MatMul(MatMul { residual: true, .. })
-                )
+                matches!(node.op, Op::GateUpAct(_) | Op::MatMul(MatMul { residual: true, .. }))
             })
         };
         assert!(has_fused(fused.exec.plan()));
@@ -230,18 +159,10 @@ fn fused_equals_decomposed() {
         let plan = Arc::new(passes::prepare(model.plan(), &caps).unwrap());
         assert!(!has_fused(&plan));
         let states = fused.device.alloc_states(&plan).unwrap();
-        let bind = Bindings {
-            weights: &fused.weights,
-            states: &states,
-        };
+        let bind = Bindings { weights: &fused.weights, states: &states };
         let exec = fused.device.compile(plan, &bind).unwrap();
         let (device, weights) = (fused.device.clone(), fused.weights.clone());
-        let mut plain = Running {
-            device,
-            weights,
-            states,
-            exec,
-        };
+        let mut plain = Running { device, weights, states, exec };
         assert!(fused.prefill(30, 30) == plain.prefill(30, 30), "{ty}");
     }
 }
@@ -260,32 +181,14 @@ fn trace_and_profile() {
     plan.add_outputs(&names).unwrap();
     // The layout must keep the outputs, so the passes run again on the plan as the model built it.
     let mut traced = model.plan();
-    let kept: Vec<String> = names
-        .into_iter()
-        .filter(|name| traced.find(name).is_some())
-        .collect();
+    let kept: Vec<String> = names.into_iter().filter(|name| traced.find(name).is_some()).collect();
     traced.add_outputs(&kept).unwrap();
     let plan = Arc::new(passes::prepare(traced, device.caps()).unwrap());
     let n_outputs = plan.outputs.len();
-    let weights = device
-        .bind_weights(model.sources(), &mut |_, _| {})
-        .unwrap();
+    let weights = device.bind_weights(model.sources(), &mut |_, _| {}).unwrap();
     let states = device.alloc_states(&plan).unwrap();
-    let exec = device
-        .compile(
-            plan,
-            &Bindings {
-                weights: &weights,
-                states: &states,
-            },
-        )
-        .unwrap();
-    let mut running = Running {
-        device,
-        weights,
-        states,
-        exec,
-    };
+    let exec = device.compile(plan, &Bindings { weights: &weights, states: &states }).unwrap();
+    let mut running = Running { device, weights, states, exec };
     let plain = Running::cpu(&model, 2, Isa::best()).prefill(9, 9);
     running.exec.set_profiling(true);
     assert!(running.prefill(9, 9) == plain);
@@ -308,13 +211,7 @@ fn wrong_bindings_are_refused() {
             Ok(weights) => weights,
             Err(error) => return error.to_string(),
         };
-        match device.compile(
-            plan.clone(),
-            &Bindings {
-                weights: &weights,
-                states: &states,
-            },
-        ) {
+        match device.compile(plan.clone(), &Bindings { weights: &weights, states: &states }) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         }
@@ -330,13 +227,8 @@ fn wrong_bindings_are_refused() {
     other[0].data = other[0].data.slice(..half);
     assert!(message(other).contains("the plan says"));
     // An unprepared plan has no memory layout.
-    let weights = device
-        .bind_weights(model.sources(), &mut |_, _| {})
-        .unwrap();
-    let bind = Bindings {
-        weights: &weights,
-        states: &states,
-    };
+    let weights = device.bind_weights(model.sources(), &mut |_, _| {}).unwrap();
+    let bind = Bindings { weights: &weights, states: &states };
     assert!(device.compile(Arc::new(model.plan()), &bind).is_err());
 }
 
@@ -347,11 +239,7 @@ fn weights_are_finite() {
         for source in Model::new(ty).sources() {
             let mut values = vec![0.0; (source.rows * source.cols) as usize];
             dequantize(source.dtype, &source.data, &mut values).unwrap();
-            assert!(
-                values.iter().all(|value| value.is_finite()),
-                "{}",
-                source.name
-            );
+            assert!(values.iter().all(|value| value.is_finite()), "{}", source.name);
         }
     }
 }

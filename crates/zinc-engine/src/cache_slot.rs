@@ -39,12 +39,7 @@ impl CacheSlot {
         if rope_variant != self.rope_variant {
             return 0;
         }
-        let n_common = self
-            .tokens
-            .iter()
-            .zip(prompt)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let n_common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         n_common.min(prompt.len().saturating_sub(1))
     }
 
@@ -74,11 +69,7 @@ mod tests {
         slot.computed(&[1, 2, 3, 4]);
         assert_eq!(slot.n_reusable(&[1, 2, 9], 0), 2);
         assert_eq!(slot.n_reusable(&[1, 2, 3, 4, 5], 0), 4);
-        assert_eq!(
-            slot.n_reusable(&[1, 2, 3, 4], 0),
-            3,
-            "the last token's logits are needed"
-        );
+        assert_eq!(slot.n_reusable(&[1, 2, 3, 4], 0), 3, "the last token's logits are needed");
         assert_eq!(slot.n_reusable(&[9, 1, 2], 0), 0);
         assert_eq!(slot.n_reusable(&[1, 2, 9], 1), 0, "other rope frequencies");
         assert_eq!(slot.keep(&mut pool, 2, 0), 2);

@@ -64,9 +64,7 @@ impl Engine {
             max_tokens,
             pages_per_seq: shape.pages_per_seq(),
             pool: PagePool::new(shape.n_pages()),
-            slots: std::iter::repeat_with(slot)
-                .take(shape.max_seqs as usize)
-                .collect(),
+            slots: std::iter::repeat_with(slot).take(shape.max_seqs as usize).collect(),
             generations: VecDeque::new(),
             next_id: 0,
             batch: Vec::new(),
@@ -98,9 +96,7 @@ impl Engine {
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         let config = self.loaded.model().config();
         if self.generations.len() >= N_REQUESTS_MAX {
-            return Err(EngineError::QueueFull {
-                n_waiting: self.generations.len(),
-            });
+            return Err(EngineError::QueueFull { n_waiting: self.generations.len() });
         }
         check_ids(&request.prompt, config.n_vocab)?;
         let n_prompt = request.prompt.len();
@@ -135,10 +131,8 @@ impl Engine {
         self.remove_finished(sink);
         self.admit();
         self.restart_outgrown();
-        let running = self
-            .generations
-            .iter()
-            .filter(|g| *g.sequence.state() != SequenceState::Waiting);
+        let running =
+            self.generations.iter().filter(|g| *g.sequence.state() != SequenceState::Waiting);
         scheduler::schedule(
             running.map(|g| Pending::of(&g.sequence)),
             self.max_tokens,
@@ -151,20 +145,12 @@ impl Engine {
         let outputs = self.runner.run(&self.inputs)?;
         let n_vocab = self.loaded.model().config().n_vocab as usize;
         // The plan returns one row for every share that wants logits, in the order of the shares.
-        let mut rows = outputs
-            .values
-            .first()
-            .map_or(&[][..], Vec::as_slice)
-            .chunks_exact(n_vocab);
+        let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice).chunks_exact(n_vocab);
         for entry in &self.batch {
             let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
             slot.computed(generation.sequence.next_tokens(entry.n_tokens));
             let is_complete = generation.advance(entry.n_tokens as usize, sink);
-            let logits = if entry.wants_logits {
-                rows.next().unwrap_or(&[])
-            } else {
-                &[]
-            };
+            let logits = if entry.wants_logits { rows.next().unwrap_or(&[]) } else { &[] };
             if is_complete {
                 generation.choose(logits, self.loaded.model(), &mut self.workspace, sink);
             }
@@ -177,10 +163,8 @@ impl Engine {
     /// prompt.
     fn admit(&mut self) {
         let graph = self.loaded.model().graph();
-        for generation in self
-            .generations
-            .iter_mut()
-            .filter(|g| *g.sequence.state() == SequenceState::Waiting)
+        for generation in
+            self.generations.iter_mut().filter(|g| *g.sequence.state() == SequenceState::Waiting)
         {
             let prompt = generation.sequence.tokens();
             let rope_variant = graph.rope_variant(prompt.len() as u32);
@@ -203,10 +187,7 @@ impl Engine {
         let graph = self.loaded.model().graph();
         for slot in &mut self.slots {
             let Some(owner) = slot.owner else { continue };
-            let Some(generation) = self
-                .generations
-                .iter_mut()
-                .find(|g| g.sequence.id() == owner)
+            let Some(generation) = self.generations.iter_mut().find(|g| g.sequence.id() == owner)
             else {
                 continue;
             };
@@ -226,19 +207,9 @@ impl Engine {
             let tokens = generation.sequence.next_tokens(entry.n_tokens);
             let position = generation.sequence.n_computed() as u32;
             slot.table.grow(&mut self.pool, position + entry.n_tokens)?;
-            let out_rows = if entry.wants_logits {
-                OutRows::Last
-            } else {
-                OutRows::None
-            };
+            let out_rows = if entry.wants_logits { OutRows::Last } else { OutRows::None };
             let rope_variant = slot.rope_variant;
-            let share = Share {
-                tokens,
-                position,
-                table: &slot.table,
-                rope_variant,
-                out_rows,
-            };
+            let share = Share { tokens, position, table: &slot.table, rope_variant, out_rows };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }
         Ok(())
@@ -272,9 +243,7 @@ fn find<'a>(
     slots: &'a mut [CacheSlot],
     seq: SequenceId,
 ) -> (&'a mut Generation, &'a mut CacheSlot) {
-    let generation = generations
-        .iter_mut()
-        .find(|generation| generation.sequence.id() == seq);
+    let generation = generations.iter_mut().find(|generation| generation.sequence.id() == seq);
     let slot = slots.iter_mut().find(|slot| slot.owner == Some(seq));
     match (generation, slot) {
         (Some(generation), Some(slot)) => (generation, slot),
@@ -288,11 +257,7 @@ pub(crate) fn check_ids(tokens: &[u32], n_vocab: u32) -> Result<(), EngineError>
         return Err(EngineError::EmptyPrompt);
     }
     match tokens.iter().position(|&id| id >= n_vocab) {
-        Some(position) => Err(EngineError::TokenId {
-            position,
-            id: tokens[position],
-            n_vocab,
-        }),
+        Some(position) => Err(EngineError::TokenId { position, id: tokens[position], n_vocab }),
         None => Ok(()),
     }
 }

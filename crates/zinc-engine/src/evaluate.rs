@@ -76,16 +76,10 @@ impl Evaluator {
         options: &EngineOptions,
         taps: &Taps,
     ) -> Result<Evaluator, EngineError> {
-        let options = EngineOptions {
-            max_seqs: 1,
-            ..*options
-        };
+        let options = EngineOptions { max_seqs: 1, ..*options };
         let shape = options.cache_shape(loaded.model())?;
         let max_tokens = options.step_tokens(&shape);
-        let wanted = Wanted {
-            all_rows: taps.all_logits,
-            taps: taps.tensors.clone(),
-        };
+        let wanted = Wanted { all_rows: taps.all_logits, taps: taps.tensors.clone() };
         let runner = Runner::new(&loaded, shape, max_tokens, &wanted)?;
         Ok(Evaluator {
             runner,
@@ -110,10 +104,7 @@ impl Evaluator {
         loaded: &LoadedModel,
         options: &EngineOptions,
     ) -> Result<Vec<String>, EngineError> {
-        let options = EngineOptions {
-            max_seqs: 1,
-            ..*options
-        };
+        let options = EngineOptions { max_seqs: 1, ..*options };
         let shape = options.cache_shape(loaded.model())?;
         let plan = crate::runner::prepare(
             loaded.model(),
@@ -122,11 +113,7 @@ impl Evaluator {
             options.step_tokens(&shape),
             &Wanted::default(),
         )?;
-        let written = plan
-            .nodes
-            .iter()
-            .flat_map(|node| &node.writes)
-            .map(|id| plan.tensor(*id));
+        let written = plan.nodes.iter().flat_map(|node| &node.writes).map(|id| plan.tensor(*id));
         let values =
             written.filter(|t| t.kind == zinc_plan::TensorKind::Value && t.dtype == GgmlType::F32);
         Ok(values.map(|tensor| tensor.name.clone()).collect())
@@ -167,11 +154,7 @@ impl Evaluator {
         let n_prompt = n_before + tokens.len();
         if n_prompt > self.n_ctx as usize {
             let (n_ctx, n_ctx_train) = (self.n_ctx, config.n_ctx_train);
-            return Err(EngineError::PromptTooLong {
-                n_prompt,
-                n_ctx,
-                n_ctx_train,
-            });
+            return Err(EngineError::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
         }
         self.tokens.extend_from_slice(tokens);
         let result = self.compute(n_before);
@@ -209,22 +192,14 @@ impl Evaluator {
     fn compute(&mut self, n_before: usize) -> Result<Vec<Tapped>, EngineError> {
         let n_tokens = self.tokens.len();
         let rope_variant = self.loaded.model().graph().rope_variant(n_tokens as u32);
-        let mut position = if rope_variant == self.rope_variant {
-            n_before
-        } else {
-            0
-        };
+        let mut position = if rope_variant == self.rope_variant { n_before } else { 0 };
         self.rope_variant = rope_variant;
         self.table.grow(&mut self.pool, n_tokens as u32)?;
         let mut taps = self.empty_taps();
         while position < n_tokens {
             // Old tokens are computed apart from new ones, so that taps hold the new ones' rows
             // only.
-            let limit = if position < n_before {
-                n_before
-            } else {
-                n_tokens
-            };
+            let limit = if position < n_before { n_before } else { n_tokens };
             let end = limit.min(position + self.max_tokens as usize);
             let is_new = position >= n_before;
             let out_rows = match (is_new, self.all_logits) {

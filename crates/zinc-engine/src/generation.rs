@@ -61,10 +61,7 @@ impl Generation {
             stop: StopStrings::new(&request.stop)?,
             stop_strings: request.stop,
             // The text continues the prompt, so its first blank is part of it.
-            decoder: StreamDecoder::new(DecodeOptions {
-                skip_special: true,
-                at_text_start: false,
-            }),
+            decoder: StreamDecoder::new(DecodeOptions { skip_special: true, at_text_start: false }),
             ignore_eos: request.ignore_eos,
             n_generated_max,
             error: None,
@@ -93,11 +90,7 @@ impl Generation {
         if was_prompt {
             let n_prompt = self.sequence.n_prompt();
             let n_computed = self.sequence.n_computed().min(n_prompt);
-            sink(Event::Prefill {
-                seq: self.sequence.id(),
-                n_computed,
-                n_prompt,
-            });
+            sink(Event::Prefill { seq: self.sequence.id(), n_computed, n_prompt });
         }
         if complete && self.n_generated_max == 0 {
             self.sequence.finish(FinishReason::Length);
@@ -114,10 +107,7 @@ impl Generation {
         workspace: &mut SamplerWorkspace,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
-        let sampled = match self
-            .sampler
-            .sample(self.sequence.tokens(), logits, workspace)
-        {
+        let sampled = match self.sampler.sample(self.sequence.tokens(), logits, workspace) {
             Ok(sampled) => sampled,
             Err(error) => return self.fail(error.into()),
         };
@@ -133,19 +123,11 @@ impl Generation {
             self.sampler.accept(vocab.piece(sampled.id));
         }
         self.shown.clear();
-        let found = self
-            .stop
-            .push(self.decoder.push(tokenizer, sampled.id), &mut self.shown);
+        let found = self.stop.push(self.decoder.push(tokenizer, sampled.id), &mut self.shown);
         let (seq, logprobs) = (self.sequence.id(), sampled.logprobs.as_ref());
-        sink(Event::Token {
-            seq,
-            id: sampled.id,
-            text: &self.shown,
-            logprobs,
-        });
+        sink(Event::Token { seq, id: sampled.id, text: &self.shown, logprobs });
         if let Some(index) = found {
-            self.sequence
-                .finish(FinishReason::StopString(self.stop_strings[index].clone()));
+            self.sequence.finish(FinishReason::StopString(self.stop_strings[index].clone()));
         } else if self.sequence.n_generated() >= self.n_generated_max {
             self.sequence.finish(FinishReason::Length);
         }
@@ -167,12 +149,7 @@ impl Generation {
         self.stop.push(self.decoder.finish(), &mut self.shown);
         self.stop.finish(&mut self.shown);
         let usage = self.times.usage(&self.sequence, self.n_reused);
-        sink(Event::Finished {
-            seq,
-            reason,
-            text: &self.shown,
-            usage,
-        });
+        sink(Event::Finished { seq, reason, text: &self.shown, usage });
     }
 }
 
@@ -187,9 +164,7 @@ impl Times {
             n_generated: sequence.n_generated(),
             queued: started - self.submitted,
             prefill: first_token.saturating_duration_since(started),
-            decode: self
-                .last_token
-                .map_or_else(Default::default, |last| last - first_token),
+            decode: self.last_token.map_or_else(Default::default, |last| last - first_token),
         }
     }
 }

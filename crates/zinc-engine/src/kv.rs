@@ -68,11 +68,7 @@ impl PagePool {
     fn take(&mut self, n_needed: u32, pages: &mut Vec<PageId>) -> Result<(), KvError> {
         let n_free = self.n_free();
         if n_needed > n_free {
-            return Err(KvError::Exhausted {
-                n_needed,
-                n_free,
-                n_pages: self.n_pages(),
-            });
+            return Err(KvError::Exhausted { n_needed, n_free, n_pages: self.n_pages() });
         }
         for page in self.free.drain((n_free - n_needed) as usize..).rev() {
             self.n_owners[page.0 as usize] = 1;
@@ -114,9 +110,7 @@ pub fn n_pages_for(n_tokens: u32) -> u32 {
 impl PageTable {
     /// A table that will grow to `n_pages` pages without allocating memory.
     pub fn with_capacity(n_pages: u32) -> PageTable {
-        PageTable {
-            pages: Vec::with_capacity(n_pages as usize),
-        }
+        PageTable { pages: Vec::with_capacity(n_pages as usize) }
     }
 
     /// The pages.
@@ -196,14 +190,7 @@ mod tests {
         let mut table = PageTable::default();
         table.grow(&mut pool, 2 * PAGE_SIZE).unwrap();
         let error = table.grow(&mut pool, 5 * PAGE_SIZE).unwrap_err();
-        assert_eq!(
-            error,
-            KvError::Exhausted {
-                n_needed: 3,
-                n_free: 1,
-                n_pages: 3
-            }
-        );
+        assert_eq!(error, KvError::Exhausted { n_needed: 3, n_free: 1, n_pages: 3 });
         assert_eq!((table.pages().len(), pool.n_free()), (2, 1));
     }
 
@@ -221,11 +208,7 @@ mod tests {
         assert_eq!(second.truncate(&mut pool, PAGE_SIZE + 7), PAGE_SIZE);
         assert_eq!(first.truncate(&mut pool, PAGE_SIZE + 7), PAGE_SIZE + 7);
         first.truncate(&mut pool, 0);
-        assert_eq!(
-            pool.n_free(),
-            3,
-            "page 0 is still owned by the second table"
-        );
+        assert_eq!(pool.n_free(), 3, "page 0 is still owned by the second table");
         second.truncate(&mut pool, 0);
         assert_eq!(pool.n_free(), 4);
     }
@@ -271,10 +254,7 @@ mod tests {
             }
             let mut owners: HashMap<PageId, u32> = HashMap::new();
             for (table, n_tokens) in &tables {
-                table
-                    .pages()
-                    .iter()
-                    .for_each(|page| *owners.entry(*page).or_default() += 1);
+                table.pages().iter().for_each(|page| *owners.entry(*page).or_default() += 1);
                 let written = &table.pages()[(n_tokens / PAGE_SIZE) as usize..];
                 assert!(written.iter().all(|page| pool.n_owners(*page) == 1));
             }

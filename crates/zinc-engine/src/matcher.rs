@@ -35,9 +35,7 @@ impl Matcher {
     /// Builds the automaton; empty patterns match nowhere. The total length must be below
     /// `u32::MAX`, which the callers' limits see to.
     pub fn new<P: AsRef<[u8]>>(patterns: &[P]) -> Matcher {
-        let mut matcher = Matcher {
-            nodes: vec![Node::new(0)],
-        };
+        let mut matcher = Matcher { nodes: vec![Node::new(0)] };
         for (index, pattern) in patterns.iter().enumerate() {
             matcher.insert(index as u32, pattern.as_ref());
         }
@@ -93,10 +91,7 @@ impl Matcher {
 
     fn child(&self, node: u32, byte: u8) -> Option<u32> {
         let edges = &self.nodes[node as usize].edges;
-        edges
-            .binary_search_by_key(&byte, |&(b, _)| b)
-            .ok()
-            .map(|i| edges[i].1)
+        edges.binary_search_by_key(&byte, |&(b, _)| b).ok().map(|i| edges[i].1)
     }
 
     fn step_from(&self, mut node: u32, byte: u8) -> u32 {
@@ -119,9 +114,7 @@ impl Matcher {
     /// The longest pattern that ends at this point of the stream, as `(pattern index, length in
     /// bytes)`.
     pub fn matched(&self, state: MatcherState) -> Option<(usize, usize)> {
-        self.nodes[state.0 as usize]
-            .longest
-            .map(|(index, len)| (index as usize, len as usize))
+        self.nodes[state.0 as usize].longest.map(|(index, len)| (index as usize, len as usize))
     }
 
     /// Bytes at the end of the stream that may still become part of a match.
@@ -132,12 +125,7 @@ impl Matcher {
 
 impl Node {
     fn new(depth: u32) -> Node {
-        Node {
-            edges: Vec::new(),
-            fail: ROOT,
-            depth,
-            longest: None,
-        }
+        Node { edges: Vec::new(), fail: ROOT, depth, longest: None }
     }
 }
 
@@ -164,17 +152,9 @@ mod tests {
                 "{patterns:?} in {text:?} at {i}"
             );
             let held = (0..=seen.len())
-                .find(|&start| {
-                    patterns
-                        .iter()
-                        .any(|p| p.as_bytes().starts_with(&seen[start..]))
-                })
+                .find(|&start| patterns.iter().any(|p| p.as_bytes().starts_with(&seen[start..])))
                 .map_or(0, |start| seen.len() - start);
-            assert_eq!(
-                matcher.pending(state),
-                held,
-                "{patterns:?} in {text:?} at {i}"
-            );
+            assert_eq!(matcher.pending(state), held, "{patterns:?} in {text:?} at {i}");
         }
     }
 
@@ -191,9 +171,7 @@ mod tests {
     #[test]
     fn the_first_of_equal_patterns_is_named() {
         let matcher = Matcher::new(&["ab", "ab"]);
-        let state = b"ab"
-            .iter()
-            .fold(MatcherState::default(), |s, &b| matcher.step(s, b));
+        let state = b"ab".iter().fold(MatcherState::default(), |s, &b| matcher.step(s, b));
         assert_eq!(matcher.matched(state), Some((0, 2)));
     }
 }

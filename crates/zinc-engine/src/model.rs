@@ -37,11 +37,7 @@ impl Model {
     fn from_gguf(gguf: Gguf) -> Result<Model, EngineError> {
         let graph = zinc_models::Model::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
-        Ok(Model {
-            gguf,
-            graph,
-            tokenizer,
-        })
+        Ok(Model { gguf, graph, tokenizer })
     }
 
     /// Metadata and tensors of the file.

@@ -29,12 +29,7 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     /// One sequence, chunks of 512 tokens, cache in f16.
     fn default() -> Self {
-        EngineOptions {
-            n_ctx: None,
-            chunk: 512,
-            kv_type: GgmlType::F16,
-            max_seqs: 1,
-        }
+        EngineOptions { n_ctx: None, chunk: 512, kv_type: GgmlType::F16, max_seqs: 1 }
     }
 }
 
@@ -97,11 +92,7 @@ impl EngineOptions {
                 allowed: format!("up to {CACHE_ROWS_MAX}"),
             });
         }
-        Ok(CacheShape {
-            n_ctx,
-            max_seqs: self.max_seqs,
-            kv_type: self.kv_type,
-        })
+        Ok(CacheShape { n_ctx, max_seqs: self.max_seqs, kv_type: self.kv_type })
     }
 }
 
@@ -109,9 +100,5 @@ fn check(option: &'static str, value: u32, max: u32) -> Result<(), EngineError> 
     if (1..=max).contains(&value) {
         return Ok(());
     }
-    Err(EngineError::Option {
-        option,
-        value: value.to_string(),
-        allowed: format!("1 to {max}"),
-    })
+    Err(EngineError::Option { option, value: value.to_string(), allowed: format!("1 to {max}") })
 }

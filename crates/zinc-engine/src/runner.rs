@@ -33,12 +33,7 @@ impl LoadedModel {
     ) -> Result<LoadedModel, EngineError> {
         let begin = Instant::now();
         let weights = device.bind_weights(weight_sources(&model)?, progress)?;
-        Ok(LoadedModel {
-            model,
-            device,
-            weights,
-            load_time: begin.elapsed(),
-        })
+        Ok(LoadedModel { model, device, weights, load_time: begin.elapsed() })
     }
 
     /// The model.
@@ -60,22 +55,18 @@ impl LoadedModel {
 /// The tensors of the file that the model's plan multiplies with.
 fn weight_sources(model: &Model) -> Result<Vec<WeightSource>, EngineError> {
     // Which weights a plan names does not depend on its limits.
-    let shape = CacheShape {
-        n_ctx: 1,
-        max_seqs: 1,
-        kv_type: GgmlType::F32,
-    };
+    let shape = CacheShape { n_ctx: 1, max_seqs: 1, kv_type: GgmlType::F32 };
     let plan = model.graph().plan(&shape.plan_options(1, 1))?;
     let named = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
-    let sources = named
-        .filter_map(|(_, tensor)| model.gguf().tensor(&tensor.name))
-        .map(|entry| WeightSource {
+    let sources = named.filter_map(|(_, tensor)| model.gguf().tensor(&tensor.name)).map(|entry| {
+        WeightSource {
             name: entry.name.clone(),
             dtype: entry.ty,
             rows: entry.dims.iter().skip(1).product(),
             cols: entry.dims.first().copied().unwrap_or(1),
             data: model.gguf().data(entry),
-        });
+        }
+    });
     Ok(sources.collect())
 }
 
@@ -110,10 +101,7 @@ impl CacheShape {
             pages_per_seq: self.pages_per_seq(),
             n_pages: self.n_pages(),
         };
-        PlanOptions {
-            limits,
-            kv_type: self.kv_type,
-        }
+        PlanOptions { limits, kv_type: self.kv_type }
     }
 }
 
@@ -166,30 +154,17 @@ impl Runner {
             .collect::<Result<Vec<_>, _>>()?;
         // Every bucket names the same states.
         let states = device.alloc_states(&plans[0])?;
-        let bind = Bindings {
-            weights: &loaded.weights,
-            states: &states,
-        };
+        let bind = Bindings { weights: &loaded.weights, states: &states };
         let compile = |plan| device.compile(Arc::new(plan), &bind);
-        let buckets = plans
-            .into_iter()
-            .map(compile)
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Runner {
-            buckets,
-            outputs: StepOutputs::default(),
-            _states: states,
-        })
+        let buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
+        Ok(Runner { buckets, outputs: StepOutputs::default(), _states: states })
     }
 
     /// Runs one step on the smallest plan that takes its tokens.
     pub fn run(&mut self, inputs: &StepInputs) -> Result<&StepOutputs, EngineError> {
         let n_tokens = inputs.token_ids.len();
         let fits = |max_tokens: u32| n_tokens <= max_tokens as usize;
-        let smallest = self
-            .buckets
-            .iter()
-            .position(|bucket| fits(bucket.plan().limits.max_tokens));
+        let smallest = self.buckets.iter().position(|bucket| fits(bucket.plan().limits.max_tokens));
         // A step larger than every plan is refused by the device with the numbers.
         let at = smallest.unwrap_or(self.buckets.len() - 1);
         let executable = &mut self.buckets[at];
@@ -218,14 +193,8 @@ pub(crate) fn prepare(
     max_tokens: u32,
     wanted: &Wanted,
 ) -> Result<Plan, EngineError> {
-    let max_out_rows = if wanted.all_rows {
-        max_tokens
-    } else {
-        shape.max_seqs
-    };
-    let mut plan = model
-        .graph()
-        .plan(&shape.plan_options(max_tokens, max_out_rows))?;
+    let max_out_rows = if wanted.all_rows { max_tokens } else { shape.max_seqs };
+    let mut plan = model.graph().plan(&shape.plan_options(max_tokens, max_out_rows))?;
     plan.add_outputs(&wanted.taps)?;
     Ok(passes::prepare(plan, device.caps())?)
 }
@@ -244,10 +213,7 @@ pub(crate) fn memory_need(
     let states = plans[0].tensors_where(|tensor| tensor.kind == TensorKind::State);
     let arena = |plan: &Plan| plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
     Ok(MemoryNeed {
-        weights: weight_sources(model)?
-            .iter()
-            .map(|source| source.data.len() as u64)
-            .sum(),
+        weights: weight_sources(model)?.iter().map(|source| source.data.len() as u64).sum(),
         cache: states.map(|(id, _)| plans[0].max_bytes(id)).sum(),
         activations: plans.iter().map(arena).sum(),
     })

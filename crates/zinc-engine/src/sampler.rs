@@ -110,10 +110,7 @@ pub struct SamplerWorkspace {
 impl SamplerWorkspace {
     /// Space for histories of up to `n_tokens` tokens.
     pub fn new(n_tokens: usize) -> SamplerWorkspace {
-        SamplerWorkspace {
-            repeats: Vec::with_capacity(n_tokens),
-            ..SamplerWorkspace::default()
-        }
+        SamplerWorkspace { repeats: Vec::with_capacity(n_tokens), ..SamplerWorkspace::default() }
     }
 }
 
@@ -134,17 +131,9 @@ impl Sampler {
     /// Checks the parameters for a vocabulary of `n_vocab` tokens.
     pub fn new(params: SamplingParams, n_vocab: usize) -> Result<Sampler, SamplerError> {
         params.validate()?;
-        if let Some(&(id, _)) = params
-            .logit_bias
-            .iter()
-            .find(|(id, _)| *id as usize >= n_vocab)
-        {
+        if let Some(&(id, _)) = params.logit_bias.iter().find(|(id, _)| *id as usize >= n_vocab) {
             let (value, allowed) = (format!("for token {id}"), format!("ids below {n_vocab}"));
-            return Err(SamplerError::Param {
-                field: "logit_bias",
-                value,
-                allowed,
-            });
+            return Err(SamplerError::Param { field: "logit_bias", value, allowed });
         }
         let dry_active = params.dry.multiplier > 0.0;
         let breakers = dry_active.then(|| Matcher::new(&params.dry.sequence_breakers));
@@ -194,18 +183,13 @@ impl Sampler {
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
         if logits.len() != self.n_vocab {
-            return Err(SamplerError::VocabSize {
-                n_logits: logits.len(),
-                n_vocab: self.n_vocab,
-            });
+            return Err(SamplerError::VocabSize { n_logits: logits.len(), n_vocab: self.n_vocab });
         }
         check_finite(logits)?;
         let id = self.choose(history, logits, workspace)?;
         self.n_sampled += 1;
-        let logprobs = self
-            .params
-            .logprobs
-            .map(|n| logprobs(logits, id, n, &mut workspace.candidates));
+        let logprobs =
+            self.params.logprobs.map(|n| logprobs(logits, id, n, &mut workspace.candidates));
         Ok(Sampled { id, logprobs })
     }
 
@@ -216,12 +200,7 @@ impl Sampler {
         workspace: &mut SamplerWorkspace,
     ) -> Result<u32, SamplerError> {
         let params = &self.params;
-        let SamplerWorkspace {
-            adjusted,
-            candidates,
-            counts,
-            repeats,
-        } = workspace;
+        let SamplerWorkspace { adjusted, candidates, counts, repeats } = workspace;
         let logits = self.adjust(history, logits, adjusted, counts, repeats);
         if params.is_greedy() {
             return argmax(logits).ok_or(SamplerError::AllBanned);
@@ -288,32 +267,20 @@ impl Sampler {
 /// [`SamplerError::NotFinite`].
 pub fn greedy(logits: &[f32]) -> Result<u32, SamplerError> {
     check_finite(logits)?;
-    argmax(logits).ok_or(SamplerError::VocabSize {
-        n_logits: 0,
-        n_vocab: 0,
-    })
+    argmax(logits).ok_or(SamplerError::VocabSize { n_logits: 0, n_vocab: 0 })
 }
 
 fn check_finite(logits: &[f32]) -> Result<(), SamplerError> {
     match first_not_finite(logits) {
-        Some(id) => Err(SamplerError::NotFinite {
-            id,
-            value: logits[id],
-        }),
+        Some(id) => Err(SamplerError::NotFinite { id, value: logits[id] }),
         None => Ok(()),
     }
 }
 
 fn first_not_finite(logits: &[f32]) -> Option<usize> {
     // A pass without an early exit vectorises; the position is only looked for when there is one.
-    let all_finite = logits
-        .iter()
-        .fold(true, |all, logit| all & logit.is_finite());
-    if all_finite {
-        None
-    } else {
-        logits.iter().position(|logit| !logit.is_finite())
-    }
+    let all_finite = logits.iter().fold(true, |all, logit| all & logit.is_finite());
+    if all_finite { None } else { logits.iter().position(|logit| !logit.is_finite()) }
 }
 
 /// The lowest id with the largest logit; `None` if all are -∞.
@@ -322,29 +289,17 @@ fn argmax(logits: &[f32]) -> Option<u32> {
     if max == f32::NEG_INFINITY {
         return None;
     }
-    logits
-        .iter()
-        .position(|&logit| logit == max)
-        .map(|id| id as u32)
+    logits.iter().position(|&logit| logit == max).map(|id| id as u32)
 }
 
 /// Log-softmax of the whole row at `id` and at the `n_top` largest.
 fn logprobs(logits: &[f32], id: u32, n_top: u32, candidates: &mut Candidates) -> TokenLogprobs {
     let max = f64::from(math::max(logits));
-    let total: f64 = logits
-        .iter()
-        .map(|&logit| math::exp(f64::from(logit) - max))
-        .sum();
+    let total: f64 = logits.iter().map(|&logit| math::exp(f64::from(logit) - max)).sum();
     let ln_total = math::ln(total);
     let logprob = |logit: f32| (f64::from(logit) - max - ln_total) as f32;
-    let top = candidates
-        .largest(logits, n_top)
-        .map(|(id, logit)| (id, logprob(logit)))
-        .collect();
-    TokenLogprobs {
-        logprob: logprob(logits[id as usize]),
-        top,
-    }
+    let top = candidates.largest(logits, n_top).map(|(id, logit)| (id, logprob(logit))).collect();
+    TokenLogprobs { logprob: logprob(logits[id as usize]), top }
 }
 
 #[cfg(test)]

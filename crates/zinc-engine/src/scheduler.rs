@@ -24,11 +24,7 @@ impl Pending {
     /// Of a sequence that is not finished.
     pub fn of(sequence: &Sequence) -> Pending {
         let is_decoding = *sequence.state() == SequenceState::Decoding && sequence.n_pending() == 1;
-        Pending {
-            seq: sequence.id(),
-            is_decoding,
-            n_pending: sequence.n_pending() as u32,
-        }
+        Pending { seq: sequence.id(), is_decoding, n_pending: sequence.n_pending() as u32 }
     }
 }
 
@@ -84,10 +80,7 @@ mod tests {
         });
         let mut batch = Vec::new();
         schedule(pending, max_tokens, &mut batch);
-        let got: Vec<_> = batch
-            .iter()
-            .map(|e| (e.seq.0, e.n_tokens, e.wants_logits))
-            .collect();
+        let got: Vec<_> = batch.iter().map(|e| (e.seq.0, e.n_tokens, e.wants_logits)).collect();
         assert_eq!(got, expected);
     }
 
@@ -113,11 +106,7 @@ mod tests {
             8,
             &[(0, 1, true), (1, 3, true), (2, 4, false)],
         );
-        check(
-            &[(true, 1), (false, 7), (false, 9)],
-            8,
-            &[(0, 1, true), (1, 7, true)],
-        );
+        check(&[(true, 1), (false, 7), (false, 9)], 8, &[(0, 1, true), (1, 7, true)]);
     }
 
     /// Random arrivals and lengths: everybody finishes, no step is larger than its limit, nobody's
@@ -128,34 +117,23 @@ mod tests {
         const MAX_SEQS: usize = 3;
         let prompts = [1usize, 40, 16, 7, 100, 3, 33, 2];
         let numbered = prompts.iter().enumerate();
-        let mut sequences: Vec<Sequence> = numbered
-            .map(|(i, &n)| Sequence::new(SequenceId(i as u64), &vec![0; n], 200))
-            .collect();
+        let mut sequences: Vec<Sequence> =
+            numbered.map(|(i, &n)| Sequence::new(SequenceId(i as u64), &vec![0; n], 200)).collect();
         let mut batch = Vec::new();
         let mut n_steps = 0;
         while sequences.iter().any(|s| !s.is_finished()) {
-            let mut open: Vec<_> = sequences
-                .iter_mut()
-                .filter(|s| !s.is_finished())
-                .take(MAX_SEQS)
-                .collect();
+            let mut open: Vec<_> =
+                sequences.iter_mut().filter(|s| !s.is_finished()).take(MAX_SEQS).collect();
             open.iter_mut()
                 .filter(|s| *s.state() == SequenceState::Waiting)
                 .for_each(|s| s.start(0));
             let pending: Vec<Pending> = open.iter().map(|s| Pending::of(s)).collect();
             schedule(pending.iter().copied(), MAX_TOKENS, &mut batch);
             assert!((1..=MAX_TOKENS).contains(&batch.iter().map(|e| e.n_tokens).sum()));
-            assert!(
-                pending
-                    .iter()
-                    .all(|p| !p.is_decoding || batch.iter().any(|e| e.seq == p.seq))
-            );
+            assert!(pending.iter().all(|p| !p.is_decoding || batch.iter().any(|e| e.seq == p.seq)));
             for entry in &batch {
                 let sequence = &mut sequences[entry.seq.0 as usize];
-                assert_eq!(
-                    sequence.advance(entry.n_tokens as usize),
-                    entry.wants_logits
-                );
+                assert_eq!(sequence.advance(entry.n_tokens as usize), entry.wants_logits);
                 if entry.wants_logits {
                     sequence.push(1);
                     if sequence.n_generated() == 10 {

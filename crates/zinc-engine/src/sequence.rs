@@ -110,10 +110,7 @@ impl Sequence {
     /// compute.
     pub fn start(&mut self, n_reused: usize) {
         assert_eq!(self.state, SequenceState::Waiting, "a sequence starts once");
-        assert!(
-            n_reused < self.tokens.len(),
-            "the last token's logits are always computed"
-        );
+        assert!(n_reused < self.tokens.len(), "the last token's logits are always computed");
         self.n_computed = n_reused;
         self.state = SequenceState::Prefilling;
     }
@@ -128,10 +125,7 @@ impl Sequence {
     /// A step computed `n` more tokens. Returns whether a token is to be chosen from the last one's
     /// logits.
     pub fn advance(&mut self, n: usize) -> bool {
-        assert!(
-            n <= self.n_pending(),
-            "a step computes tokens that there are"
-        );
+        assert!(n <= self.n_pending(), "a step computes tokens that there are");
         self.n_computed += n;
         let complete = self.n_pending() == 0;
         if complete && self.state == SequenceState::Prefilling {
@@ -142,11 +136,7 @@ impl Sequence {
 
     /// Appends a generated token.
     pub fn push(&mut self, id: u32) {
-        assert_eq!(
-            self.state,
-            SequenceState::Decoding,
-            "only a decoding sequence grows"
-        );
+        assert_eq!(self.state, SequenceState::Decoding, "only a decoding sequence grows");
         self.tokens.push(id);
     }
 
@@ -165,34 +155,21 @@ mod tests {
     #[test]
     fn a_life() {
         let mut sequence = Sequence::new(SequenceId(1), &[5, 6, 7], 5);
-        assert_eq!(
-            (sequence.state(), sequence.n_pending()),
-            (&SequenceState::Waiting, 3)
-        );
+        assert_eq!((sequence.state(), sequence.n_pending()), (&SequenceState::Waiting, 3));
         sequence.start(1);
-        assert_eq!(
-            (sequence.state(), sequence.n_pending()),
-            (&SequenceState::Prefilling, 2)
-        );
+        assert_eq!((sequence.state(), sequence.n_pending()), (&SequenceState::Prefilling, 2));
         assert!(!sequence.advance(1));
         assert!(sequence.advance(1));
         assert_eq!(sequence.state(), &SequenceState::Decoding);
         sequence.push(9);
         assert_eq!(
-            (
-                sequence.n_pending(),
-                sequence.n_generated(),
-                sequence.tokens()
-            ),
+            (sequence.n_pending(), sequence.n_generated(), sequence.tokens()),
             (1, 1, &[5, 6, 7, 9][..])
         );
         assert!(sequence.advance(1));
         sequence.finish(FinishReason::Length);
         sequence.finish(FinishReason::Cancelled);
-        assert_eq!(
-            sequence.state(),
-            &SequenceState::Finished(FinishReason::Length)
-        );
+        assert_eq!(sequence.state(), &SequenceState::Finished(FinishReason::Length));
     }
 
     #[test]
@@ -202,10 +179,7 @@ mod tests {
         sequence.advance(2);
         sequence.push(7);
         sequence.restart();
-        assert_eq!(
-            (sequence.n_pending(), sequence.tokens()),
-            (3, &[5, 6, 7][..])
-        );
+        assert_eq!((sequence.n_pending(), sequence.tokens()), (3, &[5, 6, 7][..]));
         assert!(sequence.advance(3));
         assert_eq!(sequence.state(), &SequenceState::Decoding);
     }

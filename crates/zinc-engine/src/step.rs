@@ -37,13 +37,9 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
         inputs.slots.push(share.table.slot(position) as i32);
         inputs.rope_variant.push(share.rope_variant);
     }
-    inputs
-        .pages
-        .extend(share.table.pages().iter().map(|page| page.0 as i32));
+    inputs.pages.extend(share.table.pages().iter().map(|page| page.0 as i32));
     // Entries past a sequence's length are never read, but must be there.
-    inputs
-        .pages
-        .resize((seq as usize + 1) * pages_per_seq as usize, 0);
+    inputs.pages.resize((seq as usize + 1) * pages_per_seq as usize, 0);
     let end = inputs.token_ids.len() as i32;
     match share.out_rows {
         OutRows::None => {}
@@ -71,36 +67,22 @@ mod tests {
             rope_variant,
             out_rows,
         };
-        push_share(
-            &mut inputs,
-            &share(&[7, 8][..], 1, &tables[0], 0, OutRows::None),
-            4,
-        );
+        push_share(&mut inputs, &share(&[7, 8][..], 1, &tables[0], 0, OutRows::None), 4);
         push_share(
             &mut inputs,
             &share(&[9, 10][..], PAGE_SIZE - 1, &tables[1], 1, OutRows::Last),
             4,
         );
         assert_eq!(inputs.token_ids, [7, 8, 9, 10]);
-        assert_eq!(
-            inputs.positions,
-            [1, 2, PAGE_SIZE as i32 - 1, PAGE_SIZE as i32]
-        );
+        assert_eq!(inputs.positions, [1, 2, PAGE_SIZE as i32 - 1, PAGE_SIZE as i32]);
         assert_eq!(inputs.seq_of, [0, 0, 1, 1]);
-        assert_eq!(
-            inputs.slots,
-            [1, 2, 2 * PAGE_SIZE as i32 - 1, 2 * PAGE_SIZE as i32]
-        );
+        assert_eq!(inputs.slots, [1, 2, 2 * PAGE_SIZE as i32 - 1, 2 * PAGE_SIZE as i32]);
         assert_eq!(inputs.pages, [0, 0, 0, 0, 1, 2, 0, 0]);
         assert_eq!(inputs.rope_variant, [0, 0, 1, 1]);
         assert_eq!(inputs.out_rows, [3]);
 
         inputs.clear();
-        push_share(
-            &mut inputs,
-            &share(&[7, 8][..], 0, &tables[0], 0, OutRows::All),
-            4,
-        );
+        push_share(&mut inputs, &share(&[7, 8][..], 0, &tables[0], 0, OutRows::All), 4);
         assert_eq!(inputs.out_rows, [0, 1]);
     }
 }

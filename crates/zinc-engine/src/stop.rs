@@ -56,9 +56,7 @@ impl StopStrings {
     /// Prepares the search, or says which string cannot be used.
     pub fn new<S: AsRef<str>>(strings: &[S]) -> Result<StopStrings, StopError> {
         if strings.len() > N_STOP_STRINGS_MAX {
-            return Err(StopError::TooMany {
-                n_strings: strings.len(),
-            });
+            return Err(StopError::TooMany { n_strings: strings.len() });
         }
         for (index, string) in strings.iter().enumerate() {
             let n_bytes = string.as_ref().len();
@@ -132,10 +130,7 @@ mod tests {
             let mut hit = None;
             for piece in chars.chunks(n_chars) {
                 hit = stop.push(&piece.iter().collect::<String>(), &mut out);
-                assert!(
-                    shown.starts_with(&out),
-                    "{stops:?} {text:?}: {out:?} shown too early"
-                );
+                assert!(shown.starts_with(&out), "{stops:?} {text:?}: {out:?} shown too early");
                 if hit.is_some() {
                     break;
                 }
@@ -190,24 +185,16 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_be_a_stop_string() {
-        assert_eq!(
-            StopStrings::new(&["a", ""]).unwrap_err(),
-            StopError::Empty { index: 1 }
-        );
+        assert_eq!(StopStrings::new(&["a", ""]).unwrap_err(), StopError::Empty { index: 1 });
         let long = "x".repeat(STOP_STRING_BYTES_MAX + 1);
         assert_eq!(
             StopStrings::new(&[long]).unwrap_err(),
-            StopError::TooLong {
-                index: 0,
-                n_bytes: STOP_STRING_BYTES_MAX + 1
-            }
+            StopError::TooLong { index: 0, n_bytes: STOP_STRING_BYTES_MAX + 1 }
         );
         let many = vec!["x"; N_STOP_STRINGS_MAX + 1];
         assert_eq!(
             StopStrings::new(&many).unwrap_err(),
-            StopError::TooMany {
-                n_strings: N_STOP_STRINGS_MAX + 1
-            }
+            StopError::TooMany { n_strings: N_STOP_STRINGS_MAX + 1 }
         );
     }
 }

@@ -104,9 +104,7 @@ impl Scalars {
 
     /// The elements in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Value> + '_ {
-        self.raw
-            .chunks_exact(self.element_bytes())
-            .map(|raw| scalar(self.ty, raw))
+        self.raw.chunks_exact(self.element_bytes()).map(|raw| scalar(self.ty, raw))
     }
 
     /// The elements as they lie in the file, little-endian.
@@ -222,17 +220,12 @@ impl<S: AsRef<[u8]>> FromIterator<S> for StringArray {
             raw.extend(string.as_ref());
             ends.push(raw.len());
         }
-        StringArray {
-            raw: raw.into(),
-            ends,
-        }
+        StringArray { raw: raw.into(), ends }
     }
 }
 
 impl fmt::Debug for StringArray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.iter().map(String::from_utf8_lossy))
-            .finish()
+        f.debug_list().entries(self.iter().map(String::from_utf8_lossy)).finish()
     }
 }

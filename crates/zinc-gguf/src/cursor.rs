@@ -57,10 +57,7 @@ impl<'a> Cursor<'a> {
 
     /// A second cursor at the same position.
     pub(crate) fn fork(&self) -> Cursor<'a> {
-        Cursor {
-            file: self.file,
-            position: self.position,
-        }
+        Cursor { file: self.file, position: self.position }
     }
 
     pub(crate) fn remaining(&self) -> usize {

@@ -13,10 +13,7 @@ use zinc_quant::GgmlType;
 pub enum GgufError {
     /// Any of the errors below, with the file it occurred in.
     #[error("{}: {source}", path.display())]
-    InFile {
-        path: PathBuf,
-        source: Box<GgufError>,
-    },
+    InFile { path: PathBuf, source: Box<GgufError> },
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("is {what}, not a regular file; pass the path of a .gguf file")]
@@ -36,44 +33,21 @@ pub enum GgufError {
         "{field} at byte {offset} needs {needed} bytes, only {available} are left; \
          the file is truncated or damaged"
     )]
-    Truncated {
-        field: String,
-        offset: u64,
-        needed: u64,
-        available: u64,
-    },
+    Truncated { field: String, offset: u64, needed: u64, available: u64 },
     #[error(
         "{field} at byte {offset}: count {count} is more than {available} remaining bytes can hold"
     )]
-    CountTooLarge {
-        field: String,
-        offset: u64,
-        count: u64,
-        available: u64,
-    },
+    CountTooLarge { field: String, offset: u64, count: u64, available: u64 },
     #[error("{field} at byte {offset} has {length} bytes, at most {max_bytes} are allowed")]
-    NameTooLong {
-        field: String,
-        offset: u64,
-        length: u64,
-        max_bytes: u64,
-    },
+    NameTooLong { field: String, offset: u64, length: u64, max_bytes: u64 },
     #[error("{field} at byte {offset} is not valid UTF-8")]
     NotUtf8 { field: String, offset: u64 },
     #[error("{field} at byte {offset} is {found}, a bool is 0 or 1")]
-    BadBool {
-        field: String,
-        offset: u64,
-        found: u8,
-    },
+    BadBool { field: String, offset: u64, found: u8 },
     #[error("{field} at byte {offset}: unknown value type {id}")]
     UnknownValueType { field: String, offset: u64, id: u32 },
     #[error("{field} at byte {offset}: arrays are nested more than {limit} deep")]
-    NestedTooDeep {
-        field: String,
-        offset: u64,
-        limit: usize,
-    },
+    NestedTooDeep { field: String, offset: u64, limit: usize },
     #[error("metadata key {key:?} at byte {offset} occurs twice")]
     DuplicateKey { key: String, offset: u64 },
     #[error("general.alignment is {found}, it must be a power of two")]
@@ -81,34 +55,16 @@ pub enum GgufError {
     #[error("tensor name {name:?} occurs twice, the second time for the data at byte {offset}")]
     DuplicateTensor { name: String, offset: u64 },
     #[error("tensor {name:?} at byte {offset} has {n_dims} dimensions, at most 4 are allowed")]
-    TooManyDims {
-        name: String,
-        offset: u64,
-        n_dims: u32,
-    },
+    TooManyDims { name: String, offset: u64, n_dims: u32 },
     #[error("tensor {name:?} at byte {offset}: dimension {axis} is 0")]
-    ZeroDim {
-        name: String,
-        offset: u64,
-        axis: usize,
-    },
+    ZeroDim { name: String, offset: u64, axis: usize },
     #[error("tensor {name:?} at byte {offset}: the size of {dims:?} {ty} overflows")]
-    SizeOverflow {
-        name: String,
-        offset: u64,
-        dims: Vec<u64>,
-        ty: GgmlType,
-    },
+    SizeOverflow { name: String, offset: u64, dims: Vec<u64>, ty: GgmlType },
     #[error(
         "tensor {name:?} at byte {offset}: rows of {n_elems} elements do not fill whole {ty} blocks of {}",
         ty.block_len()
     )]
-    PartialBlock {
-        name: String,
-        offset: u64,
-        n_elems: u64,
-        ty: GgmlType,
-    },
+    PartialBlock { name: String, offset: u64, n_elems: u64, ty: GgmlType },
     #[error(
         "tensor {name:?} at byte {offset}: unknown tensor type {id}; \
          the format was withdrawn or is newer than this zinc"
@@ -117,42 +73,20 @@ pub enum GgufError {
     #[error(
         "tensor {name:?} at byte {offset}: its data offset {found} is not a multiple of the alignment {alignment}"
     )]
-    Misaligned {
-        name: String,
-        offset: u64,
-        found: u64,
-        alignment: u64,
-    },
+    Misaligned { name: String, offset: u64, found: u64, alignment: u64 },
     #[error(
         "tensor {name:?} lies at bytes {start}..{end}, the file ends at {file_len}; \
          it is truncated: download it again"
     )]
-    TensorPastEnd {
-        name: String,
-        start: u64,
-        end: u128,
-        file_len: u64,
-    },
+    TensorPastEnd { name: String, start: u64, end: u128, file_len: u64 },
     #[error("tensors {first:?} and {second:?} overlap at byte {offset}")]
-    Overlap {
-        first: String,
-        second: String,
-        offset: u64,
-    },
+    Overlap { first: String, second: String, offset: u64 },
     #[error("metadata key {key:?} is missing")]
     MissingKey { key: String },
     #[error("metadata key {key:?} is {found}, expected {expected}")]
-    WrongType {
-        key: String,
-        found: String,
-        expected: &'static str,
-    },
+    WrongType { key: String, found: String, expected: &'static str },
     #[error("metadata key {key:?} {found}, out of range for {expected}")]
-    OutOfRange {
-        key: String,
-        found: String,
-        expected: &'static str,
-    },
+    OutOfRange { key: String, found: String, expected: &'static str },
     #[error(
         "this is one of {count} parts of a split model; open it by path, with the other parts beside it"
     )]
@@ -166,9 +100,6 @@ pub enum GgufError {
 impl GgufError {
     /// The same error, naming the file.
     pub(crate) fn in_file(self, path: &std::path::Path) -> GgufError {
-        GgufError::InFile {
-            path: path.to_owned(),
-            source: Box::new(self),
-        }
+        GgufError::InFile { path: path.to_owned(), source: Box::new(self) }
     }
 }

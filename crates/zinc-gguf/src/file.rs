@@ -94,10 +94,7 @@ impl Gguf {
 
     /// Size of all files together.
     pub fn n_bytes(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.bytes.len() as u64)
-            .sum()
+        self.shards.iter().map(|shard| shard.bytes.len() as u64).sum()
     }
 
     /// The files, at least one.
@@ -127,9 +124,7 @@ impl Gguf {
     /// May panic if `tensor` is not one of this file's [`Gguf::tensors`].
     pub fn data(&self, tensor: &TensorEntry) -> Bytes {
         let start = tensor.offset as usize;
-        self.shards[tensor.shard]
-            .bytes
-            .slice(start..start + tensor.n_bytes as usize)
+        self.shards[tensor.shard].bytes.slice(start..start + tensor.n_bytes as usize)
     }
 
     /// Joins files whose membership has been checked.
@@ -185,14 +180,7 @@ impl Parsed {
         let file_len = bytes.len() as u64;
         let (tensors, data_start) = tensors::read(&mut cursor, n_tensors, alignment, file_len)?;
         Ok(Parsed {
-            shard: Shard {
-                path,
-                version,
-                alignment,
-                data_start,
-                n_tensors: tensors.len(),
-                bytes,
-            },
+            shard: Shard { path, version, alignment, data_start, n_tensors: tensors.len(), bytes },
             metadata,
             tensors,
         })

@@ -41,9 +41,7 @@ impl Metadata {
 
     /// All pairs in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> + '_ {
-        self.entries
-            .iter()
-            .map(|(key, value)| (key.as_str(), value))
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// An integer that fits u32.
@@ -154,9 +152,7 @@ impl Metadata {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let integer = value
-            .as_integer()
-            .ok_or_else(|| wrong_type(key, value, expected))?;
+        let integer = value.as_integer().ok_or_else(|| wrong_type(key, value, expected))?;
         T::try_from(integer)
             .map(Some)
             .map_err(|_| out_of_range(key, format!("is {integer}"), expected))
@@ -238,17 +234,11 @@ impl Metadata {
 }
 
 fn missing(key: &str) -> GgufError {
-    GgufError::MissingKey {
-        key: key.to_owned(),
-    }
+    GgufError::MissingKey { key: key.to_owned() }
 }
 
 fn wrong_type(key: &str, found: &Value, expected: &'static str) -> GgufError {
-    GgufError::WrongType {
-        key: key.to_owned(),
-        found: found.value_type().to_string(),
-        expected,
-    }
+    GgufError::WrongType { key: key.to_owned(), found: found.value_type().to_string(), expected }
 }
 
 fn wrong_element(key: &str, found: &Array, expected: &'static str) -> GgufError {
@@ -260,9 +250,5 @@ fn wrong_element(key: &str, found: &Array, expected: &'static str) -> GgufError 
 }
 
 fn out_of_range(key: &str, found: String, expected: &'static str) -> GgufError {
-    GgufError::OutOfRange {
-        key: key.to_owned(),
-        found,
-        expected,
-    }
+    GgufError::OutOfRange { key: key.to_owned(), found, expected }
 }

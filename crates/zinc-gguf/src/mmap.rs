@@ -11,14 +11,10 @@ pub(crate) fn map(path: &Path) -> Result<Bytes, GgufError> {
     // Opening a pipe would wait for a writer, so its kind is asked first.
     let metadata = std::fs::metadata(path)?;
     if metadata.is_dir() {
-        return Err(GgufError::NotAFile {
-            what: "a directory",
-        });
+        return Err(GgufError::NotAFile { what: "a directory" });
     }
     if !metadata.is_file() {
-        return Err(GgufError::NotAFile {
-            what: "a pipe, socket or device",
-        });
+        return Err(GgufError::NotAFile { what: "a pipe, socket or device" });
     }
     if metadata.len() == 0 {
         return Err(GgufError::Empty);

@@ -126,7 +126,6 @@ impl<'a> ShardName<'a> {
 
     fn path(&self, number: u64) -> PathBuf {
         let (prefix, count) = (self.prefix, self.count);
-        self.directory
-            .join(format!("{prefix}-{number:05}-of-{count:05}.gguf"))
+        self.directory.join(format!("{prefix}-{number:05}-of-{count:05}.gguf"))
     }
 }

@@ -58,10 +58,7 @@ pub(crate) fn read(
         tensors.push(read_one(cursor, i, alignment)?);
     }
     // A header that fills the file and has no tensors needs no padding, so this may lie past the end.
-    let data_start = cursor
-        .offset()
-        .checked_next_multiple_of(alignment)
-        .unwrap_or(u64::MAX);
+    let data_start = cursor.offset().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
     for tensor in &mut tensors {
         place(tensor, data_start, file_len)?;
     }
@@ -86,21 +83,9 @@ fn read_one(cursor: &mut Cursor, i: u64, alignment: u64) -> Result<TensorEntry, 
     let offset = cursor.offset();
     let data_offset = cursor.u64(field)?;
     if !data_offset.is_multiple_of(alignment) {
-        return Err(GgufError::Misaligned {
-            name,
-            offset,
-            found: data_offset,
-            alignment,
-        });
+        return Err(GgufError::Misaligned { name, offset, found: data_offset, alignment });
     }
-    Ok(TensorEntry {
-        name,
-        ty,
-        dims,
-        shard: 0,
-        offset: data_offset,
-        n_bytes,
-    })
+    Ok(TensorEntry { name, ty, dims, shard: 0, offset: data_offset, n_bytes })
 }
 
 fn read_dims(cursor: &mut Cursor, name: &str) -> Result<Vec<u64>, GgufError> {
@@ -108,11 +93,7 @@ fn read_dims(cursor: &mut Cursor, name: &str) -> Result<Vec<u64>, GgufError> {
     let offset = cursor.offset();
     let n_dims = cursor.u32(field)?;
     if n_dims > MAX_DIMS {
-        return Err(GgufError::TooManyDims {
-            name: name.to_owned(),
-            offset,
-            n_dims,
-        });
+        return Err(GgufError::TooManyDims { name: name.to_owned(), offset, n_dims });
     }
     if n_dims == 0 {
         return Ok(vec![1]);
@@ -122,11 +103,7 @@ fn read_dims(cursor: &mut Cursor, name: &str) -> Result<Vec<u64>, GgufError> {
         let offset = cursor.offset();
         let size = cursor.u64(field)?;
         if size == 0 {
-            return Err(GgufError::ZeroDim {
-                name: name.to_owned(),
-                offset,
-                axis,
-            });
+            return Err(GgufError::ZeroDim { name: name.to_owned(), offset, axis });
         }
         dims.push(size);
     }

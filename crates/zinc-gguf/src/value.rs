@@ -29,11 +29,9 @@ impl ValueType {
     /// The type with this GGUF id.
     pub fn from_id(id: u32) -> Option<ValueType> {
         use ValueType::*;
-        [
-            U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64,
-        ]
-        .into_iter()
-        .find(|ty| ty.id() == id)
+        [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64]
+            .into_iter()
+            .find(|ty| ty.id() == id)
     }
 
     /// The id GGUF stores.

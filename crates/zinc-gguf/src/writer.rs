@@ -60,17 +60,8 @@ impl Writer {
         let data = data.into();
         assert!((1..=4).contains(&dims.len()), "{name}: {dims:?}");
         let n_elems = dims.iter().product::<u64>() as usize;
-        assert_eq!(
-            ty.row_bytes(n_elems),
-            Some(data.len()),
-            "{name}: bytes of {dims:?} {ty}"
-        );
-        self.tensors.push(NewTensor {
-            name: name.to_owned(),
-            ty,
-            dims: dims.to_vec(),
-            data,
-        });
+        assert_eq!(ty.row_bytes(n_elems), Some(data.len()), "{name}: bytes of {dims:?} {ty}");
+        self.tensors.push(NewTensor { name: name.to_owned(), ty, dims: dims.to_vec(), data });
         self
     }
 

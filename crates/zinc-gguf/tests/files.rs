@@ -20,10 +20,7 @@ fn check_refused(path: &Path, expected: &str) {
         Ok(_) => panic!("opened {}, expected: {expected}", path.display()),
         Err(error) => error.to_string(),
     };
-    assert!(
-        message.contains(expected),
-        "{message}\nexpected: {expected}"
-    );
+    assert!(message.contains(expected), "{message}\nexpected: {expected}");
     assert!(message.contains(".gguf"), "{message}\nmust name the file");
 }
 
@@ -66,12 +63,7 @@ struct Part {
 }
 
 fn parts() -> Vec<Part> {
-    let part = |number| Part {
-        number,
-        count: 3,
-        n_tensors: 3,
-        tensor: format!("t{number}"),
-    };
+    let part = |number| Part { number, count: 3, n_tensors: 3, tensor: format!("t{number}") };
     (0..3).map(part).collect()
 }
 
@@ -101,10 +93,7 @@ fn split_model_opens_from_its_first_part() {
     let gguf = Gguf::open(&first).unwrap();
     assert_eq!(gguf.shards().len(), 3);
     assert_eq!(gguf.shards()[0].path.as_deref(), Some(&*first));
-    assert_eq!(
-        gguf.metadata().require_str("general.architecture").unwrap(),
-        "llama"
-    );
+    assert_eq!(gguf.metadata().require_str("general.architecture").unwrap(), "llama");
     let names: Vec<_> = gguf.tensors().iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["t0", "t1", "t2"]);
     for shard in 0..3 {
@@ -126,11 +115,7 @@ fn split_models_that_do_not_fit_together() {
         |p| p[2].number = 1,
         "00003-of-00003.gguf: split model: split.no is 1, expected 2",
     );
-    check(
-        "split_count",
-        |p| p[1].count = 4,
-        "split.count is 4, expected 3",
-    );
+    check("split_count", |p| p[1].count = 4, "split.count is 4, expected 3");
     check(
         "split_first_count",
         |p| p[0].count = 4,
@@ -146,16 +131,8 @@ fn split_models_that_do_not_fit_together() {
         |p| p[0].n_tensors = 4,
         "split.tensors.count is 4, but the parts hold 3 tensors",
     );
-    check(
-        "split_negative",
-        |p| p[0].n_tensors = -1,
-        "\"split.tensors.count\" is -1, out of range",
-    );
-    check(
-        "split_twice",
-        |p| p[2].tensor = "t0".into(),
-        "tensor name \"t0\" occurs twice",
-    );
+    check("split_negative", |p| p[0].n_tensors = -1, "\"split.tensors.count\" is -1, out of range");
+    check("split_twice", |p| p[2].tensor = "t0".into(), "tensor name \"t0\" occurs twice");
     check(
         "split_swapped",
         |p| p.swap(0, 1),
@@ -167,10 +144,7 @@ fn split_models_that_do_not_fit_together() {
 fn split_model_with_a_wrong_path() {
     let folder = folder("split_path");
     let first = write_parts(&folder, &parts());
-    check_refused(
-        &shard_path(&folder, 2),
-        "this is part 2 of a split model; open the first part",
-    );
+    check_refused(&shard_path(&folder, 2), "this is part 2 of a split model; open the first part");
     let renamed = folder.join("renamed.gguf");
     std::fs::copy(&first, &renamed).unwrap();
     check_refused(&renamed, "names must end in -00001-of-00003.gguf");

@@ -73,11 +73,7 @@ fn apply(file: &mut Vec<u8>, damage: &Damage) {
         }
         Damage::Truncate(at) => file.truncate(at % length),
         Damage::Copy(from, to, n_bytes) => {
-            let piece: Vec<u8> = file[from % length..]
-                .iter()
-                .copied()
-                .take(n_bytes)
-                .collect();
+            let piece: Vec<u8> = file[from % length..].iter().copied().take(n_bytes).collect();
             for (old, new) in file[to % length..].iter_mut().zip(piece) {
                 *old = new;
             }
@@ -93,10 +89,7 @@ fn check_memory(file: Vec<u8>) -> bool {
     let before = ALLOCATOR.current_usage();
     let opened = Gguf::from_bytes(file);
     let taken = ALLOCATOR.peak_usage().saturating_sub(before);
-    assert!(
-        taken <= limit,
-        "opening took {taken} bytes, the limit is {limit}"
-    );
+    assert!(taken <= limit, "opening took {taken} bytes, the limit is {limit}");
     opened.is_ok()
 }
 
@@ -130,15 +123,11 @@ fn any_file_opens_or_fails_within_bounds() {
     assert!(check_memory(valid.clone()));
 
     // The header is what can be wrong; data bytes are all valid. Damage favours it accordingly.
-    let header_len = Gguf::from_bytes(valid.clone().into())
-        .expect("the sample is valid")
-        .shards()[0]
-        .data_start as usize;
-    let config = ProptestConfig {
-        cases: 20_000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
+    let header_len = Gguf::from_bytes(valid.clone().into()).expect("the sample is valid").shards()
+        [0]
+    .data_start as usize;
+    let config =
+        ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
     let damages = proptest::collection::vec(damage(), 1..4);
     TestRunner::new(config)
         .run(&(damages, any::<bool>()), |(damages, header_only)| {

@@ -52,9 +52,6 @@ fn fuzz_seeds_are_current() {
     }
     for (name, seed) in seeds() {
         let committed = std::fs::read(folder.join(name)).unwrap_or_default();
-        assert!(
-            committed == seed,
-            "fuzz/seeds/gguf/{name} is stale: run with ZINC_BLESS=1"
-        );
+        assert!(committed == seed, "fuzz/seeds/gguf/{name} is stale: run with ZINC_BLESS=1");
     }
 }

@@ -17,10 +17,7 @@ fn shared_files(folder: &str) -> Vec<PathBuf> {
     };
     entries
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "gguf")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"))
         .collect()
 }
 
@@ -49,11 +46,7 @@ fn vocabularies_open() {
         let types = metadata.i32s("tokenizer.ggml.token_type").unwrap().unwrap();
         assert_eq!(tokens.len(), types.len(), "{}", path.display());
         assert_eq!(tokens.iter().len(), tokens.len());
-        assert!(
-            tokens.iter().any(|token| token == b"a"),
-            "{}",
-            path.display()
-        );
+        assert!(tokens.iter().any(|token| token == b"a"), "{}", path.display());
     }
 }
 

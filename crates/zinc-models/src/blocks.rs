@@ -49,16 +49,11 @@ fn head(graph: &mut Graph<'_>, x: TensorId, table: TensorId) -> Result<TensorId,
     let config = graph.config();
     let rows = graph.b.gather_out_rows("out", x)?;
     let weight = graph.vector("output_norm.weight", config.d_model)?;
-    let norm = zinc_plan::RmsNorm {
-        eps: config.rms_eps,
-        group: config.d_model,
-    };
+    let norm = zinc_plan::RmsNorm { eps: config.rms_eps, group: config.d_model };
     let normed = graph.b.rms_norm("final_norm", norm, rows, weight)?;
     let output = graph.optional("output.weight", config.n_vocab, config.d_model)?;
     let bias = graph.optional_vector("output.bias", config.n_vocab)?;
-    Ok(graph
-        .b
-        .matmul("logits", output.unwrap_or(table), normed, bias)?)
+    Ok(graph.b.matmul("logits", output.unwrap_or(table), normed, bias)?)
 }
 
 /// Query, key and value of a block before norms and rotation.
@@ -80,9 +75,7 @@ fn qkv(
         let packed = graph.linear(&format!("{blk}.attn_qkv"), x, n_out, config.d_model)?;
         let q = graph.b.view(&labels[0], packed, 0, widths[0])?;
         let k = graph.b.view(&labels[1], packed, widths[0], widths[1])?;
-        let v = graph
-            .b
-            .view(&labels[2], packed, widths[0] + widths[1], widths[2])?;
+        let v = graph.b.view(&labels[2], packed, widths[0] + widths[1], widths[2])?;
         return Ok([q, k, v]);
     }
     let mut parts = [x; 3];
@@ -109,11 +102,7 @@ fn attention(
         q = graph.rms_norm(&format!("{blk}.attn_q_norm"), q, config.head_dim)?;
         k = graph.rms_norm(&format!("{blk}.attn_k_norm"), k, config.head_dim)?;
     }
-    let rope = Rope {
-        mode: config.rope_mode,
-        head_dim: config.head_dim,
-        n_dims: config.rope_dims,
-    };
+    let rope = Rope { mode: config.rope_mode, head_dim: config.head_dim, n_dims: config.rope_dims };
     let table = graph.rope_table;
     let q = graph.b.rope(&format!("{blk}.q_rope"), rope, q, table)?;
     let k = graph.b.rope(&format!("{blk}.k_rope"), rope, k, table)?;
@@ -124,9 +113,7 @@ fn attention(
         graph.b.cache(&format!("{blk}.cache_k"), kv_type, k_width)?,
         graph.b.cache(&format!("{blk}.cache_v"), kv_type, v_width)?,
     ];
-    graph
-        .b
-        .kv_write(&format!("{blk}.kv_write"), [k, v], caches)?;
+    graph.b.kv_write(&format!("{blk}.kv_write"), [k, v], caches)?;
     let attributes = Attention {
         n_heads: config.n_heads,
         n_kv_heads: config.n_kv_heads,
@@ -136,16 +123,9 @@ fn attention(
         window: config.window,
         page_size: graph.b.limits().page_size,
     };
-    let attended = graph
-        .b
-        .attention(&format!("{blk}.attn"), attributes, q, caches)?;
+    let attended = graph.b.attention(&format!("{blk}.attn"), attributes, q, caches)?;
     let n_in = config.n_heads * config.v_head_dim;
-    graph.linear(
-        &format!("{blk}.attn_output"),
-        attended,
-        config.d_model,
-        n_in,
-    )
+    graph.linear(&format!("{blk}.attn_output"), attended, config.d_model, n_in)
 }
 
 /// Norm and SwiGLU feed-forward, without the residual.
@@ -160,38 +140,15 @@ fn gated_mlp(
     let (gate, up) = if style.fused_gate_up {
         let label = format!("{blk}.ffn_up");
         let packed = graph.linear(&label, normed, 2 * config.d_ff, config.d_model)?;
-        let gate = graph
-            .b
-            .view(&format!("{label}.gate"), packed, 0, config.d_ff)?;
-        let up = graph
-            .b
-            .view(&format!("{label}.up"), packed, config.d_ff, config.d_ff)?;
+        let gate = graph.b.view(&format!("{label}.gate"), packed, 0, config.d_ff)?;
+        let up = graph.b.view(&format!("{label}.up"), packed, config.d_ff, config.d_ff)?;
         (gate, up)
     } else {
-        let gate = graph.linear(
-            &format!("{blk}.ffn_gate"),
-            normed,
-            config.d_ff,
-            config.d_model,
-        )?;
-        let up = graph.linear(
-            &format!("{blk}.ffn_up"),
-            normed,
-            config.d_ff,
-            config.d_model,
-        )?;
+        let gate = graph.linear(&format!("{blk}.ffn_gate"), normed, config.d_ff, config.d_model)?;
+        let up = graph.linear(&format!("{blk}.ffn_up"), normed, config.d_ff, config.d_model)?;
         (gate, up)
     };
-    let act = GatedAct {
-        act: Activation::Silu,
-    };
-    let hidden = graph
-        .b
-        .gated_act(&format!("{blk}.ffn_act"), act, gate, up)?;
-    graph.linear(
-        &format!("{blk}.ffn_down"),
-        hidden,
-        config.d_model,
-        config.d_ff,
-    )
+    let act = GatedAct { act: Activation::Silu };
+    let hidden = graph.b.gated_act(&format!("{blk}.ffn_act"), act, gate, up)?;
+    graph.linear(&format!("{blk}.ffn_down"), hidden, config.d_model, config.d_ff)
 }

@@ -100,10 +100,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn error(&self, name: &str, reason: impl Into<String>) -> ModelError {
-        ModelError::Config {
-            key: self.key(name),
-            reason: reason.into(),
-        }
+        ModelError::Config { key: self.key(name), reason: reason.into() }
     }
 
     pub(crate) fn u32(&self, name: &str) -> Result<Option<u32>, ModelError> {
@@ -191,9 +188,7 @@ impl ModelConfig {
             v_head_dim: dim("attention.value_length")?,
             rms_eps: positive(&keys, "attention.layer_norm_rms_epsilon")?
                 .ok_or_else(|| keys.error("attention.layer_norm_rms_epsilon", "is missing"))?,
-            window: keys
-                .u32("attention.sliding_window")?
-                .filter(|window| *window > 0),
+            window: keys.u32("attention.sliding_window")?.filter(|window| *window > 0),
             rope_mode,
             rope_dims,
             rope_theta: positive(&keys, "rope.freq_base")?.unwrap_or(10_000.0),
@@ -215,26 +210,20 @@ impl RopeScaling {
     fn read(keys: &Keys<'_>, has_long_factors: bool) -> Result<Self, ModelError> {
         let factor = positive(keys, "rope.scaling.factor")?;
         let legacy_factor = positive(keys, "rope.scale_linear")?;
-        let n_ctx_orig = keys
-            .u32("rope.scaling.original_context_length")?
-            .filter(|n| *n > 0);
+        let n_ctx_orig = keys.u32("rope.scaling.original_context_length")?.filter(|n| *n > 0);
         let need_orig = || {
             n_ctx_orig
                 .ok_or_else(|| keys.error("rope.scaling.original_context_length", "is missing"))
         };
         let attn_factor = positive(keys, "rope.scaling.attn_factor")?;
-        let name = keys
-            .str("rope.scaling.type")?
-            .unwrap_or(match legacy_factor {
-                _ if has_long_factors => "longrope",
-                Some(_) => "linear",
-                None => "none",
-            });
+        let name = keys.str("rope.scaling.type")?.unwrap_or(match legacy_factor {
+            _ if has_long_factors => "longrope",
+            Some(_) => "linear",
+            None => "none",
+        });
         match name {
             "none" => Ok(RopeScaling::None),
-            "linear" => Ok(RopeScaling::Linear {
-                factor: factor.or(legacy_factor).unwrap_or(1.0),
-            }),
+            "linear" => Ok(RopeScaling::Linear { factor: factor.or(legacy_factor).unwrap_or(1.0) }),
             "yarn" => Ok(RopeScaling::Yarn {
                 factor: factor.ok_or_else(|| keys.error("rope.scaling.factor", "is missing"))?,
                 n_ctx_orig: need_orig()?,

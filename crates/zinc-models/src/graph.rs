@@ -21,12 +21,7 @@ impl<'a> Graph<'a> {
         let mut b = Builder::new(config.arch.as_str(), options.limits);
         let table = model.rope_table().to_vec();
         let rope_table = b.constant("rope_table", config.rope_dims / 2 + 1, table)?;
-        Ok(Self {
-            b,
-            kv_type: options.kv_type,
-            rope_table,
-            model,
-        })
+        Ok(Self { b, kv_type: options.kv_type, rope_table, model })
     }
 
     pub(crate) fn config(&self) -> &'a ModelConfig {
@@ -40,8 +35,7 @@ impl<'a> Graph<'a> {
         n_out: u32,
         n_in: u32,
     ) -> Result<TensorId, ModelError> {
-        self.optional(name, n_out, n_in)?
-            .ok_or_else(|| missing(name))
+        self.optional(name, n_out, n_in)?.ok_or_else(|| missing(name))
     }
 
     /// The matrix `name` if the file has it.
@@ -58,11 +52,7 @@ impl<'a> Graph<'a> {
         // A vector is written with one dimension; some files have [n, 1].
         let is_vector = n_out == 1 && info.dims == expected[..1];
         if info.dims != expected && !is_vector {
-            return Err(wrong_shape(
-                name,
-                &info.dims,
-                &expected[..2 - usize::from(n_out == 1)],
-            ));
+            return Err(wrong_shape(name, &info.dims, &expected[..2 - usize::from(n_out == 1)]));
         }
         Ok(Some(self.b.weight(name, info.dtype, n_out, n_in)?))
     }
@@ -81,10 +71,7 @@ impl<'a> Graph<'a> {
         let dtype = self.model.weight(name).map(|info| info.dtype);
         if let Some(dtype) = dtype.filter(|dtype| *dtype != GgmlType::F32) {
             let reason = format!("is {dtype}; norms and biases must be f32");
-            return Err(ModelError::Config {
-                key: name.into(),
-                reason,
-            });
+            return Err(ModelError::Config { key: name.into(), reason });
         }
         self.optional(name, 1, n)
     }
@@ -97,10 +84,7 @@ impl<'a> Graph<'a> {
         group: u32,
     ) -> Result<TensorId, ModelError> {
         let weight = self.vector(&format!("{label}.weight"), group)?;
-        let attributes = RmsNorm {
-            eps: self.config().rms_eps,
-            group,
-        };
+        let attributes = RmsNorm { eps: self.config().rms_eps, group };
         Ok(self.b.rms_norm(label, attributes, x, weight)?)
     }
 

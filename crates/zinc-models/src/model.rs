@@ -46,9 +46,8 @@ impl Model {
         let arch = gguf.metadata().require_str("general.architecture")?;
         let family = registry::find(arch)?;
         let table = gguf.tensor("token_embd.weight");
-        let table = table.ok_or_else(|| ModelError::MissingTensor {
-            name: "token_embd.weight".into(),
-        })?;
+        let table =
+            table.ok_or_else(|| ModelError::MissingTensor { name: "token_embd.weight".into() })?;
         let facts = FileFacts {
             n_vocab: table.dims.get(1).copied().unwrap_or(0),
             has_long_factors: gguf.tensor(FACTORS_LONG).is_some(),
@@ -56,22 +55,10 @@ impl Model {
         let config = ModelConfig::read(gguf.metadata(), arch, family.rope_mode, &facts)?;
         let mut used = Vec::new();
         let rope = RopeTable::new(gguf, &config, &mut used)?;
-        let info = |t: &TensorEntry| {
-            (
-                t.name.clone(),
-                WeightInfo {
-                    dtype: t.ty,
-                    dims: t.dims.clone(),
-                },
-            )
-        };
+        let info =
+            |t: &TensorEntry| (t.name.clone(), WeightInfo { dtype: t.ty, dims: t.dims.clone() });
         let weights = Arc::new(gguf.tensors().iter().map(info).collect());
-        let model = Self {
-            config,
-            family,
-            weights,
-            rope,
-        };
+        let model = Self { config, family, weights, rope };
         model.check_all_used(gguf, &used)?;
         Ok(model)
     }
@@ -86,20 +73,13 @@ impl Model {
             pages_per_seq: 1,
             n_pages: 1,
         };
-        let plan = self.plan(&PlanOptions {
-            limits,
-            kv_type: GgmlType::F32,
-        })?;
+        let plan = self.plan(&PlanOptions { limits, kv_type: GgmlType::F32 })?;
         let mut names: HashSet<&str> = used.iter().copied().collect();
         names.extend(
             plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight)
                 .map(|(_, tensor)| tensor.name.as_str()),
         );
-        match gguf
-            .tensors()
-            .iter()
-            .find(|tensor| !names.contains(tensor.name.as_str()))
-        {
+        match gguf.tensors().iter().find(|tensor| !names.contains(tensor.name.as_str())) {
             Some(tensor) => Err(ModelError::UnusedTensor {
                 name: tensor.name.clone(),
                 arch: self.config.arch.clone(),

@@ -15,12 +15,8 @@ pub(crate) struct Family {
     pub build: fn(Graph<'_>) -> Result<Plan, ModelError>,
 }
 
-static FAMILIES: [Family; 4] = [
-    crate::llama::FAMILY,
-    crate::phi3::FAMILY,
-    crate::qwen2::FAMILY,
-    crate::qwen3::FAMILY,
-];
+static FAMILIES: [Family; 4] =
+    [crate::llama::FAMILY, crate::phi3::FAMILY, crate::qwen2::FAMILY, crate::qwen3::FAMILY];
 
 /// The architectures zinc runs.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
@@ -28,11 +24,10 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 }
 
 pub(crate) fn find(arch: &str) -> Result<&'static Family, ModelError> {
-    FAMILIES
-        .iter()
-        .find(|family| family.arch == arch)
-        .ok_or_else(|| ModelError::UnknownArchitecture {
+    FAMILIES.iter().find(|family| family.arch == arch).ok_or_else(|| {
+        ModelError::UnknownArchitecture {
             arch: arch.to_owned(),
             known: architectures().collect::<Vec<_>>().join(", "),
-        })
+        }
+    })
 }

@@ -48,10 +48,7 @@ impl RopeTable {
                 (vec![row(stretched, 1.0)], None)
             }
             RopeScaling::Yarn { .. } => (vec![yarn(config, &base)], None),
-            RopeScaling::LongRope {
-                n_ctx_orig,
-                attn_factor,
-            } => {
+            RopeScaling::LongRope { n_ctx_orig, attn_factor } => {
                 let short = require(FACTORS_SHORT, divisors(FACTORS_SHORT)?)?;
                 let long = require(FACTORS_LONG, divisors(FACTORS_LONG)?)?;
                 let variants = [short, long]
@@ -61,10 +58,7 @@ impl RopeTable {
                 (variants, Some(n_ctx_orig))
             }
         };
-        Ok(Self {
-            data: variants.concat(),
-            long_after,
-        })
+        Ok(Self { data: variants.concat(), long_after })
     }
 }
 
@@ -72,40 +66,25 @@ impl RopeTable {
 fn base_frequencies(config: &ModelConfig) -> Vec<f64> {
     let dims = f64::from(config.rope_dims);
     let theta = f64::from(config.rope_theta);
-    (0..config.rope_dims / 2)
-        .map(|i| theta.powf(-2.0 * f64::from(i) / dims))
-        .collect()
+    (0..config.rope_dims / 2).map(|i| theta.powf(-2.0 * f64::from(i) / dims)).collect()
 }
 
 fn divide(base: &[f64], divisors: Option<&[f32]>) -> Vec<f64> {
     match divisors {
-        Some(divisors) => base
-            .iter()
-            .zip(divisors)
-            .map(|(f, d)| f / f64::from(*d))
-            .collect(),
+        Some(divisors) => base.iter().zip(divisors).map(|(f, d)| f / f64::from(*d)).collect(),
         None => base.to_vec(),
     }
 }
 
 fn row(frequencies: Vec<f64>, magnitude: f32) -> Vec<f32> {
-    frequencies
-        .into_iter()
-        .map(|freq| freq as f32)
-        .chain([magnitude])
-        .collect()
+    frequencies.into_iter().map(|freq| freq as f32).chain([magnitude]).collect()
 }
 
 /// YaRN, "NTK-by-parts" with the rounded correction range of its reference implementation and the
 /// magnitude `0.1 ln(factor) + 1`.
 fn yarn(config: &ModelConfig, base: &[f64]) -> Vec<f32> {
-    let RopeScaling::Yarn {
-        factor,
-        n_ctx_orig,
-        beta_fast,
-        beta_slow,
-        attn_factor,
-    } = config.rope_scaling
+    let RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, attn_factor } =
+        config.rope_scaling
     else {
         unreachable!("called for yarn only");
     };
@@ -139,19 +118,11 @@ fn read_divisors(gguf: &Gguf, name: &str, n: usize) -> Result<Option<Vec<f32>>, 
         });
     }
     let bytes = gguf.data(tensor);
-    let values: Vec<f32> = bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-        .collect();
-    if let Some(bad) = values
-        .iter()
-        .find(|value| !value.is_finite() || **value <= 0.0)
-    {
+    let values: Vec<f32> =
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    if let Some(bad) = values.iter().find(|value| !value.is_finite() || **value <= 0.0) {
         let reason = format!("holds the divisor {bad}, which is not positive");
-        return Err(ModelError::Config {
-            key: name.into(),
-            reason,
-        });
+        return Err(ModelError::Config { key: name.into(), reason });
     }
     Ok(Some(values))
 }

@@ -19,11 +19,8 @@ use zinc_testkit::model_runner::ModelRunner;
 
 /// Changes every operation for which `edit` returns true; there must be one.
 fn every(plan: &mut Plan, mut edit: impl FnMut(&mut Op) -> bool) {
-    let n_changed = plan
-        .nodes
-        .iter_mut()
-        .filter_map(|node| edit(&mut node.op).then_some(()))
-        .count();
+    let n_changed =
+        plan.nodes.iter_mut().filter_map(|node| edit(&mut node.op).then_some(())).count();
     assert!(n_changed > 0, "nothing to break in {}", plan.name);
 }
 
@@ -111,22 +108,14 @@ fn plain_frequencies(model: &Model, magnitude: f32) -> Vec<f32> {
     let config = model.config();
     let dims = f64::from(config.rope_dims);
     let frequency = |i| f64::from(config.rope_theta).powf(-2.0 * f64::from(i) / dims) as f32;
-    (0..config.rope_dims / 2)
-        .map(frequency)
-        .chain([magnitude])
-        .collect()
+    (0..config.rope_dims / 2).map(frequency).chain([magnitude]).collect()
 }
 
 /// YaRN with a correction range that is not rounded to whole frequencies.
 fn unrounded_yarn(model: &Model) -> Vec<f32> {
     let config = model.config();
-    let RopeScaling::Yarn {
-        factor,
-        n_ctx_orig,
-        beta_fast,
-        beta_slow,
-        attn_factor,
-    } = config.rope_scaling
+    let RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, attn_factor } =
+        config.rope_scaling
     else {
         panic!("the model has YaRN");
     };
@@ -143,20 +132,13 @@ fn unrounded_yarn(model: &Model) -> Vec<f32> {
         (kept / f64::from(factor) * ramp + kept * (1.0 - ramp)) as f32
     };
     let magnitude = attn_factor * (0.1 * factor.ln() + 1.0);
-    (0..config.rope_dims / 2)
-        .map(frequency)
-        .chain([magnitude])
-        .collect()
+    (0..config.rope_dims / 2).map(frequency).chain([magnitude]).collect()
 }
 
 /// The residual of the first layer is lost.
 fn drop_residual(plan: &mut Plan) {
     let id = plan.find("blk.0.mid").expect("the sum after attention");
-    let node = plan
-        .nodes
-        .iter_mut()
-        .find(|node| node.writes == [id])
-        .expect("its node");
+    let node = plan.nodes.iter_mut().find(|node| node.writes == [id]).expect("its node");
     node.reads[0] = node.reads[1];
 }
 
@@ -206,10 +188,7 @@ fn goldens_notice_wrong_plans() {
         plan("qwen3.f32", "rope mode swapped", swap_rope_mode),
         plan("qwen3.f32", "epsilon dropped", drop_eps),
         plan("qwen3.f32", "norm of queries and keys left out", |plan| {
-            bypass(
-                plan,
-                |op| matches!(op, Op::RmsNorm(norm) if norm.group < 64),
-            );
+            bypass(plan, |op| matches!(op, Op::RmsNorm(norm) if norm.group < 64));
         }),
         plan("qwen2.f32", "bias dropped", drop_bias),
         plan("mistral.f32", "key and value swapped", |plan| {
@@ -239,12 +218,8 @@ fn goldens_notice_wrong_rotation_tables() {
         Breakage::plan(breakage, move |plan| replace_rope_table(plan, row.clone()))
     };
     let results = [
-        notices("qwen3_yarn.f32", |model| {
-            table("ramp not rounded", unrounded_yarn(model))
-        }),
-        notices("qwen3_yarn.f32", |model| {
-            table("not scaled", plain_frequencies(model, 1.0))
-        }),
+        notices("qwen3_yarn.f32", |model| table("ramp not rounded", unrounded_yarn(model))),
+        notices("qwen3_yarn.f32", |model| table("not scaled", plain_frequencies(model, 1.0))),
         notices("llama.f32", |model| {
             table("llama3 factors ignored", plain_frequencies(model, 1.0))
         }),
@@ -255,11 +230,8 @@ fn goldens_notice_wrong_rotation_tables() {
                 else {
                     panic!("the table is a constant");
                 };
-                let cols = plan
-                    .tensors
-                    .iter()
-                    .find(|t| t.name == "rope_table")
-                    .map(|t| t.shape.cols);
+                let cols =
+                    plan.tensors.iter().find(|t| t.name == "rope_table").map(|t| t.shape.cols);
                 let cols = cols.expect("a table") as usize;
                 for row in plan.consts[idx as usize].data.chunks_exact_mut(cols) {
                     row[cols - 1] = 1.0;
@@ -291,10 +263,7 @@ fn goldens_notice_wrong_inputs() {
         }),
         notices("qwen2.f32", |_| {
             Breakage::inputs("keys written one row late", |inputs| {
-                inputs
-                    .slots
-                    .iter_mut()
-                    .for_each(|slot| *slot = (*slot + 1) % 64);
+                inputs.slots.iter_mut().for_each(|slot| *slot = (*slot + 1) % 64);
             })
         }),
     ];
@@ -321,25 +290,13 @@ fn operation_cases_notice_wrong_operations() {
     let results = [
         case_notices("attention/window/f32", attention(off_by_one)),
         case_notices("attention/long_window/f32", attention(off_by_one)),
-        case_notices(
-            "attention/gqa_chunk/f32",
-            attention(|attention| attention.scale *= 1.01),
-        ),
+        case_notices("attention/gqa_chunk/f32", attention(|attention| attention.scale *= 1.01)),
         case_notices("attention/sequences/f16", identity_pages),
         case_notices("attention/sequences/f32", first_sequence),
         case_notices("rope/variants", first_variant),
-        case_notices(
-            "rope/norm_partial",
-            Breakage::plan("rope mode", swap_rope_mode),
-        ),
-        case_notices(
-            "rope/neox_partial",
-            Breakage::plan("rope mode", swap_rope_mode),
-        ),
-        case_notices(
-            "rms_norm/eps_dominates",
-            Breakage::plan("epsilon", drop_eps),
-        ),
+        case_notices("rope/norm_partial", Breakage::plan("rope mode", swap_rope_mode)),
+        case_notices("rope/neox_partial", Breakage::plan("rope mode", swap_rope_mode)),
+        case_notices("rms_norm/eps_dominates", Breakage::plan("epsilon", drop_eps)),
         case_notices("matmul/bias/f32", Breakage::plan("bias", drop_bias)),
         case_notices(
             "kv_write/pages/q8_0",
@@ -353,10 +310,7 @@ fn operation_cases_notice_wrong_operations() {
 
 /// Whether a broken run of a case differs from the right one by more than the case allows.
 fn case_notices(cases: &[Case], label: &str, breakage: Breakage) -> Result<(), String> {
-    let case = cases
-        .iter()
-        .find(|case| case.label() == label)
-        .expect("a case of the table");
+    let case = cases.iter().find(|case| case.label() == label).expect("a case of the table");
     let expected = run_on_reference(case).expect("the case runs");
     let found = run_broken(case, &breakage).expect("the broken case runs");
     let differs = |(found, expected): (&Vec<f32>, &Vec<f32>)| nmse(found, expected) > case.nmse_max;

@@ -11,14 +11,7 @@ use zinc_testkit::{golden, paths, snapshot};
 
 /// A context of 96 tokens in pages of 16, and room for two sequences.
 fn limits(max_tokens: u32, max_out_rows: u32) -> Limits {
-    Limits {
-        max_tokens,
-        max_seqs: 2,
-        max_out_rows,
-        page_size: 16,
-        pages_per_seq: 6,
-        n_pages: 12,
-    }
+    Limits { max_tokens, max_seqs: 2, max_out_rows, page_size: 16, pages_per_seq: 6, n_pages: 12 }
 }
 
 /// Written out, so that these plans do not change with a device.
@@ -48,10 +41,7 @@ fn plans_are_as_recorded() {
         let gguf = Gguf::open(&golden.gguf).expect("a readable model");
         let model = Model::from_gguf(&gguf).expect("a supported model");
         for (phase, limits) in [("decode", limits(1, 1)), ("prefill", limits(64, 2))] {
-            let options = PlanOptions {
-                limits,
-                kv_type: GgmlType::F16,
-            };
+            let options = PlanOptions { limits, kv_type: GgmlType::F16 };
             let plan = model.plan(&options).expect("a plan");
             let name = golden.name.strip_suffix(".f32").unwrap_or(&golden.name);
             let file = |device: &str| folder.join(format!("{name}.{phase}.{device}.txt"));

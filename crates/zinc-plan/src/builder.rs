@@ -26,10 +26,7 @@ impl Builder {
             outputs: Vec::new(),
             memory: None,
         };
-        Self {
-            plan,
-            by_name: HashMap::new(),
-        }
+        Self { plan, by_name: HashMap::new() }
     }
 
     /// The bounds the plan is built for.
@@ -44,10 +41,7 @@ impl Builder {
     }
 
     fn add_tensor(&mut self, tensor: TensorInfo) -> Result<TensorId, PlanError> {
-        let invalid = |reason: String| PlanError::Invalid {
-            at: tensor.name.clone(),
-            reason,
-        };
+        let invalid = |reason: String| PlanError::Invalid { at: tensor.name.clone(), reason };
         let cols = tensor.shape.cols;
         if cols == 0 || tensor.dtype.row_bytes(cols as usize).is_none() {
             return Err(invalid(format!(
@@ -98,12 +92,7 @@ impl Builder {
             return Ok(*id);
         }
         let shape = Shape::new(Dim::Fixed(rows), cols);
-        self.add_tensor(TensorInfo {
-            name: name.into(),
-            dtype,
-            shape,
-            kind: TensorKind::Weight,
-        })
+        self.add_tensor(TensorInfo { name: name.into(), dtype, shape, kind: TensorKind::Weight })
     }
 
     /// An f32 table `[data.len() / cols, cols]` that belongs to the plan.
@@ -120,10 +109,7 @@ impl Builder {
         let rows = u32::try_from(n_rows).unwrap_or(u32::MAX);
         if rows == 0 || n_rows * cols as usize != data.len() {
             let reason = format!("{} values are no rows of {cols}", data.len());
-            return Err(PlanError::Invalid {
-                at: name.into(),
-                reason,
-            });
+            return Err(PlanError::Invalid { at: name.into(), reason });
         }
         let idx = self.plan.consts.len() as u32;
         let id = self.add_tensor(TensorInfo {
@@ -142,12 +128,7 @@ impl Builder {
     /// A row that is no whole number of blocks, or a name that is taken.
     pub fn cache(&mut self, name: &str, dtype: GgmlType, cols: u32) -> Result<TensorId, PlanError> {
         let shape = Shape::new(Dim::CacheRows, cols);
-        self.add_tensor(TensorInfo {
-            name: name.into(),
-            dtype,
-            shape,
-            kind: TensorKind::State,
-        })
+        self.add_tensor(TensorInfo { name: name.into(), dtype, shape, kind: TensorKind::State })
     }
 
     /// Columns `col .. col + cols` of the value `x`.
@@ -162,62 +143,35 @@ impl Builder {
         cols: u32,
     ) -> Result<TensorId, PlanError> {
         let base = self.plan.tensor(x);
-        let inside = col
-            .checked_add(cols)
-            .is_some_and(|end| end <= base.shape.cols);
+        let inside = col.checked_add(cols).is_some_and(|end| end <= base.shape.cols);
         if base.kind != TensorKind::Value || !inside {
-            let reason = format!(
-                "columns {col}+{cols} are not inside the value {}",
-                base.name
-            );
-            return Err(PlanError::Invalid {
-                at: name.into(),
-                reason,
-            });
+            let reason = format!("columns {col}+{cols} are not inside the value {}", base.name);
+            return Err(PlanError::Invalid { at: name.into(), reason });
         }
         let shape = Shape::new(base.shape.rows, cols);
         let dtype = base.dtype;
         let kind = TensorKind::View { base: x, col };
-        self.add_tensor(TensorInfo {
-            name: name.into(),
-            dtype,
-            shape,
-            kind,
-        })
+        self.add_tensor(TensorInfo { name: name.into(), dtype, shape, kind })
     }
 
     /// Adds a node that computes one new value, named `label`.
     fn node(&mut self, label: &str, op: Op, reads: Vec<TensorId>) -> Result<TensorId, PlanError> {
-        let operand = |reason| PlanError::Operand {
-            label: label.into(),
-            op: op.kind().name(),
-            reason,
-        };
+        let operand =
+            |reason| PlanError::Operand { label: label.into(), op: op.kind().name(), reason };
         let infos: Vec<_> = reads.iter().map(|id| self.plan.tensor(*id)).collect();
         let results = op.infer(&infos).map_err(operand)?;
         let &[(dtype, shape)] = results.as_slice() else {
             return Err(operand("gives no single result".into()));
         };
         let kind = TensorKind::Value;
-        let id = self.add_tensor(TensorInfo {
-            name: label.into(),
-            dtype,
-            shape,
-            kind,
-        })?;
+        let id = self.add_tensor(TensorInfo { name: label.into(), dtype, shape, kind })?;
         self.push(label, op, reads, vec![id]);
         Ok(id)
     }
 
     fn push(&mut self, label: &str, op: Op, reads: Vec<TensorId>, writes: Vec<TensorId>) {
         let label = label.to_owned();
-        self.plan.nodes.push(Node {
-            op,
-            reads,
-            writes,
-            label,
-            barrier: false,
-        });
+        self.plan.nodes.push(Node { op, reads, writes, label, barrier: false });
     }
 
     /// Rows of `table` for the step's token ids. See [`Op::Embed`].
@@ -290,10 +244,7 @@ impl Builder {
         x: TensorId,
         bias: Option<TensorId>,
     ) -> Result<TensorId, PlanError> {
-        let op = Op::MatMul(MatMul {
-            bias: bias.is_some(),
-            residual: false,
-        });
+        let op = Op::MatMul(MatMul { bias: bias.is_some(), residual: false });
         let reads = [weight, x].into_iter().chain(bias).collect();
         self.node(label, op, reads)
     }
@@ -311,11 +262,7 @@ impl Builder {
     ) -> Result<TensorId, PlanError> {
         let positions = self.input(InputKind::Positions)?;
         let variant = self.input(InputKind::RopeVariant)?;
-        self.node(
-            label,
-            Op::Rope(attributes),
-            vec![x, positions, table, variant],
-        )
+        self.node(label, Op::Rope(attributes), vec![x, positions, table, variant])
     }
 
     /// Writes keys and values into their caches. See [`Op::KvWrite`].

@@ -82,14 +82,14 @@ impl Plan {
 
     /// Cost of the whole step.
     pub fn cost(&self, bound: &Bound) -> Cost {
-        self.nodes
-            .iter()
-            .map(|node| self.node_cost(node, bound))
-            .fold(Cost::default(), |sum, cost| Cost {
+        self.nodes.iter().map(|node| self.node_cost(node, bound)).fold(
+            Cost::default(),
+            |sum, cost| Cost {
                 read_bytes: sum.read_bytes + cost.read_bytes,
                 write_bytes: sum.write_bytes + cost.write_bytes,
                 flops: sum.flops + cost.flops,
-            })
+            },
+        )
     }
 
     /// Bytes of all weights the plan names.

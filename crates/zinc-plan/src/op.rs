@@ -333,30 +333,21 @@ fn expect_rows(tensor: &TensorInfo, rows: Dim) -> Result<(), String> {
     if tensor.shape.rows == rows {
         return Ok(());
     }
-    Err(format!(
-        "{} must have {rows:?} rows, has {:?}",
-        tensor.name, tensor.shape.rows
-    ))
+    Err(format!("{} must have {rows:?} rows, has {:?}", tensor.name, tensor.shape.rows))
 }
 
 fn expect_shape(tensor: &TensorInfo, shape: Shape) -> Result<(), String> {
     if tensor.shape == shape {
         return Ok(());
     }
-    Err(format!(
-        "{} must be {shape:?}, is {:?}",
-        tensor.name, tensor.shape
-    ))
+    Err(format!("{} must be {shape:?}, is {:?}", tensor.name, tensor.shape))
 }
 
 fn expect_multiple(tensor: &TensorInfo, of: u32) -> Result<(), String> {
     if of > 0 && tensor.shape.cols.is_multiple_of(of) {
         return Ok(());
     }
-    Err(format!(
-        "columns of {} ({}) are no multiple of {of}",
-        tensor.name, tensor.shape.cols
-    ))
+    Err(format!("columns of {} ({}) are no multiple of {of}", tensor.name, tensor.shape.cols))
 }
 
 /// Rows of `w`, when its columns match those of `x`.
@@ -367,10 +358,7 @@ fn expect_product(w: &TensorInfo, x: &TensorInfo) -> Result<u32, String> {
     if w.shape.cols == x.shape.cols {
         return Ok(n_out);
     }
-    Err(format!(
-        "{} takes {} columns, {} has {}",
-        w.name, w.shape.cols, x.name, x.shape.cols
-    ))
+    Err(format!("{} takes {} columns, {} has {}", w.name, w.shape.cols, x.name, x.shape.cols))
 }
 
 fn infer_matmul(matmul: MatMul, ins: &[&TensorInfo]) -> Inferred {
@@ -397,10 +385,7 @@ fn infer_rope(rope: Rope, ins: &[&TensorInfo]) -> Inferred {
     }
     expect_f32(ins[2])?;
     if rope.n_dims > rope.head_dim || !rope.n_dims.is_multiple_of(2) || rope.n_dims == 0 {
-        return Err(format!(
-            "cannot rotate {} of {} elements",
-            rope.n_dims, rope.head_dim
-        ));
+        return Err(format!("cannot rotate {} of {} elements", rope.n_dims, rope.head_dim));
     }
     if ins[2].shape.cols != rope.n_dims / 2 + 1 {
         return Err(format!(
@@ -413,17 +398,9 @@ fn infer_rope(rope: Rope, ins: &[&TensorInfo]) -> Inferred {
 }
 
 fn infer_attention(attention: &Attention, ins: &[&TensorInfo]) -> Inferred {
-    let Attention {
-        n_heads,
-        n_kv_heads,
-        k_dim,
-        v_dim,
-        ..
-    } = *attention;
+    let Attention { n_heads, n_kv_heads, k_dim, v_dim, .. } = *attention;
     if n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
-        return Err(format!(
-            "{n_heads} heads cannot share {n_kv_heads} key/value heads"
-        ));
+        return Err(format!("{n_heads} heads cannot share {n_kv_heads} key/value heads"));
     }
     if attention.page_size == 0 || attention.window == Some(0) {
         return Err("page size and window must not be zero".into());

@@ -265,10 +265,7 @@ impl Plan {
         &self,
         keep: impl Fn(&TensorInfo) -> bool,
     ) -> impl Iterator<Item = (TensorId, &TensorInfo)> {
-        (0u32..)
-            .map(TensorId)
-            .zip(&self.tensors)
-            .filter(move |(_, tensor)| keep(tensor))
+        (0u32..).map(TensorId).zip(&self.tensors).filter(move |(_, tensor)| keep(tensor))
     }
 
     /// Returns `names` to the host as well, after the logits.
@@ -278,10 +275,7 @@ impl Plan {
     pub fn add_outputs(&mut self, names: &[String]) -> Result<(), PlanError> {
         for name in names {
             let id = self.find(name).filter(|id| {
-                matches!(
-                    self.tensor(*id).kind,
-                    TensorKind::Value | TensorKind::View { .. }
-                )
+                matches!(self.tensor(*id).kind, TensorKind::Value | TensorKind::View { .. })
             });
             let id = id.ok_or_else(|| PlanError::Invalid {
                 at: name.clone(),

@@ -55,9 +55,5 @@ pub(crate) fn signed_max(values: &[f32]) -> f32 {
 
 /// Smallest and largest element.
 pub(crate) fn min_max(values: &[f32]) -> (f32, f32) {
-    values
-        .iter()
-        .fold((f32::MAX, f32::MIN), |(min, max), &value| {
-            (min.min(value), max.max(value))
-        })
+    values.iter().fold((f32::MAX, f32::MIN), |(min, max), &value| (min.min(value), max.max(value)))
 }

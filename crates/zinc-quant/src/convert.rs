@@ -72,16 +72,9 @@ pub fn quantize(ty: GgmlType, src: &[f32], out: &mut [u8]) -> Result<(), QuantEr
 }
 
 fn check_lengths(ty: GgmlType, n_elems: usize, n_bytes: usize) -> Result<(), QuantError> {
-    let expected = ty
-        .row_bytes(n_elems)
-        .ok_or(QuantError::PartialBlock { ty, n_elems })?;
+    let expected = ty.row_bytes(n_elems).ok_or(QuantError::PartialBlock { ty, n_elems })?;
     if expected != n_bytes {
-        return Err(QuantError::LengthMismatch {
-            ty,
-            n_elems,
-            expected,
-            found: n_bytes,
-        });
+        return Err(QuantError::LengthMismatch { ty, n_elems, expected, found: n_bytes });
     }
     Ok(())
 }
@@ -94,12 +87,7 @@ fn blocks_to_f32<const N: usize, B: Block<N>>(bytes: &[u8], out: &mut [f32]) {
 }
 
 fn f32_to_blocks<const N: usize, B: QuantizeBlock<N>>(src: &[f32], out: &mut [u8]) {
-    for (values, bytes) in src
-        .as_chunks()
-        .0
-        .iter()
-        .zip(out.chunks_exact_mut(size_of::<B>()))
-    {
+    for (values, bytes) in src.as_chunks().0.iter().zip(out.chunks_exact_mut(size_of::<B>())) {
         bytes.copy_from_slice(bytemuck::bytes_of(&B::quantize(values)));
     }
 }
@@ -141,14 +129,7 @@ mod tests {
 
     #[test]
     fn quantizers_accept_any_floats() {
-        let hostile = [
-            f32::NAN,
-            f32::INFINITY,
-            -f32::INFINITY,
-            f32::MAX,
-            1e-45,
-            -0.0,
-        ];
+        let hostile = [f32::NAN, f32::INFINITY, -f32::INFINITY, f32::MAX, 1e-45, -0.0];
         for ty in GgmlType::ALL {
             let mut bytes = vec![0; 256 / ty.block_len() * ty.block_bytes()];
             for value in hostile {
@@ -182,16 +163,8 @@ mod tests {
             dequantize(ty, &[0; 34], &mut [0.0; 31]),
             Err(QuantError::PartialBlock { ty, n_elems: 31 })
         );
-        let mismatch = QuantError::LengthMismatch {
-            ty,
-            n_elems: 32,
-            expected: 34,
-            found: 33,
-        };
-        assert_eq!(
-            dequantize(ty, &[0; 33], &mut [0.0; 32]),
-            Err(mismatch.clone())
-        );
+        let mismatch = QuantError::LengthMismatch { ty, n_elems: 32, expected: 34, found: 33 };
+        assert_eq!(dequantize(ty, &[0; 33], &mut [0.0; 32]), Err(mismatch.clone()));
         assert_eq!(quantize(ty, &[0.0; 32], &mut [0; 33]), Err(mismatch));
     }
 

@@ -51,10 +51,7 @@ impl QuantizeBlock<32> for Mxfp4 {
         // floor(log2 max) from the bits: exact, where a rounded log2 would jump just below a power of
         // two. Subnormal maxima have exponent field 0 and saturate at e = 0 like all tiny ones.
         let exponent = (max.to_bits() >> 23) as u8;
-        let mut block = Mxfp4 {
-            e: exponent.saturating_sub(2),
-            qs: [0; 16],
-        };
+        let mut block = Mxfp4 { e: exponent.saturating_sub(2), qs: [0; 16] };
         let d = block.half_scale();
         block.qs =
             std::array::from_fn(|j| nearest_fp4(src[j], d) | nearest_fp4(src[j + 16], d) << 4);

@@ -118,9 +118,7 @@ impl GgmlType {
 
     /// The type with this name in any letter case: `q4_k`, `Q4_K`, `q4_K`.
     pub fn from_name(name: &str) -> Option<GgmlType> {
-        Self::ALL
-            .into_iter()
-            .find(|ty| ty.name().eq_ignore_ascii_case(name))
+        Self::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name))
     }
 
     /// Elements in one block; 1 for plain numbers.

@@ -4,9 +4,8 @@ use crate::block::{Block, F16Bits, QK_K};
 use bytemuck::{Pod, Zeroable};
 
 /// The sixteen levels.
-pub const IQ4_VALUES: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+pub const IQ4_VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// 18 bytes, 32 elements: x = d · `IQ4_VALUES[q]`.
 ///

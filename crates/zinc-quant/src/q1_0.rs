@@ -22,11 +22,7 @@ impl Block<128> for Q1_0 {
     fn dequantize(&self, out: &mut [f32; 128]) {
         let d = self.d.to_f32();
         for (j, value) in out.iter_mut().enumerate() {
-            *value = if self.qs[j / 8] >> (j % 8) & 1 == 1 {
-                d
-            } else {
-                -d
-            };
+            *value = if self.qs[j / 8] >> (j % 8) & 1 == 1 { d } else { -d };
         }
     }
 }

@@ -36,11 +36,7 @@ impl QuantizeBlock<32> for Q5_0 {
         let d = signed_max(src) / -16.0;
         let inverse = inverse_or_zero(d);
         let (qh, qs) = pack(src.map(|value| ((value * inverse + 16.5) as u8).min(31)));
-        Q5_0 {
-            d: F16Bits::from_f32(d),
-            qh,
-            qs,
-        }
+        Q5_0 { d: F16Bits::from_f32(d), qh, qs }
     }
 }
 
@@ -80,12 +76,7 @@ impl QuantizeBlock<32> for Q5_1 {
         let d = (max - min) / 31.0;
         let inverse = inverse_or_zero(d);
         let (qh, qs) = pack(src.map(|value| (((value - min) * inverse + 0.5) as u8).min(31)));
-        Q5_1 {
-            d: F16Bits::from_f32(d),
-            m: F16Bits::from_f32(min),
-            qh,
-            qs,
-        }
+        Q5_1 { d: F16Bits::from_f32(d), m: F16Bits::from_f32(min), qh, qs }
     }
 }
 

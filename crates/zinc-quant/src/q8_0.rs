@@ -33,10 +33,7 @@ impl QuantizeBlock<32> for Q8_0 {
         let max = src.iter().fold(0.0f32, |max, value| max.max(value.abs()));
         let d = max / 127.0;
         let inverse = inverse_or_zero(d);
-        Q8_0 {
-            d: F16Bits::from_f32(d),
-            qs: src.map(|value| (value * inverse).round() as i8),
-        }
+        Q8_0 { d: F16Bits::from_f32(d), qs: src.map(|value| (value * inverse).round() as i8) }
     }
 }
 

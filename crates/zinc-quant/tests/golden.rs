@@ -39,12 +39,7 @@ fn golden() -> Option<BTreeMap<String, Vec<u8>>> {
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|raw| f32::from_le_bytes(*raw))
-        .collect()
+    bytes.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -73,12 +68,7 @@ fn quantize_is_byte_exact() {
         let ty = GgmlType::from_name(name).unwrap();
         let expected = &golden[&format!("{name}.quant_blocks")];
         let mut blocks = vec![0; expected.len()];
-        quantize(
-            ty,
-            &floats(&golden[&format!("{name}.quant_in")]),
-            &mut blocks,
-        )
-        .unwrap();
+        quantize(ty, &floats(&golden[&format!("{name}.quant_in")]), &mut blocks).unwrap();
         assert!(blocks == *expected, "{name}");
     }
 }

@@ -33,10 +33,7 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     pub(crate) fn zeros(rows: usize, cols: usize) -> Self {
-        Self {
-            cols,
-            data: vec![0.0; rows * cols],
-        }
+        Self { cols, data: vec![0.0; rows * cols] }
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &[f32]> {
@@ -58,16 +55,10 @@ impl ReferenceExecutable {
             plan: plan.name.clone(),
             reason: format!("bound to {reason} of another device"),
         };
-        let weight_store = bind
-            .weights
-            .0
-            .downcast_ref::<WeightStore>()
-            .ok_or_else(|| foreign("weights"))?;
-        let state_store = bind
-            .states
-            .0
-            .downcast_ref::<StateStore>()
-            .ok_or_else(|| foreign("states"))?;
+        let weight_store =
+            bind.weights.0.downcast_ref::<WeightStore>().ok_or_else(|| foreign("weights"))?;
+        let state_store =
+            bind.states.0.downcast_ref::<StateStore>().ok_or_else(|| foreign("states"))?;
         let mut weights = HashMap::new();
         for (id, _) in plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight) {
             weights.insert(id, weight_store.bind(&plan, id)?);
@@ -77,15 +68,7 @@ impl ReferenceExecutable {
             states.insert(id, state_store.bind(&plan, id)?);
         }
         let values = HashMap::new();
-        Ok(Self {
-            plan,
-            weights,
-            states,
-            values,
-            n_steps: 0,
-            times: None,
-            n_profiled: 0,
-        })
+        Ok(Self { plan, weights, states, values, n_steps: 0, times: None, n_profiled: 0 })
     }
 
     fn run(&mut self, inputs: &StepInputs) -> Result<(), DeviceError> {
@@ -94,11 +77,7 @@ impl ReferenceExecutable {
         let plan = self.plan.clone();
         for (idx, node) in plan.nodes.iter().enumerate() {
             let start = Instant::now();
-            let step = Step {
-                exec: self,
-                inputs,
-                sizes,
-            };
+            let step = Step { exec: self, inputs, sizes };
             let result = step.node(node)?;
             if let Some(result) = result {
                 self.values.insert(node.writes[0], result.data);
@@ -122,13 +101,8 @@ impl ReferenceExecutable {
         };
         // A step that wants no logits leaves the values behind GatherRows empty.
         let rows = self.values.get(&owner).map_or(&[][..], Vec::as_slice);
-        let data = rows
-            .chunks_exact(owner_cols)
-            .flat_map(|row| &row[col..col + cols]);
-        Matrix {
-            cols,
-            data: data.copied().collect(),
-        }
+        let data = rows.chunks_exact(owner_cols).flat_map(|row| &row[col..col + cols]);
+        Matrix { cols, data: data.copied().collect() }
     }
 }
 
@@ -148,10 +122,7 @@ impl Step<'_> {
             TensorKind::Value | TensorKind::View { .. } => Ok(self.exec.value(id)),
             TensorKind::Const(idx) => {
                 let data = plan.consts[idx as usize].data.clone();
-                Ok(Matrix {
-                    cols: tensor.shape.cols as usize,
-                    data,
-                })
+                Ok(Matrix { cols: tensor.shape.cols as usize, data })
             }
             TensorKind::Weight => ops::whole(&self.exec.weights[&id]),
             TensorKind::Input(_) | TensorKind::State => Err(DeviceError::Plan {
@@ -172,27 +143,19 @@ impl Step<'_> {
     fn node(&self, node: &Node) -> Result<Option<Matrix>, DeviceError> {
         let reads = &node.reads;
         let result = match node.op {
-            Op::Embed(embed) => ops::embed(
-                &self.exec.weights[&reads[0]],
-                self.input(reads[1]),
-                embed.scale,
-            )?,
+            Op::Embed(embed) => {
+                ops::embed(&self.exec.weights[&reads[0]], self.input(reads[1]), embed.scale)?
+            }
             Op::GatherRows => ops::gather_rows(&self.operand(reads[0])?, self.input(reads[1])),
             Op::Add => ops::add(&self.operand(reads[0])?, &self.operand(reads[1])?),
-            Op::GatedAct(gated) => ops::gated_act(
-                gated.act,
-                &self.operand(reads[0])?,
-                &self.operand(reads[1])?,
-            ),
+            Op::GatedAct(gated) => {
+                ops::gated_act(gated.act, &self.operand(reads[0])?, &self.operand(reads[1])?)
+            }
             Op::RmsNorm(norm) => {
                 ops::rms_norm(norm, &self.operand(reads[0])?, &self.operand(reads[1])?)
             }
             Op::MatMul(matmul) => {
-                let bias = if matmul.bias {
-                    Some(self.operand(reads[2])?)
-                } else {
-                    None
-                };
+                let bias = if matmul.bias { Some(self.operand(reads[2])?) } else { None };
                 let x = self.operand(reads[1])?;
                 ops::matmul(&self.exec.weights[&reads[0]], &x, bias.as_ref())?
             }
@@ -244,10 +207,7 @@ impl Executable for ReferenceExecutable {
     fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
         if ticket.0 != self.n_steps {
             let reason = format!("step {} is no longer held", ticket.0);
-            return Err(DeviceError::Lost {
-                device: NAME.into(),
-                reason,
-            });
+            return Err(DeviceError::Lost { device: NAME.into(), reason });
         }
         outputs.values.clear();
         for id in &self.plan.outputs {
@@ -263,12 +223,6 @@ impl Executable for ReferenceExecutable {
 
     fn profile(&self) -> Vec<NodeTime> {
         let times = self.times.iter().flatten().enumerate();
-        times
-            .map(|(node, time)| NodeTime {
-                node,
-                time: *time,
-                n_steps: self.n_profiled,
-            })
-            .collect()
+        times.map(|(node, time)| NodeTime { node, time: *time, n_steps: self.n_profiled }).collect()
     }
 }

@@ -37,10 +37,7 @@ impl Backend for ReferenceBackend {
         if name == NAME {
             return Ok(Arc::new(ReferenceDevice::new()));
         }
-        Err(DeviceError::Unknown {
-            name: name.into(),
-            available: NAME.into(),
-        })
+        Err(DeviceError::Unknown { name: name.into(), available: NAME.into() })
     }
 }
 
@@ -61,24 +58,14 @@ impl ReferenceDevice {
             memory_free: 0,
             facts: Vec::new(),
         };
-        let kv_types = vec![
-            GgmlType::F32,
-            GgmlType::F16,
-            GgmlType::BF16,
-            GgmlType::Q8_0,
-            GgmlType::Q4_0,
-        ];
+        let kv_types =
+            vec![GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
         let matmul = GgmlType::ALL
             .into_iter()
             .filter(|ty| storage::is_readable(*ty))
             .map(|ty| (ty, ActivationType::F32))
             .collect();
-        let caps = Caps {
-            device: NAME.into(),
-            fused: Default::default(),
-            matmul,
-            kv_types,
-        };
+        let caps = Caps { device: NAME.into(), fused: Default::default(), matmul, kv_types };
         Self { info, caps }
     }
 }

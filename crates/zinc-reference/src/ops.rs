@@ -10,11 +10,7 @@ use crate::storage::{State, read_row};
 /// Row `row` of a weight as f32.
 fn weight_row(weight: &WeightSource, row: usize, out: &mut [f32]) -> Result<(), DeviceError> {
     let row_bytes = weight.data.len() / weight.rows.max(1) as usize;
-    read_row(
-        weight.dtype,
-        &weight.data[row * row_bytes..][..row_bytes],
-        out,
-    )
+    read_row(weight.dtype, &weight.data[row * row_bytes..][..row_bytes], out)
 }
 
 /// A whole weight as f32: norm weights and biases.
@@ -36,11 +32,7 @@ pub(crate) fn embed(table: &WeightSource, ids: &[i32], scale: f32) -> Result<Mat
 }
 
 pub(crate) fn gather_rows(x: &Matrix, rows: &[i32]) -> Matrix {
-    let data = rows
-        .iter()
-        .flat_map(|row| x.row(*row as usize))
-        .copied()
-        .collect();
+    let data = rows.iter().flat_map(|row| x.row(*row as usize)).copied().collect();
     Matrix { cols: x.cols, data }
 }
 
@@ -63,11 +55,7 @@ pub(crate) fn gated_act(act: Activation, gate: &Matrix, up: &Matrix) -> Matrix {
 pub(crate) fn rms_norm(norm: RmsNorm, x: &Matrix, weight: &Matrix) -> Matrix {
     let group = norm.group as usize;
     let mut y = Matrix::zeros(x.data.len() / x.cols, x.cols);
-    for (y, x) in y
-        .data
-        .chunks_exact_mut(group)
-        .zip(x.data.chunks_exact(group))
-    {
+    for (y, x) in y.data.chunks_exact_mut(group).zip(x.data.chunks_exact(group)) {
         let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
         let scale = (1.0 / (squares / group as f64 + f64::from(norm.eps)).sqrt()) as f32;
         for ((y, x), w) in y.iter_mut().zip(x).zip(&weight.data) {
@@ -79,10 +67,7 @@ pub(crate) fn rms_norm(norm: RmsNorm, x: &Matrix, weight: &Matrix) -> Matrix {
 
 /// Sum of products, carried in f64.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-        .sum::<f64>() as f32
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
 }
 
 pub(crate) fn matmul(
@@ -111,10 +96,7 @@ pub(crate) fn rope(
     variants: &[i32],
 ) -> Matrix {
     let half = rope.n_dims as usize / 2;
-    let mut y = Matrix {
-        cols: x.cols,
-        data: x.data.clone(),
-    };
+    let mut y = Matrix { cols: x.cols, data: x.data.clone() };
     for ((row, position), variant) in y.rows_mut().zip(positions).zip(variants) {
         let (frequencies, magnitude) = table.row(*variant as usize).split_at(half);
         for head in row.chunks_exact_mut(rope.head_dim as usize) {
@@ -134,10 +116,7 @@ pub(crate) fn rope(
 }
 
 fn poisoned() -> DeviceError {
-    DeviceError::Lost {
-        device: NAME.into(),
-        reason: "a cache was left half written".into(),
-    }
+    DeviceError::Lost { device: NAME.into(), reason: "a cache was left half written".into() }
 }
 
 pub(crate) fn kv_write(x: &Matrix, slots: &[i32], cache: &State) -> Result<(), DeviceError> {
@@ -184,9 +163,7 @@ pub(crate) fn attention(
     for (token, y_row) in y.rows_mut().enumerate() {
         let position = place.positions[token] as usize;
         let pages = place.pages[place.seq_of[token] as usize];
-        let first = attention
-            .window
-            .map_or(0, |w| (position + 1).saturating_sub(w as usize));
+        let first = attention.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
         let cache_row = |j: usize| pages[j / page_size] as usize * page_size + j % page_size;
         // Scores of every head for each key, then the softmax-weighted sum of the values.
         let mut scores = vec![Vec::with_capacity(position + 1 - first); attention.n_heads as usize];
@@ -209,10 +186,7 @@ pub(crate) fn attention(
                 }
             }
         }
-        y_row
-            .iter_mut()
-            .zip(&sums)
-            .for_each(|(y, sum)| *y = *sum as f32);
+        y_row.iter_mut().zip(&sums).for_each(|(y, sum)| *y = *sum as f32);
     }
     Ok(y)
 }

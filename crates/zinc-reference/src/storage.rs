@@ -17,10 +17,8 @@ pub(crate) fn is_readable(dtype: GgmlType) -> bool {
 
 /// Dequantises one row; `row` must hold whole blocks, which the plan has checked.
 pub(crate) fn read_row(dtype: GgmlType, row: &[u8], out: &mut [f32]) -> Result<(), DeviceError> {
-    zinc_quant::dequantize(dtype, row, out).map_err(|error| DeviceError::Lost {
-        device: NAME.into(),
-        reason: error.to_string(),
-    })
+    zinc_quant::dequantize(dtype, row, out)
+        .map_err(|error| DeviceError::Lost { device: NAME.into(), reason: error.to_string() })
 }
 
 /// A model's weights by name.
@@ -32,16 +30,12 @@ impl WeightStore {
     pub(crate) fn new(sources: Vec<WeightSource>) -> Result<Self, DeviceError> {
         let mut by_name = HashMap::new();
         for source in sources {
-            let row_bytes = usize::try_from(source.cols)
-                .ok()
-                .and_then(|n| source.dtype.row_bytes(n));
+            let row_bytes =
+                usize::try_from(source.cols).ok().and_then(|n| source.dtype.row_bytes(n));
             let n_bytes = row_bytes.and_then(|bytes| (bytes as u64).checked_mul(source.rows));
             if n_bytes != Some(source.data.len() as u64) {
                 let reason = format!("has {} bytes, expected {n_bytes:?}", source.data.len());
-                return Err(DeviceError::Binding {
-                    name: source.name,
-                    reason,
-                });
+                return Err(DeviceError::Binding { name: source.name, reason });
             }
             by_name.insert(source.name.clone(), Arc::new(source));
         }
@@ -55,10 +49,7 @@ impl WeightStore {
             name: tensor.name.clone(),
             reason: reason.into(),
         };
-        let source = self
-            .by_name
-            .get(&tensor.name)
-            .ok_or_else(|| binding("is not bound"))?;
+        let source = self.by_name.get(&tensor.name).ok_or_else(|| binding("is not bound"))?;
         let rows = plan.limits.bound(tensor.shape.rows);
         let same = source.dtype == tensor.dtype
             && source.rows == rows
@@ -89,14 +80,12 @@ impl StateStore {
             let needed = plan.max_bytes(id);
             let mut bytes = Vec::new();
             let len = usize::try_from(needed).unwrap_or(usize::MAX);
-            bytes
-                .try_reserve_exact(len)
-                .map_err(|_| DeviceError::OutOfMemory {
-                    device: NAME.into(),
-                    what: format!("cache {}", tensor.name),
-                    needed,
-                    available: 0,
-                })?;
+            bytes.try_reserve_exact(len).map_err(|_| DeviceError::OutOfMemory {
+                device: NAME.into(),
+                what: format!("cache {}", tensor.name),
+                needed,
+                available: 0,
+            })?;
             bytes.resize(len, 0);
             let state = State {
                 dtype: tensor.dtype,
@@ -115,15 +104,8 @@ impl StateStore {
             name: tensor.name.clone(),
             reason: reason.into(),
         };
-        let state = self
-            .by_name
-            .get(&tensor.name)
-            .ok_or_else(|| binding("is not allocated"))?;
-        let len = state
-            .bytes
-            .lock()
-            .map_err(|_| binding("is poisoned"))?
-            .len() as u64;
+        let state = self.by_name.get(&tensor.name).ok_or_else(|| binding("is not allocated"))?;
+        let len = state.bytes.lock().map_err(|_| binding("is poisoned"))?.len() as u64;
         if state.dtype != tensor.dtype || len != plan.max_bytes(id) {
             return Err(binding("has another type or size than the plan says"));
         }

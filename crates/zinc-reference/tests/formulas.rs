@@ -19,15 +19,10 @@ impl Data<'_> {
     /// Element `col` of row `row` of the f32 table `name`.
     fn table(&self, name: &str, row: usize, col: usize) -> f64 {
         let weights = &self.case.weights;
-        let weight = weights
-            .iter()
-            .find(|w| w.name == name)
-            .expect("a table of the case");
+        let weight = weights.iter().find(|w| w.name == name).expect("a table of the case");
         assert_eq!(weight.dtype, GgmlType::F32);
         let start = 4 * (row * weight.cols as usize + col);
-        let bytes = weight.data[start..start + 4]
-            .try_into()
-            .expect("four bytes");
+        let bytes = weight.data[start..start + 4].try_into().expect("four bytes");
         f64::from(f32::from_le_bytes(bytes))
     }
 
@@ -58,9 +53,7 @@ fn formula(data: &Data<'_>, op: &Op, row: &Row) -> Option<Vec<f64>> {
     let n_cols = data.plan.tensor(data.plan.outputs[0]).shape.cols as usize;
     let cols = 0..n_cols;
     let y = match op {
-        Op::Add => cols
-            .map(|c| data.operand("a", row, c) + data.operand("b", row, c))
-            .collect(),
+        Op::Add => cols.map(|c| data.operand("a", row, c) + data.operand("b", row, c)).collect(),
         Op::GatedAct(_) => cols
             .map(|c| {
                 let gate = data.operand("gate", row, c);
@@ -84,11 +77,7 @@ fn formula(data: &Data<'_>, op: &Op, row: &Row) -> Option<Vec<f64>> {
             cols.map(|out| {
                 let products =
                     (0..n_in).map(|c| data.table("y.w", out, c) * data.operand("x", row, c));
-                let bias = if matmul.bias {
-                    data.table("y.b", 0, out)
-                } else {
-                    0.0
-                };
+                let bias = if matmul.bias { data.table("y.b", 0, out) } else { 0.0 };
                 products.sum::<f64>() + bias
             })
             .collect()
@@ -116,10 +105,7 @@ fn rotated(data: &Data<'_>, rope: &zinc_plan::Rope, row: &Row, n_cols: usize) ->
             RopeMode::Norm => (head + 2 * pair, head + 2 * pair + 1),
             RopeMode::Neox => (head + pair, head + pair + n_dims / 2),
         };
-        let (a, b) = (
-            data.operand("x", row, real),
-            data.operand("x", row, imaginary),
-        );
+        let (a, b) = (data.operand("x", row, real), data.operand("x", row, imaginary));
         let frequency = data.frequency(row.variant as usize, pair, n_dims);
         // The angle is defined as an f32 product.
         let angle = f64::from(row.position as f32 * frequency as f32);
@@ -136,9 +122,7 @@ fn rotated(data: &Data<'_>, rope: &zinc_plan::Rope, row: &Row, n_cols: usize) ->
 /// Softmax over the earlier rows of the same sequence, found by their positions: no cache, no pages.
 fn attended(data: &Data<'_>, attention: &Attention, row: &Row) -> Vec<f64> {
     let (k_dim, v_dim) = (attention.k_dim as usize, attention.v_dim as usize);
-    let first = attention
-        .window
-        .map_or(0, |window| row.position + 1 - window as i32);
+    let first = attention.window.map_or(0, |window| row.position + 1 - window as i32);
     let keys: Vec<Row> = data
         .rows()
         .into_iter()
@@ -159,14 +143,8 @@ fn attended(data: &Data<'_>, attention: &Attention, row: &Row) -> Vec<f64> {
         let exps: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
         let total: f64 = exps.iter().sum();
         y.extend((0..v_dim).map(|c| {
-            let values = keys
-                .iter()
-                .map(|key| data.operand("v", key, head / shared * v_dim + c));
-            exps.iter()
-                .zip(values)
-                .map(|(exp, value)| exp * value)
-                .sum::<f64>()
-                / total
+            let values = keys.iter().map(|key| data.operand("v", key, head / shared * v_dim + c));
+            exps.iter().zip(values).map(|(exp, value)| exp * value).sum::<f64>() / total
         }));
     }
     y
@@ -183,25 +161,15 @@ fn every_f32_case_agrees_with_its_formula() {
         if !is_plain || case.layout.n_rows() > 200 {
             continue;
         }
-        let plan = case
-            .plan(case.layout.limits(case.layout.n_rows()))
-            .expect("a valid case");
+        let plan = case.plan(case.layout.limits(case.layout.n_rows())).expect("a valid case");
         let data = Data { case, plan: &plan };
-        let op = plan
-            .nodes
-            .iter()
-            .map(|node| node.op)
-            .find(|op| op.kind() == case.op);
+        let op = plan.nodes.iter().map(|node| node.op).find(|op| op.kind() == case.op);
         let Some(op) = op else { continue };
         let rows = data.rows();
         let expected: Option<Vec<Vec<f64>>> =
             rows.iter().map(|row| formula(&data, &op, row)).collect();
         let Some(expected) = expected else { continue };
-        let expected: Vec<f32> = expected
-            .concat()
-            .iter()
-            .map(|value| *value as f32)
-            .collect();
+        let expected: Vec<f32> = expected.concat().iter().map(|value| *value as f32).collect();
         let found = run_on_reference(case).expect("the reference runs the case");
         let error = nmse(&found[0], &expected);
         assert!(error < 1e-13, "{}: nmse {error:e}", case.label());

@@ -16,19 +16,11 @@ pub struct Breakage {
 impl Breakage {
     /// A wrong plan.
     pub fn plan(name: &'static str, edit: impl Fn(&mut Plan) + 'static) -> Self {
-        Self {
-            name,
-            plan: Box::new(edit),
-            inputs: Box::new(|_| ()),
-        }
+        Self { name, plan: Box::new(edit), inputs: Box::new(|_| ()) }
     }
 
     /// Wrong step inputs.
     pub fn inputs(name: &'static str, edit: impl Fn(&mut StepInputs) + 'static) -> Self {
-        Self {
-            name,
-            plan: Box::new(|_| ()),
-            inputs: Box::new(edit),
-        }
+        Self { name, plan: Box::new(|_| ()), inputs: Box::new(edit) }
     }
 }

@@ -98,10 +98,7 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(seed: u64, label: &str) -> Self {
-        Self {
-            rng: Rng::new(seed, label),
-            weights: Vec::new(),
-        }
+        Self { rng: Rng::new(seed, label), weights: Vec::new() }
     }
 
     /// A table of f32 rows.
@@ -125,10 +122,7 @@ impl Feed {
 
     /// A table of these f32 values.
     pub(crate) fn values(&mut self, name: &str, rows: u32, cols: u32, values: &[f32]) {
-        let data: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.push(name, GgmlType::F32, rows, cols, data);
     }
 

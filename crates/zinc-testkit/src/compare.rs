@@ -57,17 +57,12 @@ pub fn same_bits(a: &[f32], b: &[f32]) -> Result<(), usize> {
 
 /// Mean over the rows of `KL(softmax(expected) || softmax(found))` in nats.
 pub fn mean_kl(found: &[f32], expected: &[f32], n_vocab: usize) -> f64 {
-    let rows = found
-        .chunks_exact(n_vocab)
-        .zip(expected.chunks_exact(n_vocab));
+    let rows = found.chunks_exact(n_vocab).zip(expected.chunks_exact(n_vocab));
     let n_rows = rows.len().max(1);
     let total: f64 = rows
         .map(|(found, expected)| {
             let (p, q) = (log_softmax(expected), log_softmax(found));
-            p.iter()
-                .zip(&q)
-                .map(|(p, q)| p.exp() * (p - q))
-                .sum::<f64>()
+            p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
         })
         .sum();
     total / n_rows as f64
@@ -83,11 +78,7 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 /// Index of the largest value, the first of equal ones.
 pub fn argmax(logits: &[f32]) -> usize {
     let better = |best: usize, idx: usize| {
-        if logits[idx] > logits[best] {
-            idx
-        } else {
-            best
-        }
+        if logits[idx] > logits[best] { idx } else { best }
     };
     (1..logits.len()).fold(0, better)
 }

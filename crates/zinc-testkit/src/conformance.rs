@@ -76,12 +76,7 @@ impl Report {
     pub fn assert_passed(&self, missing: &[OpKind]) {
         eprint!("{self}");
         let failures = self.failures();
-        assert!(
-            failures.is_empty(),
-            "{} failed:\n{}",
-            failures.len(),
-            failures.join("\n")
-        );
+        assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
         for op in OpKind::ALL {
             let tried =
                 |case: &CaseReport| case.op == op && matches!(case.verdict, Verdict::Passed(_));
@@ -133,10 +128,7 @@ pub fn check_device(device: &dyn Device) -> Report {
         dtype: case.dtype,
         verdict: check_case(case, device),
     };
-    Report {
-        device: device.info().name.clone(),
-        cases: cases.iter().map(check).collect(),
-    }
+    Report { device: device.info().name.clone(), cases: cases.iter().map(check).collect() }
 }
 
 /// Runs one case with all its checks.
@@ -184,18 +176,14 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
         let error = nmse(found, expected);
         if error.is_nan() || error > case.nmse_max {
             let limit = case.nmse_max;
-            return Err(mismatch(format!(
-                "output {idx}: nmse {error:.2e} is above {limit:.0e}"
-            )));
+            return Err(mismatch(format!("output {idx}: nmse {error:.2e} is above {limit:.0e}")));
         }
         worst = worst.max(error);
     }
     let same = |what: &str, other: &[Vec<f32>]| {
         for (idx, (other, found)) in other.iter().zip(&found).enumerate() {
             if let Err(at) = same_bits(other, found) {
-                return Err(mismatch(format!(
-                    "{what} changes output {idx} at element {at}"
-                )));
+                return Err(mismatch(format!("{what} changes output {idx} at element {at}")));
             }
         }
         Ok(())
@@ -260,10 +248,7 @@ fn run_steps(
 ) -> Result<Vec<Vec<f32>>, TestError> {
     let weights = device.bind_weights(case.weights.clone(), &mut |_, _| ())?;
     let states = device.alloc_states(&plan)?;
-    let bind = Bindings {
-        weights: &weights,
-        states: &states,
-    };
+    let bind = Bindings { weights: &weights, states: &states };
     let n_outputs = plan.outputs.len();
     let mut exec = device.compile(Arc::new(plan), &bind)?;
     let mut outputs = vec![Vec::new(); n_outputs];
@@ -291,7 +276,5 @@ fn check_kinds(case: &Case, plan: &Plan, caps: &Caps) -> Result<(), TestError> {
     }
     let name = case.op.name();
     let found = if found { "is" } else { "is not" };
-    Err(TestError::Mismatch(format!(
-        "{name} {found} in the prepared plan"
-    )))
+    Err(TestError::Mismatch(format!("{name} {found} in the prepared plan")))
 }

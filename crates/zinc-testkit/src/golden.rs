@@ -71,18 +71,10 @@ impl Golden {
 
     fn prompt(&self, numbers: &Numbers, idx: usize) -> Result<Prompt, TestError> {
         let key = |name: &str| format!("prompt{idx}.{name}");
-        let ty = self
-            .name
-            .rsplit('.')
-            .next()
-            .unwrap_or_default()
-            .to_uppercase();
+        let ty = self.name.rsplit('.').next().unwrap_or_default().to_uppercase();
         // One set of numbers for one model, or one per quantised file.
         let (logits_key, llamacpp_key) = if self.name.starts_with("q_") {
-            (
-                key(&format!("{ty}.logits_dequant_f32")),
-                key(&format!("{ty}.llamacpp_logits")),
-            )
+            (key(&format!("{ty}.logits_dequant_f32")), key(&format!("{ty}.llamacpp_logits")))
         } else {
             (key("logits"), key("llamacpp_logits"))
         };
@@ -125,16 +117,9 @@ impl Golden {
 /// A model file that cannot be read.
 pub fn goldens() -> Result<Vec<Golden>, TestError> {
     let mut found = BTreeMap::new();
-    for folder in [
-        paths::testdata().join("golden"),
-        paths::shared().join("golden"),
-    ] {
+    for folder in [paths::testdata().join("golden"), paths::shared().join("golden")] {
         // Later folders replace earlier ones: the full set has more rows.
-        found.extend(
-            in_folder(&folder)?
-                .into_iter()
-                .map(|golden| (golden.name.clone(), golden)),
-        );
+        found.extend(in_folder(&folder)?.into_iter().map(|golden| (golden.name.clone(), golden)));
     }
     Ok(found.into_values().collect())
 }
@@ -166,10 +151,7 @@ pub fn in_folder(folder: &Path) -> Result<Vec<Golden>, TestError> {
             continue;
         };
         let model = name.split('.').next().unwrap_or(name);
-        let arch = Gguf::open(&gguf)?
-            .metadata()
-            .require_str("general.architecture")?
-            .to_owned();
+        let arch = Gguf::open(&gguf)?.metadata().require_str("general.architecture")?.to_owned();
         goldens.push(Golden {
             name: name.to_owned(),
             numbers: folder.join(format!("{model}.safetensors")),
@@ -204,19 +186,14 @@ impl Numbers {
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let numbers = Self {
-            path: path.to_owned(),
-            bytes,
-        };
+        let numbers = Self { path: path.to_owned(), bytes };
         numbers.open()?;
         Ok(numbers)
     }
 
     fn open(&self) -> Result<SafeTensors<'_>, TestError> {
-        SafeTensors::deserialize(&self.bytes).map_err(|error| TestError::File {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|error| TestError::File { path: self.path.clone(), reason: error.to_string() })
     }
 
     fn missing(&self, key: &str) -> TestError {
@@ -246,11 +223,6 @@ impl Numbers {
 
     fn i32s(&self, key: &str) -> Result<Vec<i32>, TestError> {
         let (raw, _) = self.raw(key, Dtype::I32)?;
-        Ok(raw
-            .as_chunks()
-            .0
-            .iter()
-            .map(|raw| i32::from_le_bytes(*raw))
-            .collect())
+        Ok(raw.as_chunks().0.iter().map(|raw| i32::from_le_bytes(*raw)).collect())
     }
 }

@@ -42,10 +42,7 @@ pub fn check_all(device: &Arc<dyn Device>, at_least: usize) {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(
-        n_passed >= at_least,
-        "only {n_passed} goldens could be tried"
-    );
+    assert!(n_passed >= at_least, "only {n_passed} goldens could be tried");
 }
 
 /// Checks one golden: f32 arithmetic by the file's tolerance, quantised activations by KL.
@@ -138,16 +135,11 @@ pub fn check_pass(
 pub fn check_f16_cache(device: &Arc<dyn Device>) {
     let supported = |golden: &Golden| zinc_models::architectures().any(|arch| arch == golden.arch);
     let goldens = goldens().expect("golden models are readable");
-    for golden in goldens
-        .iter()
-        .filter(|golden| supported(golden) && !golden.is_quantized())
-    {
+    for golden in goldens.iter().filter(|golden| supported(golden) && !golden.is_quantized()) {
         let runner = ModelRunner::open(&golden.gguf, device.clone(), GgmlType::F16)
             .expect("a supported model");
         for prompt in golden.prompts().expect("readable numbers") {
-            let pass = runner
-                .prefill(&prompt.tokens, 16)
-                .expect("a supported plan");
+            let pass = runner.prefill(&prompt.tokens, 16).expect("a supported plan");
             let found = &pass.logits[pass.logits.len() - prompt.logits.len()..];
             let kl = mean_kl(found, &prompt.logits, prompt.n_vocab);
             let (difference, _) = max_abs(found, &prompt.logits);
@@ -157,10 +149,7 @@ pub fn check_f16_cache(device: &Arc<dyn Device>) {
                 "{label}: KL {kl:e}, difference {difference:e}"
             );
             // An f16 cache is not an f32 one: a device that ignored the type would agree too well.
-            assert!(
-                prompt.tokens.len() == 1 || difference > 1e-5,
-                "{label}: {difference:e}"
-            );
+            assert!(prompt.tokens.len() == 1 || difference > 1e-5, "{label}: {difference:e}");
         }
     }
 }
@@ -194,7 +183,5 @@ fn check_by_kl(golden: &Golden, runner: &ModelRunner) -> Result<String, TestErro
             }
         }
     }
-    Ok(format!(
-        "mean KL {worst_kl:.1e}, largest difference {worst:.1e}"
-    ))
+    Ok(format!("mean KL {worst_kl:.1e}, largest difference {worst:.1e}"))
 }

@@ -57,13 +57,7 @@ impl ModelRunner {
             data: gguf.data(tensor),
         });
         let weights = device.bind_weights(sources.collect(), &mut |_, _| ())?;
-        Ok(Self {
-            model,
-            device,
-            weights,
-            kv_type,
-            breakage: None,
-        })
+        Ok(Self { model, device, weights, kv_type, breakage: None })
     }
 
     /// The same model, computed wrongly.
@@ -110,10 +104,7 @@ impl ModelRunner {
             idx if idx == last => "final_norm".to_owned(),
             idx => (idx - 1).to_string(),
         };
-        let hidden = values
-            .enumerate()
-            .map(|(idx, values)| (name(idx), values))
-            .collect();
+        let hidden = values.enumerate().map(|(idx, values)| (name(idx), values)).collect();
         Ok(Pass { logits, hidden })
     }
 
@@ -146,10 +137,7 @@ impl ModelRunner {
 
     /// The model's plan for steps of `chunk` tokens, prepared for the device.
     fn plan(&self, limits: Limits, taps: &[String]) -> Result<Plan, TestError> {
-        let options = PlanOptions {
-            limits,
-            kv_type: self.kv_type,
-        };
+        let options = PlanOptions { limits, kv_type: self.kv_type };
         let mut plan = self.model.plan(&options)?;
         plan.add_outputs(taps)?;
         if let Some(breakage) = &self.breakage {
@@ -186,32 +174,16 @@ impl<'a> Sequence<'a> {
         let limits = Self::limits(max_len);
         // Pages in falling order and not from the cache's end: an engine that ignores the table
         // gets nothing right by luck.
-        let pages = (0..limits.pages_per_seq as i32)
-            .rev()
-            .map(|page| page + 1)
-            .collect();
+        let pages = (0..limits.pages_per_seq as i32).rev().map(|page| page + 1).collect();
         let states = runner.device.alloc_states(&runner.plan(limits, &[])?)?;
-        Ok(Self {
-            runner,
-            states,
-            limits,
-            pages,
-            n_past: 0,
-        })
+        Ok(Self { runner, states, limits, pages, n_past: 0 })
     }
 
     fn compile(&self, chunk: usize, taps: &[String]) -> Result<Box<dyn Executable>, TestError> {
         let chunk = chunk as u32;
-        let limits = Limits {
-            max_tokens: chunk,
-            max_out_rows: chunk,
-            ..self.limits
-        };
+        let limits = Limits { max_tokens: chunk, max_out_rows: chunk, ..self.limits };
         let plan = self.runner.plan(limits, taps)?;
-        let bind = Bindings {
-            weights: &self.runner.weights,
-            states: &self.states,
-        };
+        let bind = Bindings { weights: &self.runner.weights, states: &self.states };
         Ok(self.runner.device.compile(Arc::new(plan), &bind)?)
     }
 

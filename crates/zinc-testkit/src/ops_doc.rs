@@ -37,10 +37,8 @@ struct Column {
 /// # Errors
 /// A table that cannot be read, a device that cannot be opened, or a case that fails.
 pub fn text() -> Result<String, TestError> {
-    let devices: [Box<dyn Device>; 2] = [
-        Box::new(ReferenceDevice::new()),
-        Box::new(CpuDevice::new(2, Isa::best())?),
-    ];
+    let devices: [Box<dyn Device>; 2] =
+        [Box::new(ReferenceDevice::new()), Box::new(CpuDevice::new(2, Isa::best())?)];
     let mut columns = Vec::new();
     for device in devices {
         let cases = cases::all(device.caps())?;
@@ -54,9 +52,7 @@ pub fn text() -> Result<String, TestError> {
 }
 
 fn write_head(page: &mut String, first: &[&str], columns: &[Column]) {
-    let names = columns
-        .iter()
-        .map(|column| column.device.info().name.as_str());
+    let names = columns.iter().map(|column| column.device.info().name.as_str());
     let heads: Vec<&str> = first.iter().copied().chain(names).collect();
     let _ = writeln!(page, "| {} |", heads.join(" | "));
     let _ = writeln!(page, "|{}", "---|".repeat(heads.len()));
@@ -70,12 +66,7 @@ fn operations(page: &mut String, columns: &[Column]) -> Result<(), TestError> {
         let cells: Result<Vec<String>, TestError> =
             columns.iter().map(|column| support(column, op)).collect();
         let kind = if op.is_fused() { " (fused)" } else { "" };
-        let _ = writeln!(
-            page,
-            "| `{}`{kind} | {n_cases} | {} |",
-            op.name(),
-            cells?.join(" | ")
-        );
+        let _ = writeln!(page, "| `{}`{kind} | {n_cases} | {} |", op.name(), cells?.join(" | "));
     }
     Ok(())
 }

@@ -21,11 +21,7 @@ pub fn check(path: &Path, text: &str) {
     }
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
     let (found, expected) = (lines(text), lines(&expected));
-    let same = found
-        .iter()
-        .zip(&expected)
-        .take_while(|(a, b)| a == b)
-        .count();
+    let same = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
     panic!(
         "{} differs at line {}:\n  expected {:?}\n  found    {:?}\n\
          hint: if the change is meant, run the test again with ZINC_UPDATE=1 and read the diff",

@@ -7,10 +7,7 @@ use zinc_testkit::paths;
 fn the_clone_has_the_numbers_of_the_full_set() {
     let full = in_folder(&paths::shared().join("golden")).expect("readable models");
     if full.is_empty() {
-        eprintln!(
-            "skipped: {} has no golden models",
-            paths::shared().join("golden").display()
-        );
+        eprintln!("skipped: {} has no golden models", paths::shared().join("golden").display());
         return;
     }
     let clone = in_folder(&paths::testdata().join("golden")).expect("readable models");
@@ -19,11 +16,7 @@ fn the_clone_has_the_numbers_of_the_full_set() {
         let original = full.iter().find(|other| other.name == golden.name);
         let original = original.expect("every golden of the clone is in the full set");
         let model = |path| std::fs::read(path).expect("a readable model");
-        assert!(
-            model(&golden.gguf) == model(&original.gguf),
-            "{}",
-            golden.name
-        );
+        assert!(model(&golden.gguf) == model(&original.gguf), "{}", golden.name);
         let prompts = golden.prompts().expect("readable numbers");
         let originals = original.prompts().expect("readable numbers");
         assert_eq!(prompts.len(), originals.len());

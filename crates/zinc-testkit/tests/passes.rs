@@ -37,10 +37,8 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
         let table = b.weight(&format!("table{idx}"), GgmlType::F32, VOCAB, 64)?;
         values.push((b.embed(&format!("embed{idx}"), table, 1.0)?, 64));
     }
-    let caches = [
-        b.cache("cache_k", GgmlType::F16, D_ATTN)?,
-        b.cache("cache_v", GgmlType::F32, D_ATTN)?,
-    ];
+    let caches =
+        [b.cache("cache_k", GgmlType::F16, D_ATTN)?, b.cache("cache_v", GgmlType::F32, D_ATTN)?];
     let rope_table = b.constant("rope_table", 9, vec![0.5; 9])?;
     let mut wrote = false;
     for idx in 0..4 + rng.below(24) {
@@ -55,25 +53,12 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
         let value = match rng.below(8) {
             0 => (b.add(&label, x, same(rng))?, cols),
             1 => {
-                let act = GatedAct {
-                    act: Activation::Silu,
-                };
+                let act = GatedAct { act: Activation::Silu };
                 (b.gated_act(&label, act, x, same(rng))?, cols)
             }
             2 => {
                 let w = b.weight(&format!("{label}.w"), GgmlType::F32, 1, 16)?;
-                (
-                    b.rms_norm(
-                        &label,
-                        RmsNorm {
-                            eps: 1e-5,
-                            group: 16,
-                        },
-                        x,
-                        w,
-                    )?,
-                    cols,
-                )
+                (b.rms_norm(&label, RmsNorm { eps: 1e-5, group: 16 }, x, w)?, cols)
             }
             3 | 4 => {
                 let n_out = [32, 64][rng.below(2)];
@@ -82,11 +67,7 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
                 (b.matmul(&label, w, x, None)?, n_out)
             }
             5 if cols == D_ATTN => {
-                let rope = Rope {
-                    mode: RopeMode::Neox,
-                    head_dim: 16,
-                    n_dims: 16,
-                };
+                let rope = Rope { mode: RopeMode::Neox, head_dim: 16, n_dims: 16 };
                 (b.rope(&label, rope, x, rope_table)?, cols)
             }
             6 if cols == D_ATTN => {
@@ -126,10 +107,7 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
 fn demanding_caps() -> Caps {
     Caps {
         device: "demanding".into(),
-        fused: OpKind::ALL
-            .into_iter()
-            .filter(|kind| kind.is_fused())
-            .collect(),
+        fused: OpKind::ALL.into_iter().filter(|kind| kind.is_fused()).collect(),
         matmul: GgmlType::ALL
             .into_iter()
             .map(|ty| match ty {
@@ -145,22 +123,16 @@ fn demanding_caps() -> Caps {
 /// Random plans, and the real ones of the clone, all prepared for a demanding device.
 fn prepared_plans() -> Vec<Plan> {
     let mut rng = Rng::new(7, "plans");
-    let mut plans: Vec<Plan> = (0..300)
-        .map(|_| random_plan(&mut rng).expect("a valid plan"))
-        .collect();
+    let mut plans: Vec<Plan> =
+        (0..300).map(|_| random_plan(&mut rng).expect("a valid plan")).collect();
     let folder = paths::testdata().join("golden");
     for golden in golden::in_folder(&folder).expect("readable models") {
         let gguf = Gguf::open(&golden.gguf).expect("a readable model");
         let model = Model::from_gguf(&gguf).expect("a supported model");
-        let mut plan = model
-            .plan(&PlanOptions {
-                limits: LIMITS,
-                kv_type: GgmlType::F16,
-            })
-            .expect("a plan");
+        let mut plan =
+            model.plan(&PlanOptions { limits: LIMITS, kv_type: GgmlType::F16 }).expect("a plan");
         plans.push(plan.clone());
-        plan.add_outputs(&model.hidden_tensors())
-            .expect("hidden tensors are computed");
+        plan.add_outputs(&model.hidden_tensors()).expect("hidden tensors are computed");
         plans.push(plan);
     }
     let prepare = |plan| passes::prepare(plan, &demanding_caps()).expect("a supported plan");
@@ -189,10 +161,7 @@ fn arena_range(plan: &Plan, id: TensorId) -> std::ops::Range<usize> {
 }
 
 fn is_value(plan: &Plan, id: TensorId) -> bool {
-    matches!(
-        plan.tensor(id).kind,
-        TensorKind::Value | TensorKind::View { .. }
-    )
+    matches!(plan.tensor(id).kind, TensorKind::Value | TensorKind::View { .. })
 }
 
 /// Runs the nodes in this order over an arena that holds, in each byte, which value was written there
@@ -202,17 +171,10 @@ fn simulate(plan: &Plan, order: &[usize]) -> Result<(), String> {
     let mut n_updates: HashMap<TensorId, u32> = HashMap::new();
     let mut expected_updates: Vec<Vec<(TensorId, u32)>> = Vec::new();
     for node in &plan.nodes {
-        let states = node
-            .reads
-            .iter()
-            .filter(|id| plan.tensor(**id).kind == TensorKind::State);
+        let states = node.reads.iter().filter(|id| plan.tensor(**id).kind == TensorKind::State);
         let seen = states.map(|id| (*id, n_updates.get(id).copied().unwrap_or(0)));
         expected_updates.push(seen.collect());
-        for id in node
-            .writes
-            .iter()
-            .filter(|id| plan.tensor(**id).kind == TensorKind::State)
-        {
+        for id in node.writes.iter().filter(|id| plan.tensor(**id).kind == TensorKind::State) {
             *n_updates.entry(*id).or_default() += 1;
         }
     }
@@ -221,19 +183,13 @@ fn simulate(plan: &Plan, order: &[usize]) -> Result<(), String> {
     let mut updates: HashMap<TensorId, u32> = HashMap::new();
     let holds = |arena: &[Option<TensorId>], id: TensorId| {
         let owner = plan.locate(id).0;
-        arena[arena_range(plan, id)]
-            .iter()
-            .all(|tag| *tag == Some(owner))
+        arena[arena_range(plan, id)].iter().all(|tag| *tag == Some(owner))
     };
     for idx in order {
         let node = &plan.nodes[*idx];
         for id in node.reads.iter().filter(|id| is_value(plan, **id)) {
             if !holds(&arena, *id) {
-                return Err(format!(
-                    "{} finds {} overwritten",
-                    node.label,
-                    plan.tensor(*id).name
-                ));
+                return Err(format!("{} finds {} overwritten", node.label, plan.tensor(*id).name));
             }
         }
         for (id, version) in &expected_updates[*idx] {
@@ -285,10 +241,7 @@ fn the_arena_is_aligned_bounded_and_shared() {
             .filter(|id| plan.tensor(*id).kind == TensorKind::Value)
             .filter_map(|id| memory.offsets[id.index()].map(|_| arena_range(&plan, id)))
             .collect();
-        let sum: usize = used
-            .iter()
-            .map(|range| range.len().next_multiple_of(64))
-            .sum();
+        let sum: usize = used.iter().map(|range| range.len().next_multiple_of(64)).sum();
         for range in &used {
             assert_eq!(range.start % 64, 0);
             assert!(range.end as u64 <= memory.arena_bytes);
@@ -298,10 +251,7 @@ fn the_arena_is_aligned_bounded_and_shared() {
         n_concurrent += usize::from(plan.nodes.iter().skip(1).any(|node| !node.barrier));
     }
     assert!(n_shared > 200, "memory is reused in {n_shared} plans");
-    assert!(
-        n_concurrent > 200,
-        "{n_concurrent} plans have nodes that may run together"
-    );
+    assert!(n_concurrent > 200, "{n_concurrent} plans have nodes that may run together");
 }
 
 #[test]
@@ -314,33 +264,18 @@ fn a_barrier_too_few_is_noticed() {
         let mut plan = plan.clone();
         plan.nodes.iter_mut().for_each(|node| node.barrier = false);
         let orders = (0..8).map(|_| shuffled_groups(&plan, &mut rng));
-        n_broken += usize::from(
-            orders
-                .into_iter()
-                .any(|order| simulate(&plan, &order).is_err()),
-        );
+        n_broken += usize::from(orders.into_iter().any(|order| simulate(&plan, &order).is_err()));
     }
-    assert!(
-        n_broken * 10 > plans.len() * 9,
-        "{n_broken} of {}",
-        plans.len()
-    );
+    assert!(n_broken * 10 > plans.len() * 9, "{n_broken} of {}", plans.len());
 }
 
 /// All outputs of two steps on the reference.
 fn run(plan: Plan, weights: &[WeightSource]) -> Vec<Vec<u32>> {
     let device = ReferenceDevice::new();
-    let weights = device
-        .bind_weights(weights.to_vec(), &mut |_, _| ())
-        .expect("weights fit");
+    let weights = device.bind_weights(weights.to_vec(), &mut |_, _| ()).expect("weights fit");
     let states = device.alloc_states(&plan).expect("states fit");
-    let bind = Bindings {
-        weights: &weights,
-        states: &states,
-    };
-    let mut exec = device
-        .compile(Arc::new(plan), &bind)
-        .expect("a supported plan");
+    let bind = Bindings { weights: &weights, states: &states };
+    let mut exec = device.compile(Arc::new(plan), &bind).expect("a supported plan");
     let mut outputs = StepOutputs::default();
     let mut bits = Vec::new();
     for start in [0, 3] {
@@ -355,12 +290,7 @@ fn run(plan: Plan, weights: &[WeightSource]) -> Vec<Vec<u32>> {
         };
         let ticket = exec.submit(&inputs).expect("a valid step");
         exec.wait(ticket, &mut outputs).expect("the step ends");
-        bits.extend(
-            outputs
-                .values
-                .iter()
-                .map(|v| v.iter().map(|x| x.to_bits()).collect()),
-        );
+        bits.extend(outputs.values.iter().map(|v| v.iter().map(|x| x.to_bits()).collect()));
     }
     bits
 }
@@ -368,9 +298,7 @@ fn run(plan: Plan, weights: &[WeightSource]) -> Vec<Vec<u32>> {
 fn random_weights(plan: &Plan, rng: &mut Rng) -> Vec<WeightSource> {
     let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
     let source = |(_, tensor): (TensorId, &zinc_plan::TensorInfo)| {
-        let Dim::Fixed(rows) = tensor.shape.rows else {
-            panic!("weights have fixed rows")
-        };
+        let Dim::Fixed(rows) = tensor.shape.rows else { panic!("weights have fixed rows") };
         WeightSource {
             name: tensor.name.clone(),
             dtype: tensor.dtype,
@@ -394,10 +322,7 @@ fn order_within_groups_changes_no_bit_on_the_reference() {
         for _ in 0..3 {
             let order = shuffled_groups(&plan, &mut rng);
             let nodes = order.iter().map(|idx| plan.nodes[*idx].clone()).collect();
-            let shuffled = Plan {
-                nodes,
-                ..plan.clone()
-            };
+            let shuffled = Plan { nodes, ..plan.clone() };
             assert_eq!(run(shuffled, &weights), expected, "{plan}");
         }
     }

@@ -21,31 +21,16 @@ fn valid() -> Result<Plan, PlanError> {
     let table = b.weight("table", GgmlType::F32, 8, 64)?;
     let x = b.embed("x", table, 1.0)?;
     let norm = b.weight("norm", GgmlType::F32, 1, 64)?;
-    let normed = b.rms_norm(
-        "normed",
-        RmsNorm {
-            eps: 1e-5,
-            group: 64,
-        },
-        x,
-        norm,
-    )?;
+    let normed = b.rms_norm("normed", RmsNorm { eps: 1e-5, group: 64 }, x, norm)?;
     let w_qkv = b.weight("w_qkv", GgmlType::Q8_0, 96, 64)?;
     let qkv = b.matmul("qkv", w_qkv, normed, None)?;
     let q = b.view("q", qkv, 0, 32)?;
     let k = b.view("k", qkv, 32, 32)?;
     let v = b.view("v", qkv, 64, 32)?;
     let rope_table = b.constant("rope_table", 17, vec![1.0; 17])?;
-    let rope = Rope {
-        mode: RopeMode::Neox,
-        head_dim: 32,
-        n_dims: 32,
-    };
+    let rope = Rope { mode: RopeMode::Neox, head_dim: 32, n_dims: 32 };
     let q = b.rope("q_rope", rope, q, rope_table)?;
-    let caches = [
-        b.cache("cache_k", GgmlType::F16, 32)?,
-        b.cache("cache_v", GgmlType::F16, 32)?,
-    ];
+    let caches = [b.cache("cache_k", GgmlType::F16, 32)?, b.cache("cache_v", GgmlType::F16, 32)?];
     b.kv_write("write", [k, v], caches)?;
     let attention = Attention {
         n_heads: 1,
@@ -75,30 +60,17 @@ fn tensor<'a>(plan: &'a mut Plan, name: &str) -> &'a mut TensorInfo {
 }
 
 fn node<'a>(plan: &'a mut Plan, label: &str) -> &'a mut Node {
-    plan.nodes
-        .iter_mut()
-        .find(|node| node.label == label)
-        .expect("a node of the plan")
+    plan.nodes.iter_mut().find(|node| node.label == label).expect("a node of the plan")
 }
 
 type Edit = fn(&mut Plan);
 
 const BROKEN: [(&str, Edit); 29] = [
-    ("two tensors of one name", |plan| {
-        tensor(plan, "normed").name = "x".into()
-    }),
-    ("a row of part of a block", |plan| {
-        tensor(plan, "w_out").dtype = GgmlType::Q4_K
-    }),
-    ("a view past its base", |plan| {
-        tensor(plan, "v").shape.cols = 33
-    }),
-    ("a view of other rows", |plan| {
-        tensor(plan, "v").shape.rows = Dim::OutRows
-    }),
-    ("a view of another type", |plan| {
-        tensor(plan, "v").dtype = GgmlType::F16
-    }),
+    ("two tensors of one name", |plan| tensor(plan, "normed").name = "x".into()),
+    ("a row of part of a block", |plan| tensor(plan, "w_out").dtype = GgmlType::Q4_K),
+    ("a view past its base", |plan| tensor(plan, "v").shape.cols = 33),
+    ("a view of other rows", |plan| tensor(plan, "v").shape.rows = Dim::OutRows),
+    ("a view of another type", |plan| tensor(plan, "v").dtype = GgmlType::F16),
     ("a view of a weight", |plan| {
         let base = id(plan, "w_qkv");
         tensor(plan, "v").kind = TensorKind::View { base, col: 0 };
@@ -119,9 +91,7 @@ const BROKEN: [(&str, Edit); 29] = [
         let cache = id(plan, "cache_k");
         node(plan, "sum").writes = vec![cache];
     }),
-    ("a node without results", |plan| {
-        node(plan, "sum").writes.clear()
-    }),
+    ("a node without results", |plan| node(plan, "sum").writes.clear()),
     ("a node with one result too many", |plan| {
         let shape = tensor(plan, "x").shape;
         let info = TensorInfo {
@@ -148,11 +118,7 @@ const BROKEN: [(&str, Edit); 29] = [
         };
         plan.tensors.push(info);
         let wide = TensorId(plan.tensors.len() as u32 - 1);
-        node(plan, "write")
-            .writes
-            .iter_mut()
-            .filter(|id| **id == cache)
-            .for_each(|id| *id = wide);
+        node(plan, "write").writes.iter_mut().filter(|id| **id == cache).for_each(|id| *id = wide);
     }),
     ("an operand missing", |plan| {
         node(plan, "sum").reads.pop();
@@ -161,27 +127,16 @@ const BROKEN: [(&str, Edit); 29] = [
         let q = id(plan, "q");
         node(plan, "sum").reads[1] = q;
     }),
-    ("a weight of another width", |plan| {
-        tensor(plan, "w_out").shape.cols = 64
-    }),
-    ("a bias of another width", |plan| {
-        tensor(plan, "bias").shape.cols = 32
-    }),
+    ("a weight of another width", |plan| tensor(plan, "w_out").shape.cols = 64),
+    ("a bias of another width", |plan| tensor(plan, "bias").shape.cols = 32),
     ("a norm of another width", |plan| {
-        node(plan, "normed").op = Op::RmsNorm(RmsNorm {
-            eps: 1e-5,
-            group: 48,
-        });
+        node(plan, "normed").op = Op::RmsNorm(RmsNorm { eps: 1e-5, group: 48 });
     }),
     ("a bias that the operation does not take", |plan| {
         node(plan, "product").op = Op::MatMul(MatMul::default());
     }),
     ("a rotation of an odd number of elements", |plan| {
-        node(plan, "q_rope").op = Op::Rope(Rope {
-            mode: RopeMode::Norm,
-            head_dim: 32,
-            n_dims: 31,
-        });
+        node(plan, "q_rope").op = Op::Rope(Rope { mode: RopeMode::Norm, head_dim: 32, n_dims: 31 });
     }),
     ("heads that do not share evenly", |plan| {
         if let Op::Attention(attention) = &mut node(plan, "attended").op {
@@ -235,11 +190,6 @@ fn every_broken_rule_is_noticed() {
 fn errors_name_the_place() {
     let mut plan = valid().expect("operands that fit");
     tensor(&mut plan, "bias").shape.cols = 32;
-    let error = passes::verify(&plan)
-        .expect_err("a broken plan")
-        .to_string();
-    assert!(
-        error.starts_with("product: matmul: bias must be"),
-        "{error}"
-    );
+    let error = passes::verify(&plan).expect_err("a broken plan").to_string();
+    assert!(error.starts_with("product: matmul: bias must be"), "{error}");
 }

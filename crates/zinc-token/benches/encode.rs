@@ -25,9 +25,7 @@ fn main() {
         eprintln!("skipped: no corpus.txt in {}", folder.display());
         return;
     }
-    let named = std::env::args()
-        .skip(1)
-        .filter(|argument| argument.ends_with(".gguf"));
+    let named = std::env::args().skip(1).filter(|argument| argument.ends_with(".gguf"));
     let mut paths: Vec<PathBuf> = named.map(PathBuf::from).collect();
     if paths.is_empty() {
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -50,9 +48,7 @@ fn fresh(corpus: &str) -> String {
     let mut n_words = 0u32;
     while text.len() < CORPUS_BYTES {
         for word in corpus.split_inclusive(' ') {
-            let (word, blank) = word
-                .strip_suffix(' ')
-                .map_or((word, ""), |word| (word, " "));
+            let (word, blank) = word.strip_suffix(' ').map_or((word, ""), |word| (word, " "));
             text.push_str(word);
             if word.chars().last().is_some_and(char::is_alphabetic) {
                 let mut n = n_words;
@@ -80,14 +76,9 @@ fn measure(path: &Path, repeated: &str, fresh: &str) {
     };
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    println!(
-        "{name}: {} tokens, load {load_ms:.0} ms",
-        tokenizer.vocab().n_tokens()
-    );
+    println!("{name}: {} tokens, load {load_ms:.0} ms", tokenizer.vocab().n_tokens());
     for (what, text) in [("corpus", repeated), ("fresh words", fresh)] {
-        let best = (0..3)
-            .map(|_| seconds(&tokenizer, text))
-            .fold(f64::INFINITY, f64::min);
+        let best = (0..3).map(|_| seconds(&tokenizer, text)).fold(f64::INFINITY, f64::min);
         println!("  {what:<12} {:6.1} MB/s", text.len() as f64 / best / 1e6);
     }
     let hostile = [
@@ -130,10 +121,7 @@ struct Stopwatch {
 
 impl Stopwatch {
     fn start() -> Self {
-        Self {
-            wall: Instant::now(),
-            on_cpu_ns: on_cpu_ns(),
-        }
+        Self { wall: Instant::now(), on_cpu_ns: on_cpu_ns() }
     }
 
     fn seconds(&self) -> f64 {

@@ -32,10 +32,7 @@ impl MergeTable {
     ) -> Self {
         let mut by_ids = HashMap::with_capacity(merges.len());
         let mut buffer = Vec::new();
-        for (rank, symbols) in find_all(merges, spelling, vocab, index)
-            .into_iter()
-            .enumerate()
-        {
+        for (rank, symbols) in find_all(merges, spelling, vocab, index).into_iter().enumerate() {
             let [left, right, id] = if symbols.contains(&NO_ID) {
                 let Some(middle) = decode(merges[rank], spelling, &mut buffer) else {
                     continue;
@@ -45,10 +42,7 @@ impl MergeTable {
             } else {
                 symbols
             };
-            by_ids.entry(pair_key(left, right)).or_insert(Merge {
-                rank: rank as u32,
-                id,
-            });
+            by_ids.entry(pair_key(left, right)).or_insert(Merge { rank: rank as u32, id });
         }
         let by_bytes = if spelling == Spelling::ByteAlphabet {
             pairs_of_bytes(&by_ids, vocab, index)
@@ -64,10 +58,7 @@ impl MergeTable {
         if left.id == NO_ID || right.id == NO_ID {
             return Merge::NONE;
         }
-        self.by_ids
-            .get(&pair_key(left.id, right.id))
-            .copied()
-            .unwrap_or(Merge::NONE)
+        self.by_ids.get(&pair_key(left.id, right.id)).copied().unwrap_or(Merge::NONE)
     }
 
     /// [`MergeTable::pair`] for symbols inside `word`, faster where both are single bytes. Only for vocabularies whose
@@ -129,12 +120,9 @@ fn pairs_of_bytes(
     index: &mut TextIndex,
 ) -> Vec<Merge> {
     let symbols: Vec<u32> = (0..=255).map(|byte| vocab.symbol(index, &[byte])).collect();
-    let pairs = symbols
-        .iter()
-        .flat_map(|&left| symbols.iter().map(move |&right| pair_key(left, right)));
-    pairs
-        .map(|key| by_ids.get(&key).copied().unwrap_or(Merge::NONE))
-        .collect()
+    let pairs =
+        symbols.iter().flat_map(|&left| symbols.iter().map(move |&right| pair_key(left, right)));
+    pairs.map(|key| by_ids.get(&key).copied().unwrap_or(Merge::NONE)).collect()
 }
 
 fn pair_key(left: u32, right: u32) -> u64 {

@@ -30,14 +30,8 @@ pub(crate) struct Slot {
 
 impl WordCache {
     pub(crate) fn new() -> Self {
-        let empty = Entry {
-            key: [0; 3],
-            ids: [0; MAX_IDS],
-            n_ids: 0,
-        };
-        Self {
-            entries: vec![empty; N_ENTRIES],
-        }
+        let empty = Entry { key: [0; 3], ids: [0; MAX_IDS], n_ids: 0 };
+        Self { entries: vec![empty; N_ENTRIES] }
     }
 
     /// The place of `word`, or `None` if words of this length are not kept.
@@ -53,10 +47,7 @@ impl WordCache {
         for (part, chunk) in key.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *part = u64::from_le_bytes(*chunk);
         }
-        Some(Slot {
-            key,
-            entry: hash(&key) % N_ENTRIES,
-        })
+        Some(Slot { key, entry: hash(&key) % N_ENTRIES })
     }
 
     #[inline]
@@ -81,9 +72,6 @@ fn hash(key: &Key) -> usize {
         let wide = u128::from(a) * u128::from(b);
         wide as u64 ^ (wide >> 64) as u64
     };
-    let first = fold(
-        key[0] ^ 0x9e37_79b9_7f4a_7c15,
-        key[1] ^ 0xd1b5_4a32_d192_ed03,
-    );
+    let first = fold(key[0] ^ 0x9e37_79b9_7f4a_7c15, key[1] ^ 0xd1b5_4a32_d192_ed03);
     fold(first ^ key[2], 0xa076_1d64_78bd_642f) as usize
 }

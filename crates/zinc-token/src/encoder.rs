@@ -51,11 +51,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self {
-            cache: WordCache::new(),
-            symbols: Vec::new(),
-            buffers: MergeBuffers::default(),
-        }
+        Self { cache: WordCache::new(), symbols: Vec::new(), buffers: MergeBuffers::default() }
     }
 }
 
@@ -68,9 +64,10 @@ impl WordEncoder {
     ) -> Result<Self, TokenError> {
         let spelling = spelling_of(pre.alphabet);
         let mut index = vocab.index_mergeable(spec, spelling);
-        let merges = spec.merges.as_deref().ok_or(TokenError::MissingKey {
-            key: "tokenizer.ggml.merges",
-        })?;
+        let merges = spec
+            .merges
+            .as_deref()
+            .ok_or(TokenError::MissingKey { key: "tokenizer.ggml.merges" })?;
         let table = MergeTable::build(merges, spelling, vocab, &mut index);
         let (rule, whole_words) = match pre.alphabet {
             Alphabet::Bytes if pre.ignore_merges => (Rule::Bytes(table), WholeWords::Yes),
@@ -83,16 +80,11 @@ impl WordEncoder {
     /// SentencePiece merging by the scores of `spec`.
     pub(crate) fn spm(spec: &VocabSpec, vocab: &mut Vocab) -> Result<Self, TokenError> {
         let index = vocab.index_mergeable(spec, Spelling::Plain);
-        let scores = spec.scores.as_deref().ok_or(TokenError::MissingKey {
-            key: "tokenizer.ggml.scores",
-        })?;
-        Ok(Self::new(
-            spec,
-            vocab,
-            index,
-            Rule::Scores(Scores::new(scores)),
-            WholeWords::No,
-        ))
+        let scores = spec
+            .scores
+            .as_deref()
+            .ok_or(TokenError::MissingKey { key: "tokenizer.ggml.scores" })?;
+        Ok(Self::new(spec, vocab, index, Rule::Scores(Scores::new(scores)), WholeWords::No))
     }
 
     fn new(
@@ -125,18 +117,8 @@ impl WordEncoder {
             }
         }
         let joins_blank = vocab.bytes_before_blanks(&index);
-        let unknown = matches!(rule, Rule::Scores(_))
-            .then_some(vocab.roles().unk)
-            .flatten();
-        Self {
-            rule,
-            index,
-            first_symbols,
-            byte_tokens,
-            unknown,
-            whole_words,
-            joins_blank,
-        }
+        let unknown = matches!(rule, Rule::Scores(_)).then_some(vocab.roles().unk).flatten();
+        Self { rule, index, first_symbols, byte_tokens, unknown, whole_words, joins_blank }
     }
 
     /// Cuts `text`, in which blanks are not yet boundaries, where no merge can reach across a blank, and encodes the
@@ -198,9 +180,7 @@ impl WordEncoder {
             ids.push(id);
             return;
         }
-        let Scratch {
-            symbols, buffers, ..
-        } = scratch;
+        let Scratch { symbols, buffers, .. } = scratch;
         symbols.clear();
         match &self.rule {
             Rule::Bytes(table) => {
@@ -209,9 +189,7 @@ impl WordEncoder {
                     end: at + 1,
                     id: self.first_symbols[usize::from(byte)],
                 }));
-                merge_all(symbols, buffers, |left, right| {
-                    table.pair_in(word, left, right)
-                });
+                merge_all(symbols, buffers, |left, right| table.pair_in(word, left, right));
             }
             Rule::Characters(table) => {
                 self.push_characters(vocab, word, symbols);
@@ -247,11 +225,7 @@ impl WordEncoder {
                 byte @ 0..0x80 => self.first_symbols[usize::from(byte)],
                 _ => vocab.lookup(&self.index, &word[at..end]).unwrap_or(NO_ID),
             };
-            symbols.push(Symbol {
-                start: at as u32,
-                end: end as u32,
-                id,
-            });
+            symbols.push(Symbol { start: at as u32, end: end as u32, id });
             at = end;
         }
     }

@@ -29,10 +29,7 @@ pub(crate) struct Merge {
 }
 
 impl Merge {
-    pub(crate) const NONE: Self = Self {
-        rank: NO_MERGE,
-        id: NO_ID,
-    };
+    pub(crate) const NONE: Self = Self { rank: NO_MERGE, id: NO_ID };
 }
 
 /// Working memory, kept between words.
@@ -53,9 +50,7 @@ pub(crate) fn merge_all(
     pair: impl Fn(Symbol, Symbol) -> Merge,
 ) {
     buffers.merges.clear();
-    buffers
-        .merges
-        .extend(symbols.windows(2).map(|two| pair(two[0], two[1])));
+    buffers.merges.extend(symbols.windows(2).map(|two| pair(two[0], two[1])));
     if symbols.len() <= MAX_SCANNED {
         merge_scanning(symbols, &mut buffers.merges, pair);
     } else {
@@ -81,11 +76,8 @@ fn merge_scanning(
         if best_rank == NO_MERGE {
             return;
         }
-        symbols[best] = Symbol {
-            start: symbols[best].start,
-            end: symbols[best + 1].end,
-            id: merges[best].id,
-        };
+        symbols[best] =
+            Symbol { start: symbols[best].start, end: symbols[best + 1].end, id: merges[best].id };
         symbols.remove(best + 1);
         merges.remove(best);
         if best < merges.len() {
@@ -107,12 +99,7 @@ fn merge_queued(
     pair: impl Fn(Symbol, Symbol) -> Merge,
 ) {
     let n = symbols.len();
-    let MergeBuffers {
-        merges,
-        previous,
-        next,
-        queue,
-    } = buffers;
+    let MergeBuffers { merges, previous, next, queue } = buffers;
     merges.push(Merge::NONE);
     previous.clear();
     previous.extend((0..n as u32).map(|i| i.wrapping_sub(1)));

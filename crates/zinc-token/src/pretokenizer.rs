@@ -26,12 +26,7 @@ enum Stage {
     /// An alternation of the Llama 3 kind.
     Words(&'static Words),
     /// `lead? set{min,max}`
-    Run {
-        lead: Lead,
-        set: Set,
-        min: usize,
-        max: usize,
-    },
+    Run { lead: Lead, set: Set, min: usize, max: usize },
     /// `(?:set_1+|set_2+|…)`: runs of any of these sets.
     Runs(&'static [Set]),
     /// `\s+$`
@@ -89,15 +84,11 @@ impl Stage {
         match self {
             Stage::Gpt2 => words::split_gpt2(text, emit),
             Stage::Words(words) => words.split(text, emit),
-            Stage::Run {
-                lead,
-                set,
-                min,
-                max,
-            } => isolate(text, emit, |at| run_at(text, at, *lead, set, *min, *max)),
+            Stage::Run { lead, set, min, max } => {
+                isolate(text, emit, |at| run_at(text, at, *lead, set, *min, *max))
+            }
             Stage::Runs(sets) => isolate(text, emit, |at| {
-                sets.iter()
-                    .find_map(|set| run_at(text, at, Lead::None, set, 1, usize::MAX))
+                sets.iter().find_map(|set| run_at(text, at, Lead::None, set, 1, usize::MAX))
             }),
             Stage::TrailingSpace => split_trailing_space(text, emit),
             Stage::Triples(kind) => split_triples(text, *kind, emit),
@@ -135,11 +126,7 @@ fn run_at(text: Text, at: usize, lead: Lead, set: &Set, min: usize, max: usize) 
         _ => at,
     };
     // Without the leading character if the run cannot start behind it (it may itself belong to the set).
-    let mut end = if text.in_set(after_lead, set).is_some() {
-        after_lead
-    } else {
-        at
-    };
+    let mut end = if text.in_set(after_lead, set).is_some() { after_lead } else { at };
     let mut n = 0;
     while n < max
         && let Some(len) = text.in_set(end, set)
@@ -172,11 +159,7 @@ fn split_trailing_space(text: Text, emit: &mut impl FnMut(usize)) {
 }
 
 fn split_triples(text: Text, kind: Triples, emit: &mut impl FnMut(usize)) {
-    let mask = if kind == Triples::Numbers {
-        crate::unicode::N
-    } else {
-        ND
-    };
+    let mask = if kind == Triples::Numbers { crate::unicode::N } else { ND };
     let mut at = 0;
     let mut done = 0;
     while at < text.len() {
@@ -212,10 +195,7 @@ fn split_triples(text: Text, kind: Triples, emit: &mut impl FnMut(usize)) {
 
 /// Characters in `start..end`.
 fn count(text: Text, start: usize, end: usize) -> usize {
-    text.bytes[start..end]
-        .iter()
-        .filter(|&&b| b & 0xc0 != 0x80)
-        .count()
+    text.bytes[start..end].iter().filter(|&&b| b & 0xc0 != 0x80).count()
 }
 
 fn chameleon_at(bytes: &[u8], at: usize) -> Option<usize> {
@@ -225,11 +205,7 @@ fn chameleon_at(bytes: &[u8], at: usize) -> Option<usize> {
         return (n > 0 && tail.get(n) == Some(&b'>')).then_some(at + 10 + n + 1);
     }
     if let Some(tail) = rest.strip_prefix(b"IMGIMG") {
-        let n = tail
-            .iter()
-            .take(4)
-            .take_while(|b| (b'A'..=b'I').contains(b))
-            .count();
+        let n = tail.iter().take(4).take_while(|b| (b'A'..=b'I').contains(b)).count();
         return (n > 0 && tail.get(n) == Some(&b'Z')).then_some(at + 6 + n + 1);
     }
     None
@@ -246,9 +222,4 @@ fn blanks_at(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// `[\r\n]` one by one.
-const NEWLINE: Stage = Stage::Run {
-    lead: Lead::None,
-    set: Set::classes(NL),
-    min: 1,
-    max: 1,
-};
+const NEWLINE: Stage = Stage::Run { lead: Lead::None, set: Set::classes(NL), min: 1, max: 1 };

@@ -24,10 +24,7 @@ impl SpecialSearch {
     pub(crate) fn new(vocab: &Vocab, parse_special: bool) -> Result<Self, TokenError> {
         let searched = vocab.searched(parse_special);
         if searched.is_empty() {
-            return Ok(Self {
-                automaton: None,
-                ids: Vec::new(),
-            });
+            return Ok(Self { automaton: None, ids: Vec::new() });
         }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
@@ -35,10 +32,7 @@ impl SpecialSearch {
             .map_err(|error| {
                 TokenError::Metadata(format!("special tokens cannot be searched for: {error}"))
             })?;
-        Ok(Self {
-            automaton: Some(automaton),
-            ids: searched.iter().map(|&(id, _)| id).collect(),
-        })
+        Ok(Self { automaton: Some(automaton), ids: searched.iter().map(|&(id, _)| id).collect() })
     }
 
     /// Calls `emit` with each part of `text`, in order; texts are not empty.

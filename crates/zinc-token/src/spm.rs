@@ -37,10 +37,7 @@ impl Scores {
     ) -> Merge {
         let joined = &word[left.start as usize..right.end as usize];
         match vocab.lookup(index, joined) {
-            Some(id) => Merge {
-                rank: self.ranks[id as usize],
-                id,
-            },
+            Some(id) => Merge { rank: self.ranks[id as usize], id },
             None => Merge::NONE,
         }
     }

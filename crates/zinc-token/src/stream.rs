@@ -14,10 +14,7 @@ pub struct DecodeOptions {
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self {
-            skip_special: true,
-            at_text_start: true,
-        }
+        Self { skip_special: true, at_text_start: true }
     }
 }
 

@@ -103,18 +103,11 @@ fn at_line(line: &Option<u32>) -> String {
 
 impl TemplateError {
     fn runtime(message: impl Into<String>) -> Self {
-        Self::Runtime {
-            message: message.into(),
-            line: None,
-        }
+        Self::Runtime { message: message.into(), line: None }
     }
 
     fn limit(what: &'static str, limit: u64) -> Self {
-        Self::Limit {
-            what,
-            limit,
-            line: None,
-        }
+        Self::Limit { what, limit, line: None }
     }
 
     /// The same error at a line, unless it knows its own.
@@ -142,32 +135,17 @@ impl TemplateError {
             source = inner.source();
         }
         // minijinja has no kind of its own for its two recursion limits.
-        if err
-            .detail()
-            .is_some_and(|detail| detail.contains("recursion limit"))
-        {
-            let limit = if is_syntax {
-                engine::MAX_NESTING
-            } else {
-                engine::MAX_FRAMES
-            };
-            return Self::limit(
-                "levels of nested blocks, parentheses and calls",
-                limit as u64,
-            )
-            .at(line);
+        if err.detail().is_some_and(|detail| detail.contains("recursion limit")) {
+            let limit = if is_syntax { engine::MAX_NESTING } else { engine::MAX_FRAMES };
+            return Self::limit("levels of nested blocks, parentheses and calls", limit as u64)
+                .at(line);
         }
         let kind = err.kind();
-        let message = err.detail().map_or_else(
-            || kind.to_string(),
-            |detail| detail.chars().take(500).collect(),
-        );
+        let message = err
+            .detail()
+            .map_or_else(|| kind.to_string(), |detail| detail.chars().take(500).collect());
         let line = line.map(|line| line as u32);
-        if is_syntax {
-            Self::Syntax { message, line }
-        } else {
-            Self::Runtime { message, line }
-        }
+        if is_syntax { Self::Syntax { message, line } } else { Self::Runtime { message, line } }
     }
 }
 
@@ -197,11 +175,7 @@ pub struct TemplateInput {
 impl TemplateInput {
     /// A conversation to be answered.
     pub fn new(messages: serde_json::Value) -> Self {
-        Self {
-            messages,
-            add_generation_prompt: true,
-            ..Self::default()
-        }
+        Self { messages, add_generation_prompt: true, ..Self::default() }
     }
 
     /// Reads the form of an input file: `messages`, optional `tools`, `add_generation_prompt` (default true), the
@@ -225,9 +199,7 @@ impl TemplateInput {
             None | Some(Value::Null) => None,
             Some(tools @ Value::Array(_)) => Some(tools),
             Some(_) => {
-                return Err(TemplateError::Input(
-                    "'tools' must be a list of JSON schemas".into(),
-                ));
+                return Err(TemplateError::Input("'tools' must be a list of JSON schemas".into()));
             }
         };
         let add_generation_prompt = match fields.shift_remove("add_generation_prompt") {
@@ -267,10 +239,7 @@ impl TemplateInput {
         variables.extend(self.extra.clone());
         variables.insert("messages".into(), self.messages.clone());
         variables.insert("tools".into(), self.tools.clone().unwrap_or(Value::Null));
-        variables.insert(
-            "add_generation_prompt".into(),
-            Value::Bool(self.add_generation_prompt),
-        );
+        variables.insert("add_generation_prompt".into(), Value::Bool(self.add_generation_prompt));
         let tokens = [
             ("bos_token", &self.bos_token),
             ("eos_token", &self.eos_token),
@@ -288,15 +257,10 @@ impl TemplateInput {
 
 fn check_messages(messages: &serde_json::Value) -> Result<(), TemplateError> {
     let Some(list) = messages.as_array() else {
-        return Err(TemplateError::Input(
-            "'messages' must be a list of objects".into(),
-        ));
+        return Err(TemplateError::Input("'messages' must be a list of objects".into()));
     };
     for (idx, message) in list.iter().enumerate() {
-        if !message
-            .get("role")
-            .is_some_and(serde_json::Value::is_string)
-        {
+        if !message.get("role").is_some_and(serde_json::Value::is_string) {
             return Err(TemplateError::Input(format!(
                 "messages[{idx}] must be an object with a string 'role'"
             )));
@@ -322,10 +286,7 @@ impl ChatTemplate {
     /// too deeply.
     pub fn new(source: &str, limits: TemplateLimits) -> Result<Self, TemplateError> {
         if source.len() as u64 > limits.max_source_bytes {
-            return Err(TemplateError::limit(
-                "bytes of source",
-                limits.max_source_bytes,
-            ));
+            return Err(TemplateError::limit("bytes of source", limits.max_source_bytes));
         }
         // Python reads templates with universal newlines.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -356,8 +317,6 @@ impl ChatTemplate {
 
     /// Whether a word of the source is `name`.
     fn mentions(&self, name: &str) -> bool {
-        self.source
-            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .any(|word| word == name)
+        self.source.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name)
     }
 }

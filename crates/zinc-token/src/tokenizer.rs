@@ -63,9 +63,7 @@ impl Tokenizer {
             }
             "gemma4" => Self::bpe(spec, "gemma4"),
             "llama" => Self::spm(spec),
-            _ => Err(TokenError::UnsupportedModel {
-                model: spec.model.clone(),
-            }),
+            _ => Err(TokenError::UnsupportedModel { model: spec.model.clone() }),
         }
     }
 
@@ -159,11 +157,7 @@ impl Tokenizer {
             ids.extend(self.vocab.bos());
         }
         let mut scratch = self.take_scratch();
-        let search = if options.parse_special {
-            &self.all_special
-        } else {
-            &self.user_defined
-        };
+        let search = if options.parse_special { &self.all_special } else { &self.user_defined };
         let mut after_special = true;
         search.partition(&self.vocab, text, |part| match part {
             Part::Token(id) => {
@@ -216,10 +210,7 @@ impl Tokenizer {
 
     /// The text of `ids`; invalid UTF-8 becomes U+FFFD. A leading blank that [`Tokenizer::encode`] adds is dropped.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        let mut decoder = StreamDecoder::new(DecodeOptions {
-            skip_special,
-            at_text_start: true,
-        });
+        let mut decoder = StreamDecoder::new(DecodeOptions { skip_special, at_text_start: true });
         let mut text = String::new();
         for &id in ids {
             text.push_str(decoder.push(self, id));
@@ -229,27 +220,17 @@ impl Tokenizer {
     }
 
     fn take_scratch(&self) -> Scratch {
-        let mut idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         idle.pop().unwrap_or_else(Scratch::new)
     }
 
     fn return_scratch(&self, scratch: Scratch) {
-        let mut idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         idle.push(scratch);
     }
 }
 
 /// Vocabularies that spell a blank as `▁` (U+2581) cannot tell it from that character; here both are a blank.
 fn with_plain_blanks(text: &str) -> Cow<'_, str> {
-    if text.contains('▁') {
-        Cow::Owned(text.replace('▁', " "))
-    } else {
-        Cow::Borrowed(text)
-    }
+    if text.contains('▁') { Cow::Owned(text.replace('▁', " ")) } else { Cow::Borrowed(text) }
 }

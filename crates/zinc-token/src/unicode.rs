@@ -90,11 +90,7 @@ impl ClassTable {
             });
             index.push(id);
         }
-        Self {
-            ascii: blocks[0],
-            index,
-            blocks,
-        }
+        Self { ascii: blocks[0], index, blocks }
     }
 
     /// The class of code point `cp` (0 for one outside every class named above, or not a code point).
@@ -115,11 +111,9 @@ fn ranges_of(pattern: &str) -> Vec<(u32, u32)> {
     let hir = regex_syntax::parse(pattern);
     debug_assert!(hir.is_ok(), "{pattern} is a constant of this file");
     match hir.map(|hir| hir.into_kind()) {
-        Ok(HirKind::Class(HirClass::Unicode(class))) => class
-            .ranges()
-            .iter()
-            .map(|r| (r.start() as u32, r.end() as u32))
-            .collect(),
+        Ok(HirKind::Class(HirClass::Unicode(class))) => {
+            class.ranges().iter().map(|r| (r.start() as u32, r.end() as u32)).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -136,10 +130,7 @@ pub(crate) fn decode(text: &[u8], at: usize) -> (u32, usize) {
         0..0x80 => (first, 1),
         0x80..0xe0 => ((first & 0x1f) << 6 | tail(1), 2),
         0xe0..0xf0 => ((first & 0x0f) << 12 | tail(1) << 6 | tail(2), 3),
-        _ => (
-            (first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3),
-            4,
-        ),
+        _ => ((first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3), 4),
     }
 }
 

@@ -60,11 +60,9 @@ impl Vocab {
     pub(crate) fn new(spec: &VocabSpec, spelling: Spelling) -> Result<Self, TokenError> {
         spec.check_lengths()?;
         let mut kinds: Vec<TokenKind> = match &spec.token_types {
-            Some(types) => types
-                .iter()
-                .take(spec.tokens.len())
-                .map(|&t| TokenKind::from_gguf(t))
-                .collect(),
+            Some(types) => {
+                types.iter().take(spec.tokens.len()).map(|&t| TokenKind::from_gguf(t)).collect()
+            }
             None => vec![TokenKind::Normal; spec.tokens.len()],
         };
         let roles = Roles::find(spec, &mut kinds);
@@ -74,10 +72,7 @@ impl Vocab {
         let mut special_by_text = HashMap::new();
         let mut buffer = Vec::new();
         for (id, (&text, &kind)) in spec.tokens.iter().zip(&kinds).enumerate() {
-            if matches!(
-                kind,
-                TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown
-            ) {
+            if matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown) {
                 pieces.push(text);
                 if !text.is_empty() {
                     special_by_text.entry(text.to_vec()).or_insert(id as u32);
@@ -96,13 +91,7 @@ impl Vocab {
             pieces.push(&buffer);
         }
         let strip_right = strip_right(spec, &kinds);
-        Ok(Self {
-            pieces,
-            kinds,
-            roles,
-            special_by_text,
-            strip_right,
-        })
+        Ok(Self { pieces, kinds, roles, special_by_text, strip_right })
     }
 
     /// Number of tokens; ids are `0..n_tokens`.
@@ -121,10 +110,7 @@ impl Vocab {
 
     /// What a token is for; `Unused` for ids outside the vocabulary.
     pub fn kind(&self, id: u32) -> TokenKind {
-        self.kinds
-            .get(id as usize)
-            .copied()
-            .unwrap_or(TokenKind::Unused)
+        self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Unused)
     }
 
     /// Whether a token is structure rather than text: control and unknown tokens.
@@ -173,10 +159,7 @@ impl Vocab {
                 .as_ref()
                 .map_or(TokenKind::Normal, |types| TokenKind::from_gguf(types[id]));
             if text.is_empty()
-                || matches!(
-                    kind,
-                    TokenKind::Control | TokenKind::Unknown | TokenKind::Byte
-                )
+                || matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::Byte)
             {
                 continue;
             }
@@ -196,8 +179,7 @@ impl Vocab {
 
     /// The token with these bytes.
     pub(crate) fn token(&self, index: &TextIndex, bytes: &[u8]) -> Option<u32> {
-        self.lookup(index, bytes)
-            .filter(|&id| (id as usize) < self.n_tokens())
+        self.lookup(index, bytes).filter(|&id| (id as usize) < self.n_tokens())
     }
 
     /// [`Vocab::lookup`], adding the string if there is none.
@@ -249,12 +231,8 @@ fn strip_right(spec: &VocabSpec, kinds: &[TokenKind]) -> Vec<u32> {
     if !name.contains("phi-3") && !name.contains("phi3") {
         return Vec::new();
     }
-    let special = |kind| {
-        matches!(
-            kind,
-            TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown
-        )
-    };
+    let special =
+        |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown);
     let keeps = |text: &[u8]| matches!(text, b"<unk>" | b"<s>" | b"<|endoftext|>");
     (0..spec.tokens.len())
         .filter(|&i| spec.tokens[i] == b"</s>" || (special(kinds[i]) && !keeps(spec.tokens[i])))

@@ -8,14 +8,8 @@ use std::path::{Path, PathBuf};
 use zinc_gguf::Gguf;
 use zinc_token::{EncodeOptions, Tokenizer};
 
-const PLAIN: EncodeOptions = EncodeOptions {
-    add_special: false,
-    parse_special: false,
-};
-const WITH_BOS: EncodeOptions = EncodeOptions {
-    add_special: true,
-    parse_special: false,
-};
+const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
+const WITH_BOS: EncodeOptions = EncodeOptions { add_special: true, parse_special: false };
 
 /// The reference data folder: `ZINC_SHARED`, else `../shared` beside the workspace.
 fn shared() -> PathBuf {
@@ -75,10 +69,8 @@ fn check(
     let from = at.saturating_sub(3);
     let show = |ids: &[u32]| {
         let part = &ids[from.min(ids.len())..ids.len().min(at + 8)];
-        let pieces: Vec<_> = part
-            .iter()
-            .map(|&id| String::from_utf8_lossy(tokenizer.vocab().piece(id)))
-            .collect();
+        let pieces: Vec<_> =
+            part.iter().map(|&id| String::from_utf8_lossy(tokenizer.vocab().piece(id))).collect();
         format!("{part:?} {pieces:?}")
     };
     let start: String = text.chars().take(60).collect();
@@ -97,23 +89,12 @@ fn recorded_pairs() {
         let input = std::fs::read_to_string(&path).unwrap();
         let output = std::fs::read_to_string(path.with_extension("out")).unwrap();
         let tokenizer = load(&path.with_extension(""));
-        let cases: Vec<_> = input
-            .split("\n__ggml_vocab_test__\n")
-            .zip(output.lines())
-            .collect();
+        let cases: Vec<_> = input.split("\n__ggml_vocab_test__\n").zip(output.lines()).collect();
         assert!(cases.len() > 20, "{}", path.display());
         for (text, line) in cases {
-            let want: Vec<u32> = line
-                .split_whitespace()
-                .map(|id| id.parse().unwrap())
-                .collect();
-            n_failed += usize::from(!check(
-                &path.display().to_string(),
-                &tokenizer,
-                text,
-                PLAIN,
-                &want,
-            ));
+            let want: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            n_failed +=
+                usize::from(!check(&path.display().to_string(), &tokenizer, text, PLAIN, &want));
         }
     }
     assert_eq!(n_failed, 0);
@@ -125,9 +106,7 @@ fn recorded_corpus() {
     let mut n_failed = 0;
     for path in files(&folder, ".corpus.json") {
         // The tool that recorded the ids read the two characters `\n` as a newline: decoding the ids shows it.
-        let text = std::fs::read_to_string(folder.join("corpus.txt"))
-            .unwrap()
-            .replace("\\n", "\n");
+        let text = std::fs::read_to_string(folder.join("corpus.txt")).unwrap().replace("\\n", "\n");
         let vocab = path.to_string_lossy().replace(".corpus.json", ".gguf");
         let tokenizer = load(Path::new(&vocab));
         n_failed += usize::from(!check(&vocab, &tokenizer, &text, PLAIN, &ids(&json(&path))));
@@ -141,9 +120,7 @@ fn golden_models() {
     for folder in [shared().join("golden"), workspace().join("testdata/golden")] {
         for path in files(&folder, ".gguf") {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let description = folder
-                .join(name.split('.').next().unwrap())
-                .with_extension("json");
+            let description = folder.join(name.split('.').next().unwrap()).with_extension("json");
             if !description.exists() {
                 eprintln!("skipped: {} has no description beside it", path.display());
                 continue;
@@ -154,13 +131,8 @@ fn golden_models() {
             let tokenizer = load(&path);
             for case in cases {
                 let text = case["text"].as_str().unwrap();
-                n_failed += usize::from(!check(
-                    &name,
-                    &tokenizer,
-                    text,
-                    WITH_BOS,
-                    &ids(&case["ids"]),
-                ));
+                n_failed +=
+                    usize::from(!check(&name, &tokenizer, text, WITH_BOS, &ids(&case["ids"])));
                 let decoded = tokenizer.decode(&ids(&case["ids"]), true);
                 if decoded != text {
                     eprintln!("{name}: {text:?} decodes as {decoded:?}");

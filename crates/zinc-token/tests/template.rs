@@ -7,14 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use zinc_token::template::{ChatTemplate, DateTime, TemplateError, TemplateInput, TemplateLimits};
 
-const NOON: DateTime = DateTime {
-    year: 2026,
-    month: 1,
-    day: 15,
-    hour: 12,
-    minute: 0,
-    second: 0,
-};
+const NOON: DateTime = DateTime { year: 2026, month: 1, day: 15, hour: 12, minute: 0, second: 0 };
 
 fn shared() -> PathBuf {
     std::env::var_os("ZINC_SHARED").map_or_else(
@@ -29,17 +22,8 @@ fn render(source: &str, input: &TemplateInput) -> Result<String, TemplateError> 
 
 /// Renders with `variables` beside an empty conversation.
 fn render_with(source: &str, variables: Value) -> Result<String, TemplateError> {
-    let Value::Object(extra) = variables else {
-        panic!("variables must be an object")
-    };
-    render(
-        source,
-        &TemplateInput {
-            extra,
-            now: Some(NOON),
-            ..TemplateInput::new(json!([]))
-        },
-    )
+    let Value::Object(extra) = variables else { panic!("variables must be an object") };
+    render(source, &TemplateInput { extra, now: Some(NOON), ..TemplateInput::new(json!([])) })
 }
 
 #[test]
@@ -52,10 +36,7 @@ fn real_templates_render_as_transformers_does() {
     let expected: Value = serde_json::from_str(&text).unwrap();
     let mut failures = Vec::new();
     for case in expected["cases"].as_array().unwrap() {
-        let (template, name) = (
-            case["template"].as_str().unwrap(),
-            case["case"].as_str().unwrap(),
-        );
+        let (template, name) = (case["template"].as_str().unwrap(), case["case"].as_str().unwrap());
         let source = std::fs::read_to_string(dir.join(template)).unwrap();
         let mut input = TemplateInput::from_json(expected["conversations"][name].clone()).unwrap();
         input.bos_token = Some("<BOS>".into());
@@ -67,17 +48,12 @@ fn real_templates_render_as_transformers_does() {
             (Ok(got), Some(want)) if got == want => {}
             (Err(TemplateError::Raised { .. }), None) => {}
             (Err(_), None) => {}
-            (got, want) => failures.push(format!(
-                "{template} {name}:\n  want {want:?}\n  got  {got:?}"
-            )),
+            (got, want) => {
+                failures.push(format!("{template} {name}:\n  want {want:?}\n  got  {got:?}"))
+            }
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} failures\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -88,21 +64,13 @@ fn snippets_render_as_jinja_does() {
     let mut failures = Vec::new();
     for case in expected["cases"].as_array().unwrap() {
         let source = case["source"].as_str().unwrap();
-        match (
-            render_with(source, expected["variables"].clone()),
-            case["output"].as_str(),
-        ) {
+        match (render_with(source, expected["variables"].clone()), case["output"].as_str()) {
             (Ok(got), Some(want)) if got == want => {}
             (Err(_), None) => {}
             (got, want) => failures.push(format!("{source:?}\n  want {want:?}\n  got  {got:?}")),
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} failures\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
 /// What kind of error a template must end with.
@@ -252,10 +220,7 @@ fn input_files_are_checked() {
     ];
     for input in refused {
         assert!(
-            matches!(
-                TemplateInput::from_json(input.clone()),
-                Err(TemplateError::Input(_))
-            ),
+            matches!(TemplateInput::from_json(input.clone()), Err(TemplateError::Input(_))),
             "{input}"
         );
     }

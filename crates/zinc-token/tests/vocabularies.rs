@@ -31,11 +31,7 @@ impl Texts {
     /// All bytes in GPT-2's spelling, then `rest`.
     fn bytes_and(rest: &[(&str, i32)]) -> Self {
         let bytes = (0..=255).map(|byte| (spelled(byte), NORMAL));
-        Self(
-            bytes
-                .chain(rest.iter().map(|&(text, kind)| (text.to_owned(), kind)))
-                .collect(),
-        )
+        Self(bytes.chain(rest.iter().map(|&(text, kind)| (text.to_owned(), kind))).collect())
     }
 
     /// Unknown, begin, end, all byte tokens, then `rest`.
@@ -64,27 +60,14 @@ fn plain(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 }
 
 fn parsed(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer.encode(
-        text,
-        EncodeOptions {
-            parse_special: true,
-            ..EncodeOptions::default()
-        },
-    )
+    tokenizer.encode(text, EncodeOptions { parse_special: true, ..EncodeOptions::default() })
 }
 
 #[test]
 fn control_tokens_need_to_be_asked_for() {
-    let texts = Texts::bytes_and(&[
-        ("<|end|>", CONTROL),
-        ("<tool>", USER_DEFINED),
-        ("ab", NORMAL),
-    ]);
-    let tokenizer = Tokenizer::new(&VocabSpec {
-        merges: Some(vec![b"a b"]),
-        ..texts.spec("gpt2")
-    })
-    .unwrap();
+    let texts = Texts::bytes_and(&[("<|end|>", CONTROL), ("<tool>", USER_DEFINED), ("ab", NORMAL)]);
+    let tokenizer =
+        Tokenizer::new(&VocabSpec { merges: Some(vec![b"a b"]), ..texts.spec("gpt2") }).unwrap();
     assert_eq!(plain(&tokenizer, "ab<tool>ab"), [258, 257, 258]);
     assert_eq!(parsed(&tokenizer, "ab<|end|>ab"), [258, 256, 258]);
     assert_eq!(plain(&tokenizer, "<|end|>").len(), 7);
@@ -100,11 +83,8 @@ fn merging_never_makes_a_control_token() {
     let texts = Texts::bytes_and(&[("<s", NORMAL), ("<s>", CONTROL)]);
     let merges: Vec<&[u8]> = vec![b"< s", b"<s >"];
     for pre in ["gpt-2", "llama-bpe"] {
-        let spec = VocabSpec {
-            merges: Some(merges.clone()),
-            pre: Some(pre.into()),
-            ..texts.spec("gpt2")
-        };
+        let spec =
+            VocabSpec { merges: Some(merges.clone()), pre: Some(pre.into()), ..texts.spec("gpt2") };
         let tokenizer = Tokenizer::new(&spec).unwrap();
         assert!(!plain(&tokenizer, "<s>").contains(&257), "{pre}");
         assert_eq!(parsed(&tokenizer, "<s>"), [257], "{pre}");
@@ -116,11 +96,8 @@ fn merging_never_makes_a_control_token() {
 
 #[test]
 fn longest_special_token_wins() {
-    let texts = Texts::bytes_and(&[
-        ("<|a|>", CONTROL),
-        ("<|a|><|b|>", CONTROL),
-        ("<|b|>", CONTROL),
-    ]);
+    let texts =
+        Texts::bytes_and(&[("<|a|>", CONTROL), ("<|a|><|b|>", CONTROL), ("<|b|>", CONTROL)]);
     let tokenizer = Tokenizer::new(&texts.spec("gpt2")).unwrap();
     assert_eq!(parsed(&tokenizer, "<|a|><|b|><|b|><|a|>"), [257, 258, 256]);
 }
@@ -129,10 +106,7 @@ fn longest_special_token_wins() {
 fn phi3_tokens_swallow_white_space() {
     let mut texts = Texts::sentence_piece(&["▁", "a"]);
     texts.0.push(("<|user|>".into(), CONTROL));
-    let spec = VocabSpec {
-        name: Some("Phi3".into()),
-        ..texts.spec("llama")
-    };
+    let spec = VocabSpec { name: Some("Phi3".into()), ..texts.spec("llama") };
     let tokenizer = Tokenizer::new(&spec).unwrap();
     let (blank, a, user) = (259, 260, 261);
     assert_eq!(parsed(&tokenizer, "<|user|> \n\ta"), [user, blank, a]);
@@ -150,13 +124,7 @@ fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
     assert_eq!(plain(&tokenizer, "é"), [260, byte(0xc3), byte(0xa9)]);
     assert_eq!(tokenizer.decode(&[259, 259], true), "ab ab");
     assert_eq!(tokenizer.decode(&[byte(0xc3), byte(0xa9)], true), "é");
-    let with_bos = tokenizer.encode(
-        "",
-        EncodeOptions {
-            add_special: true,
-            parse_special: false,
-        },
-    );
+    let with_bos = tokenizer.encode("", EncodeOptions { add_special: true, parse_special: false });
     assert_eq!(with_bos, [1]);
     // U+2581 in a text is what a blank becomes, too.
     assert_eq!(plain(&tokenizer, "ab▁ab"), plain(&tokenizer, "ab ab"));
@@ -171,10 +139,7 @@ fn roles_follow_the_texts() {
         ("<|call|>", CONTROL),
         ("</s>", NORMAL),
     ]);
-    let spec = VocabSpec {
-        role_ids: vec![("eos", 258), ("bos", 9_999_999)],
-        ..texts.spec("gpt2")
-    };
+    let spec = VocabSpec { role_ids: vec![("eos", 258), ("bos", 9_999_999)], ..texts.spec("gpt2") };
     let tokenizer = Tokenizer::new(&spec).unwrap();
     let vocab = tokenizer.vocab();
     assert_eq!(vocab.roles().end_of_generation, [258, 259, 260]);
@@ -193,68 +158,18 @@ fn unusable_vocabularies_are_refused() {
         Ok(_) => panic!("accepted; expected an error with {part:?}"),
         Err(error) => assert!(error.to_string().contains(part), "{error}"),
     };
-    let pre = |name: &str| VocabSpec {
-        pre: Some(name.into()),
-        ..texts.spec("gpt2")
-    };
+    let pre = |name: &str| VocabSpec { pre: Some(name.into()), ..texts.spec("gpt2") };
     check(pre("gpt-5"), "\"gpt-5\"");
     check(pre("gpt-5"), "llama-bpe, llama-v3, llama3, llama4");
-    for model in [
-        "bert",
-        "t5",
-        "rwkv",
-        "plamo2",
-        "none",
-        "no_vocab",
-        "whitespace",
-    ] {
-        check(
-            VocabSpec {
-                model: model.into(),
-                ..texts.spec("gpt2")
-            },
-            model,
-        );
+    for model in ["bert", "t5", "rwkv", "plamo2", "none", "no_vocab", "whitespace"] {
+        check(VocabSpec { model: model.into(), ..texts.spec("gpt2") }, model);
     }
-    check(
-        VocabSpec {
-            merges: None,
-            ..texts.spec("gpt2")
-        },
-        "tokenizer.ggml.merges",
-    );
-    check(
-        VocabSpec {
-            tokens: Vec::new(),
-            ..texts.spec("gpt2")
-        },
-        "tokenizer.ggml.tokens",
-    );
-    check(
-        VocabSpec {
-            token_types: Some(vec![1; 3]),
-            ..texts.spec("gpt2")
-        },
-        "3 elements",
-    );
-    check(
-        VocabSpec {
-            scores: None,
-            ..texts.spec("llama")
-        },
-        "tokenizer.ggml.scores",
-    );
-    check(
-        VocabSpec {
-            scores: Some(vec![0.0; 7]),
-            ..texts.spec("llama")
-        },
-        "7 elements",
-    );
-    assert!(matches!(
-        Tokenizer::new(&pre("x")),
-        Err(TokenError::UnknownPreTokenizer { .. })
-    ));
+    check(VocabSpec { merges: None, ..texts.spec("gpt2") }, "tokenizer.ggml.merges");
+    check(VocabSpec { tokens: Vec::new(), ..texts.spec("gpt2") }, "tokenizer.ggml.tokens");
+    check(VocabSpec { token_types: Some(vec![1; 3]), ..texts.spec("gpt2") }, "3 elements");
+    check(VocabSpec { scores: None, ..texts.spec("llama") }, "tokenizer.ggml.scores");
+    check(VocabSpec { scores: Some(vec![0.0; 7]), ..texts.spec("llama") }, "7 elements");
+    assert!(matches!(Tokenizer::new(&pre("x")), Err(TokenError::UnknownPreTokenizer { .. })));
 }
 
 #[test]
@@ -313,22 +228,12 @@ fn hostile_vocabularies_still_encode() {
                 ..VocabSpec::default()
             };
             let tokenizer = Tokenizer::new(&spec).unwrap();
-            for text in [
-                "",
-                "ab",
-                "xyz abab ▁ é\n\n",
-                "\u{0}",
-                &"ab".repeat(1000),
-                &"🔥".repeat(1000),
-            ] {
+            for text in
+                ["", "ab", "xyz abab ▁ é\n\n", "\u{0}", &"ab".repeat(1000), &"🔥".repeat(1000)]
+            {
                 for parse_special in [false, true] {
-                    let ids = tokenizer.encode(
-                        text,
-                        EncodeOptions {
-                            add_special: true,
-                            parse_special,
-                        },
-                    );
+                    let ids =
+                        tokenizer.encode(text, EncodeOptions { add_special: true, parse_special });
                     assert!(
                         ids.iter().all(|&id| (id as usize) < tokens.len()),
                         "{model} {kind} {text:?} {ids:?}"
@@ -343,18 +248,7 @@ fn hostile_vocabularies_still_encode() {
 
 /// A byte-level vocabulary with a few merges, long and short words.
 fn byte_level() -> Tokenizer {
-    let merges = [
-        "a b",
-        "ab ab",
-        "abab abab",
-        "Ġ ab",
-        "Ġ Ġ",
-        "ĠĠ ĠĠ",
-        "Ã ©",
-        "b a",
-        "1 2",
-        "12 3",
-    ];
+    let merges = ["a b", "ab ab", "abab abab", "Ġ ab", "Ġ Ġ", "ĠĠ ĠĠ", "Ã ©", "b a", "1 2", "12 3"];
     let joined: Vec<String> = merges.iter().map(|merge| merge.replace(' ', "")).collect();
     let rest: Vec<_> = joined.iter().map(|text| (text.as_str(), NORMAL)).collect();
     let texts = Texts::bytes_and(&rest);
@@ -373,13 +267,9 @@ fn merged_by_definition(word: &str) -> Vec<String> {
     let mut parts: Vec<String> = word.chars().map(String::from).collect();
     loop {
         let rank = |i: usize| {
-            merges
-                .iter()
-                .position(|merge| *merge == format!("{} {}", parts[i], parts[i + 1]))
+            merges.iter().position(|merge| *merge == format!("{} {}", parts[i], parts[i + 1]))
         };
-        let best = (0..parts.len().saturating_sub(1))
-            .filter_map(|i| Some((rank(i)?, i)))
-            .min();
+        let best = (0..parts.len().saturating_sub(1)).filter_map(|i| Some((rank(i)?, i))).min();
         let Some((_, i)) = best else { return parts };
         let right = parts.remove(i + 1);
         parts[i].push_str(&right);
@@ -417,10 +307,8 @@ proptest! {
 fn streams_hold_back_unfinished_characters() {
     let tokenizer = byte_level();
     let mut stream = StreamDecoder::new(DecodeOptions::default());
-    let chunks: Vec<String> = "a😀é"
-        .bytes()
-        .map(|byte| stream.push(&tokenizer, u32::from(byte)).to_owned())
-        .collect();
+    let chunks: Vec<String> =
+        "a😀é".bytes().map(|byte| stream.push(&tokenizer, u32::from(byte)).to_owned()).collect();
     assert_eq!(chunks, ["a", "", "", "", "😀", "", "é"]);
     assert_eq!(stream.push(&tokenizer, 0xf0), "");
     assert_eq!(stream.push(&tokenizer, u32::from(b'x')), "\u{fffd}x");
@@ -433,10 +321,7 @@ fn a_continued_text_keeps_its_first_blank() {
     let texts = Texts::sentence_piece(&["▁a"]);
     let tokenizer = Tokenizer::new(&texts.spec("llama")).unwrap();
     let first = |at_text_start| {
-        let mut stream = StreamDecoder::new(DecodeOptions {
-            skip_special: true,
-            at_text_start,
-        });
+        let mut stream = StreamDecoder::new(DecodeOptions { skip_special: true, at_text_start });
         assert_eq!(stream.push(&tokenizer, 1), "");
         stream.push(&tokenizer, 259).to_owned()
     };

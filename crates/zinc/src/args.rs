@@ -77,12 +77,7 @@ impl EngineArgs {
 impl StepArgs {
     /// Options for one sequence of at most `n_ctx` tokens.
     pub fn options(&self, n_ctx: Option<u32>) -> EngineOptions {
-        EngineOptions {
-            n_ctx,
-            chunk: self.chunk,
-            kv_type: self.kv,
-            max_seqs: 1,
-        }
+        EngineOptions { n_ctx, chunk: self.chunk, kv_type: self.kv, max_seqs: 1 }
     }
 }
 
@@ -91,106 +86,46 @@ impl StepArgs {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Randomness: 0 always takes the most probable token, 1 is the model's own distribution
-    #[arg(
-        long,
-        value_name = "T",
-        default_value_t = 0.8,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temp: f32,
     /// Keep the K most probable tokens; 0 keeps all
     #[arg(long, value_name = "K", default_value_t = 40)]
     pub top_k: u32,
     /// Keep the most probable tokens that reach this probability together; 1 keeps all
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.95,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Keep tokens at least this probable, relative to the most probable; 0 keeps all
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.05,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Keep the tokens nearest to the expected surprise that reach this probability; 1 keeps all
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 1.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub typical_p: f32,
     /// Keep logits within this many standard deviations of the largest; 0 keeps all
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "N", default_value_t = 0.0, allow_negative_numbers = true)]
     pub top_n_sigma: f32,
     /// How often the top choices are removed (XTC); 0 never
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     pub xtc_probability: f32,
     /// Probability from which a token is a top choice for XTC
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.1,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.1, allow_negative_numbers = true)]
     pub xtc_threshold: f32,
     /// Divide the logits of tokens seen lately by this; 1 is off
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 1.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
     /// Subtract this from the logits of tokens seen lately; 0 is off
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub presence_penalty: f32,
     /// Subtract this for each time a token was seen lately; 0 is off
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub frequency_penalty: f32,
     /// Tokens that the three penalties look back over; -1 is all
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     pub penalty_last_n: i64,
     /// Strength of the penalty on repeated sequences (DRY); 0 is off
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub dry_multiplier: f32,
     /// Growth of the DRY penalty per repeated token
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 1.75,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "X", default_value_t = 1.75, allow_negative_numbers = true)]
     pub dry_base: f32,
     /// Tokens that may repeat before the DRY penalty begins
     #[arg(long, value_name = "N", default_value_t = 2)]
@@ -242,9 +177,7 @@ impl SamplingArgs {
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text
-        .split_once('=')
-        .ok_or("expected ID=BIAS, such as 42=-1.5")?;
+    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-1.5")?;
     let id = id.parse().map_err(|_| format!("{id:?} is no token id"))?;
     let bias: f32 = bias.parse().map_err(|_| format!("{bias:?} is no number"))?;
     Ok((id, bias))

@@ -14,18 +14,12 @@ use crate::{report, selftest};
 /// All backends, the fastest first.
 fn backends(threads: Option<u32>) -> Vec<Box<dyn Backend>> {
     let n_threads = threads.map(|n| n as usize);
-    vec![
-        Box::new(CpuBackend { n_threads }),
-        Box::new(ReferenceBackend),
-    ]
+    vec![Box::new(CpuBackend { n_threads }), Box::new(ReferenceBackend)]
 }
 
 /// All devices, the fastest first.
 pub fn devices(threads: Option<u32>) -> Vec<DeviceInfo> {
-    backends(threads)
-        .iter()
-        .flat_map(|backend| backend.devices())
-        .collect()
+    backends(threads).iter().flat_map(|backend| backend.devices()).collect()
 }
 
 /// Opens the device called `name`, unless its backend says it cannot.
@@ -40,10 +34,7 @@ pub fn open(name: &str, threads: Option<u32>) -> anyhow::Result<Arc<dyn Device>>
     }
     let names: Vec<_> = devices(threads).into_iter().map(|info| info.name).collect();
     let what = format!("no device called {}", report::printable(name));
-    Err(report::with_hint(
-        what,
-        format!("devices of this machine: {}", names.join(", ")),
-    ))
+    Err(report::with_hint(what, format!("devices of this machine: {}", names.join(", "))))
 }
 
 impl DeviceArgs {

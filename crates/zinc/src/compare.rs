@@ -23,11 +23,7 @@ pub struct Difference {
 /// side only is infinitely far off.
 pub fn compare(expected: &[f32], found: &[f32]) -> Difference {
     let (mut error, mut scale) = (0.0, 0.0);
-    let mut difference = Difference {
-        nmse: 0.0,
-        max_abs: 0.0,
-        worst: 0,
-    };
+    let mut difference = Difference { nmse: 0.0, max_abs: 0.0, worst: 0 };
     for (idx, (a, b)) in expected.iter().zip(found).enumerate() {
         let same = a == b || (a.is_nan() && b.is_nan());
         let delta = if same { 0.0 } else { (a - b).abs() };
@@ -41,11 +37,7 @@ pub fn compare(expected: &[f32], found: &[f32]) -> Difference {
             difference.worst = idx;
         }
     }
-    difference.nmse = if error == 0.0 {
-        0.0
-    } else {
-        error / scale.max(f64::MIN_POSITIVE)
-    };
+    difference.nmse = if error == 0.0 { 0.0 } else { error / scale.max(f64::MIN_POSITIVE) };
     difference
 }
 
@@ -53,22 +45,11 @@ pub fn compare(expected: &[f32], found: &[f32]) -> Difference {
 pub fn tolerance(a: &dyn Device, b: &dyn Device, model: &Model) -> f64 {
     let quantizes = |device: &dyn Device| {
         model.gguf().tensors().iter().any(|tensor| {
-            let cols = tensor
-                .dims
-                .first()
-                .and_then(|n| u32::try_from(*n).ok())
-                .unwrap_or(0);
-            matches!(
-                device.caps().activation(tensor.ty, cols),
-                Some(ActivationType::Quantized(_))
-            )
+            let cols = tensor.dims.first().and_then(|n| u32::try_from(*n).ok()).unwrap_or(0);
+            matches!(device.caps().activation(tensor.ty, cols), Some(ActivationType::Quantized(_)))
         })
     };
-    if quantizes(a) == quantizes(b) {
-        NMSE_EXACT
-    } else {
-        NMSE_QUANTIZED
-    }
+    if quantizes(a) == quantizes(b) { NMSE_EXACT } else { NMSE_QUANTIZED }
 }
 
 #[cfg(test)]
@@ -77,17 +58,11 @@ mod tests {
 
     #[test]
     fn distances() {
-        let same = compare(
-            &[1.0, f32::NAN, f32::INFINITY],
-            &[1.0, f32::NAN, f32::INFINITY],
-        );
+        let same = compare(&[1.0, f32::NAN, f32::INFINITY], &[1.0, f32::NAN, f32::INFINITY]);
         assert_eq!((same.nmse, same.max_abs), (0.0, 0.0));
         let off = compare(&[3.0, 4.0], &[3.0, 4.5]);
         assert_eq!((off.nmse, off.max_abs, off.worst), (0.01, 0.5, 1));
-        assert_eq!(
-            compare(&[1.0, 1.0], &[1.0, f32::NAN]).max_abs,
-            f32::INFINITY
-        );
+        assert_eq!(compare(&[1.0, 1.0], &[1.0, f32::NAN]).max_abs, f32::INFINITY);
         assert_eq!(compare(&[0.0], &[0.0]).nmse, 0.0);
     }
 }

@@ -20,15 +20,9 @@ use crate::report;
 /// The metadata are no text, or the text is no template.
 pub fn template(metadata: &Metadata, with_tools: bool) -> anyhow::Result<Option<ChatTemplate>> {
     let named = |key: &str| -> Result<Option<&str>, GgufError> { metadata.str(key) };
-    let for_tools = if with_tools {
-        named("tokenizer.chat_template.tool_use")?
-    } else {
-        None
-    };
-    let Some(source) = for_tools.map_or_else(
-        || named("tokenizer.chat_template"),
-        |source| Ok(Some(source)),
-    )?
+    let for_tools = if with_tools { named("tokenizer.chat_template.tool_use")? } else { None };
+    let Some(source) =
+        for_tools.map_or_else(|| named("tokenizer.chat_template"), |source| Ok(Some(source)))?
     else {
         return Ok(None);
     };
@@ -86,11 +80,7 @@ pub struct Message {
 impl Message {
     /// A message without reasoning.
     pub fn new(role: &'static str, content: impl Into<String>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-            reasoning: None,
-        }
+        Self { role, content: content.into(), reasoning: None }
     }
 }
 
@@ -150,16 +140,11 @@ impl Prompter {
         let mut input = TemplateInput::new(messages.iter().map(message).collect());
         SpecialTexts::of(tokenizer.vocab()).fill(&mut input);
         if let Some(thinking) = thinking {
-            input
-                .extra
-                .insert("enable_thinking".into(), json!(thinking));
+            input.extra.insert("enable_thinking".into(), json!(thinking));
         }
         let text = self.template.render(&input)?;
         let opens_thinking = text.trim_end().ends_with("<think>");
-        Ok(Prompt {
-            ids: shield.encode(tokenizer, &text),
-            opens_thinking,
-        })
+        Ok(Prompt { ids: shield.encode(tokenizer, &text), opens_thinking })
     }
 }
 
@@ -172,16 +157,12 @@ struct ControlTokens {
 impl ControlTokens {
     fn of(vocab: &Vocab) -> anyhow::Result<Self> {
         let text = |id: u32| {
-            String::from_utf8(vocab.piece(id).to_vec())
-                .ok()
-                .filter(|text| !text.is_empty())
+            String::from_utf8(vocab.piece(id).to_vec()).ok().filter(|text| !text.is_empty())
         };
         let ids = (0..vocab.n_tokens() as u32).filter(|id| vocab.is_special(*id));
         let tokens: Vec<_> = ids.filter_map(|id| Some((text(id)?, id))).collect();
         let texts = tokens.iter().map(|(text, _)| text);
-        let search = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(texts)?;
+        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts)?;
         Ok(Self { tokens, search })
     }
 }
@@ -211,10 +192,8 @@ impl<'a> Shield<'a> {
         let found = texts().flat_map(|text| control.search.find_iter(text));
         let spelled: BTreeSet<usize> = found.map(|found| found.pattern().as_usize()).collect();
         let is_free = |base: &u32| {
-            texts().all(|text| {
-                text.chars()
-                    .all(|c| !(*base..base + N_PRIVATE).contains(&(c as u32)))
-            })
+            texts()
+                .all(|text| text.chars().all(|c| !(*base..base + N_PRIVATE).contains(&(c as u32))))
         };
         let base = match spelled.is_empty() {
             true => Some(PRIVATE_PLANES[0]),
@@ -228,26 +207,20 @@ impl<'a> Shield<'a> {
                 "the messages spell control tokens and use private-use characters of both planes";
             report::with_hint(what, "leave out one or the other")
         })?;
-        Ok(Self {
-            control,
-            spelled: spelled.into_iter().collect(),
-            base,
-        })
+        Ok(Self { control, spelled: spelled.into_iter().collect(), base })
     }
 
     /// `text` with placeholders for the control tokens it spells.
     fn hide(&self, text: &str) -> String {
         let mut hidden = String::with_capacity(text.len());
-        self.control
-            .search
-            .replace_all_with(text, &mut hidden, |found, original, out| {
-                let nth = self.spelled.binary_search(&found.pattern().as_usize()).ok();
-                match nth.and_then(|nth| char::from_u32(self.base + nth as u32)) {
-                    Some(placeholder) => out.push(placeholder),
-                    None => out.push_str(original),
-                }
-                true
-            });
+        self.control.search.replace_all_with(text, &mut hidden, |found, original, out| {
+            let nth = self.spelled.binary_search(&found.pattern().as_usize()).ok();
+            match nth.and_then(|nth| char::from_u32(self.base + nth as u32)) {
+                Some(placeholder) => out.push(placeholder),
+                None => out.push_str(original),
+            }
+            true
+        });
         hidden
     }
 
@@ -271,23 +244,15 @@ impl<'a> Shield<'a> {
     /// Tokens of the rendered text: the template's control tokens as such, all else as text.
     fn encode(&self, tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
         let ids = match self.spelled.is_empty() {
-            true => tokenizer.encode(
-                rendered,
-                EncodeOptions {
-                    add_special: false,
-                    parse_special: true,
-                },
-            ),
+            true => tokenizer
+                .encode(rendered, EncodeOptions { add_special: false, parse_special: true }),
             false => self.encode_parts(tokenizer, rendered),
         };
         with_bos(tokenizer, ids)
     }
 
     fn encode_parts(&self, tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
-        let options = EncodeOptions {
-            add_special: false,
-            parse_special: false,
-        };
+        let options = EncodeOptions { add_special: false, parse_special: false };
         let mut ids = Vec::new();
         let push_text = |ids: &mut Vec<u32>, text: &str| {
             if !text.is_empty() {
@@ -326,18 +291,13 @@ mod tests {
         let pieces = ["<|a|>", "<|a|>b", "<", "|", "a", "b", ">", "x", "\u{10A}"];
         let strings =
             |texts: &[&str]| Meta::Array(Array::Strings(texts.iter().collect::<StringArray>()));
-        let types: Vec<i32> = (0..pieces.len())
-            .map(|id| if id < 2 { 3 } else { 1 })
-            .collect();
+        let types: Vec<i32> = (0..pieces.len()).map(|id| if id < 2 { 3 } else { 1 }).collect();
         let mut file = Writer::new();
         file.value("tokenizer.ggml.model", Meta::String("gpt2".into()));
         file.value("tokenizer.ggml.pre", Meta::String("gpt-2".into()));
         file.value("tokenizer.ggml.tokens", strings(&pieces));
         file.value("tokenizer.ggml.merges", strings(&[]));
-        file.value(
-            "tokenizer.ggml.token_type",
-            Meta::Array(Array::from(types.as_slice())),
-        );
+        file.value("tokenizer.ggml.token_type", Meta::Array(Array::from(types.as_slice())));
         let gguf = Gguf::from_bytes(file.to_bytes().into()).unwrap();
         Tokenizer::from_gguf(gguf.metadata()).unwrap()
     }
@@ -348,10 +308,7 @@ mod tests {
         let source = "{% for m in messages %}<|a|>{{ m.content }}{% endfor %}";
         let template = ChatTemplate::new(source, TemplateLimits::default()).unwrap();
         let prompter = Prompter { template, control };
-        prompter
-            .prompt(&tokenizer, &[Message::new("user", content)], None)
-            .unwrap()
-            .ids
+        prompter.prompt(&tokenizer, &[Message::new("user", content)], None).unwrap().ids
     }
 
     #[test]

@@ -10,11 +10,8 @@ pub fn no_color() -> bool {
 /// Directory for files that keep state between runs: `$XDG_STATE_HOME/zinc`, else
 /// `$HOME/.local/state/zinc`.
 pub fn state_dir() -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base =
         absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
     Some(base.join("zinc"))

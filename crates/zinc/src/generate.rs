@@ -62,22 +62,15 @@ pub fn generate(
                 });
             };
             match event {
-                Event::Prefill {
-                    n_computed,
-                    n_prompt,
-                    ..
-                } => progress.update(n_computed as u64, n_prompt as u64),
+                Event::Prefill { n_computed, n_prompt, .. } => {
+                    progress.update(n_computed as u64, n_prompt as u64)
+                }
                 Event::Token { id, text, .. } => {
                     progress.finish();
                     emit(text, false);
                     answer.ids.push(id);
                 }
-                Event::Finished {
-                    reason,
-                    text,
-                    usage,
-                    ..
-                } => {
+                Event::Finished { reason, text, usage, .. } => {
                     progress.finish();
                     emit(text, true);
                     answer.reason = reason;
@@ -141,25 +134,14 @@ pub fn summary(answer: &Answer) -> String {
     let timings = Timings::from(usage);
     let rate =
         |rate: Option<f64>| rate.map_or_else(String::new, |rate| format!(", {rate:.1} tok/s"));
-    let mut parts = vec![format!(
-        "prompt {} tokens{}",
-        usage.n_prompt,
-        rate(timings.prompt_tok_s)
-    )];
+    let mut parts = vec![format!("prompt {} tokens{}", usage.n_prompt, rate(timings.prompt_tok_s))];
     if usage.n_reused > 0 {
         parts.push(format!("{} of them cached", usage.n_reused));
     }
     if timings.time_to_first_token_s.is_some() {
-        parts.push(format!(
-            "first token after {}",
-            seconds(usage.time_to_first_token())
-        ));
+        parts.push(format!("first token after {}", seconds(usage.time_to_first_token())));
     }
-    parts.push(format!(
-        "generated {} tokens{}",
-        usage.n_generated,
-        rate(timings.completion_tok_s)
-    ));
+    parts.push(format!("generated {} tokens{}", usage.n_generated, rate(timings.completion_tok_s)));
     parts.push(reason_words(&answer.reason));
     parts.join(" · ")
 }
@@ -192,9 +174,7 @@ fn reason_words(reason: &FinishReason) -> String {
 /// The error if `error` says that the prompt does not fit.
 pub fn prompt_too_long(error: &anyhow::Error) -> Option<(usize, u32)> {
     match error.downcast_ref::<EngineError>() {
-        Some(EngineError::PromptTooLong {
-            n_prompt, n_ctx, ..
-        }) => Some((*n_prompt, *n_ctx)),
+        Some(EngineError::PromptTooLong { n_prompt, n_ctx, .. }) => Some((*n_prompt, *n_ctx)),
         _ => None,
     }
 }

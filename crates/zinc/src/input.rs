@@ -34,9 +34,7 @@ pub fn read_stdin() -> anyhow::Result<String> {
 fn read(source: impl Read, name: &str) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let limited = &mut source.take(TEXT_BYTES_MAX + 1);
-    limited
-        .read_to_end(&mut bytes)
-        .with_context(|| name.to_owned())?;
+    limited.read_to_end(&mut bytes).with_context(|| name.to_owned())?;
     if bytes.len() as u64 > TEXT_BYTES_MAX {
         anyhow::bail!("{name}: the text is larger than 1 GiB");
     }

@@ -37,14 +37,10 @@ impl Machine {
 }
 
 fn os() -> String {
-    let named = std::fs::read_to_string("/etc/os-release")
-        .ok()
-        .and_then(|text| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
-            Some(line.trim_matches('"').to_owned())
-        });
+    let named = std::fs::read_to_string("/etc/os-release").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+        Some(line.trim_matches('"').to_owned())
+    });
     named.unwrap_or_else(|| std::env::consts::OS.to_owned())
 }
 
@@ -56,11 +52,7 @@ fn isa() -> Vec<&'static str> {
         };
     }
     let known = detected!("sse4.2" "avx" "f16c" "fma" "avx2" "avxvnni" "avx512f" "avx512bw" "avx512vnni" "avx512bf16");
-    known
-        .into_iter()
-        .filter(|(_, there)| *there)
-        .map(|(name, _)| name)
-        .collect()
+    known.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -71,11 +63,7 @@ fn isa() -> Vec<&'static str> {
         };
     }
     let known = detected!("neon" "fp16" "dotprod" "i8mm" "bf16" "sve");
-    known
-        .into_iter()
-        .filter(|(_, there)| *there)
-        .map(|(name, _)| name)
-        .collect()
+    known.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -68,9 +68,7 @@ pub fn load(
 ) -> anyhow::Result<Arc<LoadedModel>> {
     check_memory(&model, device.as_ref(), options)?;
     let mut progress = Progress::new("loading", Unit::Bytes);
-    let loaded = LoadedModel::load(model, device, &mut |done, total| {
-        progress.update(done, total)
-    })?;
+    let loaded = LoadedModel::load(model, device, &mut |done, total| progress.update(done, total))?;
     Ok(Arc::new(loaded))
 }
 

@@ -63,29 +63,17 @@ impl Need {
         let mut rows = vec![
             ("device", self.device.clone()),
             ("weights", human_bytes(self.weight_bytes)),
-            (
-                "key/value cache",
-                format!("{} ({context})", human_bytes(self.kv_bytes)),
-            ),
+            ("key/value cache", format!("{} ({context})", human_bytes(self.kv_bytes))),
             ("scratch", human_bytes(self.scratch_bytes)),
             ("together", human_bytes(self.total_bytes)),
         ];
         if let Some(free) = self.free_bytes {
-            let verdict = if self.total_bytes <= free {
-                "fits"
-            } else {
-                "does not fit"
-            };
+            let verdict = if self.total_bytes <= free { "fits" } else { "does not fit" };
             rows.push(("free", format!("{}: {verdict}", human_bytes(free))));
         }
-        let (weights, cache) = (
-            human_bytes(self.read_bytes_per_token),
-            human_bytes(self.kv_bytes_per_token),
-        );
-        rows.push((
-            "read per token",
-            format!("{weights}, and {cache} for each token before it"),
-        ));
+        let (weights, cache) =
+            (human_bytes(self.read_bytes_per_token), human_bytes(self.kv_bytes_per_token));
+        rows.push(("read per token", format!("{weights}, and {cache} for each token before it")));
         rows
     }
 }
@@ -98,11 +86,7 @@ fn weight_bytes_per_token(plan: &Plan) -> u64 {
             let tensor = plan.tensor(*id);
             if tensor.kind == TensorKind::Weight {
                 let row_only = matches!(node.op, Op::Embed(_));
-                n_bytes += if row_only {
-                    tensor.row_bytes() as u64
-                } else {
-                    plan.max_bytes(*id)
-                };
+                n_bytes += if row_only { tensor.row_bytes() as u64 } else { plan.max_bytes(*id) };
             }
         }
     }
@@ -119,10 +103,7 @@ fn one_token_plan(model: &Model, options: &EngineOptions) -> anyhow::Result<Plan
         pages_per_seq: 1,
         n_pages: 1,
     };
-    Ok(model.graph().plan(&PlanOptions {
-        limits,
-        kv_type: options.kv_type,
-    })?)
+    Ok(model.graph().plan(&PlanOptions { limits, kv_type: options.kv_type })?)
 }
 
 /// Bytes that steps read.
@@ -154,10 +135,7 @@ impl Traffic {
 /// The model's plan cannot be built.
 pub fn traffic(model: &Model, options: &EngineOptions) -> anyhow::Result<Traffic> {
     let plan = one_token_plan(model, options)?;
-    Ok(Traffic {
-        weights: weight_bytes_per_token(&plan),
-        cache_per_token: plan.state_bytes(),
-    })
+    Ok(Traffic { weights: weight_bytes_per_token(&plan), cache_per_token: plan.state_bytes() })
 }
 
 #[cfg(test)]
@@ -166,10 +144,7 @@ mod tests {
 
     #[test]
     fn every_step_reads_weights_and_cache_once() {
-        let traffic = Traffic {
-            weights: 1000,
-            cache_per_token: 1,
-        };
+        let traffic = Traffic { weights: 1000, cache_per_token: 1 };
         assert_eq!(traffic.bytes(0, 3, 1), 3000 + 1 + 2 + 3);
         assert_eq!(traffic.bytes(10, 5, 4), 2000 + 14 + 15);
         assert_eq!(traffic.bytes(10, 0, 4), 0);

@@ -89,11 +89,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 
 /// `name  value` lines with the values aligned.
 pub fn fields(rows: &[(&str, String)]) -> String {
-    let width = rows
-        .iter()
-        .map(|(name, _)| name.chars().count())
-        .max()
-        .unwrap_or(0);
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let line = |(name, value): &(&str, String)| format!("{name:<width$}  {value}\n");
     rows.iter().map(line).collect()
 }
@@ -116,13 +112,7 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        assert_eq!(
-            table(&[row(["a", "1"]), row(["bb", "22"])]),
-            "a    1\nbb  22\n"
-        );
-        assert_eq!(
-            fields(&[("a", "x".into()), ("bcd", "y".into())]),
-            "a    x\nbcd  y\n"
-        );
+        assert_eq!(table(&[row(["a", "1"]), row(["bb", "22"])]), "a    1\nbb  22\n");
+        assert_eq!(fields(&[("a", "x".into()), ("bcd", "y".into())]), "a    x\nbcd  y\n");
     }
 }

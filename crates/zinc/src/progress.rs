@@ -32,13 +32,7 @@ impl Progress {
     /// Begins the work called `what`.
     pub fn new(what: &'static str, unit: Unit) -> Self {
         let enabled = std::io::stderr().is_terminal();
-        Self {
-            what,
-            unit,
-            begin: Instant::now(),
-            enabled,
-            bar: None,
-        }
+        Self { what, unit, begin: Instant::now(), enabled, bar: None }
     }
 
     /// Tells that `done` of `total` are done.

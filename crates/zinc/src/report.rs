@@ -37,19 +37,13 @@ pub fn render(error: &anyhow::Error) -> String {
         }
     }
     let hints = hints.iter().map(|hint| format!("\nhint: {hint}"));
-    format!(
-        "error: {}{}",
-        printable(&message),
-        printable(&hints.collect::<String>())
-    )
+    format!("error: {}{}", printable(&message), printable(&hints.collect::<String>()))
 }
 
 /// Whether the reader of our output went away, which is no error of ours.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
 }
 
 /// Text from a file, without control characters that would steer the terminal.
@@ -70,23 +64,15 @@ mod tests {
     #[test]
     fn hints_stand_on_their_own_lines() {
         let error = with_hint("cannot read a.gguf", "check the path");
-        assert_eq!(
-            render(&error),
-            "error: cannot read a.gguf\nhint: check the path"
-        );
+        assert_eq!(render(&error), "error: cannot read a.gguf\nhint: check the path");
     }
 
     #[test]
     fn causes_are_not_repeated() {
         let inner = std::io::Error::other("disk on fire; hint: run");
         let middle = anyhow::Error::from(inner).context("reading: disk on fire");
-        let error = Err::<(), _>(middle)
-            .context("a.gguf")
-            .map_err(|e| render(&e));
-        assert_eq!(
-            error,
-            Err("error: a.gguf: reading: disk on fire\nhint: run".to_owned())
-        );
+        let error = Err::<(), _>(middle).context("a.gguf").map_err(|e| render(&e));
+        assert_eq!(error, Err("error: a.gguf: reading: disk on fire\nhint: run".to_owned()));
     }
 
     #[test]

@@ -43,12 +43,12 @@ impl Data {
 
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         match self {
-            Data::F32(values) => values
-                .iter()
-                .try_for_each(|value| out.write_all(&value.to_le_bytes())),
-            Data::I32(values) => values
-                .iter()
-                .try_for_each(|value| out.write_all(&value.to_le_bytes())),
+            Data::F32(values) => {
+                values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+            }
+            Data::I32(values) => {
+                values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+            }
         }
     }
 }
@@ -60,9 +60,7 @@ impl Data {
 pub fn write(path: &Path, tensors: &[Tensor]) -> anyhow::Result<()> {
     let context = || format!("writing {}", path.display());
     let mut out = BufWriter::new(File::create(path).with_context(context)?);
-    write_to(&mut out, tensors)
-        .and_then(|()| out.flush())
-        .with_context(context)
+    write_to(&mut out, tensors).and_then(|()| out.flush()).with_context(context)
 }
 
 fn write_to(out: &mut impl Write, tensors: &[Tensor]) -> std::io::Result<()> {
@@ -90,26 +88,15 @@ mod tests {
     #[test]
     fn layout() {
         let tensors = [
-            Tensor {
-                name: "a".into(),
-                shape: vec![1, 2],
-                data: Data::F32(vec![1.0, -2.0]),
-            },
-            Tensor {
-                name: "b".into(),
-                shape: vec![1],
-                data: Data::I32(vec![7]),
-            },
+            Tensor { name: "a".into(), shape: vec![1, 2], data: Data::F32(vec![1.0, -2.0]) },
+            Tensor { name: "b".into(), shape: vec![1], data: Data::I32(vec![7]) },
         ];
         let mut file = Vec::new();
         write_to(&mut file, &tensors).unwrap();
         let n_header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
         assert_eq!(n_header % 8, 0);
         let header: serde_json::Value = serde_json::from_slice(&file[8..8 + n_header]).unwrap();
-        assert_eq!(
-            header["b"],
-            json!({ "dtype": "I32", "shape": [1], "data_offsets": [8, 12] })
-        );
+        assert_eq!(header["b"], json!({ "dtype": "I32", "shape": [1], "data_offsets": [8, 12] }));
         assert_eq!(&file[8 + n_header..][..4], &1f32.to_le_bytes());
         assert_eq!(file.len(), 8 + n_header + 12);
     }

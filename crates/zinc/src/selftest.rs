@@ -61,27 +61,14 @@ pub fn check(device: Arc<dyn Device>) -> anyhow::Result<Passed> {
 /// Types that the device multiplies with and that can be made here.
 fn tested_types(device: &dyn Device) -> Vec<GgmlType> {
     let can_be_made = |ty: &GgmlType| weights(*ty, D_MODEL, D_MODEL, &mut Random(0)).is_ok();
-    device
-        .caps()
-        .matmul
-        .iter()
-        .map(|(ty, _)| *ty)
-        .filter(can_be_made)
-        .collect()
+    device.caps().matmul.iter().map(|(ty, _)| *ty).filter(can_be_made).collect()
 }
 
 fn logits(model: Arc<Model>, device: Arc<dyn Device>) -> anyhow::Result<Vec<f32>> {
     let loaded = Arc::new(LoadedModel::load(model, device, &mut |_, _| {})?);
-    let options = EngineOptions {
-        n_ctx: Some(16),
-        chunk: CHUNK,
-        kv_type: GgmlType::F32,
-        max_seqs: 1,
-    };
-    let taps = Taps {
-        all_logits: true,
-        tensors: Vec::new(),
-    };
+    let options =
+        EngineOptions { n_ctx: Some(16), chunk: CHUNK, kv_type: GgmlType::F32, max_seqs: 1 };
+    let taps = Taps { all_logits: true, tensors: Vec::new() };
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
     let mut values = Vec::new();
     for tokens in [&PROMPT[..], &[NEXT]] {
@@ -100,12 +87,7 @@ fn tiny_model(types: &[GgmlType]) -> anyhow::Result<Vec<u8>> {
     let mut next_type = types.iter().copied().cycle();
     let mut matrix = |file: &mut Writer, name: &str, n_in: u64, n_out: u64| {
         let ty = next_type.next().unwrap_or(GgmlType::F32);
-        file.tensor(
-            name,
-            ty,
-            &[n_in, n_out],
-            weights(ty, n_in, n_in * n_out, &mut random)?,
-        );
+        file.tensor(name, ty, &[n_in, n_out], weights(ty, n_in, n_in * n_out, &mut random)?);
         anyhow::Ok(())
     };
     matrix(&mut file, "token_embd.weight", D_MODEL, N_VOCAB)?;
@@ -158,20 +140,13 @@ fn metadata(file: &mut Writer, n_layers: u32) {
     let merges: StringArray = std::iter::empty::<&str>().collect();
     file.value("tokenizer.ggml.model", Value::String("gpt2".into()));
     file.value("tokenizer.ggml.pre", Value::String("qwen2".into()));
-    file.value(
-        "tokenizer.ggml.tokens",
-        Value::Array(Array::Strings(pieces)),
-    );
-    file.value(
-        "tokenizer.ggml.merges",
-        Value::Array(Array::Strings(merges)),
-    );
+    file.value("tokenizer.ggml.tokens", Value::Array(Array::Strings(pieces)));
+    file.value("tokenizer.ggml.merges", Value::Array(Array::Strings(merges)));
 }
 
 fn norm(file: &mut Writer, name: &str, n: u64) {
-    let values: Vec<u8> = (0..n)
-        .flat_map(|i| (0.75 + 0.5 * ((i % 7) as f32 / 6.0)).to_le_bytes())
-        .collect();
+    let values: Vec<u8> =
+        (0..n).flat_map(|i| (0.75 + 0.5 * ((i % 7) as f32 / 6.0)).to_le_bytes()).collect();
     file.tensor(name, GgmlType::F32, &[n], values);
 }
 
@@ -185,16 +160,13 @@ fn weights(ty: GgmlType, n_in: u64, n_elems: u64, random: &mut Random) -> anyhow
         GgmlType::Q5_K => vec![(0, deviation / 480.0), (2, 15.5 * deviation / 480.0)],
         GgmlType::Q6_K => vec![(208, deviation / 1370.0)],
         _ => {
-            let values: Vec<f32> = (0..n_elems)
-                .map(|_| random.next() * 3f32.sqrt() * deviation)
-                .collect();
+            let values: Vec<f32> =
+                (0..n_elems).map(|_| random.next() * 3f32.sqrt() * deviation).collect();
             return quantized(ty, &values);
         }
     };
     let n_bytes = ty.row_bytes(n_elems as usize).unwrap_or(0);
-    let mut bytes: Vec<u8> = (0..n_bytes)
-        .map(|_| (random.next() * 128.0) as i8 as u8)
-        .collect();
+    let mut bytes: Vec<u8> = (0..n_bytes).map(|_| (random.next() * 128.0) as i8 as u8).collect();
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         for (offset, scale) in &scales {
             block[*offset..offset + 2].copy_from_slice(&quantized(GgmlType::F16, &[*scale])?);
@@ -214,10 +186,8 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }

@@ -46,14 +46,7 @@ impl Session {
         let name = device.info().name.clone();
         let loaded = model::load(Arc::clone(&model), device, &options)?;
         let engine = Engine::new(loaded, &options)?;
-        Ok(Session {
-            model,
-            engine,
-            prompter: None,
-            device: name,
-            memory,
-            thinking: None,
-        })
+        Ok(Session { model, engine, prompter: None, device: name, memory, thinking: None })
     }
 
     /// Reads the model's chat template, if it has one. `args` are the flags about the conversation.
@@ -73,9 +66,7 @@ impl Session {
     }
 
     fn can_switch_thinking(&self) -> bool {
-        self.prompter
-            .as_ref()
-            .is_some_and(Prompter::supports_thinking_switch)
+        self.prompter.as_ref().is_some_and(Prompter::supports_thinking_switch)
     }
 
     /// Sets the template's switch.
@@ -104,19 +95,11 @@ impl Session {
     ) -> anyhow::Result<Answer> {
         let Some(prompter) = &self.prompter else {
             let what = "this model has no chat template";
-            return Err(report::with_hint(
-                what,
-                "let it continue a text: zinc run --raw",
-            ));
+            return Err(report::with_hint(what, "let it continue a text: zinc run --raw"));
         };
         let prompt = prompter.prompt(self.model.tokenizer(), messages, self.thinking)?;
         let splitter = ThinkSplitter::new(prompt.opens_thinking);
-        generate::generate(
-            &mut self.engine,
-            request(prompt.ids, sampling, limits),
-            splitter,
-            show,
-        )
+        generate::generate(&mut self.engine, request(prompt.ids, sampling, limits), splitter, show)
     }
 
     /// Continues a text; `parse_special` turns the text of control tokens into those tokens.
@@ -132,13 +115,7 @@ impl Session {
         show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
         let tokenizer = self.model.tokenizer();
-        let ids = tokenizer.encode(
-            text,
-            EncodeOptions {
-                add_special: false,
-                parse_special,
-            },
-        );
+        let ids = tokenizer.encode(text, EncodeOptions { add_special: false, parse_special });
         let ids = conversation::with_bos(tokenizer, ids);
         generate::generate(
             &mut self.engine,
@@ -150,11 +127,7 @@ impl Session {
 
     /// One line about the memory in use.
     pub fn memory_line(&self) -> String {
-        let MemoryNeed {
-            weights,
-            cache,
-            activations,
-        } = self.memory;
+        let MemoryNeed { weights, cache, activations } = self.memory;
         format!(
             "device {} · weights {} · cache {} ({} tokens) · scratch {}",
             self.device,

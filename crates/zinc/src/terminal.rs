@@ -19,11 +19,7 @@ impl Screen {
     /// Looks where stdout and stderr go.
     pub fn look() -> Self {
         let (stdout, stderr) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        Self {
-            stdout,
-            stderr,
-            style: stderr && !env::no_color(),
-        }
+        Self { stdout, stderr, style: stderr && !env::no_color() }
     }
 
     /// Writes the model's text to stdout at once. On a terminal, control characters that would
@@ -40,11 +36,7 @@ impl Screen {
 
     /// Writes text of minor interest to stderr, dimmed.
     pub fn dim(&self, text: &str) {
-        let text = if self.stderr {
-            harmless(text)
-        } else {
-            text.to_owned()
-        };
+        let text = if self.stderr { harmless(text) } else { text.to_owned() };
         let mut stderr = io::stderr().lock();
         // A closed stderr is no reason to stop.
         let _ = match self.style {
@@ -56,18 +48,13 @@ impl Screen {
 }
 
 fn harmless(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
-        .collect()
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn escapes_do_not_reach_the_terminal() {
-        assert_eq!(
-            super::harmless("a\u{1b}[2J\tb\r\n\u{7}\u{9b}c"),
-            "a[2J\tb\nc"
-        );
+        assert_eq!(super::harmless("a\u{1b}[2J\tb\r\n\u{7}\u{9b}c"), "a[2J\tb\nc");
     }
 }

@@ -32,23 +32,13 @@ pub struct ThinkSplitter {
 impl ThinkSplitter {
     /// An answer that may begin with reasoning, or is inside it from its first character.
     pub fn new(inside: bool) -> Self {
-        let state = if inside {
-            State::Reasoning
-        } else {
-            State::Start
-        };
-        Self {
-            state,
-            held: String::new(),
-        }
+        let state = if inside { State::Reasoning } else { State::Start };
+        Self { state, held: String::new() }
     }
 
     /// Everything is answer.
     pub fn off() -> Self {
-        Self {
-            state: State::Answer,
-            held: String::new(),
-        }
+        Self { state: State::Answer, held: String::new() }
     }
 
     /// Takes more text and gives out what is certain; at the end, all of it.
@@ -116,10 +106,7 @@ fn give(piece: Piece<'_>, out: &mut dyn FnMut(Piece<'_>)) {
 
 /// Bytes at the end of `text` that may begin [`CLOSE`], and the blanks before it.
 fn held_back(text: &str) -> usize {
-    let partial = (1..CLOSE.len())
-        .rev()
-        .find(|n| text.ends_with(&CLOSE[..*n]))
-        .unwrap_or(0);
+    let partial = (1..CLOSE.len()).rev().find(|n| text.ends_with(&CLOSE[..*n])).unwrap_or(0);
     let before = &text[..text.len() - partial];
     text.len() - before.trim_end().len()
 }
@@ -148,11 +135,7 @@ mod tests {
         for n in 1..30 {
             let check = |text: &str, reasoning: &str, answer: &str| {
                 let found = split(text, n, ThinkSplitter::new(false));
-                assert_eq!(
-                    found,
-                    (reasoning.to_owned(), answer.to_owned()),
-                    "{text:?} by {n}"
-                );
+                assert_eq!(found, (reasoning.to_owned(), answer.to_owned()), "{text:?} by {n}");
             };
             check("<think>\na < b\n</think>\n\nYes.", "\na < b", "Yes.");
             check("Yes, <think>.", "", "Yes, <think>.");

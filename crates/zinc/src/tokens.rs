@@ -10,8 +10,7 @@ impl std::str::FromStr for TokenList {
     fn from_str(text: &str) -> Result<Self, String> {
         let id = |part: &str| {
             let part = part.trim();
-            part.parse()
-                .map_err(|_| format!("{part:?} is no token id; expected ids such as 1,2,3"))
+            part.parse().map_err(|_| format!("{part:?} is no token id; expected ids such as 1,2,3"))
         };
         // The output of `zinc tokenize` is taken as it is.
         let text = text.trim().trim_start_matches('[').trim_end_matches(']');
@@ -24,9 +23,8 @@ pub fn pseudo_random(n: usize, n_vocab: u32) -> Vec<u32> {
     // Knuth's MMIX linear congruential generator; its high bits are the good ones.
     let mut state = 0x7a69_6e63_u64;
     let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 33) % u64::from(n_vocab.max(1))) as u32
     };
     (0..n).map(|_| next()).collect()

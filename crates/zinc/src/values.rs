@@ -56,10 +56,7 @@ pub fn short(value: &Json) -> String {
         Json::String(text) => short_string(text),
         Json::Object(array) => {
             let first = array.get("first").map(short).unwrap_or_default();
-            let n_elements = array
-                .get("n_elements")
-                .map(Json::to_string)
-                .unwrap_or_default();
+            let n_elements = array.get("n_elements").map(Json::to_string).unwrap_or_default();
             format!("{}, … ({n_elements})]", first.trim_end_matches(']'))
         }
         Json::Array(elements) => {
@@ -88,10 +85,7 @@ mod tests {
         let value = Value::Array(Array::from(long.as_slice()));
         assert_eq!(short(&json(&value)), "[0, 1, 2, 3, 4, 5, 6, 7, … (20)]");
         let text = Value::String("é".repeat(101));
-        assert_eq!(
-            short(&json(&text)),
-            format!("{}… (202 bytes)", "é".repeat(100))
-        );
+        assert_eq!(short(&json(&text)), format!("{}… (202 bytes)", "é".repeat(100)));
         assert_eq!(short(&json(&Value::F32(f32::NAN))), "NaN");
         assert_eq!(short(&json(&Value::F32(1e-6))), "1e-6");
     }

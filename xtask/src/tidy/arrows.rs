@@ -16,21 +16,11 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("zinc-plan", &["zinc-quant"]),
     ("zinc-models", &["zinc-plan", "zinc-gguf", "zinc-quant"]),
     ("zinc-backend", &["zinc-plan", "zinc-quant"]),
-    (
-        "zinc-reference",
-        &["zinc-backend", "zinc-plan", "zinc-quant"],
-    ),
+    ("zinc-reference", &["zinc-backend", "zinc-plan", "zinc-quant"]),
     ("zinc-cpu", &["zinc-backend", "zinc-plan", "zinc-quant"]),
     (
         "zinc-engine",
-        &[
-            "zinc-backend",
-            "zinc-models",
-            "zinc-token",
-            "zinc-plan",
-            "zinc-gguf",
-            "zinc-quant",
-        ],
+        &["zinc-backend", "zinc-models", "zinc-token", "zinc-plan", "zinc-gguf", "zinc-quant"],
     ),
     (
         "zinc",
@@ -53,48 +43,25 @@ const ARROWS: [(&str, &[&str]); 11] = [
 const DEV_ONLY: [&str; 1] = ["zinc-testkit"];
 
 pub fn check(root: &Path) -> Result<Vec<Violation>> {
-    let arguments = [
-        "metadata",
-        "--no-deps",
-        "--format-version",
-        "1",
-        "--offline",
-    ];
-    let output = Command::new(env!("CARGO"))
-        .args(arguments)
-        .current_dir(root)
-        .output();
+    let arguments = ["metadata", "--no-deps", "--format-version", "1", "--offline"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(root).output();
     let output = output.context("cannot run cargo metadata")?;
     anyhow::ensure!(output.status.success(), "cargo metadata failed");
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"]
-        .as_array()
-        .context("metadata without packages")?;
-    let names: Vec<&str> = packages
-        .iter()
-        .filter_map(|package| package["name"].as_str())
-        .collect();
-    Ok(packages
-        .iter()
-        .flat_map(|package| check_package(package, &names))
-        .collect())
+    let packages = metadata["packages"].as_array().context("metadata without packages")?;
+    let names: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    Ok(packages.iter().flat_map(|package| check_package(package, &names)).collect())
 }
 
 fn check_package(package: &Value, workspace: &[&str]) -> Vec<Violation> {
     let name = package["name"].as_str().unwrap_or_default();
     let at = package["manifest_path"].as_str().unwrap_or(name);
-    let allowed = ARROWS
-        .iter()
-        .find(|(from, _)| *from == name)
-        .map(|(_, to)| *to);
+    let allowed = ARROWS.iter().find(|(from, _)| *from == name).map(|(_, to)| *to);
     if allowed.is_none() && !DEV_ONLY.contains(&name) {
         let what = "crate has no line in xtask/src/tidy/arrows.rs; say what it may depend on";
         return vec![Violation::new(at, what)];
     }
-    let dependencies = package["dependencies"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
     let refused = dependencies.iter().filter_map(|dependency| {
         let to = dependency["name"].as_str()?;
         let is_dev = dependency["kind"].as_str() == Some("dev");

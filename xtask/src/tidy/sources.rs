@@ -30,19 +30,11 @@ pub fn check(root: &Path, files: &[String]) -> Result<Vec<Violation>> {
             continue;
         }
         let code = functions::measure(&text).with_context(|| format!("cannot parse {path}"))?;
-        let max = if path.contains("/kernels/") {
-            MAX_KERNEL_LINES
-        } else {
-            MAX_FILE_LINES
-        };
+        let max = if path.contains("/kernels/") { MAX_KERNEL_LINES } else { MAX_FILE_LINES };
         if code.n_lines > max {
             breaches.insert(path.clone(), (code.n_lines, max));
         }
-        for function in code
-            .functions
-            .iter()
-            .filter(|f| f.n_lines > MAX_FUNCTION_LINES)
-        {
+        for function in code.functions.iter().filter(|f| f.n_lines > MAX_FUNCTION_LINES) {
             let name = format!("{path}::{}", function.name);
             breaches.insert(name, (function.n_lines, MAX_FUNCTION_LINES));
         }
@@ -59,24 +51,15 @@ fn is_test(path: &str) -> bool {
 /// Breaches that no exception covers, and exceptions that are looser than they need to be.
 fn ratchet(breaches: &BTreeMap<String, (usize, usize)>, exceptions: &str) -> Vec<Violation> {
     let mut allowed = BTreeMap::new();
-    for line in exceptions
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-    {
+    for line in exceptions.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         if let Some((name, n_lines)) = line.split_once(' ') {
             allowed.insert(name, n_lines.trim().parse::<usize>().unwrap_or(0));
         }
     }
     let mut found = Vec::new();
     for (name, (n_lines, max)) in breaches {
-        if allowed
-            .get(name.as_str())
-            .is_none_or(|limit| n_lines > limit)
-        {
-            found.push(Violation::new(
-                name,
-                format!("{n_lines} lines, at most {max}: split it"),
-            ));
+        if allowed.get(name.as_str()).is_none_or(|limit| n_lines > limit) {
+            found.push(Violation::new(name, format!("{n_lines} lines, at most {max}: split it")));
         }
     }
     for (name, limit) in allowed {
@@ -92,21 +75,14 @@ fn ratchet(breaches: &BTreeMap<String, (usize, usize)>, exceptions: &str) -> Vec
 /// Marks of unfinished work.
 fn unfinished(path: &str, text: &str) -> Vec<Violation> {
     // Spelled in two halves so that this file does not find itself.
-    let marks = [
-        concat!("TO", "DO"),
-        concat!("FIX", "ME"),
-        concat!("todo", "!("),
-        concat!("dbg", "!("),
-    ];
+    let marks =
+        [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("dbg", "!(")];
     let lines = text.lines().enumerate();
     lines
         .filter_map(|(idx, line)| {
             let mark = marks.iter().find(|mark| line.contains(**mark))?;
             let at = format!("{path}:{}", idx + 1);
-            Some(Violation::new(
-                at,
-                format!("{mark}: finish it, or write an issue"),
-            ))
+            Some(Violation::new(at, format!("{mark}: finish it, or write an issue")))
         })
         .collect()
 }
@@ -115,9 +91,7 @@ fn check_sizes(root: &Path, files: &[String]) -> Result<Vec<Violation>> {
     let mut found = Vec::new();
     let mut total = 0;
     for path in files {
-        let n_bytes = std::fs::metadata(root.join(path))
-            .with_context(|| path.clone())?
-            .len();
+        let n_bytes = std::fs::metadata(root.join(path)).with_context(|| path.clone())?.len();
         total += n_bytes;
         if n_bytes > MAX_FILE_BYTES {
             let what = format!("{n_bytes} bytes, at most {MAX_FILE_BYTES}");

@@ -45,25 +45,15 @@ impl ActBlock {
 
 /// The values of words in order.
 pub(crate) fn values(q: &[i32]) -> impl Iterator<Item = i8> + '_ {
-    q.iter()
-        .flat_map(|word| word.to_le_bytes())
-        .map(|byte| byte as i8)
+    q.iter().flat_map(|word| word.to_le_bytes()).map(|byte| byte as i8)
 }
 
 /// Zeros.
 #[cfg(test)]
-pub(crate) const EMPTY_SUPER: ActSuper = ActSuper {
-    d: 0.0,
-    q: [0; 64],
-    sums: [0; 16],
-};
+pub(crate) const EMPTY_SUPER: ActSuper = ActSuper { d: 0.0, q: [0; 64], sums: [0; 16] };
 /// Zeros.
 #[cfg(test)]
-pub(crate) const EMPTY_BLOCK: ActBlock = ActBlock {
-    d: 0,
-    sum: 0,
-    q: [0; 8],
-};
+pub(crate) const EMPTY_BLOCK: ActBlock = ActBlock { d: 0, sum: 0, q: [0; 8] };
 
 /// Quantises `x` into blocks of 256; `x.len() == 256·out.len()`.
 pub(crate) struct QuantizeSupers<'a> {
@@ -109,10 +99,7 @@ fn i_max<S: Simd>(s: S, a: S::I, b: S::I) -> S::I {
     // Both are non-negative: a - b has the sign bit set exactly when b is larger.
     let difference = s.i_add(a, s.i_add(s.i_xor(b, s.i_splat(-1)), s.i_splat(1)));
     let b_larger = s.i_sar::<31>(difference);
-    s.i_or(
-        s.i_and(b, b_larger),
-        s.i_and(a, s.i_xor(b_larger, s.i_splat(-1))),
-    )
+    s.i_or(s.i_and(b, b_larger), s.i_and(a, s.i_xor(b_larger, s.i_splat(-1))))
 }
 
 /// Quantises 16 values; returns their sum.

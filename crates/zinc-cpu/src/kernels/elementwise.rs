@@ -81,11 +81,7 @@ impl Kernel for RmsNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let group = self.w.len();
-        for (x, out) in self
-            .x
-            .chunks_exact(group)
-            .zip(self.out.chunks_exact_mut(group))
-        {
+        for (x, out) in self.x.chunks_exact(group).zip(self.out.chunks_exact_mut(group)) {
             let factor = 1.0 / (sum_of_squares(s, x) / group as f32 + self.eps).sqrt();
             for ((out, x), w) in out.iter_mut().zip(x).zip(self.w) {
                 *out = x * factor * w;
@@ -142,10 +138,8 @@ impl Kernel for Rope<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let half = self.turns.len();
-        for (x, out) in self
-            .x
-            .chunks_exact(self.head_dim)
-            .zip(self.out.chunks_exact_mut(self.head_dim))
+        for (x, out) in
+            self.x.chunks_exact(self.head_dim).zip(self.out.chunks_exact_mut(self.head_dim))
         {
             out[2 * half..].copy_from_slice(&x[2 * half..]);
             match self.mode {

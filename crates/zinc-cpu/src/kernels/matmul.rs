@@ -66,11 +66,7 @@ impl Kernel for MatMulTask<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Scratch { panel, acc, acc_up } = self.scratch;
-        let rows = Rows {
-            x: self.x,
-            n_in: self.n_in,
-            first: self.first,
-        };
+        let rows = Rows { x: self.x, n_in: self.n_in, first: self.first };
         let (acc, acc_up) = (&mut acc[..self.n_rows], &mut acc_up[..self.n_rows]);
         // One call in a loop: the product is inlined, and large.
         let second = self.up.map(|(up, _)| up);

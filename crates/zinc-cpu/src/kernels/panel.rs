@@ -73,11 +73,7 @@ impl Form {
 
     /// Values of k in a panel.
     pub(crate) fn k_step(self) -> usize {
-        if self == Form::Floats {
-            FLOAT_K_STEP
-        } else {
-            K_STEP
-        }
+        if self == Form::Floats { FLOAT_K_STEP } else { K_STEP }
     }
 }
 
@@ -199,10 +195,8 @@ impl Panel {
         // Sub-blocks 0..4 have their six bits in place; of 4..8 four bits are in the third word and two on top of
         // the first and second.
         let scales_high = s.i_or(s.i_and(third, low_4), s.i_and(s.i_shr::<2>(first), top_2));
-        let mins_high = s.i_or(
-            s.i_and(s.i_shr::<4>(third), low_4),
-            s.i_and(s.i_shr::<2>(second), top_2),
-        );
+        let mins_high =
+            s.i_or(s.i_and(s.i_shr::<4>(third), low_4), s.i_and(s.i_shr::<2>(second), top_2));
         let scales = [s.i_and(first, low_6), scales_high];
         let mins = [s.i_and(second, low_6), mins_high];
         for half in 0..2 {
@@ -280,18 +274,9 @@ impl Panel {
             let at = 32 * half + 4 * part;
             for i in 0..4 {
                 let quarters = [
-                    s.i_or(
-                        s.i_and(low[i], low_4),
-                        s.i_and(s.i_shl::<4>(pairs[i]), top_2),
-                    ),
-                    s.i_or(
-                        s.i_and(high[i], low_4),
-                        s.i_and(s.i_shl::<2>(pairs[i]), top_2),
-                    ),
-                    s.i_or(
-                        s.i_and(s.i_shr::<4>(low[i]), low_4),
-                        s.i_and(pairs[i], top_2),
-                    ),
+                    s.i_or(s.i_and(low[i], low_4), s.i_and(s.i_shl::<4>(pairs[i]), top_2)),
+                    s.i_or(s.i_and(high[i], low_4), s.i_and(s.i_shl::<2>(pairs[i]), top_2)),
+                    s.i_or(s.i_and(s.i_shr::<4>(low[i]), low_4), s.i_and(pairs[i], top_2)),
                     s.i_or(
                         s.i_and(s.i_shr::<4>(high[i]), low_4),
                         s.i_and(s.i_shr::<2>(pairs[i]), top_2),
@@ -302,11 +287,7 @@ impl Panel {
                 }
             }
         }
-        for (i, scales) in s
-            .transpose(data, offset + 192, stride)
-            .into_iter()
-            .enumerate()
-        {
+        for (i, scales) in s.transpose(data, offset + 192, stride).into_iter().enumerate() {
             let to = &mut self.scales[16 * block + 4 * i..16 * block + 4 * i + 4];
             s.i_store(&mut to[0], s.i_sar::<24>(s.i_shl::<24>(scales)));
             s.i_store(&mut to[1], s.i_sar::<24>(s.i_shl::<16>(scales)));
@@ -326,11 +307,7 @@ impl Panel {
         let [d, ..] = s.transpose(data, offset, stride);
         s.store(&mut self.d[block], s.half_to_f32(d));
         let groups = &mut self.bytes[8 * block..8 * block + 8];
-        for (i, w) in s
-            .transpose(data, offset + 2, stride)
-            .into_iter()
-            .enumerate()
-        {
+        for (i, w) in s.transpose(data, offset + 2, stride).into_iter().enumerate() {
             s.bytes_store(&mut groups[i], s.i_and(w, low_4));
             s.bytes_store(&mut groups[4 + i], s.i_and(s.i_shr::<4>(w), low_4));
         }
@@ -345,10 +322,7 @@ impl Panel {
         s.store(&mut self.d[block], s.half_to_f32(d));
         let groups = &mut self.bytes[8 * block..8 * block + 8];
         for half in 0..2 {
-            for (i, w) in s
-                .transpose(data, offset + 2 + 16 * half, stride)
-                .into_iter()
-                .enumerate()
+            for (i, w) in s.transpose(data, offset + 2 + 16 * half, stride).into_iter().enumerate()
             {
                 s.bytes_store(&mut groups[4 * half + i], s.i_xor(w, sign));
             }
@@ -367,9 +341,7 @@ impl Panel {
             let k = fours.len() * 4 + i;
             for (row, to) in to.iter_mut().enumerate() {
                 let bytes = &data[row * stride + 4 * k..];
-                *to = bytes
-                    .first_chunk()
-                    .map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
+                *to = bytes.first_chunk().map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
             }
         }
     }
@@ -385,10 +357,7 @@ impl Panel {
         let (eights, rest) = self.floats[..n].as_chunks_mut::<8>();
         for (i, to) in eights.iter_mut().enumerate() {
             for (to, w) in
-                to.as_chunks_mut::<2>()
-                    .0
-                    .iter_mut()
-                    .zip(s.transpose(data, 16 * i, stride))
+                to.as_chunks_mut::<2>().0.iter_mut().zip(s.transpose(data, 16 * i, stride))
             {
                 let [even, odd] = widen::<S, BF16>(s, w);
                 s.store(&mut to[0], even);
@@ -400,9 +369,8 @@ impl Panel {
             let mut halves = [0; 16];
             for (row, half) in halves.iter_mut().enumerate() {
                 let bytes = &data[row * stride + 2 * k..];
-                *half = bytes
-                    .first_chunk()
-                    .map_or(0, |bytes| i32::from(u16::from_le_bytes(*bytes)));
+                *half =
+                    bytes.first_chunk().map_or(0, |bytes| i32::from(u16::from_le_bytes(*bytes)));
             }
             let [value, _] = widen::<S, BF16>(s, s.i_load(&halves));
             s.store(to, value);

@@ -172,19 +172,13 @@ fn check_product(isa: Isa, ty: GgmlType, n_in: usize, n_out: usize, n_rows: usiz
     dequantize(ty, &data, &mut w).unwrap();
     let act = Act::new(isa, act_block(ty), &random.values(n_rows * n_in));
     let x = act.values();
-    let rows = WeightRows {
-        ty,
-        data: &data,
-        row_bytes,
-        n_rows: n_out,
-    };
+    let rows = WeightRows { ty, data: &data, row_bytes, n_rows: n_out };
     let y = multiply(isa, rows, &act, n_in, 0..n_rows);
     for t in 0..n_rows {
         for o in 0..n_out {
             let terms = (0..n_in).map(|i| f64::from(w[o * n_in + i]) * x[t * n_in + i]);
-            let (want, magnitude) = terms.fold((0.0, 0.0), |(sum, size), term| {
-                (sum + term, size + term.abs())
-            });
+            let (want, magnitude) =
+                terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
             let error = (f64::from(y[t][o]) - want).abs();
             assert!(
                 error <= 1e-6 * magnitude + 1e-30,
@@ -204,16 +198,11 @@ fn rows_do_not_depend_on_the_batch() {
             let n_in = lengths[lengths.len() - 1];
             let mut random = Random::new(7);
             let data = weights(ty, 16, n_in, &mut random);
-            let rows = WeightRows {
-                ty,
-                data: &data,
-                row_bytes: ty.row_bytes(n_in).unwrap(),
-                n_rows: 16,
-            };
+            let rows =
+                WeightRows { ty, data: &data, row_bytes: ty.row_bytes(n_in).unwrap(), n_rows: 16 };
             let act = Act::new(isa, act_block(ty), &random.values(33 * n_in));
-            let alone: Vec<_> = (0..33)
-                .map(|t| multiply(isa, rows, &act, n_in, t..t + 1)[0])
-                .collect();
+            let alone: Vec<_> =
+                (0..33).map(|t| multiply(isa, rows, &act, n_in, t..t + 1)[0]).collect();
             for n in 1..=33 {
                 let first = 33 - n;
                 let batch = multiply(isa, rows, &act, n_in, first..33);
@@ -230,12 +219,8 @@ fn quantised_products_agree_between_instruction_sets() {
         let n_in = lengths[lengths.len() - 1];
         let mut random = Random::new(11);
         let data = weights(ty, 16, n_in, &mut random);
-        let rows = WeightRows {
-            ty,
-            data: &data,
-            row_bytes: ty.row_bytes(n_in).unwrap(),
-            n_rows: 16,
-        };
+        let rows =
+            WeightRows { ty, data: &data, row_bytes: ty.row_bytes(n_in).unwrap(), n_rows: 16 };
         let x = random.values(5 * n_in);
         let results = Isa::available().into_iter().map(|isa| {
             let act = Act::new(isa, act_block(ty), &x);
@@ -243,13 +228,7 @@ fn quantised_products_agree_between_instruction_sets() {
         });
         let results: Vec<_> = results.collect();
         for (isa, result) in &results[1..] {
-            assert_eq!(
-                result,
-                &results[0].1,
-                "{ty}: {} and {}",
-                isa.name(),
-                results[0].0.name()
-            );
+            assert_eq!(result, &results[0].1, "{ty}: {} and {}", isa.name(), results[0].0.name());
         }
     }
 }
@@ -259,13 +238,7 @@ fn quantised_products_agree_between_instruction_sets() {
 fn extremes_do_not_saturate() {
     let n_in = 1024;
     for isa in Isa::available() {
-        for ty in [
-            GgmlType::Q8_0,
-            GgmlType::Q4_0,
-            GgmlType::Q4_K,
-            GgmlType::Q5_K,
-            GgmlType::Q6_K,
-        ] {
+        for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K] {
             for byte in [0x00, 0x7f, 0x80, 0x81, 0xff] {
                 let mut data = vec![byte; 16 * ty.row_bytes(n_in).unwrap()];
                 let scales: &[usize] = match ty {
@@ -274,9 +247,7 @@ fn extremes_do_not_saturate() {
                     _ => &[0],
                 };
                 for block in data.chunks_exact_mut(ty.block_bytes()) {
-                    scales
-                        .iter()
-                        .for_each(|at| block[*at..at + 2].copy_from_slice(&[0x00, 0x3c]));
+                    scales.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&[0x00, 0x3c]));
                 }
                 let mut w = vec![0.0; 16 * n_in];
                 dequantize(ty, &data, &mut w).unwrap();

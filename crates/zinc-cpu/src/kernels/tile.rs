@@ -69,20 +69,14 @@ pub(crate) fn supers_with_min<S: Simd, const C: usize>(
             let min = s.i_load(&mins[sub]);
             for c in 0..C {
                 total[c] = s.i_add(total[c], s.i_mul(part[c], scale));
-                total_min[c] = s.dot_pairs(
-                    total_min[c],
-                    min,
-                    [x[c].sums[2 * sub], x[c].sums[2 * sub + 1]],
-                );
+                total_min[c] =
+                    s.dot_pairs(total_min[c], min, [x[c].sums[2 * sub], x[c].sums[2 * sub + 1]]);
             }
         }
         let d = s.load(&panel.d[block]);
         let d_min = s.load(&panel.d_min[block]);
         for c in 0..C {
-            let value = s.sub(
-                s.mul(s.to_f32(total[c]), d),
-                s.mul(s.to_f32(total_min[c]), d_min),
-            );
+            let value = s.sub(s.mul(s.to_f32(total[c]), d), s.mul(s.to_f32(total_min[c]), d_min));
             accumulate(s, &mut acc[c], s.mul(value, s.splat(x[c].d)));
         }
     }

@@ -44,12 +44,7 @@ macro_rules! vector_op {
 #[inline(always)]
 fn load_i(from: *const u8) -> I {
     // SAFETY: private to this file; callers pass a pointer to 64 readable bytes and hold an `Avx2`.
-    unsafe {
-        [
-            _mm256_loadu_si256(from.cast()),
-            _mm256_loadu_si256(from.add(32).cast()),
-        ]
-    }
+    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
 }
 
 #[inline(always)]
@@ -70,10 +65,7 @@ fn low_halves(x: I) -> [__m128i; 2] {
         let packed =
             _mm256_packus_epi32(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask));
         let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-        [
-            _mm256_castsi256_si128(packed),
-            _mm256_extracti128_si256::<1>(packed),
-        ]
+        [_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed)]
     }
 }
 
@@ -210,24 +202,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [I; 4] {
-        assert!(
-            offset + 15 * stride + 16 <= data.len(),
-            "sixteen rows lie inside the data"
-        );
+        assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
         // SAFETY: `self` proves the features; the assertion above covers the last byte of the last row, and rows
         // grow with `row`, so every 16-byte load lies inside `data`.
         unsafe {
             let base = data.as_ptr().add(offset);
-            let (low, high) = (
-                transpose_8(base, stride),
-                transpose_8(base.add(8 * stride), stride),
-            );
-            [
-                [low[0], high[0]],
-                [low[1], high[1]],
-                [low[2], high[2]],
-                [low[3], high[3]],
-            ]
+            let (low, high) =
+                (transpose_8(base, stride), transpose_8(base.add(8 * stride), stride));
+            [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
         }
     }
 

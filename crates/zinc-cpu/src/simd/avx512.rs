@@ -119,10 +119,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
 
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [__m512i; 4] {
-        assert!(
-            offset + 15 * stride + 16 <= data.len(),
-            "sixteen rows lie inside the data"
-        );
+        assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
         // SAFETY: `self` proves the features; the assertion above covers the last byte of the last row, and rows
         // grow with `row`, so every 16-byte load lies inside `data`.
         unsafe {

@@ -63,18 +63,9 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let pairs = self
-                .0
-                .as_chunks::<16>()
-                .0
-                .iter()
-                .zip(self.1.as_chunks_mut::<16>().0);
+            let pairs = self.0.as_chunks::<16>().0.iter().zip(self.1.as_chunks_mut::<16>().0);
             for (x, y) in pairs {
-                let value = if self.2 {
-                    exp(s, s.load(x))
-                } else {
-                    sigmoid(s, s.load(x))
-                };
+                let value = if self.2 { exp(s, s.load(x)) } else { sigmoid(s, s.load(x)) };
                 s.store(y, value);
             }
         }
@@ -89,27 +80,19 @@ mod tests {
 
     #[test]
     fn exp_and_sigmoid_are_accurate() {
-        let x: Vec<f32> = (0..1 << 18)
-            .map(|i| (i as f32 - 131_072.0) * (104.0 / 131_072.0))
-            .collect();
+        let x: Vec<f32> =
+            (0..1 << 18).map(|i| (i as f32 - 131_072.0) * (104.0 / 131_072.0)).collect();
         for isa in Isa::available() {
             let mut y = vec![0.0; x.len()];
             isa.run(Apply(&x, &mut y, true));
             for (x, y) in x.iter().zip(&y).filter(|(x, _)| **x < 88.7) {
                 let error = ulps(*y, f64::from(*x).exp());
-                assert!(
-                    error <= 2.0,
-                    "{}: exp({x}) = {y}, off by {error} ulp",
-                    isa.name()
-                );
+                assert!(error <= 2.0, "{}: exp({x}) = {y}, off by {error} ulp", isa.name());
             }
             isa.run(Apply(&x, &mut y, false));
             for (x, y) in x.iter().zip(&y) {
                 let want = 1.0 / (1.0 + (-f64::from(*x)).exp());
-                assert!(
-                    (f64::from(*y) - want).abs() <= 3e-7 * want + 1e-37,
-                    "sigmoid({x}) = {y}"
-                );
+                assert!((f64::from(*y) - want).abs() <= 3e-7 * want + 1e-37, "sigmoid({x}) = {y}");
             }
         }
     }
@@ -117,26 +100,12 @@ mod tests {
     #[test]
     fn exp_at_the_edges() {
         let mut x = [0.0; 16];
-        let edges = [
-            f32::NEG_INFINITY,
-            f32::INFINITY,
-            f32::NAN,
-            0.0,
-            -0.0,
-            88.8,
-            -150.0,
-            f32::MAX,
-        ];
+        let edges = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, -0.0, 88.8, -150.0, f32::MAX];
         x[..8].copy_from_slice(&edges);
         for isa in Isa::available() {
             let mut y = [9.0; 16];
             isa.run(Apply(&x, &mut y, true));
-            assert_eq!(
-                (y[0], y[1], y[3], y[4]),
-                (0.0, f32::INFINITY, 1.0, 1.0),
-                "{}",
-                isa.name()
-            );
+            assert_eq!((y[0], y[1], y[3], y[4]), (0.0, f32::INFINITY, 1.0, 1.0), "{}", isa.name());
             assert!(y[2].is_nan());
             assert_eq!((y[5], y[6], y[7]), (f32::INFINITY, 0.0, f32::INFINITY));
         }

@@ -128,10 +128,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         // A negative count shifts right; the unsigned form shifts zeros in.
         // SAFETY: `self` proves the features.
         a.map(|a| unsafe {
-            vreinterpretq_s32_u32(vshlq_u32(
-                vreinterpretq_u32_s32(a),
-                vdupq_n_s32(-(N as i32)),
-            ))
+            vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(N as i32))))
         })
     }
     #[inline(always)]
@@ -176,10 +173,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [I; 4] {
-        assert!(
-            offset + 15 * stride + 16 <= data.len(),
-            "sixteen rows lie inside the data"
-        );
+        assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
         // SAFETY: `self` proves the features; the assertion above covers the last byte of the last row, and rows
         // grow with `row`, so every 16-byte load lies inside `data`.
         let quarters: [[int32x4_t; 4]; 4] = std::array::from_fn(|q| unsafe {
@@ -272,10 +266,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         unsafe {
             let low = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1]));
             let high = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
-            vst1q_s8(
-                to.as_mut_ptr(),
-                vcombine_s8(vmovn_s16(low), vmovn_s16(high)),
-            );
+            vst1q_s8(to.as_mut_ptr(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
         }
     }
 }

@@ -109,9 +109,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn dot_pairs(self, acc: [i32; 16], w: [i32; 16], x: [i16; 2]) -> [i32; 16] {
-        map2(acc, w, |acc, w| {
-            acc + (w as i16) as i32 * x[0] as i32 + (w >> 16) * x[1] as i32
-        })
+        map2(acc, w, |acc, w| acc + (w as i16) as i32 * x[0] as i32 + (w >> 16) * x[1] as i32)
     }
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [[i32; 16]; 4] {

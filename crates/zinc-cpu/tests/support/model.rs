@@ -62,13 +62,9 @@ impl Model {
         let mut b = Builder::new("test", limits);
         let table = b.weight("embed", self.weights, VOCAB, self.d).unwrap();
         let mut x = b.embed("x", table, 2.0).unwrap();
-        let frequencies: Vec<f32> = (0..self.n_dims / 2)
-            .map(|i| 0.9f32.powi(i as i32))
-            .chain([1.25])
-            .collect();
-        let rope_table = b
-            .constant("rope", self.n_dims / 2 + 1, frequencies)
-            .unwrap();
+        let frequencies: Vec<f32> =
+            (0..self.n_dims / 2).map(|i| 0.9f32.powi(i as i32)).chain([1.25]).collect();
+        let rope_table = b.constant("rope", self.n_dims / 2 + 1, frequencies).unwrap();
         for layer in 0..2 {
             let name = |part: &str| format!("blk.{layer}.{part}");
             let norm = |group| RmsNorm { eps: 1e-5, group };
@@ -76,28 +72,17 @@ impl Model {
             let h = b.rms_norm(&name("norm"), norm(self.d), x, w).unwrap();
             // One product of packed q, k and v, cut into views.
             let (q_cols, kv_cols) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-            let w = b
-                .weight(&name("qkv.w"), self.weights, q_cols + 2 * kv_cols, self.d)
-                .unwrap();
-            let bias = self.bias.then(|| {
-                b.weight(&name("qkv.b"), GgmlType::F32, 1, q_cols + 2 * kv_cols)
-                    .unwrap()
-            });
+            let w = b.weight(&name("qkv.w"), self.weights, q_cols + 2 * kv_cols, self.d).unwrap();
+            let bias = self
+                .bias
+                .then(|| b.weight(&name("qkv.b"), GgmlType::F32, 1, q_cols + 2 * kv_cols).unwrap());
             let qkv = b.matmul(&name("qkv"), w, h, bias).unwrap();
             let q = b.view(&name("q"), qkv, 0, q_cols).unwrap();
             let k = b.view(&name("k"), qkv, q_cols, kv_cols).unwrap();
             let v = b.view(&name("v"), qkv, q_cols + kv_cols, kv_cols).unwrap();
-            let w = b
-                .weight(&name("q_norm.w"), GgmlType::F32, 1, self.head_dim)
-                .unwrap();
-            let q = b
-                .rms_norm(&name("q_norm"), norm(self.head_dim), q, w)
-                .unwrap();
-            let rope = Rope {
-                mode: self.mode,
-                head_dim: self.head_dim,
-                n_dims: self.n_dims,
-            };
+            let w = b.weight(&name("q_norm.w"), GgmlType::F32, 1, self.head_dim).unwrap();
+            let q = b.rms_norm(&name("q_norm"), norm(self.head_dim), q, w).unwrap();
+            let rope = Rope { mode: self.mode, head_dim: self.head_dim, n_dims: self.n_dims };
             let q = b.rope(&name("q_rope"), rope, q, rope_table).unwrap();
             let k = b.rope(&name("k_rope"), rope, k, rope_table).unwrap();
             let caches = [
@@ -115,52 +100,24 @@ impl Model {
                 page_size: 8,
             };
             let y = b.attention(&name("attn"), attention, q, caches).unwrap();
-            let w = b
-                .weight(&name("o.w"), self.weights, self.d, q_cols)
-                .unwrap();
+            let w = b.weight(&name("o.w"), self.weights, self.d, q_cols).unwrap();
             let y = b.matmul(&name("o"), w, y, None).unwrap();
             x = b.add(&name("x_attn"), x, y).unwrap();
-            let w = b
-                .weight(&name("ffn_norm.w"), GgmlType::F32, 1, self.d)
-                .unwrap();
+            let w = b.weight(&name("ffn_norm.w"), GgmlType::F32, 1, self.d).unwrap();
             let h = b.rms_norm(&name("ffn_norm"), norm(self.d), x, w).unwrap();
-            let gate = b
-                .weight(&name("gate.w"), self.weights, self.ff, self.d)
-                .unwrap();
-            let up = b
-                .weight(&name("up.w"), self.weights, self.ff, self.d)
-                .unwrap();
+            let gate = b.weight(&name("gate.w"), self.weights, self.ff, self.d).unwrap();
+            let up = b.weight(&name("up.w"), self.weights, self.ff, self.d).unwrap();
             let gate = b.matmul(&name("gate"), gate, h, None).unwrap();
             let up = b.matmul(&name("up"), up, h, None).unwrap();
-            let h = b
-                .gated_act(
-                    &name("act"),
-                    GatedAct {
-                        act: Activation::Silu,
-                    },
-                    gate,
-                    up,
-                )
-                .unwrap();
-            let w = b
-                .weight(&name("down.w"), self.weights, self.d, self.ff)
-                .unwrap();
+            let h =
+                b.gated_act(&name("act"), GatedAct { act: Activation::Silu }, gate, up).unwrap();
+            let w = b.weight(&name("down.w"), self.weights, self.d, self.ff).unwrap();
             let y = b.matmul(&name("down"), w, h, None).unwrap();
             x = b.add(&name("x_ffn"), x, y).unwrap();
         }
         let x = b.gather_out_rows("out", x).unwrap();
         let w = b.weight("out_norm.w", GgmlType::F32, 1, self.d).unwrap();
-        let x = b
-            .rms_norm(
-                "out_norm",
-                RmsNorm {
-                    eps: 1e-5,
-                    group: self.d,
-                },
-                x,
-                w,
-            )
-            .unwrap();
+        let x = b.rms_norm("out_norm", RmsNorm { eps: 1e-5, group: self.d }, x, w).unwrap();
         let logits = b.matmul("logits", table, x, None).unwrap();
         b.finish(vec![logits])
     }
@@ -181,11 +138,7 @@ impl Model {
                 let rows = plan.limits.bound(tensor.shape.rows);
                 let cols = tensor.shape.cols as usize;
                 let n = rows as usize * cols;
-                let scale = if rows == 1 {
-                    1.0
-                } else {
-                    2.0 / (cols as f32).sqrt()
-                };
+                let scale = if rows == 1 { 1.0 } else { 2.0 / (cols as f32).sqrt() };
                 let values: Vec<f32> = (0..n).map(|_| random() * scale).collect();
                 let mut data = vec![0; plan.max_bytes(id) as usize];
                 if quantize(tensor.dtype, &values, &mut data).is_err() {
@@ -208,11 +161,7 @@ impl Model {
 
 /// Blocks with random quants and scales of about the size of `values`.
 fn k_quant(ty: GgmlType, values: &[f32], out: &mut [u8]) {
-    let at: &[usize] = if ty == GgmlType::Q6_K {
-        &[208]
-    } else {
-        &[0, 2]
-    };
+    let at: &[usize] = if ty == GgmlType::Q6_K { &[208] } else { &[0, 2] };
     for (i, block) in out.chunks_exact_mut(ty.block_bytes()).enumerate() {
         for (j, byte) in block.iter_mut().enumerate() {
             *byte = values[(i * 256 + j) % values.len()]
@@ -238,29 +187,12 @@ impl Running {
         let plan = Arc::new(passes::prepare(model.plan(), device.caps()).unwrap());
         let weights = device.bind_weights(sources, &mut |_, _| {}).unwrap();
         let states = device.alloc_states(&plan).unwrap();
-        let exec = device
-            .compile(
-                plan,
-                &Bindings {
-                    weights: &weights,
-                    states: &states,
-                },
-            )
-            .unwrap();
-        Running {
-            device,
-            weights,
-            states,
-            exec,
-        }
+        let exec = device.compile(plan, &Bindings { weights: &weights, states: &states }).unwrap();
+        Running { device, weights, states, exec }
     }
 
     pub fn cpu(model: &Model, n_threads: usize, isa: Isa) -> Running {
-        Running::new(
-            model,
-            Arc::new(CpuDevice::new(n_threads, isa).unwrap()),
-            model.sources(),
-        )
+        Running::new(model, Arc::new(CpuDevice::new(n_threads, isa).unwrap()), model.sources())
     }
 
     /// Rows `(sequence, position)`; logits of all.
@@ -268,19 +200,13 @@ impl Running {
         let mut outputs = StepOutputs::default();
         let ticket = self.exec.submit(&inputs(rows)).unwrap();
         self.exec.wait(ticket, &mut outputs).unwrap();
-        outputs.values[0]
-            .chunks_exact(VOCAB as usize)
-            .map(<[f32]>::to_vec)
-            .collect()
+        outputs.values[0].chunks_exact(VOCAB as usize).map(<[f32]>::to_vec).collect()
     }
 
     /// Logits of positions `0..n` of sequence 0, in chunks.
     pub fn prefill(&mut self, n: usize, chunk: usize) -> Vec<Vec<f32>> {
         let positions: Vec<_> = (0..n).map(|position| (0, position)).collect();
-        positions
-            .chunks(chunk)
-            .flat_map(|rows| self.step(rows))
-            .collect()
+        positions.chunks(chunk).flat_map(|rows| self.step(rows)).collect()
     }
 }
 
@@ -293,14 +219,10 @@ pub fn inputs(rows: &[(usize, usize)]) -> StepInputs {
         inputs.pages.extend((0..80).map(|i| page(seq, i)));
     }
     for (row, &(seq, position)) in rows.iter().enumerate() {
-        inputs
-            .token_ids
-            .push(((seq * 37 + position * 11) % VOCAB as usize) as i32);
+        inputs.token_ids.push(((seq * 37 + position * 11) % VOCAB as usize) as i32);
         inputs.positions.push(position as i32);
         inputs.seq_of.push(seq as i32);
-        inputs
-            .slots
-            .push(page(seq, position / 8) * 8 + position as i32 % 8);
+        inputs.slots.push(page(seq, position / 8) * 8 + position as i32 % 8);
         inputs.rope_variant.push(0);
         inputs.out_rows.push(row as i32);
     }

@@ -43,16 +43,9 @@ impl Candidates {
         if self.max == f32::NEG_INFINITY {
             return false;
         }
-        let floor = if top_n_sigma > 0.0 {
-            sigma_floor(logits, self.max, top_n_sigma)
-        } else {
-            f32::MIN
-        };
-        let k = if top_k == 0 {
-            usize::MAX
-        } else {
-            top_k as usize
-        };
+        let floor =
+            if top_n_sigma > 0.0 { sigma_floor(logits, self.max, top_n_sigma) } else { f32::MIN };
+        let k = if top_k == 0 { usize::MAX } else { top_k as usize };
         self.gather(logits, floor, k);
         if self.items.len() > k {
             self.items.select_nth_unstable_by(k - 1, rank);
@@ -71,19 +64,14 @@ impl Candidates {
         // whole blocks.
         const BLOCK: usize = 32;
         for (block_idx, block) in logits.chunks(BLOCK).enumerate() {
-            if block
-                .iter()
-                .fold(true, |below, &logit| below & (logit < floor))
-            {
+            if block.iter().fold(true, |below, &logit| below & (logit < floor)) {
                 continue;
             }
             for (i, &logit) in block.iter().enumerate() {
                 if logit >= floor {
                     // Adding zero turns -0 into 0, which must be equal for the order of equals.
-                    self.items.push(Candidate {
-                        id: (block_idx * BLOCK + i) as u32,
-                        logit: logit + 0.0,
-                    });
+                    self.items
+                        .push(Candidate { id: (block_idx * BLOCK + i) as u32, logit: logit + 0.0 });
                 }
             }
             if self.items.len() / 2 >= k {
@@ -106,30 +94,16 @@ impl Candidates {
         let max = f64::from(self.max);
         let surprise = |c: &Candidate| ln_total - (f64::from(c.logit) - max);
         let probability = |c: &Candidate| math::exp(f64::from(c.logit) - max) / total;
-        let entropy: f64 = self
-            .items
-            .iter()
-            .map(|c| probability(c) * surprise(c))
-            .sum();
+        let entropy: f64 = self.items.iter().map(|c| probability(c) * surprise(c)).sum();
         self.scored.clear();
-        self.scored.extend(
-            self.items
-                .iter()
-                .map(|c| ((surprise(c) - entropy).abs(), *c)),
-        );
+        self.scored.extend(self.items.iter().map(|c| ((surprise(c) - entropy).abs(), *c)));
         let order = |a: &(f64, Candidate), b: &(f64, Candidate)| {
             a.0.total_cmp(&b.0).then_with(|| rank(&a.1, &b.1))
         };
         let weight = |scored: &(f64, Candidate)| probability(&scored.1);
-        let n_kept = sorted_front(&mut self.scored, order, weight, |share| {
-            share > f64::from(p)
-        });
+        let n_kept = sorted_front(&mut self.scored, order, weight, |share| share > f64::from(p));
         self.items.clear();
-        self.items.extend(
-            self.scored[..n_kept]
-                .iter()
-                .map(|(_, candidate)| *candidate),
-        );
+        self.items.extend(self.scored[..n_kept].iter().map(|(_, candidate)| *candidate));
         self.sort();
     }
 
@@ -164,16 +138,9 @@ impl Candidates {
             |c: &Candidate| math::exp(f64::from(c.logit) - max) >= f64::from(threshold) * total;
         let mut top = self.items.iter().copied().filter(is_top);
         let Some(first) = top.next() else { return };
-        let last = top.fold(
-            first,
-            |last, c| if rank(&c, &last).is_gt() { c } else { last },
-        );
+        let last = top.fold(first, |last, c| if rank(&c, &last).is_gt() { c } else { last });
         self.items.retain(|c| !is_top(c) || c.id == last.id);
-        self.max = self
-            .items
-            .iter()
-            .map(|c| c.logit)
-            .fold(f32::NEG_INFINITY, f32::max);
+        self.max = self.items.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
     }
 
     /// Picks by `exp(logit / temperature)` where the running sum passes `draw` (in [0, 1)) of the
@@ -181,11 +148,8 @@ impl Candidates {
     pub fn pick(&mut self, temperature: f32, draw: f64) -> u32 {
         let (max, temperature) = (f64::from(self.max), f64::from(temperature));
         self.weights.clear();
-        self.weights.extend(
-            self.items
-                .iter()
-                .map(|c| math::exp((f64::from(c.logit) - max) / temperature)),
-        );
+        self.weights
+            .extend(self.items.iter().map(|c| math::exp((f64::from(c.logit) - max) / temperature)));
         let mut total = 0.0;
         for weight in &mut self.weights {
             total += *weight;
@@ -211,10 +175,7 @@ impl Candidates {
     /// Σ exp(logit - max), in the candidates' order.
     fn total_weight(&self) -> f64 {
         let max = f64::from(self.max);
-        self.items
-            .iter()
-            .map(|c| math::exp(f64::from(c.logit) - max))
-            .sum()
+        self.items.iter().map(|c| math::exp(f64::from(c.logit) - max)).sum()
     }
 
     fn sort(&mut self) {
@@ -259,25 +220,14 @@ fn sorted_front<T>(
 /// The smallest logit that is at least `max - n * standard deviation` of the logits that are not
 /// -∞.
 fn sigma_floor(logits: &[f32], max: f32, n: f32) -> f32 {
-    let finite = || {
-        logits
-            .iter()
-            .filter(|logit| **logit > f32::NEG_INFINITY)
-            .map(|&logit| f64::from(logit))
-    };
+    let finite =
+        || logits.iter().filter(|logit| **logit > f32::NEG_INFINITY).map(|&logit| f64::from(logit));
     let count = finite().count() as f64;
     let mean = finite().sum::<f64>() / count;
-    let variance = finite()
-        .map(|logit| (logit - mean) * (logit - mean))
-        .sum::<f64>()
-        / count;
+    let variance = finite().map(|logit| (logit - mean) * (logit - mean)).sum::<f64>() / count;
     let least = f64::from(max) - f64::from(n) * variance.sqrt();
     let floor = least as f32;
-    if f64::from(floor) < least {
-        floor.next_up()
-    } else {
-        floor.max(f32::MIN)
-    }
+    if f64::from(floor) < least { floor.next_up() } else { floor.max(f32::MIN) }
 }
 
 #[cfg(test)]
@@ -300,9 +250,7 @@ mod tests {
     }
 
     fn noise(n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|i| (super::super::rng::draws(3, i as u64).pick * 12.0) as f32)
-            .collect()
+        (0..n).map(|i| (super::super::rng::draws(3, i as u64).pick * 12.0) as f32).collect()
     }
 
     #[test]
@@ -312,9 +260,7 @@ mod tests {
             logits[n / 2] = logits[0];
             let mut sorted: Vec<u32> = (0..n as u32).collect();
             sorted.sort_by(|&a, &b| {
-                logits[b as usize]
-                    .total_cmp(&logits[a as usize])
-                    .then(a.cmp(&b))
+                logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
             });
             for k in [1, 2, 3, 7, 40, 999] {
                 let candidates = loaded_with(&logits, 0.0, k);
@@ -375,12 +321,9 @@ mod tests {
     fn typical_prefers_the_expected_surprise() {
         // Entropy is 0.94 nats; surprises are 0.51, 1.20, 2.30: distances 0.43, 0.27, 1.37.
         let probabilities = [0.6, 0.3, 0.1];
-        for (p, expected) in [
-            (0.2, &[1u32][..]),
-            (0.5, &[0, 1]),
-            (0.95, &[0, 1, 2]),
-            (1.0, &[0, 1, 2]),
-        ] {
+        for (p, expected) in
+            [(0.2, &[1u32][..]), (0.5, &[0, 1]), (0.95, &[0, 1, 2]), (1.0, &[0, 1, 2])]
+        {
             let mut candidates = from_probabilities(&probabilities);
             candidates.typical(p);
             assert_eq!(candidates.ids(), expected, "{p}");
@@ -399,12 +342,9 @@ mod tests {
 
     #[test]
     fn xtc_leaves_the_least_probable_top_choice() {
-        for (threshold, expected) in [
-            (0.1, &[0u32, 3][..]),
-            (0.25, &[0, 2, 3]),
-            (0.45, &[0, 1, 2, 3]),
-            (0.0, &[3]),
-        ] {
+        for (threshold, expected) in
+            [(0.1, &[0u32, 3][..]), (0.25, &[0, 2, 3]), (0.45, &[0, 1, 2, 3]), (0.0, &[3])]
+        {
             let mut candidates = from_probabilities(&[0.2, 0.4, 0.35, 0.05]);
             candidates.exclude_top_choices(threshold);
             assert_eq!(candidates.ids(), expected, "{threshold}");

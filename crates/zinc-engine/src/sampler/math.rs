@@ -37,10 +37,7 @@ const INVERSE_FACTORIALS: [f64; 12] = [
 /// Free of branches and calls, so that loops over a vocabulary vectorise.
 #[inline]
 pub(crate) fn exp(x: f64) -> f64 {
-    debug_assert!(
-        x <= 0.0,
-        "exp is only for differences to a maximum, got {x}"
-    );
+    debug_assert!(x <= 0.0, "exp is only for differences to a maximum, got {x}");
     let clamped = if x < -708.0 { -708.0 } else { x };
     let shifted = clamped * LOG2_E + ROUNDER;
     let k = shifted - ROUNDER;
@@ -51,10 +48,7 @@ pub(crate) fn exp(x: f64) -> f64 {
         sum = sum * r + coefficient;
     }
     let sum = (sum * r + 1.0) * r + 1.0;
-    let exponent = shifted
-        .to_bits()
-        .wrapping_sub(ROUNDER.to_bits())
-        .wrapping_add(1023);
+    let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()).wrapping_add(1023);
     let result = sum * f64::from_bits(exponent << 52);
     if x < -708.0 { 0.0 } else { result }
 }
@@ -70,10 +64,9 @@ pub(crate) fn max(values: &[f32]) -> f32 {
             *lane = if value > *lane { value } else { *lane };
         }
     }
-    rest.iter().chain(&lanes).fold(
-        f32::NEG_INFINITY,
-        |max, &value| if value > max { value } else { max },
-    )
+    rest.iter()
+        .chain(&lanes)
+        .fold(f32::NEG_INFINITY, |max, &value| if value > max { value } else { max })
 }
 
 /// Natural logarithm of a positive normal number, within a few units in the last place.
@@ -140,10 +133,7 @@ mod tests {
     fn largest_value() {
         for n in 0..40 {
             let values: Vec<f32> = (0..n).map(|i| ((i * 7) % 23) as f32 - 11.0).collect();
-            assert_eq!(
-                max(&values),
-                values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-            );
+            assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }
 

@@ -92,10 +92,7 @@ impl Default for SamplingParams {
             typical_p: 1.0,
             top_p: 0.95,
             min_p: 0.05,
-            xtc: XtcParams {
-                probability: 0.0,
-                threshold: 0.1,
-            },
+            xtc: XtcParams { probability: 0.0, threshold: 0.1 },
             temperature: 0.8,
             seed: None,
             logprobs: None,
@@ -119,10 +116,7 @@ impl Default for DryParams {
 impl SamplingParams {
     /// The most probable token at every step, nothing else.
     pub fn greedy() -> Self {
-        SamplingParams {
-            temperature: 0.0,
-            ..SamplingParams::default()
-        }
+        SamplingParams { temperature: 0.0, ..SamplingParams::default() }
     }
 
     /// Whether the token is chosen without any randomness.
@@ -150,16 +144,10 @@ impl SamplingParams {
                 "above 0, at most 100",
             ));
         }
-        if let Some(&(id, bias)) = self
-            .logit_bias
-            .iter()
-            .find(|(_, b)| b.is_nan() || *b == f32::INFINITY)
+        if let Some(&(id, bias)) =
+            self.logit_bias.iter().find(|(_, b)| b.is_nan() || *b == f32::INFINITY)
         {
-            return Err(refuse(
-                "logit_bias",
-                format!("{bias} for token {id}"),
-                "finite, or -inf",
-            ));
+            return Err(refuse("logit_bias", format!("{bias} for token {id}"), "finite, or -inf"));
         }
         if let Some(n) = self.logprobs.filter(|&n| n > N_TOP_LOGPROBS_MAX) {
             return Err(refuse("logprobs", n, "at most 128"));
@@ -183,11 +171,7 @@ impl DryParams {
             |breaker: &&String| breaker.is_empty() || breaker.len() > DRY_BREAKER_BYTES_MAX;
         if let Some(breaker) = self.sequence_breakers.iter().find(usable) {
             let value = format!("a string of {} bytes", breaker.len());
-            return Err(refuse(
-                "dry.sequence_breakers",
-                value,
-                "strings of 1 to 256 bytes",
-            ));
+            return Err(refuse("dry.sequence_breakers", value, "strings of 1 to 256 bytes"));
         }
         Ok(())
     }
@@ -198,19 +182,11 @@ fn check(field: &'static str, value: f32, min: f32, max: f32) -> Result<(), Samp
     if (min..=max).contains(&value) {
         return Ok(());
     }
-    Err(SamplerError::Param {
-        field,
-        value: value.to_string(),
-        allowed: format!("{min} to {max}"),
-    })
+    Err(SamplerError::Param { field, value: value.to_string(), allowed: format!("{min} to {max}") })
 }
 
 fn refuse(field: &'static str, value: impl ToString, allowed: &str) -> SamplerError {
-    SamplerError::Param {
-        field,
-        value: value.to_string(),
-        allowed: allowed.to_string(),
-    }
+    SamplerError::Param { field, value: value.to_string(), allowed: allowed.to_string() }
 }
 
 #[cfg(test)]
@@ -242,9 +218,7 @@ mod tests {
             ("logprobs", |p| p.logprobs = Some(N_TOP_LOGPROBS_MAX + 1)),
             ("dry.base", |p| p.dry.base = 0.5),
             ("dry.allowed_length", |p| p.dry.allowed_length = 0),
-            ("dry.sequence_breakers", |p| {
-                p.dry.sequence_breakers = vec![String::new()]
-            }),
+            ("dry.sequence_breakers", |p| p.dry.sequence_breakers = vec![String::new()]),
         ];
         for (expected, change) in cases {
             let mut params = SamplingParams::default();

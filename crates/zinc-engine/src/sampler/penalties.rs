@@ -107,11 +107,7 @@ fn suffix_repeats(tokens: &[u32], z: &mut Vec<u32>) {
     // part from i on. It is kept at index n - i, the token that followed that place.
     let (mut left, mut right) = (0, 0);
     for i in 1..n {
-        let known = if i < right {
-            (z[n - (i - left)] as usize).min(right - i)
-        } else {
-            0
-        };
+        let known = if i < right { (z[n - (i - left)] as usize).min(right - i) } else { 0 };
         let mut length = known;
         while i + length < n && reversed(length) == reversed(i + length) {
             length += 1;
@@ -125,11 +121,7 @@ fn suffix_repeats(tokens: &[u32], z: &mut Vec<u32>) {
 
 /// `new`, unless it overflowed: a banned logit stays banned and a finite one stays finite.
 pub(super) fn keep_finite(old: f32, new: f32) -> f32 {
-    if old == f32::NEG_INFINITY {
-        old
-    } else {
-        new.clamp(f32::MIN, f32::MAX)
-    }
+    if old == f32::NEG_INFINITY { old } else { new.clamp(f32::MIN, f32::MAX) }
 }
 
 #[cfg(test)]
@@ -168,9 +160,7 @@ mod tests {
     fn slow_suffix_repeats(tokens: &[u32]) -> Vec<u32> {
         let n = tokens.len();
         let common = |end: usize| {
-            (0..end)
-                .take_while(|&i| tokens[end - 1 - i] == tokens[n - 1 - i])
-                .count() as u32
+            (0..end).take_while(|&i| tokens[end - 1 - i] == tokens[n - 1 - i]).count() as u32
         };
         (0..n).map(common).collect()
     }
@@ -195,25 +185,14 @@ mod tests {
 
     #[test]
     fn dry_penalises_the_continuation_of_a_repeat() {
-        let params = DryParams {
-            multiplier: 1.0,
-            base: 2.0,
-            allowed_length: 2,
-            ..DryParams::default()
-        };
+        let params =
+            DryParams { multiplier: 1.0, base: 2.0, allowed_length: 2, ..DryParams::default() };
         // "a b c c b c y a b c": after "a b c" came c, after "b c" came y, after "c" came c and b.
         let history = [0, 1, 2, 2, 1, 2, 3, 0, 1, 2];
         let check = |n_since_break, expected: [f32; 4]| {
             let mut logits = [0.0; 4];
             let mut repeats = [0; 4];
-            apply_dry(
-                &params,
-                &history,
-                n_since_break,
-                &mut logits,
-                &mut repeats,
-                &mut Vec::new(),
-            );
+            apply_dry(&params, &history, n_since_break, &mut logits, &mut repeats, &mut Vec::new());
             assert_eq!(logits, expected, "{n_since_break}");
             assert_eq!(repeats, [0; 4]);
         };
@@ -224,21 +203,10 @@ mod tests {
 
     #[test]
     fn dry_does_not_overflow() {
-        let params = DryParams {
-            multiplier: 100.0,
-            base: 100.0,
-            allowed_length: 1,
-            ..DryParams::default()
-        };
+        let params =
+            DryParams { multiplier: 100.0, base: 100.0, allowed_length: 1, ..DryParams::default() };
         let mut logits = [1.0, 0.0];
-        apply_dry(
-            &params,
-            &[0; 5000],
-            5000,
-            &mut logits,
-            &mut [0; 2],
-            &mut Vec::new(),
-        );
+        apply_dry(&params, &[0; 5000], 5000, &mut logits, &mut [0; 2], &mut Vec::new());
         assert_eq!(logits, [f32::MIN, 0.0]);
     }
 }

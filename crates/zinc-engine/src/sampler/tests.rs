@@ -3,9 +3,7 @@
 use super::*;
 
 fn noise(seed: u64, n: usize) -> Vec<f32> {
-    (0..n)
-        .map(|i| (rng::draws(seed, i as u64).pick * 16.0 - 8.0) as f32)
-        .collect()
+    (0..n).map(|i| (rng::draws(seed, i as u64).pick * 16.0 - 8.0) as f32).collect()
 }
 
 fn sample_once(
@@ -22,9 +20,7 @@ fn generate(params: &SamplingParams, n: usize) -> Vec<u32> {
     let mut workspace = SamplerWorkspace::default();
     let mut history = vec![1, 2, 3];
     for step in 0..n {
-        let sampled = sampler
-            .sample(&history, &noise(step as u64, 500), &mut workspace)
-            .unwrap();
+        let sampled = sampler.sample(&history, &noise(step as u64, 500), &mut workspace).unwrap();
         sampler.accept(b"x");
         history.push(sampled.id);
     }
@@ -39,19 +35,13 @@ fn everything() -> SamplingParams {
         presence_penalty: 0.1,
         frequency_penalty: 0.1,
         penalty_last_n: None,
-        dry: DryParams {
-            multiplier: 0.8,
-            ..DryParams::default()
-        },
+        dry: DryParams { multiplier: 0.8, ..DryParams::default() },
         top_n_sigma: 3.0,
         top_k: 100,
         typical_p: 0.98,
         top_p: 0.97,
         min_p: 0.01,
-        xtc: XtcParams {
-            probability: 0.5,
-            threshold: 0.05,
-        },
+        xtc: XtcParams { probability: 0.5, threshold: 0.05 },
         temperature: 1.3,
         seed: Some(42),
         logprobs: None,
@@ -61,24 +51,11 @@ fn everything() -> SamplingParams {
 #[test]
 fn greedy_is_the_lowest_id_of_the_largest_logits() {
     let greedy = SamplingParams::greedy;
-    assert_eq!(
-        sample_once(greedy(), &[], &[1.0, 3.0, 3.0, 2.0])
-            .unwrap()
-            .id,
-        1
-    );
+    assert_eq!(sample_once(greedy(), &[], &[1.0, 3.0, 3.0, 2.0]).unwrap().id, 1);
     assert_eq!(sample_once(greedy(), &[], &[-0.0, 0.0]).unwrap().id, 0);
-    assert_eq!(
-        sample_once(greedy(), &[], &[f32::MIN, f32::MIN])
-            .unwrap()
-            .id,
-        0
-    );
+    assert_eq!(sample_once(greedy(), &[], &[f32::MIN, f32::MIN]).unwrap().id, 0);
     // Samplers that remove tokens do not act on greedy, XTC least of all.
-    let xtc = XtcParams {
-        probability: 1.0,
-        threshold: 0.0,
-    };
+    let xtc = XtcParams { probability: 1.0, threshold: 0.0 };
     let params = SamplingParams { xtc, ..greedy() };
     assert_eq!(sample_once(params, &[], &[1.0, 3.0, 2.9]).unwrap().id, 1);
 }
@@ -86,68 +63,32 @@ fn greedy_is_the_lowest_id_of_the_largest_logits() {
 #[test]
 fn greedy_comes_after_bias_penalties_and_dry() {
     let logits = [1.0, 3.0, 2.5];
-    let bias = SamplingParams {
-        logit_bias: vec![(0, 1.5), (0, 1.5)],
-        ..SamplingParams::greedy()
-    };
+    let bias = SamplingParams { logit_bias: vec![(0, 1.5), (0, 1.5)], ..SamplingParams::greedy() };
     assert_eq!(sample_once(bias, &[], &logits).unwrap().id, 0);
-    let ban = SamplingParams {
-        logit_bias: vec![(1, f32::NEG_INFINITY)],
-        ..SamplingParams::greedy()
-    };
+    let ban =
+        SamplingParams { logit_bias: vec![(1, f32::NEG_INFINITY)], ..SamplingParams::greedy() };
     assert_eq!(sample_once(ban, &[], &logits).unwrap().id, 2);
-    let penalty = SamplingParams {
-        presence_penalty: 1.0,
-        ..SamplingParams::greedy()
-    };
+    let penalty = SamplingParams { presence_penalty: 1.0, ..SamplingParams::greedy() };
     assert_eq!(sample_once(penalty, &[1], &logits).unwrap().id, 2);
 
-    let dry = DryParams {
-        multiplier: 2.0,
-        ..DryParams::default()
-    };
-    let mut sampler = Sampler::new(
-        SamplingParams {
-            dry,
-            ..SamplingParams::greedy()
-        },
-        3,
-    )
-    .unwrap();
+    let dry = DryParams { multiplier: 2.0, ..DryParams::default() };
+    let mut sampler = Sampler::new(SamplingParams { dry, ..SamplingParams::greedy() }, 3).unwrap();
     let history = [2, 0, 1, 2, 0];
     history.iter().for_each(|_| sampler.accept(b"x"));
-    assert_eq!(
-        sampler
-            .sample(&history, &logits, &mut SamplerWorkspace::default())
-            .unwrap()
-            .id,
-        2
-    );
+    assert_eq!(sampler.sample(&history, &logits, &mut SamplerWorkspace::default()).unwrap().id, 2);
 }
 
 #[test]
 fn a_sequence_breaker_across_tokens_ends_the_repeat() {
-    let dry = DryParams {
-        multiplier: 2.0,
-        sequence_breakers: vec!["ab".into()],
-        ..DryParams::default()
-    };
-    let params = SamplingParams {
-        dry,
-        ..SamplingParams::greedy()
-    };
+    let dry =
+        DryParams { multiplier: 2.0, sequence_breakers: vec!["ab".into()], ..DryParams::default() };
+    let params = SamplingParams { dry, ..SamplingParams::greedy() };
     let history = [2, 0, 1, 2, 0];
-    for (pieces, expected) in [
-        (["x", "x", "x", "x", "x"], 2),
-        (["x", "x", "x", "xa", "bx"], 1),
-    ] {
+    for (pieces, expected) in [(["x", "x", "x", "x", "x"], 2), (["x", "x", "x", "xa", "bx"], 1)] {
         let mut sampler = Sampler::new(params.clone(), 3).unwrap();
-        pieces
-            .iter()
-            .for_each(|piece| sampler.accept(piece.as_bytes()));
-        let sampled = sampler
-            .sample(&history, &[1.0, 3.0, 2.5], &mut SamplerWorkspace::default())
-            .unwrap();
+        pieces.iter().for_each(|piece| sampler.accept(piece.as_bytes()));
+        let sampled =
+            sampler.sample(&history, &[1.0, 3.0, 2.5], &mut SamplerWorkspace::default()).unwrap();
         assert_eq!(sampled.id, expected, "{pieces:?}");
     }
 }
@@ -157,16 +98,7 @@ fn a_seed_reproduces_and_another_differs() {
     let params = everything();
     let first = generate(&params, 50);
     assert_eq!(first, generate(&params, 50));
-    assert_ne!(
-        first,
-        generate(
-            &SamplingParams {
-                seed: Some(43),
-                ..params.clone()
-            },
-            50
-        )
-    );
+    assert_ne!(first, generate(&SamplingParams { seed: Some(43), ..params.clone() }, 50));
     assert!(!first.contains(&8), "token 8 is banned");
 }
 
@@ -174,17 +106,9 @@ fn a_seed_reproduces_and_another_differs() {
 fn a_seeds_tokens_are_fixed() {
     // These are a promise to users: the same seed gives the same text in every version and on every
     // platform. The values come from a separate, naive implementation of the documented chain.
-    let plain = SamplingParams {
-        seed: Some(1),
-        ..SamplingParams::default()
-    };
-    let untruncated = SamplingParams {
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        temperature: 1.0,
-        ..plain.clone()
-    };
+    let plain = SamplingParams { seed: Some(1), ..SamplingParams::default() };
+    let untruncated =
+        SamplingParams { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, ..plain.clone() };
     assert_eq!(generate(&plain, 8), PLAIN);
     assert_eq!(generate(&untruncated, 8), UNTRUNCATED);
     assert_eq!(generate(&everything(), 8), EVERYTHING);
@@ -196,14 +120,8 @@ const EVERYTHING: [u32; 8] = [484, 405, 480, 80, 137, 21, 194, 492];
 #[test]
 fn the_seed_in_use_is_reported() {
     let drawn = Sampler::new(SamplingParams::default(), 10).unwrap().seed();
-    assert_ne!(
-        drawn,
-        Sampler::new(SamplingParams::default(), 10).unwrap().seed()
-    );
-    let given = SamplingParams {
-        seed: Some(5),
-        ..SamplingParams::default()
-    };
+    assert_ne!(drawn, Sampler::new(SamplingParams::default(), 10).unwrap().seed());
+    let given = SamplingParams { seed: Some(5), ..SamplingParams::default() };
     assert_eq!(Sampler::new(given, 10).unwrap().seed(), 5);
 }
 
@@ -238,17 +156,7 @@ fn every_valid_request_gets_a_token() {
         n_drawn += 1;
         rng::draws(11, n_drawn).pick as f32
     };
-    let extremes = [
-        0.0,
-        -0.0,
-        f32::MAX,
-        f32::MIN,
-        f32::MIN_POSITIVE,
-        1e-45,
-        -1e-45,
-        88.0,
-        1e9,
-    ];
+    let extremes = [0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -1e-45, 88.0, 1e9];
     for case in 0..3000 {
         let n_vocab = 1 + (unit() * 100.0) as usize;
         let extreme = unit() < 0.3;
@@ -257,9 +165,8 @@ fn every_valid_request_gets_a_token() {
             false => unit() * 30.0 - 15.0,
         };
         let logits: Vec<f32> = (0..n_vocab).map(|_| logit()).collect();
-        let history: Vec<u32> = (0..(unit() * 40.0) as usize)
-            .map(|_| (unit() * 5.0) as u32)
-            .collect();
+        let history: Vec<u32> =
+            (0..(unit() * 40.0) as usize).map(|_| (unit() * 5.0) as u32).collect();
         // Half of the values are at an end of their range, where samplers switch off or to their
         // utmost.
         let mut value = |min: f32, max: f32| match (unit() * 4.0) as u32 {
@@ -290,21 +197,14 @@ fn every_valid_request_gets_a_token() {
             typical_p: value(0.0, 1.0),
             top_p: value(0.0, 1.0),
             min_p: value(0.0, 1.0),
-            xtc: XtcParams {
-                probability: value(0.0, 1.0),
-                threshold: value(0.0, 1.0),
-            },
+            xtc: XtcParams { probability: value(0.0, 1.0), threshold: value(0.0, 1.0) },
             temperature: value(0.0, 100.0),
             seed: Some(case),
             logprobs: Some(value(0.0, 128.0) as u32),
         };
         let mut sampler = Sampler::new(params, n_vocab).unwrap();
-        history
-            .iter()
-            .for_each(|&id| sampler.accept(if id == 3 { b"b" } else { b"x" }));
-        let sampled = sampler
-            .sample(&history, &logits, &mut SamplerWorkspace::default())
-            .unwrap();
+        history.iter().for_each(|&id| sampler.accept(if id == 3 { b"b" } else { b"x" }));
+        let sampled = sampler.sample(&history, &logits, &mut SamplerWorkspace::default()).unwrap();
         assert!(
             (sampled.id as usize) < n_vocab && (banned == 0 || sampled.id != banned),
             "case {case}"
@@ -327,42 +227,17 @@ fn logits_that_are_not_finite_are_refused_by_position() {
 
 #[test]
 fn refusals_name_what_is_wrong() {
-    let ban_all = SamplingParams {
-        logit_bias: vec![(0, f32::NEG_INFINITY)],
-        ..SamplingParams::default()
-    };
-    assert_eq!(
-        sample_once(ban_all.clone(), &[], &[1.0]).unwrap_err(),
-        SamplerError::AllBanned
-    );
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        ..ban_all
-    };
-    assert_eq!(
-        sample_once(greedy, &[], &[1.0]).unwrap_err(),
-        SamplerError::AllBanned
-    );
-    let out_of_range = SamplingParams {
-        logit_bias: vec![(10, 1.0)],
-        ..SamplingParams::default()
-    };
+    let ban_all =
+        SamplingParams { logit_bias: vec![(0, f32::NEG_INFINITY)], ..SamplingParams::default() };
+    assert_eq!(sample_once(ban_all.clone(), &[], &[1.0]).unwrap_err(), SamplerError::AllBanned);
+    let greedy = SamplingParams { temperature: 0.0, ..ban_all };
+    assert_eq!(sample_once(greedy, &[], &[1.0]).unwrap_err(), SamplerError::AllBanned);
+    let out_of_range = SamplingParams { logit_bias: vec![(10, 1.0)], ..SamplingParams::default() };
     let error = Sampler::new(out_of_range, 10).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "sampling parameter logit_bias is for token 10; allowed: ids below 10"
-    );
+    assert_eq!(error, "sampling parameter logit_bias is for token 10; allowed: ids below 10");
     let mut sampler = Sampler::new(SamplingParams::default(), 10).unwrap();
-    let error = sampler
-        .sample(&[], &[0.0; 9], &mut SamplerWorkspace::default())
-        .unwrap_err();
-    assert_eq!(
-        error,
-        SamplerError::VocabSize {
-            n_logits: 9,
-            n_vocab: 10
-        }
-    );
+    let error = sampler.sample(&[], &[0.0; 9], &mut SamplerWorkspace::default()).unwrap_err();
+    assert_eq!(error, SamplerError::VocabSize { n_logits: 9, n_vocab: 10 });
 }
 
 #[test]
@@ -377,35 +252,11 @@ fn logprobs_are_the_models_own() {
     let logprobs = sampled.logprobs.unwrap();
     assert_eq!(sampled.id, 0);
     assert!((logprobs.logprob - 0.1f32.ln()).abs() < 1e-6);
-    assert_eq!(
-        logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
-        [1, 2]
-    );
+    assert_eq!(logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
     assert!((logprobs.top[0].1 - 0.6f32.ln()).abs() < 1e-6);
 
-    let more_than_all = SamplingParams {
-        logprobs: Some(20),
-        ..SamplingParams::greedy()
-    };
-    assert_eq!(
-        sample_once(more_than_all, &[], &logits)
-            .unwrap()
-            .logprobs
-            .unwrap()
-            .top
-            .len(),
-        3
-    );
-    let none = SamplingParams {
-        logprobs: Some(0),
-        ..SamplingParams::greedy()
-    };
-    assert!(
-        sample_once(none, &[], &logits)
-            .unwrap()
-            .logprobs
-            .unwrap()
-            .top
-            .is_empty()
-    );
+    let more_than_all = SamplingParams { logprobs: Some(20), ..SamplingParams::greedy() };
+    assert_eq!(sample_once(more_than_all, &[], &logits).unwrap().logprobs.unwrap().top.len(), 3);
+    let none = SamplingParams { logprobs: Some(0), ..SamplingParams::greedy() };
+    assert!(sample_once(none, &[], &logits).unwrap().logprobs.unwrap().top.is_empty());
 }

@@ -15,19 +15,11 @@ fn check(sampling: SamplingParams, stop: &[&str]) {
     let device = FakeDevice::new(|id, position, i| {
         ((id + position) as usize * 7919 + i * 104_729) as f32 % 9.7
     });
-    let options = EngineOptions {
-        n_ctx: Some(256),
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { n_ctx: Some(256), ..EngineOptions::default() };
     let mut engine = Engine::new(load(&golden.gguf, Arc::new(device)), &options).unwrap();
     let stop = stop.iter().map(ToString::to_string).collect();
-    let request = Request {
-        prompt: vec![1, 2, 3],
-        sampling,
-        stop,
-        ignore_eos: true,
-        ..Request::default()
-    };
+    let request =
+        Request { prompt: vec![1, 2, 3], sampling, stop, ignore_eos: true, ..Request::default() };
     engine.submit(request).unwrap();
     let mut n_tokens = 0;
     let mut step = || {
@@ -55,11 +47,8 @@ fn greedy_decoding_allocates_nothing() {
 
 #[test]
 fn sampled_decoding_with_penalties_allocates_nothing() {
-    let mut sampling = SamplingParams {
-        seed: Some(1),
-        repetition_penalty: 1.1,
-        ..SamplingParams::default()
-    };
+    let mut sampling =
+        SamplingParams { seed: Some(1), repetition_penalty: 1.1, ..SamplingParams::default() };
     sampling.dry.multiplier = 0.8;
     sampling.typical_p = 0.95;
     sampling.xtc.probability = 0.5;

@@ -21,10 +21,7 @@ pub struct FakeDevice {
 impl FakeDevice {
     /// A device with these logits.
     pub fn new(logit: impl Fn(i32, i32, usize) -> f32 + Send + Sync + 'static) -> FakeDevice {
-        FakeDevice {
-            reference: ReferenceDevice::new(),
-            logit: Arc::new(logit),
-        }
+        FakeDevice { reference: ReferenceDevice::new(), logit: Arc::new(logit) }
     }
 }
 
@@ -80,10 +77,7 @@ impl Executable for FakeExecutable {
         logits.clear();
         let n_vocab = self.plan.tensor(self.plan.outputs[0]).shape.cols as usize;
         for &row in &inputs.out_rows {
-            let (id, position) = (
-                inputs.token_ids[row as usize],
-                inputs.positions[row as usize],
-            );
+            let (id, position) = (inputs.token_ids[row as usize], inputs.positions[row as usize]);
             logits.extend((0..n_vocab).map(|i| (self.logit)(id, position, i)));
         }
         Ok(Ticket(0))

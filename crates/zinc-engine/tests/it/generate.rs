@@ -37,24 +37,13 @@ impl Outcome {
     /// Takes an event of sequence `of`; whether it was the last.
     fn take(&mut self, of: SequenceId, event: &Event<'_>) -> bool {
         match event {
-            Event::Token {
-                seq,
-                id,
-                text,
-                logprobs,
-            } if *seq == of => {
+            Event::Token { seq, id, text, logprobs } if *seq == of => {
                 self.ids.push(*id);
-                self.logprobs
-                    .extend(logprobs.map(|logprobs| logprobs.logprob));
+                self.logprobs.extend(logprobs.map(|logprobs| logprobs.logprob));
                 self.text.push_str(text);
                 false
             }
-            Event::Finished {
-                seq,
-                reason,
-                text,
-                usage,
-            } if *seq == of => {
+            Event::Finished { seq, reason, text, usage } if *seq == of => {
                 self.text.push_str(text);
                 self.end = Ok(reason.clone());
                 self.usage = *usage;
@@ -113,13 +102,7 @@ fn with_logits(
     logit: impl Fn(i32, i32, usize) -> f32 + Send + Sync + 'static,
 ) -> Option<Engine> {
     let (golden, _) = golden("qwen3.f32")?;
-    Some(
-        Engine::new(
-            load(&golden.gguf, Arc::new(FakeDevice::new(logit))),
-            &options,
-        )
-        .unwrap(),
-    )
+    Some(Engine::new(load(&golden.gguf, Arc::new(FakeDevice::new(logit))), &options).unwrap())
 }
 
 #[test]
@@ -131,10 +114,7 @@ fn greedy_text_is_the_golden_one_for_every_chunk() {
                 let n = prompt.greedy.len();
                 let outcome = run(&mut engine, greedy(&ids(&prompt.tokens), n as u32));
                 assert_eq!(outcome.ids, ids(&prompt.greedy), "chunk {chunk}");
-                assert_eq!(
-                    outcome.text,
-                    loaded.model().tokenizer().decode(&outcome.ids, true)
-                );
+                assert_eq!(outcome.text, loaded.model().tokenizer().decode(&outcome.ids, true));
                 assert_eq!(outcome.end, Ok(FinishReason::Length));
                 assert_eq!(outcome.usage.n_generated, n);
             }
@@ -157,12 +137,7 @@ fn the_next_turn_reuses_the_cache_and_changes_nothing() {
         // The answer's last token was chosen but not computed. Asked for again, all but the last
         // token of a prompt is there.
         let n_computed = first.len() + answer.len() - 1;
-        let cases = [
-            (&continued, n_computed),
-            (&branched, at),
-            (&branched, at + 1),
-            (&other, 0),
-        ];
+        let cases = [(&continued, n_computed), (&branched, at), (&branched, at + 1), (&other, 0)];
         for (prompt, n_reused) in cases {
             let outcome = run(&mut engine, greedy(prompt, 12));
             let mut fresh = Engine::new(loaded.clone(), &exact(16)).unwrap();
@@ -176,20 +151,11 @@ fn the_next_turn_reuses_the_cache_and_changes_nothing() {
 fn sequences_do_not_disturb_each_other() {
     with_qwen3(|loaded, prompts| {
         for (max_seqs, chunk) in [(1, 16), (2, 16), (3, 1), (3, 64)] {
-            let options = EngineOptions {
-                max_seqs,
-                ..exact(chunk)
-            };
+            let options = EngineOptions { max_seqs, ..exact(chunk) };
             let mut engine = Engine::new(loaded.clone(), &options).unwrap();
             let mut submit = |prompt: &Prompt| {
-                let Prompt {
-                    tokens,
-                    greedy: expected,
-                    ..
-                } = prompt;
-                let seq = engine
-                    .submit(greedy(&ids(tokens), expected.len() as u32))
-                    .unwrap();
+                let Prompt { tokens, greedy: expected, .. } = prompt;
+                let seq = engine.submit(greedy(&ids(tokens), expected.len() as u32)).unwrap();
                 (seq, ids(expected), Outcome::new())
             };
             let mut seqs: Vec<_> = prompts.iter().chain(prompts).map(&mut submit).collect();
@@ -202,10 +168,7 @@ fn sequences_do_not_disturb_each_other() {
                 engine.step(&mut on_event).unwrap();
             }
             for (_, expected, outcome) in &seqs {
-                assert_eq!(
-                    outcome.ids, *expected,
-                    "{max_seqs} at a time, chunk {chunk}"
-                );
+                assert_eq!(outcome.ids, *expected, "{max_seqs} at a time, chunk {chunk}");
             }
         }
     });
@@ -220,18 +183,13 @@ fn a_stop_string_ends_the_text_before_it() {
         let chars: Vec<char> = whole.chars().collect();
         for (start, n_chars) in [(3, 1), (5, 4), (1, 9)] {
             let stop: String = chars[start..start + n_chars].iter().collect();
-            let request = Request {
-                stop: vec!["never".into(), stop.clone()],
-                ..greedy(&prompt, 24)
-            };
+            let request =
+                Request { stop: vec!["never".into(), stop.clone()], ..greedy(&prompt, 24) };
             let outcome = run(&mut engine, request);
             assert_eq!(outcome.text, whole[..whole.find(&stop).unwrap()]);
             assert_eq!(outcome.end, Ok(FinishReason::StopString(stop)));
         }
-        let request = Request {
-            stop: vec!["never to be found".into()],
-            ..greedy(&prompt, 24)
-        };
+        let request = Request { stop: vec!["never to be found".into()], ..greedy(&prompt, 24) };
         assert_eq!(run(&mut engine, request).text, whole);
     });
 }
@@ -241,19 +199,9 @@ fn seeds_reproduce() {
     with_qwen3(|loaded, prompts| {
         let mut engine = Engine::new(loaded.clone(), &exact(16)).unwrap();
         let mut sampled = |seed| {
-            let sampling = SamplingParams {
-                seed: Some(seed),
-                temperature: 1.5,
-                ..SamplingParams::default()
-            };
-            run(
-                &mut engine,
-                Request {
-                    sampling,
-                    ..greedy(&longest(prompts), 24)
-                },
-            )
-            .ids
+            let sampling =
+                SamplingParams { seed: Some(seed), temperature: 1.5, ..SamplingParams::default() };
+            run(&mut engine, Request { sampling, ..greedy(&longest(prompts), 24) }).ids
         };
         let first = sampled(1);
         assert_eq!(first, sampled(1));
@@ -266,12 +214,8 @@ fn a_stop_token_ends_the_text_unless_ignored() {
     let Some((golden, _)) = golden("qwen3.f32") else {
         return;
     };
-    let stop_id = zinc_engine::Model::open(&golden.gguf)
-        .unwrap()
-        .tokenizer()
-        .vocab()
-        .eos()
-        .unwrap();
+    let stop_id =
+        zinc_engine::Model::open(&golden.gguf).unwrap().tokenizer().vocab().eos().unwrap();
     // Token 7 everywhere, the stop token behind position 9.
     let logit = move |_, position, i: usize| {
         let best = if position == 9 { stop_id as usize } else { 7 };
@@ -280,17 +224,8 @@ fn a_stop_token_ends_the_text_unless_ignored() {
     let Some(mut engine) = with_logits(exact(4), logit) else {
         return;
     };
-    let outcome = run(
-        &mut engine,
-        Request {
-            ignore_eos: false,
-            ..greedy(&[1; 6], 20)
-        },
-    );
-    assert_eq!(
-        (outcome.ids, outcome.end),
-        (vec![7; 4], Ok(FinishReason::StopToken(stop_id)))
-    );
+    let outcome = run(&mut engine, Request { ignore_eos: false, ..greedy(&[1; 6], 20) });
+    assert_eq!((outcome.ids, outcome.end), (vec![7; 4], Ok(FinishReason::StopToken(stop_id))));
     assert_eq!(outcome.usage.n_generated, 4);
     let outcome = run(&mut engine, greedy(&[1; 6], 6));
     assert_eq!(
@@ -301,33 +236,18 @@ fn a_stop_token_ends_the_text_unless_ignored() {
 
 #[test]
 fn a_full_context_ends_the_text() {
-    let options = EngineOptions {
-        n_ctx: Some(40),
-        ..exact(16)
-    };
-    let Some(mut engine) = with_logits(options, |id, _, i| {
-        f32::from(u8::from(i == id as usize + 1))
-    }) else {
+    let options = EngineOptions { n_ctx: Some(40), ..exact(16) };
+    let Some(mut engine) =
+        with_logits(options, |id, _, i| f32::from(u8::from(i == id as usize + 1)))
+    else {
         return;
     };
     for max_tokens in [None, Some(1000)] {
-        let outcome = run(
-            &mut engine,
-            Request {
-                max_tokens,
-                ..greedy(&[1; 30], 0)
-            },
-        );
-        assert_eq!(
-            (outcome.ids, outcome.end),
-            ((2..12).collect(), Ok(FinishReason::Length))
-        );
+        let outcome = run(&mut engine, Request { max_tokens, ..greedy(&[1; 30], 0) });
+        assert_eq!((outcome.ids, outcome.end), ((2..12).collect(), Ok(FinishReason::Length)));
     }
     let outcome = run(&mut engine, greedy(&[1; 39], 5));
-    assert_eq!(
-        (outcome.ids, outcome.end),
-        (vec![2], Ok(FinishReason::Length))
-    );
+    assert_eq!((outcome.ids, outcome.end), (vec![2], Ok(FinishReason::Length)));
     let error = engine.submit(greedy(&[1; 40], 5)).unwrap_err().to_string();
     assert_eq!(
         error,
@@ -347,10 +267,7 @@ fn no_tokens_wanted_still_computes_the_prompt() {
         return;
     };
     let outcome = run(&mut engine, greedy(&[1; 6], 0));
-    assert_eq!(
-        (outcome.ids, outcome.end),
-        (vec![], Ok(FinishReason::Length))
-    );
+    assert_eq!((outcome.ids, outcome.end), (vec![], Ok(FinishReason::Length)));
     assert_eq!(run(&mut engine, greedy(&[1; 6], 0)).usage.n_reused, 5);
 }
 
@@ -365,11 +282,7 @@ fn cancel_acts_at_the_next_step() {
     for _ in 0..2 {
         engine
             .step(&mut |event| match event {
-                Event::Prefill {
-                    n_computed,
-                    n_prompt,
-                    ..
-                } => prefill.push((n_computed, n_prompt)),
+                Event::Prefill { n_computed, n_prompt, .. } => prefill.push((n_computed, n_prompt)),
                 other => panic!("{other:?}"),
             })
             .unwrap();
@@ -379,11 +292,7 @@ fn cancel_acts_at_the_next_step() {
     let mut ended = Vec::new();
     engine
         .step(&mut |event| match event {
-            Event::Finished {
-                seq,
-                reason: FinishReason::Cancelled,
-                ..
-            } => ended.push(seq),
+            Event::Finished { seq, reason: FinishReason::Cancelled, .. } => ended.push(seq),
             other => panic!("{other:?}"),
         })
         .unwrap();
@@ -396,21 +305,12 @@ fn cancel_acts_at_the_next_step() {
 #[test]
 fn a_token_sampled_from_nonsense_fails_its_sequence_only() {
     let logit = |id, _, i| if id == 3 && i == 5 { f32::NAN } else { 0.0 };
-    let Some(mut engine) = with_logits(
-        EngineOptions {
-            max_seqs: 2,
-            ..exact(16)
-        },
-        logit,
-    ) else {
+    let Some(mut engine) = with_logits(EngineOptions { max_seqs: 2, ..exact(16) }, logit) else {
         return;
     };
     let bad = engine.submit(greedy(&[1, 2, 3], 4)).unwrap();
     let outcome = run(&mut engine, greedy(&[1, 2], 4));
-    assert_eq!(
-        (outcome.ids.len(), outcome.end),
-        (4, Ok(FinishReason::Length))
-    );
+    assert_eq!((outcome.ids.len(), outcome.end), (4, Ok(FinishReason::Length)));
     let outcome = {
         let seq = engine.submit(greedy(&[1, 2, 3], 4)).unwrap();
         assert_ne!(seq, bad);
@@ -422,12 +322,7 @@ fn a_token_sampled_from_nonsense_fails_its_sequence_only() {
             .unwrap();
         outcome
     };
-    assert!(
-        outcome
-            .end
-            .unwrap_err()
-            .starts_with("the model's logit of token 5 is NaN")
-    );
+    assert!(outcome.end.unwrap_err().starts_with("the model's logit of token 5 is NaN"));
 }
 
 #[test]
@@ -435,28 +330,15 @@ fn logprobs_come_with_each_token() {
     let Some(mut engine) = with_logits(exact(16), |_, _, i| if i == 9 { 2.0 } else { 0.0 }) else {
         return;
     };
-    let sampling = SamplingParams {
-        logprobs: Some(2),
-        ..SamplingParams::greedy()
-    };
-    engine
-        .submit(Request {
-            sampling,
-            ..greedy(&[1, 2], 1)
-        })
-        .unwrap();
+    let sampling = SamplingParams { logprobs: Some(2), ..SamplingParams::greedy() };
+    engine.submit(Request { sampling, ..greedy(&[1, 2], 1) }).unwrap();
     let mut seen = Vec::new();
     engine
         .step(&mut |event| {
             if let Event::Token { id, logprobs, .. } = event {
                 seen.push((
                     id,
-                    logprobs
-                        .unwrap()
-                        .top
-                        .iter()
-                        .map(|(id, _)| *id)
-                        .collect::<Vec<_>>(),
+                    logprobs.unwrap().top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
                 ));
             }
         })
@@ -469,35 +351,14 @@ fn requests_that_cannot_be_served_are_refused() {
     let Some(mut engine) = with_logits(exact(16), |_, _, _| 0.0) else {
         return;
     };
-    assert!(matches!(
-        engine.submit(greedy(&[], 1)),
-        Err(EngineError::EmptyPrompt)
-    ));
+    assert!(matches!(engine.submit(greedy(&[], 1)), Err(EngineError::EmptyPrompt)));
     let error = engine.submit(greedy(&[1, 280], 1)).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "token 1 of the prompt has id 280; the model's ids are below 280"
-    );
-    let sampling = SamplingParams {
-        top_p: 2.0,
-        ..SamplingParams::default()
-    };
-    let error = engine
-        .submit(Request {
-            sampling,
-            ..greedy(&[1], 1)
-        })
-        .unwrap_err();
-    assert!(matches!(
-        error,
-        EngineError::Sampler(SamplerError::Param { field: "top_p", .. })
-    ));
-    let error = engine
-        .submit(Request {
-            stop: vec![String::new()],
-            ..greedy(&[1], 1)
-        })
-        .unwrap_err();
+    assert_eq!(error, "token 1 of the prompt has id 280; the model's ids are below 280");
+    let sampling = SamplingParams { top_p: 2.0, ..SamplingParams::default() };
+    let error = engine.submit(Request { sampling, ..greedy(&[1], 1) }).unwrap_err();
+    assert!(matches!(error, EngineError::Sampler(SamplerError::Param { field: "top_p", .. })));
+    let error =
+        engine.submit(Request { stop: vec![String::new()], ..greedy(&[1], 1) }).unwrap_err();
     assert!(matches!(error, EngineError::Stop(_)));
     assert!(engine.is_idle());
 }
@@ -511,40 +372,22 @@ fn options_out_of_range_are_refused() {
     let q4_0 = zinc_quant::GgmlType::Q4_0;
     let cases = [
         (
-            EngineOptions {
-                n_ctx: Some(513),
-                ..exact(16)
-            },
+            EngineOptions { n_ctx: Some(513), ..exact(16) },
             "context length is 513; allowed: 1 to 512",
         ),
+        (EngineOptions { n_ctx: Some(0), ..exact(16) }, "context length is 0; allowed: 1 to 512"),
         (
-            EngineOptions {
-                n_ctx: Some(0),
-                ..exact(16)
-            },
-            "context length is 0; allowed: 1 to 512",
-        ),
-        (
-            EngineOptions {
-                max_seqs: 0,
-                ..exact(16)
-            },
+            EngineOptions { max_seqs: 0, ..exact(16) },
             "number of sequences is 0; allowed: 1 to 1024",
         ),
         (exact(0), "chunk is 0; allowed: 1 to 65536"),
         (
-            EngineOptions {
-                kv_type: q4_0,
-                ..exact(16)
-            },
+            EngineOptions { kv_type: q4_0, ..exact(16) },
             "cache type is Q4_0; allowed: f16, f32 or q8_0",
         ),
     ];
     for (options, expected) in cases {
-        let error = Engine::new(loaded.clone(), &options)
-            .err()
-            .unwrap()
-            .to_string();
+        let error = Engine::new(loaded.clone(), &options).err().unwrap().to_string();
         assert_eq!(error.to_lowercase(), expected.to_lowercase());
     }
 }
@@ -558,13 +401,8 @@ fn a_file_that_is_no_model_is_named() {
     assert!(matches!(error, EngineError::Open { .. }));
     let text = error.to_string();
     assert_eq!(text.matches("zinc-engine-").count(), 1, "{text}");
-    let error = zinc_engine::Model::from_bytes(b"nonsense"[..].into())
-        .err()
-        .unwrap();
-    assert!(
-        error.to_string().starts_with("model in memory: "),
-        "{error}"
-    );
+    let error = zinc_engine::Model::from_bytes(b"nonsense"[..].into()).err().unwrap();
+    assert!(error.to_string().starts_with("model in memory: "), "{error}");
 }
 
 /// Phi-3's rope frequencies change at 1024 tokens: the text before is then computed anew with the
@@ -576,24 +414,12 @@ fn growing_past_the_original_context_equals_one_pass() {
     };
     for device in devices() {
         let loaded = load(&golden.gguf, device);
-        let options = EngineOptions {
-            n_ctx: Some(1100),
-            ..exact(256)
-        };
+        let options = EngineOptions { n_ctx: Some(1100), ..exact(256) };
         let prompt: Vec<u32> = (0..1022).map(|i| 10 + i * 7 % 300).collect();
-        let sampling = SamplingParams {
-            logprobs: Some(0),
-            ..SamplingParams::greedy()
-        };
+        let sampling = SamplingParams { logprobs: Some(0), ..SamplingParams::greedy() };
         let run = |prompt: &[u32], n| {
             let mut engine = Engine::new(loaded.clone(), &options).unwrap();
-            run(
-                &mut engine,
-                Request {
-                    sampling: sampling.clone(),
-                    ..greedy(prompt, n)
-                },
-            )
+            run(&mut engine, Request { sampling: sampling.clone(), ..greedy(prompt, n) })
         };
         let grown = run(&prompt, 5);
         for i in 0..5 {

@@ -15,10 +15,7 @@ const CHUNKS: [u32; 4] = [1, 7, 16, 128];
 
 fn expect_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     let (error, at) = compare::max_abs(found, expected);
-    assert!(
-        error <= tolerance,
-        "{what}: off by {error:e} at {at}, allowed {tolerance:e}"
-    );
+    assert!(error <= tolerance, "{what}: off by {error:e} at {at}, allowed {tolerance:e}");
 }
 
 /// As many of the last values as there are expected ones: small data sets keep the last rows only.
@@ -28,10 +25,7 @@ fn tail<'a>(values: &'a [f32], expected: &[f32]) -> &'a [f32] {
 
 /// Taps of all tokens of `prompt`, the logits first, then the residual stream.
 fn evaluate(loaded: &Arc<LoadedModel>, options: &EngineOptions, prompt: &Prompt) -> Vec<Tapped> {
-    let taps = Taps {
-        all_logits: true,
-        tensors: loaded.model().graph().hidden_tensors(),
-    };
+    let taps = Taps { all_logits: true, tensors: loaded.model().graph().hidden_tensors() };
     let mut evaluator = Evaluator::new(loaded.clone(), options, &taps).unwrap();
     evaluator.eval(&ids(&prompt.tokens)).unwrap()
 }
@@ -44,11 +38,7 @@ fn check(name: &str) {
     for device in devices() {
         let loaded = load(&golden.gguf, device);
         for prompt in &prompts {
-            let what = format!(
-                "{name} on {}, prompt {}",
-                loaded.device().info().name,
-                prompt.idx
-            );
+            let what = format!("{name} on {}, prompt {}", loaded.device().info().name, prompt.idx);
             let first = evaluate(&loaded, &exact(CHUNKS[0]), prompt);
             check_numbers(&what, &golden, &first, prompt);
             for chunk in CHUNKS {
@@ -62,28 +52,16 @@ fn check(name: &str) {
 
 fn check_numbers(what: &str, golden: &Golden, taps: &[Tapped], prompt: &Prompt) {
     let logits = &taps[0].values;
-    expect_close(
-        what,
-        tail(logits, &prompt.logits),
-        &prompt.logits,
-        golden.tolerance,
-    );
+    expect_close(what, tail(logits, &prompt.logits), &prompt.logits, golden.tolerance);
     for (tapped, (hidden, expected)) in taps[1..].iter().zip(&prompt.hidden) {
         let what = format!("{what}, hidden {hidden}");
-        expect_close(
-            &what,
-            tail(&tapped.values, expected),
-            expected,
-            golden.tolerance,
-        );
+        expect_close(&what, tail(&tapped.values, expected), expected, golden.tolerance);
     }
 }
 
 fn check_greedy(what: &str, loaded: &Arc<LoadedModel>, chunk: u32, prompt: &Prompt) {
     let mut evaluator = Evaluator::new(loaded.clone(), &exact(chunk), &Taps::default()).unwrap();
-    let (_, greedy) = evaluator
-        .greedy(&ids(&prompt.tokens), prompt.greedy.len())
-        .unwrap();
+    let (_, greedy) = evaluator.greedy(&ids(&prompt.tokens), prompt.greedy.len()).unwrap();
     assert_eq!(greedy, ids(&prompt.greedy), "{what}, chunk {chunk}");
 }
 
@@ -97,17 +75,9 @@ fn check_quantized(name: &str) {
         let is_reference = device.info().name == zinc_reference::NAME;
         let loaded = load(&golden.gguf, device);
         for prompt in &prompts {
-            let what = format!(
-                "{name} on {}, prompt {}",
-                loaded.device().info().name,
-                prompt.idx
-            );
+            let what = format!("{name} on {}, prompt {}", loaded.device().info().name, prompt.idx);
             let whole = evaluate(&loaded, &exact(128), prompt);
-            assert_eq!(
-                evaluate(&loaded, &exact(7), prompt),
-                whole,
-                "{what}: chunk 7 changes bits"
-            );
+            assert_eq!(evaluate(&loaded, &exact(7), prompt), whole, "{what}: chunk 7 changes bits");
             let logits = tail(&whole[0].values, &prompt.logits);
             if is_reference {
                 expect_close(&what, logits, &prompt.logits, golden.tolerance);
@@ -130,19 +100,13 @@ fn smaller_caches_cost_little() {
     for device in devices() {
         let loaded = load(&golden.gguf, device);
         for (kv_type, tolerance) in [(GgmlType::F16, 5e-2), (GgmlType::Q8_0, 2e-1)] {
-            let options = EngineOptions {
-                kv_type,
-                ..exact(16)
-            };
+            let options = EngineOptions { kv_type, ..exact(16) };
             for prompt in &prompts {
                 let what = format!("{kv_type} on {}", loaded.device().info().name);
                 let taps = evaluate(&loaded, &options, prompt);
                 let logits = tail(&taps[0].values, &prompt.logits);
                 expect_close(&what, logits, &prompt.logits, tolerance);
-                assert_ne!(
-                    logits, prompt.logits,
-                    "{what}: a smaller cache cannot be exact"
-                );
+                assert_ne!(logits, prompt.logits, "{what}: a smaller cache cannot be exact");
             }
         }
     }

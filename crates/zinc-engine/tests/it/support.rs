@@ -12,10 +12,7 @@ use zinc_testkit::golden::{Golden, Prompt, goldens};
 
 /// The golden model `name` with its numbers; prints why and returns `None` if it is not there.
 pub fn golden(name: &str) -> Option<(Golden, Vec<Prompt>)> {
-    let found = goldens()
-        .unwrap()
-        .into_iter()
-        .find(|golden| golden.name == name);
+    let found = goldens().unwrap().into_iter().find(|golden| golden.name == name);
     if found.is_none() {
         eprintln!(
             "skipped: golden model {name} is neither in testdata/golden nor in ../shared/golden"
@@ -45,10 +42,5 @@ pub fn load(path: &Path, device: Arc<dyn Device>) -> Arc<LoadedModel> {
 
 /// Options for exact comparison: cache in f32.
 pub fn exact(chunk: u32) -> EngineOptions {
-    EngineOptions {
-        n_ctx: Some(128),
-        chunk,
-        kv_type: GgmlType::F32,
-        max_seqs: 1,
-    }
+    EngineOptions { n_ctx: Some(128), chunk, kv_type: GgmlType::F32, max_seqs: 1 }
 }

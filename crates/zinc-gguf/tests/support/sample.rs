@@ -26,9 +26,7 @@ pub fn file() -> Writer {
         .value(
             "tokens",
             Value::Array(Array::Strings(
-                [&b"a"[..], b"", b"\xff\xfe", "é".as_bytes()]
-                    .into_iter()
-                    .collect(),
+                [&b"a"[..], b"", b"\xff\xfe", "é".as_bytes()].into_iter().collect(),
             )),
         )
         .value(
@@ -47,9 +45,7 @@ pub fn file() -> Writer {
         ("grid", GgmlType::IQ2_XXS, &[256]),
         ("ids", GgmlType::I32, &[2, 1, 1, 2]),
     ] {
-        let n_bytes = ty
-            .row_bytes(dims.iter().product::<u64>() as usize)
-            .expect("whole blocks");
+        let n_bytes = ty.row_bytes(dims.iter().product::<u64>() as usize).expect("whole blocks");
         let data: Vec<u8> = (0..n_bytes).map(|i| (i * 37 % 251) as u8).collect();
         writer.tensor(name, ty, dims, data);
     }

@@ -7,10 +7,7 @@ use zinc_gguf::{Array, Gguf, GgufError, Value};
 pub fn open_and_walk(file: Bytes) -> Result<(), GgufError> {
     let gguf = Gguf::from_bytes(file)?;
     for (key, value) in gguf.metadata().iter() {
-        assert_eq!(
-            gguf.metadata().get(key).map(Value::value_type),
-            Some(value.value_type())
-        );
+        assert_eq!(gguf.metadata().get(key).map(Value::value_type), Some(value.value_type()));
         if let Value::Array(array) = value {
             walk_array(array);
         }
@@ -20,10 +17,7 @@ pub fn open_and_walk(file: Bytes) -> Result<(), GgufError> {
         let data = gguf.data(tensor);
         assert_eq!(data.len() as u64, tensor.n_bytes);
         let row_len = tensor.dims[0] as usize;
-        let row_bytes = tensor
-            .ty
-            .row_bytes(row_len)
-            .expect("whole blocks, checked on opening");
+        let row_bytes = tensor.ty.row_bytes(row_len).expect("whole blocks, checked on opening");
         let mut row = vec![0.0; row_len];
         // Integer types have no floating point meaning; all others must convert.
         if zinc_quant::dequantize(tensor.ty, &data[..row_bytes], &mut row).is_err() {

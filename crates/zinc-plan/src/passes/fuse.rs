@@ -9,10 +9,8 @@ use crate::plan::{Node, Plan, TensorId, TensorKind};
 /// nodes that it makes superfluous.
 type Rule = fn(&Graph, end: usize) -> Option<(Node, Vec<usize>)>;
 
-const RULES: [(OpKind, Rule); 2] = [
-    (OpKind::GateUpAct, gate_up_act),
-    (OpKind::MatMulAdd, matmul_add),
-];
+const RULES: [(OpKind, Rule); 2] =
+    [(OpKind::GateUpAct, gate_up_act), (OpKind::MatMulAdd, matmul_add)];
 
 /// The plan with what the rules ask of it.
 struct Graph<'a> {
@@ -39,12 +37,7 @@ impl<'a> Graph<'a> {
         for id in &plan.outputs {
             n_uses[plan.locate(*id).0.index()] += 1;
         }
-        Self {
-            plan,
-            caps,
-            writer,
-            n_uses,
-        }
+        Self { plan, caps, writer, n_uses }
     }
 
     /// The matrix product that computes `id`, if nothing but the asking node uses the result.
@@ -75,10 +68,7 @@ fn apply(plan: &mut Plan, caps: &Caps, rule: Rule) {
         let Some((node, replaced)) = rule(&graph, end) else {
             continue;
         };
-        if replaced
-            .iter()
-            .any(|idx| dead[*idx] || fused[*idx].is_some())
-        {
+        if replaced.iter().any(|idx| dead[*idx] || fused[*idx].is_some()) {
             continue;
         }
         replaced.iter().for_each(|idx| dead[*idx] = true);
@@ -116,14 +106,7 @@ fn gate_up_act(graph: &Graph, end: usize) -> Option<(Node, Vec<usize>)> {
     }
     let reads = vec![gate.reads[0], up.reads[0], gate.reads[1]];
     let op = Op::GateUpAct(GateUpAct { act: gated.act });
-    Some((
-        Node {
-            op,
-            reads,
-            ..node.clone()
-        },
-        vec![gate_idx, up_idx],
-    ))
+    Some((Node { op, reads, ..node.clone() }, vec![gate_idx, up_idx]))
 }
 
 /// `MatMul y; Add(r, y)` or `Add(y, r)` -> `MatMul` with the residual `r`.
@@ -139,18 +122,8 @@ fn matmul_add(graph: &Graph, end: usize) -> Option<(Node, Vec<usize>)> {
         }
         let mut reads = matmul_node.reads.clone();
         reads.push(residual);
-        let op = Op::MatMul(MatMul {
-            residual: true,
-            ..matmul
-        });
-        Some((
-            Node {
-                op,
-                reads,
-                ..node.clone()
-            },
-            vec![idx],
-        ))
+        let op = Op::MatMul(MatMul { residual: true, ..matmul });
+        Some((Node { op, reads, ..node.clone() }, vec![idx]))
     };
     fused(node.reads[1], node.reads[0]).or_else(|| fused(node.reads[0], node.reads[1]))
 }

@@ -47,16 +47,8 @@ fn barriers(plan: &Plan, place: impl Fn(&Plan, TensorId) -> Option<(u64, u64)>) 
             TensorKind::Input(_) | TensorKind::Const(_) | TensorKind::Weight => None,
             TensorKind::State | TensorKind::Value | TensorKind::View { .. } => {
                 Some(match place(plan, owner) {
-                    Some((start, end)) => Span {
-                        buffer: None,
-                        start,
-                        end,
-                    },
-                    None => Span {
-                        buffer: Some(owner),
-                        start: 0,
-                        end: u64::MAX,
-                    },
+                    Some((start, end)) => Span { buffer: None, start, end },
+                    None => Span { buffer: Some(owner), start: 0, end: u64::MAX },
                 })
             }
         }
@@ -66,8 +58,7 @@ fn barriers(plan: &Plan, place: impl Fn(&Plan, TensorId) -> Option<(u64, u64)>) 
         let node_reads: Vec<Span> = node.reads.iter().filter_map(span).collect();
         let node_writes: Vec<Span> = node.writes.iter().filter_map(span).collect();
         let hits = |mine: &[Span], earlier: &[Span]| {
-            mine.iter()
-                .any(|span| earlier.iter().any(|other| span.overlaps(other)))
+            mine.iter().any(|span| earlier.iter().any(|other| span.overlaps(other)))
         };
         let barrier =
             hits(&node_reads, &writes) || hits(&node_writes, &writes) || hits(&node_writes, &reads);

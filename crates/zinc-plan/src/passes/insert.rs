@@ -67,12 +67,7 @@ fn quantize_node(plan: &mut Plan, source: TensorId, dtype: GgmlType) -> (TensorI
     let name = format!("{}.{dtype}", from.name);
     let shape = from.shape;
     let id = TensorId(plan.tensors.len() as u32);
-    plan.tensors.push(TensorInfo {
-        name: name.clone(),
-        dtype,
-        shape,
-        kind: TensorKind::Value,
-    });
+    plan.tensors.push(TensorInfo { name: name.clone(), dtype, shape, kind: TensorKind::Value });
     let node = Node {
         op: Op::QuantizeAct,
         reads: vec![source],

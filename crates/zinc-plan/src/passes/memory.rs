@@ -39,10 +39,7 @@ pub(super) fn run(plan: &mut Plan) {
         arena_bytes = arena_bytes.max(offset + life.bytes);
         placed.push((offset, life));
     }
-    plan.memory = Some(Memory {
-        offsets,
-        arena_bytes,
-    });
+    plan.memory = Some(Memory { offsets, arena_bytes });
 }
 
 fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
@@ -63,12 +60,7 @@ fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
     plan.tensors_where(|tensor| tensor.kind == TensorKind::Value)
         .filter_map(|(id, _)| {
             let (first, last) = spans[id.index()]?;
-            Some(Lifetime {
-                id,
-                bytes: plan.max_bytes(id),
-                first,
-                last,
-            })
+            Some(Lifetime { id, bytes: plan.max_bytes(id), first, last })
         })
         .collect()
 }

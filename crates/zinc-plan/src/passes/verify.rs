@@ -11,18 +11,12 @@ use crate::{Caps, PlanError};
 pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
     let mut names = HashSet::new();
     for (idx, tensor) in plan.tensors.iter().enumerate() {
-        let invalid = |reason: String| PlanError::Invalid {
-            at: tensor.name.clone(),
-            reason,
-        };
+        let invalid = |reason: String| PlanError::Invalid { at: tensor.name.clone(), reason };
         if !names.insert(tensor.name.as_str()) {
             return Err(invalid("two tensors have this name".into()));
         }
         if tensor.dtype.row_bytes(tensor.shape.cols as usize).is_none() {
-            return Err(invalid(format!(
-                "row is no whole number of {} blocks",
-                tensor.dtype
-            )));
+            return Err(invalid(format!("row is no whole number of {} blocks", tensor.dtype)));
         }
         if let TensorKind::View { base, col } = tensor.kind {
             let owner = plan.tensor(base);
@@ -42,27 +36,18 @@ pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
     for id in &plan.outputs {
         if !written[plan.locate(*id).0.index()] {
             let at = plan.tensor(*id).name.clone();
-            return Err(PlanError::Invalid {
-                at,
-                reason: "output is never computed".into(),
-            });
+            return Err(PlanError::Invalid { at, reason: "output is never computed".into() });
         }
     }
     Ok(())
 }
 
 fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), PlanError> {
-    let invalid = |reason: String| PlanError::Invalid {
-        at: node.label.clone(),
-        reason,
-    };
+    let invalid = |reason: String| PlanError::Invalid { at: node.label.clone(), reason };
     for id in &node.reads {
         let owner = plan.locate(*id).0;
         if plan.tensor(owner).kind == TensorKind::Value && !written[owner.index()] {
-            return Err(invalid(format!(
-                "reads {} before it is written",
-                plan.tensor(*id).name
-            )));
+            return Err(invalid(format!("reads {} before it is written", plan.tensor(*id).name)));
         }
     }
     let infos: Vec<_> = node.reads.iter().map(|id| plan.tensor(*id)).collect();
@@ -76,10 +61,7 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
     for (id, (dtype, shape)) in node.writes.iter().zip(results) {
         let tensor = plan.tensor(*id);
         if tensor.dtype != dtype || tensor.shape != shape {
-            return Err(invalid(format!(
-                "{} is not the {dtype} {shape:?} it gives",
-                tensor.name
-            )));
+            return Err(invalid(format!("{} is not the {dtype} {shape:?} it gives", tensor.name)));
         }
     }
     for id in &node.writes {
@@ -109,13 +91,9 @@ fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
         Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
         Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
         Op::KvWrite => &[(2, Input(Slots))],
-        Op::Attention(_) => &[
-            (1, State),
-            (2, State),
-            (3, Input(Positions)),
-            (4, Input(SeqOf)),
-            (5, Input(Pages)),
-        ],
+        Op::Attention(_) => {
+            &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf)), (5, Input(Pages))]
+        }
         Op::Add | Op::GatedAct(_) | Op::RmsNorm(_) | Op::QuantizeAct => &[],
     }
 }
@@ -191,11 +169,7 @@ pub(super) fn supported(plan: &Plan, caps: &Caps) -> Result<(), PlanError> {
                 return Err(unsupported(format!("weights of type {}", weight.dtype)));
             }
         }
-        for id in node
-            .writes
-            .iter()
-            .filter(|id| plan.tensor(**id).kind == TensorKind::State)
-        {
+        for id in node.writes.iter().filter(|id| plan.tensor(**id).kind == TensorKind::State) {
             let dtype = plan.tensor(*id).dtype;
             if !caps.kv_types.contains(&dtype) {
                 return Err(unsupported(format!("a key/value cache of type {dtype}")));

@@ -79,9 +79,7 @@ fn keep_rows(
     rows: impl IntoIterator<Item = usize>,
 ) {
     let row_bytes = array.2.len() / array.1[0];
-    let parts = rows
-        .into_iter()
-        .map(|row| &array.2[row * row_bytes..][..row_bytes]);
+    let parts = rows.into_iter().map(|row| &array.2[row * row_bytes..][..row_bytes]);
     let parts: Vec<&[u8]> = parts.collect();
     (array.1[0], array.2) = (parts.len(), parts.concat());
 }
@@ -95,11 +93,7 @@ fn trim(
     let bytes = std::fs::read(from).map_err(|error| format!("{}: {error}", from.display()))?;
     let mut arrays = Arrays::new();
     for (name, tensor) in SafeTensors::deserialize(&bytes)?.tensors() {
-        let mut array = (
-            tensor.dtype(),
-            tensor.shape().to_vec(),
-            tensor.data().to_vec(),
-        );
+        let mut array = (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec());
         if keep(&name, &mut array) {
             arrays.insert(name, array);
         }

@@ -47,12 +47,7 @@ impl Layout {
             variant: 0,
             wanted: true,
         });
-        Self {
-            page_size: 1 << 20,
-            n_pages: 1,
-            pages: vec![vec![0]],
-            steps: vec![rows.collect()],
-        }
+        Self { page_size: 1 << 20, n_pages: 1, pages: vec![vec![0]], steps: vec![rows.collect()] }
     }
 
     /// One step with the rows `n - 1 .. 0` of the operand tables: not the identity, so that a
@@ -65,9 +60,7 @@ impl Layout {
     /// sequence at a time, then one step holds the new tokens of all, interleaved. Token ids count
     /// up over everything.
     pub(crate) fn sequences(seqs: &[[u32; 2]], page_size: u32, rng: &mut Rng) -> Self {
-        let per_seq = seqs
-            .iter()
-            .map(|[past, new]| (past + new).div_ceil(page_size));
+        let per_seq = seqs.iter().map(|[past, new]| (past + new).div_ceil(page_size));
         let per_seq = per_seq.max().unwrap_or(1);
         // Two pages belong to nobody.
         let n_pages = per_seq * seqs.len() as u32 + 2;
@@ -75,12 +68,7 @@ impl Layout {
         rng.shuffle(&mut free);
         let pages = free.chunks_exact(per_seq as usize).take(seqs.len());
         let pages: Vec<Vec<i32>> = pages.map(<[i32]>::to_vec).collect();
-        let mut layout = Self {
-            page_size,
-            n_pages,
-            pages,
-            steps: Vec::new(),
-        };
+        let mut layout = Self { page_size, n_pages, pages, steps: Vec::new() };
         let mut token = 0;
         let mut row = |layout: &Layout, seq: usize, position: u32| {
             token += 1;
@@ -113,14 +101,7 @@ impl Layout {
         let page_size = self.page_size as i32;
         let page = self.pages[seq][(position / page_size) as usize];
         let slot = page * page_size + position % page_size;
-        Row {
-            token,
-            seq,
-            position,
-            slot,
-            variant: 0,
-            wanted: true,
-        }
+        Row { token, seq, position, slot, variant: 0, wanted: true }
     }
 
     /// Number of rows of all steps.
@@ -151,14 +132,11 @@ impl Layout {
         let mut inputs = StepInputs::default();
         let mut seqs: Vec<usize> = Vec::new();
         for (idx, row) in rows.iter().enumerate() {
-            let seq = seqs
-                .iter()
-                .position(|seq| *seq == row.seq)
-                .unwrap_or_else(|| {
-                    seqs.push(row.seq);
-                    inputs.pages.extend(&self.pages[row.seq]);
-                    seqs.len() - 1
-                });
+            let seq = seqs.iter().position(|seq| *seq == row.seq).unwrap_or_else(|| {
+                seqs.push(row.seq);
+                inputs.pages.extend(&self.pages[row.seq]);
+                seqs.len() - 1
+            });
             inputs.token_ids.push(row.token);
             inputs.positions.push(row.position);
             inputs.seq_of.push(seq as i32);

@@ -128,13 +128,8 @@ fn read_op(op: OpKind, caps: &Caps) -> Result<Vec<Case>, TestError> {
 }
 
 fn read<E: Entry>(caps: &Caps) -> Result<Vec<Case>, TestError> {
-    let path = paths::testdata()
-        .join("ops")
-        .join(format!("{}.toml", E::OP.name()));
-    let file = |reason: String| TestError::File {
-        path: path.clone(),
-        reason,
-    };
+    let path = paths::testdata().join("ops").join(format!("{}.toml", E::OP.name()));
+    let file = |reason: String| TestError::File { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|error| file(error.to_string()))?;
     let table: Table<E> = toml::from_str(&text).map_err(|error| file(error.to_string()))?;
     let reference = ReferenceDevice::new();
@@ -147,9 +142,5 @@ fn read<E: Entry>(caps: &Caps) -> Result<Vec<Case>, TestError> {
         weight_types: reference.matmul.iter().map(|(ty, _)| *ty).collect(),
         kv_types: reference.kv_types.clone(),
     };
-    Ok(table
-        .case
-        .iter()
-        .flat_map(|entry| entry.expand(&context))
-        .collect())
+    Ok(table.case.iter().flat_map(|entry| entry.expand(&context)).collect())
 }

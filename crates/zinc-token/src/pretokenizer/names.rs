@@ -53,40 +53,19 @@ impl PreTokenizer {
 }
 
 const fn pre(names: &'static [&'static str], stages: &'static [Stage]) -> PreTokenizer {
-    PreTokenizer {
-        names,
-        stages,
-        ignore_merges: false,
-        add_bos: false,
-        alphabet: Alphabet::Bytes,
-    }
+    PreTokenizer { names, stages, ignore_merges: false, add_bos: false, alphabet: Alphabet::Bytes }
 }
 
 const fn run(set: Set) -> Stage {
-    Stage::Run {
-        lead: Lead::None,
-        set,
-        min: 1,
-        max: usize::MAX,
-    }
+    Stage::Run { lead: Lead::None, set, min: 1, max: usize::MAX }
 }
 
 const fn run_behind(lead: Lead, set: Set) -> Stage {
-    Stage::Run {
-        lead,
-        set,
-        min: 1,
-        max: usize::MAX,
-    }
+    Stage::Run { lead, set, min: 1, max: usize::MAX }
 }
 
 const fn up_to(max: usize, set: Set) -> Stage {
-    Stage::Run {
-        lead: Lead::None,
-        set,
-        min: 1,
-        max,
-    }
+    Stage::Run { lead: Lead::None, set, min: 1, max }
 }
 
 const NUMBER: Set = Set::classes(N);
@@ -95,12 +74,8 @@ const EACH_NUMBER: Stage = up_to(1, NUMBER);
 /// `\p{N}{1,3}`
 const NUMBERS_TO_3: Stage = up_to(3, NUMBER);
 /// `[0-9][0-9][0-9]`
-const THREE_DIGITS: Stage = Stage::Run {
-    lead: Lead::None,
-    set: Set::ascii("0123456789"),
-    min: 3,
-    max: 3,
-};
+const THREE_DIGITS: Stage =
+    Stage::Run { lead: Lead::None, set: Set::ascii("0123456789"), min: 3, max: 3 };
 /// `[^\n]+|[\n]+`
 const LINES: Stage = Stage::Runs(&[Set::ascii("\n").not(), Set::ascii("\n")]);
 /// `[^(\s|.,!?…。，、।۔،)]`
@@ -118,49 +93,20 @@ const BLOOM: Set = Set {
 
 const KIMI_K2: Words = Words {
     han_runs: true,
-    letters: Letters::Cased {
-        marks: M,
-        han: false,
-    },
+    letters: Letters::Cased { marks: M, han: false },
     tail: Tail::Newlines,
     ..GPT4O
 };
-const TEKKEN: Words = Words {
-    contraction: Contraction::Never,
-    max_digits: 1,
-    ..GPT4O
-};
-const YOUTU: Words = Words {
-    max_digits: 1,
-    ..GPT4O
-};
-const SEED_CODER: Words = Words {
-    symbols: Symbols::Outside(WS | L | N | NL),
-    tail: Tail::None,
-    ..QWEN2
-};
-const UFAKZEKA: Words = Words {
-    contraction: Contraction::Never,
-    ..QWEN2
-};
-const MINICPM5: Words = Words {
-    max_digits: usize::MAX,
-    ..LLAMA3
-};
-const JAIS2: Words = Words {
-    space: Space::Halving,
-    ..LLAMA3
-};
-const SPARK: Words = Words {
-    tail: Tail::None,
-    space: Space::SingleNewlines,
-    ..DEEPSEEK3
-};
-const EXAONE_MOE: Words = Words {
-    letters: Letters::Phrase,
-    tail: Tail::OneNewlineOrSlash,
-    ..QWEN2
-};
+const TEKKEN: Words = Words { contraction: Contraction::Never, max_digits: 1, ..GPT4O };
+const YOUTU: Words = Words { max_digits: 1, ..GPT4O };
+const SEED_CODER: Words =
+    Words { symbols: Symbols::Outside(WS | L | N | NL), tail: Tail::None, ..QWEN2 };
+const UFAKZEKA: Words = Words { contraction: Contraction::Never, ..QWEN2 };
+const MINICPM5: Words = Words { max_digits: usize::MAX, ..LLAMA3 };
+const JAIS2: Words = Words { space: Space::Halving, ..LLAMA3 };
+const SPARK: Words = Words { tail: Tail::None, space: Space::SingleNewlines, ..DEEPSEEK3 };
+const EXAONE_MOE: Words =
+    Words { letters: Letters::Phrase, tail: Tail::OneNewlineOrSlash, ..QWEN2 };
 
 /// Youtu's four kinds of CJK runs.
 const YOUTU_CJK: &[Set] = &[
@@ -184,12 +130,7 @@ static ALL: &[PreTokenizer] = &[
     // `default` is also what a file without the key gets.
     pre(
         &["default"],
-        &[
-            run(Set::classes(P).with_ascii("$+<=>^~|")),
-            Stage::Gpt2,
-            run(NUMBER),
-            THREE_DIGITS,
-        ],
+        &[run(Set::classes(P).with_ascii("$+<=>^~|")), Stage::Gpt2, run(NUMBER), THREE_DIGITS],
     ),
     pre(
         &[
@@ -228,14 +169,7 @@ static ALL: &[PreTokenizer] = &[
         ],
         &[EACH_NUMBER, Stage::Gpt2],
     ),
-    pre(
-        &["falcon"],
-        &[
-            run(Set::classes(P).with_ascii("$+<=>^~|`")),
-            Stage::Gpt2,
-            THREE_DIGITS,
-        ],
-    ),
+    pre(&["falcon"], &[run(Set::classes(P).with_ascii("$+<=>^~|`")), Stage::Gpt2, THREE_DIGITS]),
     PreTokenizer {
         ignore_merges: true,
         add_bos: true,
@@ -254,14 +188,8 @@ static ALL: &[PreTokenizer] = &[
             &[Stage::Words(&LLAMA3)],
         )
     },
-    pre(
-        &["chatglm-bpe", "dbrx", "smaug-bpe"],
-        &[Stage::Words(&LLAMA3)],
-    ),
-    PreTokenizer {
-        ignore_merges: true,
-        ..pre(&["glm4", "glm5"], &[Stage::Words(&LLAMA3)])
-    },
+    pre(&["chatglm-bpe", "dbrx", "smaug-bpe"], &[Stage::Words(&LLAMA3)]),
+    PreTokenizer { ignore_merges: true, ..pre(&["glm4", "glm5"], &[Stage::Words(&LLAMA3)]) },
     PreTokenizer {
         ignore_merges: true,
         ..pre(&["minicpm5"], &[NUMBERS_TO_3, Stage::Words(&MINICPM5)])
@@ -289,20 +217,14 @@ static ALL: &[PreTokenizer] = &[
     pre(&["seed-coder"], &[Stage::Words(&SEED_CODER)]),
     pre(&["ufakzeka"], &[Stage::Words(&UFAKZEKA)]),
     pre(&["exaone-moe"], &[Stage::Words(&EXAONE_MOE)]),
-    pre(
-        &["gpt-4o", "kanana2", "llama4", "minimax-m2", "talkie"],
-        &[Stage::Words(&GPT4O)],
-    ),
+    pre(&["gpt-4o", "kanana2", "llama4", "minimax-m2", "talkie"], &[Stage::Words(&GPT4O)]),
     PreTokenizer {
         ignore_merges: true,
         ..pre(&["granite-embed-multi-97m"], &[Stage::Words(&GPT4O)])
     },
     pre(
         &["cohere2moe", "tiny_aya"],
-        &[
-            Stage::Triples(Triples::BeforeBoundary),
-            Stage::Words(&GPT4O),
-        ],
+        &[Stage::Triples(Triples::BeforeBoundary), Stage::Words(&GPT4O)],
     ),
     PreTokenizer {
         ignore_merges: true,
@@ -318,22 +240,10 @@ static ALL: &[PreTokenizer] = &[
         &["deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"],
         &[NUMBERS_TO_3, run(HAN_KANA), Stage::Words(&DEEPSEEK3)],
     ),
-    pre(
-        &["spark2_5"],
-        &[
-            NUMBERS_TO_3,
-            run(HAN_KANA),
-            Stage::Words(&SPARK),
-            EACH_NUMBER,
-        ],
-    ),
+    pre(&["spark2_5"], &[NUMBERS_TO_3, run(HAN_KANA), Stage::Words(&SPARK), EACH_NUMBER]),
     pre(
         &["afmoe"],
-        &[
-            Stage::Triples(Triples::Numbers),
-            run(AFMOE_ASIAN),
-            Stage::Words(&DEEPSEEK3),
-        ],
+        &[Stage::Triples(Triples::Numbers), run(AFMOE_ASIAN), Stage::Words(&DEEPSEEK3)],
     ),
     pre(
         &["deepseek-llm"],
@@ -356,10 +266,7 @@ static ALL: &[PreTokenizer] = &[
             EACH_NUMBER,
         ],
     ),
-    pre(
-        &["bloom", "gpt3-finnish", "poro-chat"],
-        &[run_behind(Lead::Blank, BLOOM)],
-    ),
+    pre(&["bloom", "gpt3-finnish", "poro-chat"], &[run_behind(Lead::Blank, BLOOM)]),
     pre(&["viking"], &[run_behind(Lead::Blank, BLOOM), EACH_NUMBER]),
     PreTokenizer {
         add_bos: true,
@@ -374,17 +281,11 @@ static ALL: &[PreTokenizer] = &[
             ],
         )
     },
-    pre(
-        &["superbpe"],
-        &[run(NUMBER), Stage::Triples(Triples::Lookahead)],
-    ),
+    pre(&["superbpe"], &[run(NUMBER), Stage::Triples(Triples::Lookahead)]),
     PreTokenizer {
         alphabet: Alphabet::Characters,
         add_bos: true,
         ..pre(&["gemma4", "granite-embed-multi-311m"], &[LINES])
     },
-    PreTokenizer {
-        alphabet: Alphabet::Characters,
-        ..pre(&["sarvam-moe"], &[LINES])
-    },
+    PreTokenizer { alphabet: Alphabet::Characters, ..pre(&["sarvam-moe"], &[LINES]) },
 ];

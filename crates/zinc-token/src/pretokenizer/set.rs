@@ -11,18 +11,12 @@ pub(super) struct Text<'a> {
 
 impl<'a> Text<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self {
-            bytes: text.as_bytes(),
-            table: &CLASSES,
-        }
+        Self { bytes: text.as_bytes(), table: &CLASSES }
     }
 
     /// The same text cut to `start..end`; nothing outside is seen any more, as the expressions demand.
     pub(super) fn slice(self, start: usize, end: usize) -> Self {
-        Self {
-            bytes: &self.bytes[start..end],
-            table: self.table,
-        }
+        Self { bytes: &self.bytes[start..end], table: self.table }
     }
 
     pub(super) fn len(self) -> usize {
@@ -93,21 +87,11 @@ pub(super) struct Set {
 
 impl Set {
     pub(super) const fn classes(classes: Class) -> Self {
-        Self {
-            classes,
-            ascii: 0,
-            ranges: &[],
-            negated: false,
-        }
+        Self { classes, ascii: 0, ranges: &[], negated: false }
     }
 
     pub(super) const fn ascii(characters: &str) -> Self {
-        Self {
-            classes: 0,
-            ascii: ascii_bits(characters),
-            ranges: &[],
-            negated: false,
-        }
+        Self { classes: 0, ascii: ascii_bits(characters), ranges: &[], negated: false }
     }
 
     pub(super) const fn ranges(ranges: &'static [(char, char)]) -> Self {
@@ -122,33 +106,19 @@ impl Set {
             }
             i += 1;
         }
-        Self {
-            classes: 0,
-            ascii,
-            ranges,
-            negated: false,
-        }
+        Self { classes: 0, ascii, ranges, negated: false }
     }
 
     pub(super) const fn with_ascii(self, characters: &str) -> Self {
-        Self {
-            ascii: self.ascii | ascii_bits(characters),
-            ..self
-        }
+        Self { ascii: self.ascii | ascii_bits(characters), ..self }
     }
 
     pub(super) const fn with_classes(self, classes: Class) -> Self {
-        Self {
-            classes: self.classes | classes,
-            ..self
-        }
+        Self { classes: self.classes | classes, ..self }
     }
 
     pub(super) const fn not(self) -> Self {
-        Self {
-            negated: !self.negated,
-            ..self
-        }
+        Self { negated: !self.negated, ..self }
     }
 
     #[inline]
@@ -162,9 +132,7 @@ impl Set {
     }
 
     fn in_ranges(&self, cp: u32) -> bool {
-        let after = self
-            .ranges
-            .partition_point(|&(first, _)| first as u32 <= cp);
+        let after = self.ranges.partition_point(|&(first, _)| first as u32 <= cp);
         after > 0 && cp <= self.ranges[after - 1].1 as u32
     }
 }
@@ -174,10 +142,7 @@ const fn ascii_bits(characters: &str) -> u128 {
     let mut bits = 0;
     let mut i = 0;
     while i < bytes.len() {
-        assert!(
-            bytes[i] < 128,
-            "ASCII only; other characters go into `ranges`"
-        );
+        assert!(bytes[i] < 128, "ASCII only; other characters go into `ranges`");
         bits |= 1u128 << bytes[i];
         i += 1;
     }
@@ -289,11 +254,8 @@ pub(super) const DEEPSEEK_PUNCTUATION: Set = Set::ranges(&[
 ]);
 
 /// `[一-龥ࠀ-一가-퟿]`
-pub(super) const DEEPSEEK_CJK: Set = Set::ranges(&[
-    ('\u{800}', '\u{4e00}'),
-    ('\u{4e01}', '\u{9fa5}'),
-    ('\u{ac00}', '\u{d7ff}'),
-]);
+pub(super) const DEEPSEEK_CJK: Set =
+    Set::ranges(&[('\u{800}', '\u{4e00}'), ('\u{4e01}', '\u{9fa5}'), ('\u{ac00}', '\u{d7ff}')]);
 
 /// `[一-龥぀-ゟ゠-ヿ]`
 pub(super) const HAN_KANA: Set = Set::ranges(&[('\u{3040}', '\u{30ff}'), ('\u{4e00}', '\u{9fa5}')]);

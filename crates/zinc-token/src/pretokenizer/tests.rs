@@ -27,16 +27,10 @@ const AFMOE_ASIAN: &str = r"[一-鿿㐀-䶿\x{f900}-﫿぀-ゟ゠-ヿ･-ﾟ⼀-
 
 /// One name of each list, with its expressions.
 const PUBLISHED: &[(&str, &[&str])] = &[
-    (
-        "default",
-        &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    ),
+    ("default", &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
     ("gpt-2", &[GPT2]),
     ("starcoder", &[r"\p{N}", GPT2]),
-    (
-        "falcon",
-        &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
-    ),
+    ("falcon", &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
     ("llama-bpe", &[LLAMA3]),
     ("glm4", &[LLAMA3]),
     ("chatglm-bpe", &[LLAMA3]),
@@ -83,13 +77,7 @@ const PUBLISHED: &[(&str, &[&str])] = &[
     ("minimax-m2", &[O200K]),
     ("tiny_aya", &[r"\d{1,3}(?=(?:\d{3})*\b)", O200K]),
     ("tekken", &[TEKKEN]),
-    (
-        "youtu",
-        &[
-            r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+",
-            YOUTU,
-        ],
-    ),
+    ("youtu", &[r"[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", YOUTU]),
     ("kimi-k2", &[KIMI_K2]),
     ("deepseek-v3", &[r"\p{N}{1,3}", HAN_KANA, DEEPSEEK3]),
     ("spark2_5", &[r"\p{N}{1,3}", HAN_KANA, SPARK, r"\p{N}"]),
@@ -104,16 +92,7 @@ const PUBLISHED: &[(&str, &[&str])] = &[
             r"\p{N}+",
         ],
     ),
-    (
-        "deepseek-coder",
-        &[
-            r"[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            DEEPSEEK_CJK,
-            r"\p{N}",
-        ],
-    ),
+    ("deepseek-coder", &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"]),
     ("bloom", &[BLOOM]),
     ("viking", &[BLOOM, r"\p{N}"]),
     (
@@ -219,22 +198,14 @@ fn text() -> impl Strategy<Value = String> {
 /// `PROPTEST_CASES` sets the number of texts for a long run by hand.
 fn check(name: &str, expressions: &[&str]) {
     let pre = PreTokenizer::by_name(name).unwrap();
-    let expressions: Vec<Regex> = expressions
-        .iter()
-        .map(|source| Regex::new(source).unwrap())
-        .collect();
-    let mut runner = TestRunner::new(Config {
-        failure_persistence: None,
-        ..Config::default()
-    });
+    let expressions: Vec<Regex> =
+        expressions.iter().map(|source| Regex::new(source).unwrap()).collect();
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&text(), |text| {
         let want = isolated(&expressions, &text);
         let got = scanned(pre, &text);
         let show = |words: &[(usize, usize)]| {
-            words
-                .iter()
-                .map(|&(s, e)| text[s..e].to_owned())
-                .collect::<Vec<_>>()
+            words.iter().map(|&(s, e)| text[s..e].to_owned()).collect::<Vec<_>>()
         };
         prop_assert!(
             got == want,
@@ -259,15 +230,7 @@ fn scanners_agree_with_the_published_expressions() {
 #[test]
 fn long_white_space_halves() {
     let pre = PreTokenizer::by_name("jais-2").unwrap();
-    let lengths = |text: &str| {
-        scanned(pre, text)
-            .iter()
-            .map(|(s, e)| e - s)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        lengths(&(" ".repeat(1500) + "x")),
-        [512, 512, 256, 128, 64, 16, 8, 2, 1, 2]
-    );
+    let lengths = |text: &str| scanned(pre, text).iter().map(|(s, e)| e - s).collect::<Vec<_>>();
+    assert_eq!(lengths(&(" ".repeat(1500) + "x")), [512, 512, 256, 128, 64, 16, 8, 2, 1, 2]);
     assert_eq!(lengths(&" ".repeat(1024)), [512, 512]);
 }

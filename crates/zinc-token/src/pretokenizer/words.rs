@@ -96,25 +96,16 @@ pub(super) const LLAMA3: Words = Words {
 };
 
 /// Qwen 2: digits one by one.
-pub(super) const QWEN2: Words = Words {
-    max_digits: 1,
-    ..LLAMA3
-};
+pub(super) const QWEN2: Words = Words { max_digits: 1, ..LLAMA3 };
 
 /// Qwen 3.5: combining marks belong to words.
-pub(super) const QWEN35: Words = Words {
-    letters: Letters::Run(L | M),
-    symbols: Symbols::Outside(WS | L | M | N),
-    ..QWEN2
-};
+pub(super) const QWEN35: Words =
+    Words { letters: Letters::Run(L | M), symbols: Symbols::Outside(WS | L | M | N), ..QWEN2 };
 
 /// GPT-4o (o200k).
 pub(super) const GPT4O: Words = Words {
     contraction: Contraction::Suffix,
-    letters: Letters::Cased {
-        marks: M,
-        han: true,
-    },
+    letters: Letters::Cased { marks: M, han: true },
     tail: Tail::NewlinesAndSlashes,
     ..LLAMA3
 };
@@ -178,9 +169,7 @@ impl Words {
             && text.byte(at).is_ascii_punctuation()
             && text.byte(at + 1).is_ascii_alphabetic()
         {
-            let letters = text.bytes[at + 1..]
-                .iter()
-                .take_while(|b| b.is_ascii_alphabetic());
+            let letters = text.bytes[at + 1..].iter().take_while(|b| b.is_ascii_alphabetic());
             return Some(at + 1 + letters.count());
         }
         if let Some(end) = self.word_at(text, at, class, len) {
@@ -189,8 +178,7 @@ impl Words {
         if class & N != 0 && self.max_digits > 0 {
             return Some(digits(text, at, self.max_digits));
         }
-        self.symbols_at(text, at, class)
-            .or_else(|| self.space_at(text, at, class))
+        self.symbols_at(text, at, class).or_else(|| self.space_at(text, at, class))
     }
 
     /// `[^…]?letters(contraction)?`
@@ -228,11 +216,7 @@ impl Words {
     /// ` ?symbols tail`
     fn symbols_at(&self, text: Text, at: usize, class: Class) -> Option<usize> {
         let from = if text.byte(at) == b' ' { at + 1 } else { at };
-        let first = if from == at {
-            class
-        } else {
-            text.class(from).0
-        };
+        let first = if from == at { class } else { text.class(from).0 };
         let mut end = match self.symbols {
             Symbols::Outside(mask) if first & (mask | END) == 0 => text.run_outside(from, mask),
             Symbols::Inside(mask) if first & mask != 0 => text.run(from, mask),
@@ -318,12 +302,7 @@ struct SpaceRun {
 
 impl SpaceRun {
     fn measure(text: Text, start: usize) -> Self {
-        let mut run = Self {
-            start,
-            end: start,
-            last: start,
-            after_newline: None,
-        };
+        let mut run = Self { start, end: start, last: start, after_newline: None };
         loop {
             let (class, len) = text.class(run.end);
             if class & WS == 0 {
@@ -339,11 +318,7 @@ impl SpaceRun {
 
     /// `\s+(?!\S)|\s+`: all but the last character when something else follows, which keeps it for the next word.
     fn cut(&self, text: Text) -> usize {
-        if self.end == text.len() || self.last == self.start {
-            self.end
-        } else {
-            self.last
-        }
+        if self.end == text.len() || self.last == self.start { self.end } else { self.last }
     }
 }
 
@@ -364,11 +339,7 @@ fn split_halving(text: Text, mut at: usize, stop: usize, emit: &mut impl FnMut(u
         n_left += 1;
     }
     while n_left > 0 {
-        let n = if n_left >= 512 {
-            512
-        } else {
-            1 << n_left.ilog2()
-        };
+        let n = if n_left >= 512 { 512 } else { 1 << n_left.ilog2() };
         for _ in 0..n {
             at += text.class(at).1;
         }
@@ -382,10 +353,7 @@ fn contraction(text: Text, at: usize) -> Option<usize> {
     if text.byte(at) != b'\'' {
         return None;
     }
-    match (
-        text.byte(at + 1).to_ascii_lowercase(),
-        text.byte(at + 2).to_ascii_lowercase(),
-    ) {
+    match (text.byte(at + 1).to_ascii_lowercase(), text.byte(at + 2).to_ascii_lowercase()) {
         (b's' | b't' | b'm' | b'd', _) => Some(at + 2),
         (b'r' | b'v', b'e') | (b'l', b'l') | (0xc5, 0xbf) => Some(at + 3),
         _ => None,
@@ -426,11 +394,7 @@ struct Cased {
 impl Cased {
     fn new(marks: Class, han: bool) -> Self {
         let drop = M & !marks;
-        Self {
-            upper: UPPER & !drop,
-            lower: LOWER & !drop,
-            excluded: if han { 0 } else { HAN },
-        }
+        Self { upper: UPPER & !drop, lower: LOWER & !drop, excluded: if han { 0 } else { HAN } }
     }
 
     fn is(&self, class: Class, mask: Class) -> bool {

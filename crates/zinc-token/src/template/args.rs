@@ -15,18 +15,12 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn of(positional: Vec<Value>) -> Self {
-        Self {
-            positional,
-            keyword: Vec::new(),
-        }
+        Self { positional, keyword: Vec::new() }
     }
 
     /// Takes the keyword argument `name`.
     pub(super) fn take_keyword(&mut self, name: &str) -> Option<Value> {
-        let at = self
-            .keyword
-            .iter()
-            .position(|(found, _)| &**found == name)?;
+        let at = self.keyword.iter().position(|(found, _)| &**found == name)?;
         Some(self.keyword.remove(at).1)
     }
 
@@ -51,9 +45,7 @@ impl Args {
             match names.iter().position(|known| *known == &*name) {
                 Some(at) if bound[at].is_none() => bound[at] = Some(value),
                 Some(_) => {
-                    return Err(TemplateError::runtime(format!(
-                        "{callee}() got '{name}' twice"
-                    )));
+                    return Err(TemplateError::runtime(format!("{callee}() got '{name}' twice")));
                 }
                 None => {
                     return Err(TemplateError::runtime(format!(

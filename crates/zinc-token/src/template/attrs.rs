@@ -59,9 +59,8 @@ const DICT_METHODS: [&str; 5] = ["copy", "get", "items", "keys", "values"];
 const LIST_METHODS: [&str; 3] = ["copy", "count", "index"];
 const TUPLE_METHODS: [&str; 2] = ["count", "index"];
 const DICT_MUTATORS: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
-const LIST_MUTATORS: [&str; 8] = [
-    "append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort",
-];
+const LIST_MUTATORS: [&str; 8] =
+    ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
 
 /// The Python attribute `name`, not looking at items.
 pub(super) fn python_attr(value: &Value, name: &Arc<str>) -> Option<Value> {
@@ -81,9 +80,7 @@ pub(super) fn python_attr(value: &Value, name: &Arc<str>) -> Option<Value> {
     if let Some(name) = methods.iter().find(|method| **method == &**name) {
         return Some(Value::Method(Arc::new((value.clone(), name))));
     }
-    mutators
-        .contains(&&**name)
-        .then(|| unsafe_attr(value, name))
+    mutators.contains(&&**name).then(|| unsafe_attr(value, name))
 }
 
 fn unsafe_attr(value: &Value, name: &str) -> Value {
@@ -164,10 +161,7 @@ pub(super) fn get_item(value: &Value, key: &Value, budget: &Budget) -> Res<Value
 
 /// The element at an integer index, counted from the end if negative.
 fn index(value: &Value, key: &Value, budget: &Budget) -> Res<Option<Value>> {
-    if !matches!(
-        value,
-        Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)
-    ) {
+    if !matches!(value, Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)) {
         return Ok(None);
     }
     let Some(Num::Int(idx)) = Num::of(key) else {
@@ -180,10 +174,9 @@ fn index(value: &Value, key: &Value, budget: &Budget) -> Res<Option<Value>> {
     }
     let idx = idx as usize;
     Ok(match value {
-        Value::Str(s) => s
-            .chars()
-            .nth(idx)
-            .map(|c| Value::Str(Arc::from(c.encode_utf8(&mut [0; 4]) as &str))),
+        Value::Str(s) => {
+            s.chars().nth(idx).map(|c| Value::Str(Arc::from(c.encode_utf8(&mut [0; 4]) as &str)))
+        }
         Value::List(seq) | Value::Tuple(seq) => seq.items.get(idx).cloned(),
         Value::Range(range) => Some(range.get(idx)),
         _ => None,
@@ -196,10 +189,7 @@ pub(super) fn slice(value: &Value, bounds: [Value; 3], budget: &Budget) -> Res<V
     if let Value::Markup(s) = value {
         return Ok(slice(&Value::Str(s.clone()), bounds, budget)?.into_markup());
     }
-    if !matches!(
-        value,
-        Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)
-    ) {
+    if !matches!(value, Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_)) {
         return Err(TemplateError::runtime(format!(
             "'{}' object cannot be sliced",
             value.type_name()
@@ -211,30 +201,18 @@ pub(super) fn slice(value: &Value, bounds: [Value; 3], budget: &Budget) -> Res<V
     match value {
         Value::Str(s) => {
             let chars: Vec<char> = s.chars().collect();
-            budget.str(
-                &indices
-                    .into_iter()
-                    .map(|idx| chars[idx])
-                    .collect::<String>(),
-            )
+            budget.str(&indices.into_iter().map(|idx| chars[idx]).collect::<String>())
         }
-        Value::List(seq) => Value::list(
-            indices
-                .into_iter()
-                .map(|idx| seq.items[idx].clone())
-                .collect(),
-        ),
-        Value::Tuple(seq) => Value::tuple(
-            indices
-                .into_iter()
-                .map(|idx| seq.items[idx].clone())
-                .collect(),
-        ),
+        Value::List(seq) => {
+            Value::list(indices.into_iter().map(|idx| seq.items[idx].clone()).collect())
+        }
+        Value::Tuple(seq) => {
+            Value::tuple(indices.into_iter().map(|idx| seq.items[idx].clone()).collect())
+        }
         Value::Range(range) => Value::list(indices.into_iter().map(|idx| range.get(idx)).collect()),
-        other => Err(TemplateError::runtime(format!(
-            "'{}' object cannot be sliced",
-            other.type_name()
-        ))),
+        other => {
+            Err(TemplateError::runtime(format!("'{}' object cannot be sliced", other.type_name())))
+        }
     }
 }
 
@@ -243,9 +221,7 @@ fn slice_indices(len: usize, bounds: [Value; 3]) -> Res<Vec<usize>> {
     let bound = |value: &Value| match (value, Num::of(value)) {
         (Value::None, _) => Ok(None),
         (_, Some(Num::Int(i))) => Ok(Some(i)),
-        _ => Err(TemplateError::runtime(
-            "slice indices must be integers or None",
-        )),
+        _ => Err(TemplateError::runtime("slice indices must be integers or None")),
     };
     let [start, stop, step] = [bound(&bounds[0])?, bound(&bounds[1])?, bound(&bounds[2])?];
     let step = step.unwrap_or(1);

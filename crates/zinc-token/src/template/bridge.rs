@@ -34,10 +34,7 @@ pub(super) fn wrap(value: Value, budget: &Arc<Budget>) -> Native {
         Value::Str(s) => Native::from(s),
         Value::Markup(s) => Native::from_safe_string(s.as_ref().into()),
         Value::Native(native) => native,
-        value => Native::from_object(Boxed {
-            value,
-            budget: budget.clone(),
-        }),
+        value => Native::from_object(Boxed { value, budget: budget.clone() }),
     }
 }
 
@@ -54,11 +51,7 @@ pub(super) fn unwrap(native: &Native, budget: &Budget) -> Res<Value> {
         },
         ValueKind::String => {
             let text = native.to_str().unwrap_or_else(|| Arc::from(""));
-            if native.is_safe() {
-                Value::Markup(text)
-            } else {
-                Value::Str(text)
-            }
+            if native.is_safe() { Value::Markup(text) } else { Value::Str(text) }
         }
         _ => match native.as_object() {
             Some(object) => match object.downcast_ref::<Boxed>() {
@@ -67,14 +60,8 @@ pub(super) fn unwrap(native: &Native, budget: &Budget) -> Res<Value> {
                 None if matches!(object.repr(), ObjectRepr::Seq | ObjectRepr::Iterable) => {
                     budget.elements(object.enumerator_len().unwrap_or(usize::MAX))?;
                     let items = object.try_iter().into_iter().flatten();
-                    let items = items
-                        .map(|item| unwrap(&item, budget))
-                        .collect::<Res<_>>()?;
-                    if native.is_tuple() {
-                        Value::tuple(items)?
-                    } else {
-                        Value::list(items)?
-                    }
+                    let items = items.map(|item| unwrap(&item, budget)).collect::<Res<_>>()?;
+                    if native.is_tuple() { Value::tuple(items)? } else { Value::list(items)? }
                 }
                 None => Value::Native(native.clone()),
             },
@@ -109,14 +96,9 @@ pub(super) fn unwrap_args(natives: &[Native], budget: &Budget) -> Result<Args, E
             unwrap_call(rest, &Kwargs::try_from(last.clone())?, budget)
         }
         _ => {
-            let positional = natives
-                .iter()
-                .map(|native| unwrap(native, budget))
-                .collect::<Res<_>>()?;
-            Ok(Args {
-                positional,
-                keyword: Vec::new(),
-            })
+            let positional =
+                natives.iter().map(|native| unwrap(native, budget)).collect::<Res<_>>()?;
+            Ok(Args { positional, keyword: Vec::new() })
         }
     }
 }
@@ -129,10 +111,7 @@ pub(super) fn unwrap_call(
 ) -> Result<Args, Error> {
     let mut args = unwrap_args(natives, budget)?;
     for name in kwargs.args() {
-        args.keyword.push((
-            Arc::from(name),
-            unwrap(&kwargs.get::<Native>(name)?, budget)?,
-        ));
+        args.keyword.push((Arc::from(name), unwrap(&kwargs.get::<Native>(name)?, budget)?));
     }
     // What is left unused here is minijinja's to complain about, and nothing is.
     Ok(args)
@@ -154,10 +133,7 @@ pub(super) fn same_object(a: &Native, b: &Native) -> bool {
 
 /// An attribute of what minijinja owns.
 pub(super) fn native_attr(native: &Native, name: &str) -> Option<Value> {
-    let found = native
-        .get_attr(name)
-        .ok()
-        .filter(|found| !found.is_undefined())?;
+    let found = native.get_attr(name).ok().filter(|found| !found.is_undefined())?;
     let budget = Budget::unlimited();
     unwrap(&found, &budget).ok()
 }
@@ -182,9 +158,8 @@ impl Object for Boxed {
         let found = match &self.value {
             Value::List(seq) | Value::Tuple(seq) => seq.items.get(key.as_usize()?)?.clone(),
             Value::Dict(dict) => {
-                let key = unwrap(key, &self.budget)
-                    .and_then(|key| Key::of(&key, &self.budget))
-                    .ok()?;
+                let key =
+                    unwrap(key, &self.budget).and_then(|key| Key::of(&key, &self.budget)).ok()?;
                 dict.get(&key)?.clone()
             }
             _ => return None,
@@ -198,10 +173,7 @@ impl Object for Boxed {
             Value::Method(_) => Enumerator::NonEnumerable,
             other => match other.items(&self.budget) {
                 Ok(items) => Enumerator::Values(
-                    items
-                        .into_iter()
-                        .map(|item| wrap(item, &self.budget))
-                        .collect(),
+                    items.into_iter().map(|item| wrap(item, &self.budget)).collect(),
                 ),
                 Err(_) => Enumerator::NonEnumerable,
             },
@@ -216,10 +188,7 @@ impl Object for Boxed {
         match &self.value {
             Value::Method(method) => {
                 let args = unwrap_args(args, &self.budget)?;
-                Ok(wrap(
-                    call_method(&method.0, method.1, args, &self.budget)?,
-                    &self.budget,
-                ))
+                Ok(wrap(call_method(&method.0, method.1, args, &self.budget)?, &self.budget))
             }
             other => Err(TemplateError::runtime(format!(
                 "'{}' object is not callable",
@@ -238,10 +207,7 @@ impl Object for Boxed {
         match python_attr(&self.value, &Arc::from(name)) {
             Some(Value::Method(method)) => {
                 let args = unwrap_args(args, &self.budget)?;
-                Ok(wrap(
-                    call_method(&method.0, method.1, args, &self.budget)?,
-                    &self.budget,
-                ))
+                Ok(wrap(call_method(&method.0, method.1, args, &self.budget)?, &self.budget))
             }
             Some(Value::Undefined(message)) => Err(TemplateError::runtime(&*message).into()),
             _ => Err(Error::from(ErrorKind::UnknownMethod)),

@@ -21,11 +21,7 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(limits: TemplateLimits) -> Self {
-        Self {
-            steps: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            limits,
-        }
+        Self { steps: AtomicU64::new(0), bytes: AtomicU64::new(0), limits }
     }
 
     /// A budget for what is too small to count.
@@ -39,10 +35,8 @@ impl Budget {
 
     /// Charges `n` units of work.
     pub(super) fn step(&self, n: usize) -> Res<()> {
-        let steps = self
-            .steps
-            .fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed)
-            .saturating_add(n as u64);
+        let steps =
+            self.steps.fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed).saturating_add(n as u64);
         if steps > self.limits.max_steps {
             return Err(TemplateError::limit("steps", self.limits.max_steps));
         }
@@ -51,15 +45,10 @@ impl Budget {
 
     /// Charges `n` bytes that are about to be allocated, and the work of filling them.
     pub(super) fn alloc(&self, n: usize) -> Res<()> {
-        let bytes = self
-            .bytes
-            .fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed)
-            .saturating_add(n as u64);
+        let bytes =
+            self.bytes.fetch_add(n.min(1 << 40) as u64, Ordering::Relaxed).saturating_add(n as u64);
         if bytes > self.limits.max_value_bytes {
-            return Err(TemplateError::limit(
-                "bytes of values",
-                self.limits.max_value_bytes,
-            ));
+            return Err(TemplateError::limit("bytes of values", self.limits.max_value_bytes));
         }
         self.scan(n)
     }
@@ -90,10 +79,7 @@ pub(super) struct Text<'b> {
 
 impl<'b> Text<'b> {
     pub(super) fn new(budget: &'b Budget) -> Self {
-        Self {
-            buf: String::new(),
-            budget,
-        }
+        Self { buf: String::new(), budget }
     }
 
     pub(super) fn push_str(&mut self, text: &str) -> Res<()> {

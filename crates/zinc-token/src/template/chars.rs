@@ -86,10 +86,7 @@ pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
 pub(super) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
-        Some(first) => first
-            .to_uppercase()
-            .chain(chars.as_str().to_lowercase().chars())
-            .collect(),
+        Some(first) => first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect(),
         None => String::new(),
     }
 }

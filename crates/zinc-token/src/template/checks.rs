@@ -71,11 +71,7 @@ pub(super) fn check(name: &str, value: &Value, args: Args, budget: &Budget) -> R
     match name {
         "divisibleby" => {
             let divisor = args.one(name, "num")?;
-            equal(
-                &binary(BinaryOp::Mod, value, &divisor, budget)?,
-                &Value::Int(0),
-                budget,
-            )
+            equal(&binary(BinaryOp::Mod, value, &divisor, budget)?, &Value::Int(0), budget)
         }
         "sameas" => Ok(same(value, &args.one(name, "other")?)),
         "even" | "odd" => {
@@ -88,23 +84,13 @@ pub(super) fn check(name: &str, value: &Value, args: Args, budget: &Budget) -> R
             let text = super::print::to_str(value, budget)?;
             let text = str_arg(name, &text)?;
             budget.scan(text.len())?;
-            let (upper, lower) = (
-                text.chars().any(char::is_uppercase),
-                text.chars().any(char::is_lowercase),
-            );
-            Ok(if name == "lower" {
-                lower && !upper
-            } else {
-                upper && !lower
-            })
+            let (upper, lower) =
+                (text.chars().any(char::is_uppercase), text.chars().any(char::is_lowercase));
+            Ok(if name == "lower" { lower && !upper } else { upper && !lower })
         }
         "filter" | "test" => {
             args.none(name)?;
-            let known: &[&str] = if name == "filter" {
-                &super::filters::NAMES
-            } else {
-                &NAMES
-            };
+            let known: &[&str] = if name == "filter" { &super::filters::NAMES } else { &NAMES };
             Ok(value.as_str().is_some_and(|name| known.contains(&name)))
         }
         _ => {

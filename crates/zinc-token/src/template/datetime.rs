@@ -19,15 +19,8 @@ pub struct DateTime {
     pub second: u32,
 }
 
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const DAYS: [&str; 7] =
+    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -46,19 +39,11 @@ const MONTHS: [&str; 12] = [
 impl DateTime {
     /// The current time in UTC. The standard library knows no time zones; a caller that does passes its own time.
     pub fn now_utc() -> Self {
-        let seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let seconds =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (year, month, day) = civil_from_days((seconds / 86_400) as i64);
         let time = (seconds % 86_400) as u32;
-        Self {
-            year,
-            month,
-            day,
-            hour: time / 3600,
-            minute: time / 60 % 60,
-            second: time % 60,
-        }
+        Self { year, month, day, hour: time / 3600, minute: time / 60 % 60, second: time % 60 }
     }
 
     /// Days since 1970-01-01.
@@ -104,11 +89,7 @@ impl DateTime {
     fn directive(&self, directive: char) -> String {
         let month = MONTHS[(self.month.clamp(1, 12) - 1) as usize];
         let weekday = DAYS[self.weekday()];
-        let hour12 = if self.hour.is_multiple_of(12) {
-            12
-        } else {
-            self.hour % 12
-        };
+        let hour12 = if self.hour.is_multiple_of(12) { 12 } else { self.hour % 12 };
         let meridiem = if self.hour < 12 { "AM" } else { "PM" };
         let week = |first: i64| {
             (self.day_of_year() - 1 + 7 - (self.weekday() as i64 - first).rem_euclid(7)) / 7
@@ -117,12 +98,7 @@ impl DateTime {
             'a' => weekday[..3].into(),
             'A' => weekday.into(),
             'w' => self.weekday().to_string(),
-            'u' => (if self.weekday() == 0 {
-                7
-            } else {
-                self.weekday()
-            })
-            .to_string(),
+            'u' => (if self.weekday() == 0 { 7 } else { self.weekday() }).to_string(),
             'd' => format!("{:02}", self.day),
             'e' => format!("{:2}", self.day),
             'b' | 'h' => month[..3].into(),
@@ -181,9 +157,5 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     while days_from_civil(year, month, 1) > days {
         month -= 1;
     }
-    (
-        year,
-        month,
-        (days - days_from_civil(year, month, 1) + 1) as u32,
-    )
+    (year, month, (days - days_from_civil(year, month, 1) + 1) as u32)
 }

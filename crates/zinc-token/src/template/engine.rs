@@ -33,9 +33,7 @@ const NAME: &str = "chat template";
 pub(super) fn syntax() -> Res<SyntaxConfig> {
     let mut builder = SyntaxConfig::builder();
     builder.trim_blocks(true).lstrip_blocks(true);
-    builder
-        .build()
-        .map_err(|err| TemplateError::from_engine(err, true))
+    builder.build().map_err(|err| TemplateError::from_engine(err, true))
 }
 
 /// Bytecode of a template and of its named blocks.
@@ -50,10 +48,7 @@ pub(super) fn compile(source: &str) -> Res<Compiled<'_>> {
     let (code, blocks) = generator.finish();
     Ok((
         rewrite::rewrite(&code),
-        blocks
-            .iter()
-            .map(|(name, code)| (*name, rewrite::rewrite(code)))
-            .collect(),
+        blocks.iter().map(|(name, code)| (*name, rewrite::rewrite(code))).collect(),
     ))
 }
 
@@ -70,30 +65,18 @@ pub(super) fn render(
     let mut root = BTreeMap::new();
     for (name, json) in variables {
         // The input belongs to the caller, who already holds it in memory: it costs the template nothing.
-        root.insert(
-            name.clone(),
-            wrap(Value::from_json(json, &Budget::unlimited())?, &budget),
-        );
+        root.insert(name.clone(), wrap(Value::from_json(json, &Budget::unlimited())?, &budget));
     }
     let mut text = String::new();
     let mut output = make_string_output(&mut text);
-    let result = eval(
-        &environment,
-        &code,
-        Native::from(root),
-        &blocks,
-        &mut output,
-        AutoEscape::None,
-    );
+    let result =
+        eval(&environment, &code, Native::from(root), &blocks, &mut output, AutoEscape::None);
     result.map(|_| ()).map_err(|err| match err.kind() {
         ErrorKind::OutOfFuel => TemplateError::limit("steps", limits.max_steps).at(err.line()),
         _ => TemplateError::from_engine(err, false),
     })?;
     if text.len() as u64 > limits.max_output_bytes {
-        return Err(TemplateError::limit(
-            "bytes of output",
-            limits.max_output_bytes,
-        ));
+        return Err(TemplateError::limit("bytes of output", limits.max_output_bytes));
     }
     Ok(text)
 }
@@ -211,15 +194,11 @@ fn add_operators(env: &mut Environment<'static>, budget: &Arc<Budget>) {
         });
     }
     add_operator(env, budget, "-x", |args, _| ops::negate(&args[0]));
-    add_operator(env, budget, "~", |args, budget| {
-        ops::concat(&args[0], &args[1], budget)
-    });
+    add_operator(env, budget, "~", |args, budget| ops::concat(&args[0], &args[1], budget));
     add_operator(env, budget, ".", |args, budget| {
         attrs::get_attr(&args[0], str_arg("getattr", &args[1])?, budget)
     });
-    add_operator(env, budget, "[]", |args, budget| {
-        attrs::get_item(&args[0], &args[1], budget)
-    });
+    add_operator(env, budget, "[]", |args, budget| attrs::get_item(&args[0], &args[1], budget));
     add_operator(env, budget, "[:]", |args, budget| {
         let bounds = [args[1].clone(), args[2].clone(), args[3].clone()];
         attrs::slice(&args[0], bounds, budget)
@@ -227,9 +206,7 @@ fn add_operators(env: &mut Environment<'static>, budget: &Arc<Budget>) {
     add_operator(env, budget, "[,]", |args, _| Value::list(args.to_vec()));
     add_operator(env, budget, "(,)", |args, _| Value::tuple(args.to_vec()));
     add_operator(env, budget, "{:}", |args, budget| {
-        let entries = args
-            .chunks_exact(2)
-            .map(|pair| (pair[0].clone(), pair[1].clone()));
+        let entries = args.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
         Ok(Value::Dict(Arc::new(Dict::new(entries, budget)?)))
     });
     add_operator(env, budget, "iter", |args, budget| match &args[0] {
@@ -252,17 +229,11 @@ fn add_operator(
     op: impl Fn(&[Value], &Budget) -> Res<Value> + Send + Sync + 'static,
 ) {
     let budget = budget.clone();
-    env.add_filter(
-        name.to_string(),
-        move |args: Rest<Native>| -> Result<Native, Error> {
-            budget.elements(args.len())?;
-            let args = args
-                .iter()
-                .map(|arg| unwrap(arg, &budget))
-                .collect::<Res<Vec<_>>>()?;
-            Ok(wrap(op(&args, &budget)?, &budget))
-        },
-    );
+    env.add_filter(name.to_string(), move |args: Rest<Native>| -> Result<Native, Error> {
+        budget.elements(args.len())?;
+        let args = args.iter().map(|arg| unwrap(arg, &budget)).collect::<Res<Vec<_>>>()?;
+        Ok(wrap(op(&args, &budget)?, &budget))
+    });
 }
 
 /// Adds the functions that templates may call.
@@ -272,10 +243,7 @@ fn add_functions(env: &mut Environment<'static>, budget: &Arc<Budget>, now: Date
     add_function(env, budget, "raise_exception", |args, budget| {
         let message = to_str(&args.one("raise_exception", "message")?, budget)?;
         let message = message.as_str().unwrap_or("").to_string();
-        Err(TemplateError::Raised {
-            message,
-            line: None,
-        })
+        Err(TemplateError::Raised { message, line: None })
     });
     add_function(env, budget, "strftime_now", move |args, budget| {
         let format = args.one("strftime_now", "format")?;
@@ -295,21 +263,15 @@ fn add_functions(env: &mut Environment<'static>, budget: &Arc<Budget>, now: Date
         },
     );
     let checked = budget.clone();
-    env.add_function(
-        "cycler",
-        move |args: Rest<Native>| -> Result<Native, Error> {
-            storable(&unwrap_args(&args, &checked)?, &checked)?;
-            minijinja_contrib::globals::cycler(args.0)
-        },
-    );
+    env.add_function("cycler", move |args: Rest<Native>| -> Result<Native, Error> {
+        storable(&unwrap_args(&args, &checked)?, &checked)?;
+        minijinja_contrib::globals::cycler(args.0)
+    });
     let checked = budget.clone();
-    env.add_function(
-        "joiner",
-        move |separator: Option<Native>| -> Result<Native, Error> {
-            storable(&unwrap_args(separator.as_slice(), &checked)?, &checked)?;
-            Ok(minijinja_contrib::globals::joiner(separator))
-        },
-    );
+    env.add_function("joiner", move |separator: Option<Native>| -> Result<Native, Error> {
+        storable(&unwrap_args(separator.as_slice(), &checked)?, &checked)?;
+        Ok(minijinja_contrib::globals::joiner(separator))
+    });
 }
 
 fn add_function(
@@ -319,23 +281,14 @@ fn add_function(
     function: impl Fn(Args, &Budget) -> Res<Value> + Send + Sync + 'static,
 ) {
     let budget = budget.clone();
-    env.add_function(
-        name,
-        move |args: Rest<Native>, kwargs: Kwargs| -> Result<Native, Error> {
-            Ok(wrap(
-                function(unwrap_call(&args, &kwargs, &budget)?, &budget)?,
-                &budget,
-            ))
-        },
-    );
+    env.add_function(name, move |args: Rest<Native>, kwargs: Kwargs| -> Result<Native, Error> {
+        Ok(wrap(function(unwrap_call(&args, &kwargs, &budget)?, &budget)?, &budget))
+    });
 }
 
 /// Refuses arguments that may not be stored in what the call makes.
 fn storable(args: &Args, budget: &Budget) -> Result<(), Error> {
-    let values = args
-        .positional
-        .iter()
-        .chain(args.keyword.iter().map(|(_, value)| value));
+    let values = args.positional.iter().chain(args.keyword.iter().map(|(_, value)| value));
     budget.elements(args.positional.len() + args.keyword.len())?;
     for value in values {
         value.check_storable()?;
@@ -346,11 +299,7 @@ fn storable(args: &Args, budget: &Budget) -> Result<(), Error> {
 fn range(args: Args, _: &Budget) -> Res<Value> {
     let given = args.positional.len();
     let [start, stop, step] = args.bind("range", ["start", "stop", "step"], 1)?;
-    let (start, stop) = if given < 2 {
-        (None, start)
-    } else {
-        (start, stop)
-    };
+    let (start, stop) = if given < 2 { (None, start) } else { (start, stop) };
     let range = Range {
         start: int_arg("range", start.as_ref(), 0)?,
         stop: int_arg("range", stop.as_ref(), 0)?,
@@ -360,10 +309,7 @@ fn range(args: Args, _: &Budget) -> Res<Value> {
         return Err(TemplateError::runtime("range() arg 3 must not be zero"));
     }
     if range.len() > MAX_RANGE {
-        return Err(TemplateError::limit(
-            "elements of a range",
-            MAX_RANGE as u64,
-        ));
+        return Err(TemplateError::limit("elements of a range", MAX_RANGE as u64));
     }
     Ok(Value::Range(range))
 }
@@ -386,15 +332,9 @@ fn dict(args: Args, budget: &Budget) -> Res<Value> {
             entries
         }
         _ => {
-            return Err(TemplateError::runtime(
-                "dict() takes one positional argument at most",
-            ));
+            return Err(TemplateError::runtime("dict() takes one positional argument at most"));
         }
     };
-    entries.extend(
-        args.keyword
-            .into_iter()
-            .map(|(name, value)| (Value::Str(name), value)),
-    );
+    entries.extend(args.keyword.into_iter().map(|(name, value)| (Value::Str(name), value)));
     Ok(Value::Dict(Arc::new(Dict::new(entries, budget)?)))
 }

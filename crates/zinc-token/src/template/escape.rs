@@ -5,11 +5,7 @@ use super::chars::is_printable;
 
 /// `repr` of a string.
 pub(super) fn repr_str(text: &str, out: &mut Text<'_>) -> Res<()> {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote)?;
     for c in text.chars() {
         match c {
@@ -46,9 +42,5 @@ pub(super) fn repr_float(x: f64) -> String {
         return format!("{mantissa}e{sign}{:02}", exponent.abs());
     }
     let plain = format!("{x}");
-    if plain.contains('.') {
-        plain
-    } else {
-        plain + ".0"
-    }
+    if plain.contains('.') { plain } else { plain + ".0" }
 }

@@ -84,20 +84,12 @@ pub(super) fn apply(name: &str, value: &Value, args: Args, budget: &Budget) -> R
         "items" => items(value, args, budget),
         "pprint" => pretty(value, args, budget),
         "round" => round(value, args),
-        "safe" => args
-            .none(name)
-            .and_then(|()| Ok(to_str(value, budget)?.into_markup())),
+        "safe" => args.none(name).and_then(|()| Ok(to_str(value, budget)?.into_markup())),
         "e" | "escape" => args.none(name).and_then(|()| escape_html(value, budget)),
-        "forceescape" => args
-            .none(name)
-            .and_then(|()| escape_html(&value.plain(), budget)),
+        "forceescape" => args.none(name).and_then(|()| escape_html(&value.plain(), budget)),
         "string" => {
             args.none(name)?;
-            if let Value::Markup(_) = value {
-                Ok(value.clone())
-            } else {
-                to_str(value, budget)
-            }
+            if let Value::Markup(_) = value { Ok(value.clone()) } else { to_str(value, budget) }
         }
         "tojson" => to_json(value, args, budget),
         "filesizeformat" => file_size(value, args, budget),
@@ -134,10 +126,7 @@ fn absolute(value: &Value, args: Args) -> Res<Value> {
             .map(Value::Int)
             .ok_or_else(|| TemplateError::runtime("integer is too large")),
         Some(Num::Float(x)) => Ok(Value::Float(x.abs())),
-        None => raise(format!(
-            "bad operand type for abs(): '{}'",
-            value.type_name()
-        )),
+        None => raise(format!("bad operand type for abs(): '{}'", value.type_name())),
     }
 }
 
@@ -162,10 +151,7 @@ fn length(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     args.none("length")?;
     match value.len(budget)? {
         Some(n) => Ok(Value::Int(n as i128)),
-        None => raise(format!(
-            "object of type '{}' has no len()",
-            value.type_name()
-        )),
+        None => raise(format!("object of type '{}' has no len()", value.type_name())),
     }
 }
 
@@ -248,17 +234,10 @@ fn format(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     let values = if args.keyword.is_empty() {
         Value::tuple(args.positional)?
     } else {
-        let entries = args
-            .keyword
-            .into_iter()
-            .map(|(name, value)| (Value::Str(name), value));
+        let entries = args.keyword.into_iter().map(|(name, value)| (Value::Str(name), value));
         Value::Dict(Arc::new(Dict::new(entries, budget)?))
     };
-    let text = if let Value::Markup(_) = value {
-        value.clone()
-    } else {
-        to_str(value, budget)?
-    };
+    let text = if let Value::Markup(_) = value { value.clone() } else { to_str(value, budget)? };
     binary(BinaryOp::Mod, &text, &values, budget)
 }
 
@@ -266,9 +245,7 @@ fn items(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     args.none("items")?;
     match value {
         Value::Undefined(_) => Ok(Value::iter(Vec::new())),
-        Value::Dict(dict) => Ok(Value::iter(
-            Value::View(View::Items, dict.clone()).items(budget)?,
-        )),
+        Value::Dict(dict) => Ok(Value::iter(Value::View(View::Items, dict.clone()).items(budget)?)),
         _ => raise("Can only get item pairs from a mapping."),
     }
 }
@@ -286,10 +263,7 @@ fn round(value: &Value, args: Args) -> Res<Value> {
     refuse_undefined(value)?;
     let precision = int_arg("round", precision.as_ref(), 0)?.clamp(-400, 400) as i32;
     let Some(num) = Num::of(value) else {
-        return raise(format!(
-            "type {} doesn't define __round__ method",
-            value.type_name()
-        ));
+        return raise(format!("type {} doesn't define __round__ method", value.type_name()));
     };
     let method = match &method {
         None => "common",
@@ -302,9 +276,7 @@ fn round(value: &Value, args: Args) -> Res<Value> {
         ("floor", _) => Ok(Value::Float(scaled.floor() / scale)),
         ("common", Num::Int(i)) if precision >= 0 => Ok(Value::Int(i)),
         ("common", Num::Int(i)) => {
-            let unit = 10i128
-                .checked_pow(precision.unsigned_abs())
-                .unwrap_or(i128::MAX);
+            let unit = 10i128.checked_pow(precision.unsigned_abs()).unwrap_or(i128::MAX);
             let (down, rest) = (i.div_euclid(unit), i.rem_euclid(unit));
             let up = rest > unit - rest || (rest == unit - rest && down % 2 != 0);
             Ok(Value::Int((down + i128::from(up)).saturating_mul(unit)))
@@ -314,9 +286,9 @@ fn round(value: &Value, args: Args) -> Res<Value> {
             Ok(Value::Float((x / unit).round_ties_even() * unit))
         }
         // Formatting rounds the exact binary value half to even, as Python's `round` does.
-        ("common", Num::Float(x)) => Ok(Value::Float(
-            format!("{x:.*}", precision as usize).parse().unwrap_or(x),
-        )),
+        ("common", Num::Float(x)) => {
+            Ok(Value::Float(format!("{x:.*}", precision as usize).parse().unwrap_or(x)))
+        }
         _ => raise("method must be common, ceil or floor"),
     }
 }

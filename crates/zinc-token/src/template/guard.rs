@@ -104,11 +104,7 @@ impl Guard {
     fn tag(&mut self, word: &str, span: Span) -> Res<()> {
         let mut respell = |text| {
             let at = span.start_offset as usize;
-            self.edits.push(Edit {
-                at,
-                length: span.end_offset as usize - at,
-                text,
-            });
+            self.edits.push(Edit { at, length: span.end_offset as usize - at, text });
         };
         match word {
             "if" => self.elifs.push(0),
@@ -137,32 +133,16 @@ impl Guard {
     /// Marks a run of literals that has ended.
     fn end_literal(&mut self) {
         if let Some((start, end)) = self.literal.take() {
-            self.edits.push(Edit {
-                at: start,
-                length: 0,
-                text: "(",
-            });
-            self.edits.push(Edit {
-                at: end,
-                length: 0,
-                text: "|__literal)",
-            });
+            self.edits.push(Edit { at: start, length: 0, text: "(" });
+            self.edits.push(Edit { at: end, length: 0, text: "|__literal)" });
         }
     }
 
     fn end_printed(&mut self, end: usize) {
         self.chain = 0;
         if let (Some((start, 0)), true) = (self.printed.take(), self.prints_tuple) {
-            self.edits.push(Edit {
-                at: start,
-                length: 0,
-                text: " (",
-            });
-            self.edits.push(Edit {
-                at: end,
-                length: 0,
-                text: ") ",
-            });
+            self.edits.push(Edit { at: start, length: 0, text: " (" });
+            self.edits.push(Edit { at: end, length: 0, text: ") " });
         }
         self.prints_tuple = false;
     }

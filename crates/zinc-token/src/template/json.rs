@@ -20,11 +20,8 @@ struct Style {
 
 /// `value|tojson(ensure_ascii, indent, separators, sort_keys)`
 pub(super) fn to_json(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
-    let [ensure_ascii, indent, separators, sort_keys] = args.bind(
-        "tojson",
-        ["ensure_ascii", "indent", "separators", "sort_keys"],
-        0,
-    )?;
+    let [ensure_ascii, indent, separators, sort_keys] =
+        args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"], 0)?;
     let indent = match indent {
         None | Some(Value::None) => None,
         Some(Value::Str(s) | Value::Markup(s)) => Some(s),
@@ -36,15 +33,11 @@ pub(super) fn to_json(value: &Value, args: Args, budget: &Budget) -> Res<Value> 
         }
     };
     let (item_separator, key_separator) = match separators {
-        None | Some(Value::None) => (
-            Arc::from(if indent.is_some() { "," } else { ", " }),
-            Arc::from(": "),
-        ),
+        None | Some(Value::None) => {
+            (Arc::from(if indent.is_some() { "," } else { ", " }), Arc::from(": "))
+        }
         Some(pair) => match pair.items(budget)?.as_slice() {
-            [item, key] => (
-                str_arg("tojson", item)?.clone(),
-                str_arg("tojson", key)?.clone(),
-            ),
+            [item, key] => (str_arg("tojson", item)?.clone(), str_arg("tojson", key)?.clone()),
             _ => {
                 return Err(TemplateError::runtime(
                     "tojson(): separators must be a pair of strings",
@@ -120,11 +113,7 @@ fn separate(idx: usize, style: &Style, level: usize, out: &mut Text<'_>) -> Res<
 }
 
 fn close(n_items: usize, style: &Style, level: usize, out: &mut Text<'_>) -> Res<()> {
-    if n_items == 0 {
-        Ok(())
-    } else {
-        new_line(style, level, out)
-    }
+    if n_items == 0 { Ok(()) } else { new_line(style, level, out) }
 }
 
 fn new_line(style: &Style, level: usize, out: &mut Text<'_>) -> Res<()> {
@@ -139,10 +128,8 @@ fn new_line(style: &Style, level: usize, out: &mut Text<'_>) -> Res<()> {
 }
 
 fn sorted_entries(entries: &[(Value, Value)], budget: &Budget) -> Res<Vec<(Value, Value)>> {
-    let indexed = entries
-        .iter()
-        .enumerate()
-        .map(|(idx, (key, _))| (key.clone(), Value::Int(idx as i128)));
+    let indexed =
+        entries.iter().enumerate().map(|(idx, (key, _))| (key.clone(), Value::Int(idx as i128)));
     let order = sort_by_keys(indexed.collect(), false, budget)?;
     Ok(order
         .into_iter()
@@ -173,11 +160,7 @@ fn float(x: f64) -> String {
     if x.is_nan() {
         "NaN".into()
     } else if x.is_infinite() {
-        if x > 0.0 {
-            "Infinity".into()
-        } else {
-            "-Infinity".into()
-        }
+        if x > 0.0 { "Infinity".into() } else { "-Infinity".into() }
     } else {
         repr_float(x)
     }

@@ -48,15 +48,9 @@ fn dict_method(
             let key = Key::of(&key.unwrap_or(Value::None), budget)?;
             Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None))
         }
-        "items" => args
-            .none(name)
-            .map(|()| Value::View(View::Items, dict.clone())),
-        "keys" => args
-            .none(name)
-            .map(|()| Value::View(View::Keys, dict.clone())),
-        "values" => args
-            .none(name)
-            .map(|()| Value::View(View::Values, dict.clone())),
+        "items" => args.none(name).map(|()| Value::View(View::Items, dict.clone())),
+        "keys" => args.none(name).map(|()| Value::View(View::Keys, dict.clone())),
+        "values" => args.none(name).map(|()| Value::View(View::Values, dict.clone())),
         "copy" => args.none(name).map(|()| value.clone()),
         _ => Err(no_method(name)),
     }
@@ -147,20 +141,13 @@ fn markup_method(s: &Arc<str>, name: &'static str, args: Args, budget: &Budget) 
         ),
         _ => Ok(value.plain()),
     };
-    let escapes = matches!(
-        name,
-        "format" | "join" | "replace" | "partition" | "rpartition"
-    );
+    let escapes = matches!(name, "format" | "join" | "replace" | "partition" | "rpartition");
     let mut escaped = Args::default();
     for value in args.positional {
-        escaped
-            .positional
-            .push(if escapes { escape(value)? } else { value });
+        escaped.positional.push(if escapes { escape(value)? } else { value });
     }
     for (key, value) in args.keyword {
-        escaped
-            .keyword
-            .push((key, if escapes { escape(value)? } else { value }));
+        escaped.keyword.push((key, if escapes { escape(value)? } else { value }));
     }
     Ok(match str_method(s, name, escaped, budget)? {
         Value::List(seq) => {
@@ -227,12 +214,7 @@ fn without_arguments(s: &str, name: &str) -> Option<Changed> {
 
 fn str_list(parts: Vec<&str>, budget: &Budget) -> Res<Value> {
     budget.elements(parts.len())?;
-    Value::list(
-        parts
-            .into_iter()
-            .map(|part| budget.str(part))
-            .collect::<Res<_>>()?,
-    )
+    Value::list(parts.into_iter().map(|part| budget.str(part)).collect::<Res<_>>()?)
 }
 
 fn strip(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
@@ -242,14 +224,8 @@ fn strip(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
         Some(value) => Some(str_arg(name, value)?.chars().collect()),
     };
     // A long set would make stripping quadratic, so it is charged as such.
-    budget.step(
-        set.as_ref()
-            .map_or(0, |set| set.len().saturating_mul(s.len()) / 1024),
-    )?;
-    let out = |c: char| {
-        set.as_ref()
-            .map_or_else(|| is_py_space(c), |set| set.contains(&c))
-    };
+    budget.step(set.as_ref().map_or(0, |set| set.len().saturating_mul(s.len()) / 1024))?;
+    let out = |c: char| set.as_ref().map_or_else(|| is_py_space(c), |set| set.contains(&c));
     budget.str(match name {
         "strip" => s.trim_matches(out),
         "lstrip" => s.trim_start_matches(out),
@@ -288,11 +264,7 @@ fn split_space(s: &str, max: usize, from_right: bool) -> Vec<&str> {
         s.trim_start_matches(is_py_space)
     };
     while !rest.is_empty() {
-        let at = if from_right {
-            rest.rfind(is_py_space)
-        } else {
-            rest.find(is_py_space)
-        };
+        let at = if from_right { rest.rfind(is_py_space) } else { rest.find(is_py_space) };
         let Some(at) = at.filter(|_| parts.len() < max) else {
             let last = if from_right {
                 rest.trim_start_matches(is_py_space)
@@ -331,12 +303,7 @@ fn partition(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
         ("partition", ..) => [s, "", ""],
         _ => ["", "", s],
     };
-    Value::tuple(
-        parts
-            .into_iter()
-            .map(|part| budget.str(part))
-            .collect::<Res<_>>()?,
-    )
+    Value::tuple(parts.into_iter().map(|part| budget.str(part)).collect::<Res<_>>()?)
 }
 
 /// `str.replace`; a negative count replaces all.
@@ -365,11 +332,7 @@ fn affix(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
     for choice in &choices {
         let choice = &**str_arg(name, choice)?;
         budget.scan(choice.len())?;
-        if if name == "startswith" {
-            part.starts_with(choice)
-        } else {
-            part.ends_with(choice)
-        } {
+        if if name == "startswith" { part.starts_with(choice) } else { part.ends_with(choice) } {
             return Ok(Value::Bool(true));
         }
     }
@@ -391,19 +354,11 @@ fn char_slice<'s>(
     }
     let len = s.chars().count() as i64;
     let position = |value: i64| {
-        if value < 0 {
-            (value + len).max(0)
-        } else {
-            value.min(len)
-        }
+        if value < 0 { (value + len).max(0) } else { value.min(len) }
     };
     let start = position(int_arg(name, start.as_ref(), 0)?);
     let end = position(int_arg(name, end.as_ref(), len)?).max(start);
-    let at = |n: i64| {
-        s.char_indices()
-            .nth(n as usize)
-            .map_or(s.len(), |(at, _)| at)
-    };
+    let at = |n: i64| s.char_indices().nth(n as usize).map_or(s.len(), |(at, _)| at);
     Ok((start as usize, &s[at(start)..at(end)]))
 }
 
@@ -435,14 +390,7 @@ fn format_map(s: &str, args: Args, budget: &Budget) -> Res<Value> {
         _ => None,
     });
     budget.elements(dict.entries.len())?;
-    format_braces(
-        s,
-        &Args {
-            positional: Vec::new(),
-            keyword: keyword.collect(),
-        },
-        budget,
-    )
+    format_braces(s, &Args { positional: Vec::new(), keyword: keyword.collect() }, budget)
 }
 
 fn justify(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
@@ -466,11 +414,7 @@ fn justify(s: &str, name: &str, args: Args, budget: &Budget) -> Res<Value> {
     };
     let missing = width.saturating_sub(s.chars().count());
     let mut out = Text::new(budget);
-    let sign = if name == "zfill" && s.starts_with(['+', '-']) {
-        1
-    } else {
-        0
-    };
+    let sign = if name == "zfill" && s.starts_with(['+', '-']) { 1 } else { 0 };
     let left = match name {
         "ljust" => 0,
         // Python gives the odd space to the left only if the width is odd too.
@@ -498,11 +442,7 @@ fn expand_tabs(s: &str, args: Args, budget: &Budget) -> Res<Value> {
                 column += n;
             }
             _ => {
-                column = if matches!(c, '\n' | '\r') {
-                    0
-                } else {
-                    column + 1
-                };
+                column = if matches!(c, '\n' | '\r') { 0 } else { column + 1 };
                 out.push(c)?;
             }
         }

@@ -72,23 +72,19 @@ fn undefined_error(value: &Value) -> Option<TemplateError> {
 }
 
 fn unsupported(op: BinaryOp, a: &Value, b: &Value) -> TemplateError {
-    undefined_error(a)
-        .or_else(|| undefined_error(b))
-        .unwrap_or_else(|| {
-            let op = match op {
-                BinaryOp::Add => "+",
-                BinaryOp::Sub => "-",
-                BinaryOp::Mul => "*",
-                BinaryOp::Div => "/",
-                BinaryOp::FloorDiv => "//",
-                BinaryOp::Mod => "%",
-                BinaryOp::Pow => "**",
-            };
-            let (a, b) = (a.type_name(), b.type_name());
-            TemplateError::runtime(format!(
-                "unsupported operand type(s) for {op}: '{a}' and '{b}'"
-            ))
-        })
+    undefined_error(a).or_else(|| undefined_error(b)).unwrap_or_else(|| {
+        let op = match op {
+            BinaryOp::Add => "+",
+            BinaryOp::Sub => "-",
+            BinaryOp::Mul => "*",
+            BinaryOp::Div => "/",
+            BinaryOp::FloorDiv => "//",
+            BinaryOp::Mod => "%",
+            BinaryOp::Pow => "**",
+        };
+        let (a, b) = (a.type_name(), b.type_name());
+        TemplateError::runtime(format!("unsupported operand type(s) for {op}: '{a}' and '{b}'"))
+    })
 }
 
 /// `a op b` for the arithmetic operators.
@@ -171,11 +167,7 @@ fn repeat(sequence: &Value, times: &Value, budget: &Budget) -> Res<Value> {
     match sequence {
         Value::Str(s) => {
             budget.alloc(s.len().saturating_mul(times_int))?;
-            Ok(Value::Str(Arc::from(s.repeat(if s.is_empty() {
-                0
-            } else {
-                times_int
-            }))))
+            Ok(Value::Str(Arc::from(s.repeat(if s.is_empty() { 0 } else { times_int }))))
         }
         Value::List(seq) | Value::Tuple(seq) => {
             budget.elements(seq.items.len().saturating_mul(times_int))?;
@@ -212,21 +204,15 @@ fn arithmetic(op: BinaryOp, a: Num, b: Num) -> Res<Value> {
         BinaryOp::Div => Ok(Value::Float(x as f64 / y as f64)),
         BinaryOp::FloorDiv => {
             let quotient = x.checked_div(y).ok_or_else(overflow)?;
-            Ok(Value::Int(if x % y != 0 && (x < 0) != (y < 0) {
-                quotient - 1
-            } else {
-                quotient
-            }))
+            Ok(Value::Int(if x % y != 0 && (x < 0) != (y < 0) { quotient - 1 } else { quotient }))
         }
         BinaryOp::Mod => {
             let remainder = x.checked_rem(y).unwrap_or(0);
-            Ok(Value::Int(
-                if remainder != 0 && (remainder < 0) != (y < 0) {
-                    remainder + y
-                } else {
-                    remainder
-                },
-            ))
+            Ok(Value::Int(if remainder != 0 && (remainder < 0) != (y < 0) {
+                remainder + y
+            } else {
+                remainder
+            }))
         }
         BinaryOp::Pow if y < 0 && x == 0 => Err(zero_division()),
         BinaryOp::Pow if y < 0 => Ok(Value::Float((x as f64).powf(y as f64))),
@@ -260,9 +246,7 @@ fn float_arithmetic(op: BinaryOp, x: f64, y: f64) -> Res<Value> {
         BinaryOp::Mod => floor_mod(),
         BinaryOp::Pow if x == 0.0 && y < 0.0 => return Err(zero_division()),
         BinaryOp::Pow if x < 0.0 && y.fract() != 0.0 => {
-            return Err(TemplateError::runtime(
-                "a power of a negative number is not real",
-            ));
+            return Err(TemplateError::runtime("a power of a negative number is not real"));
         }
         BinaryOp::Pow => x.powf(y),
     }))
@@ -296,10 +280,7 @@ pub(super) fn compare(op: CompareOp, a: &Value, b: &Value, budget: &Budget) -> R
         CompareOp::Lt => order(a, b, budget)? == Some(Ordering::Less),
         CompareOp::Le => matches!(order(a, b, budget)?, Some(Ordering::Less | Ordering::Equal)),
         CompareOp::Gt => order(a, b, budget)? == Some(Ordering::Greater),
-        CompareOp::Ge => matches!(
-            order(a, b, budget)?,
-            Some(Ordering::Greater | Ordering::Equal)
-        ),
+        CompareOp::Ge => matches!(order(a, b, budget)?, Some(Ordering::Greater | Ordering::Equal)),
     })
 }
 
@@ -369,12 +350,10 @@ pub(super) fn order(a: &Value, b: &Value, budget: &Budget) -> Res<Option<Orderin
             }
             Ok(Some(x.items.len().cmp(&y.items.len())))
         }
-        _ => Err(undefined_error(a)
-            .or_else(|| undefined_error(b))
-            .unwrap_or_else(|| {
-                let (a, b) = (a.type_name(), b.type_name());
-                TemplateError::runtime(format!("'{a}' and '{b}' cannot be ordered"))
-            })),
+        _ => Err(undefined_error(a).or_else(|| undefined_error(b)).unwrap_or_else(|| {
+            let (a, b) = (a.type_name(), b.type_name());
+            TemplateError::runtime(format!("'{a}' and '{b}' cannot be ordered"))
+        })),
     }
 }
 

@@ -46,13 +46,9 @@ pub(super) fn write_repr(value: &Value, out: &mut Text<'_>, budget: &Budget) -> 
             out.push(')')
         }
         Value::List(seq) => write_items("[", &seq.items, "]", out, budget),
-        Value::Tuple(seq) => write_items(
-            "(",
-            &seq.items,
-            if seq.items.len() == 1 { ",)" } else { ")" },
-            out,
-            budget,
-        ),
+        Value::Tuple(seq) => {
+            write_items("(", &seq.items, if seq.items.len() == 1 { ",)" } else { ")" }, out, budget)
+        }
         Value::Dict(dict) => {
             out.push('{')?;
             write_entries(&dict.entries, out, budget)?;

@@ -36,10 +36,7 @@ fn number(chars: &mut Chars<'_>) -> Res<Option<usize>> {
     let mut value: Option<usize> = None;
     while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
         chars.next();
-        let next = value
-            .unwrap_or(0)
-            .checked_mul(10)
-            .and_then(|v| v.checked_add(digit as usize));
+        let next = value.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add(digit as usize));
         match next {
             Some(next) if next <= 1 << 31 => value = Some(next),
             _ => return error("a width or precision is too large"),
@@ -102,10 +99,7 @@ pub(super) fn format_percent(format: &str, value: &Value, budget: &Budget) -> Re
 
 /// What stands between `%` and the type, and the type.
 fn percent_spec(chars: &mut Chars<'_>, next: &mut dyn FnMut() -> Res<Value>) -> Res<Spec> {
-    let mut spec = Spec {
-        align: Some('>'),
-        ..Spec::default()
-    };
+    let mut spec = Spec { align: Some('>'), ..Spec::default() };
     while let Some(flag) = chars.next_if(|c| "-+ #0".contains(*c)) {
         match flag {
             '-' => spec.align = Some('<'),
@@ -288,9 +282,7 @@ fn field_value(path: &str, args: &Args, auto_idx: &mut usize, budget: &Budget) -
             let Some((key, tail)) = item.split_once(']') else {
                 return error("missing ']' in format string");
             };
-            let key = key
-                .parse()
-                .map_or_else(|_| Value::Str(Arc::from(key)), Value::Int);
+            let key = key.parse().map_or_else(|_| Value::Str(Arc::from(key)), Value::Int);
             value = attrs::get_item(&value, &key, budget)?;
             rest = tail;
         } else {
@@ -312,15 +304,10 @@ fn format_value(value: &Value, spec: &str, out: &mut Text<'_>, budget: &Budget) 
     match (value, Num::of(value)) {
         (Value::Str(s) | Value::Markup(s), _) => match spec.kind {
             None | Some('s') => pad_text(s, &spec, '<', out),
-            Some(kind) => error(format!(
-                "unknown format code '{kind}' for object of type 'str'"
-            )),
+            Some(kind) => error(format!("unknown format code '{kind}' for object of type 'str'")),
         },
         (_, Some(num)) => format_number(num, &spec, out),
-        _ => error(format!(
-            "unsupported format string passed to {}.__format__",
-            value.type_name()
-        )),
+        _ => error(format!("unsupported format string passed to {}.__format__", value.type_name())),
     }
 }
 
@@ -351,30 +338,17 @@ fn parse_spec(text: &str) -> Res<Spec> {
         }
     }
     spec.kind = chars.next();
-    if chars.next().is_some() {
-        error("invalid format specifier")
-    } else {
-        Ok(spec)
-    }
+    if chars.next().is_some() { error("invalid format specifier") } else { Ok(spec) }
 }
 
 /// Text cut to the precision and padded to the width.
 fn pad_text(text: &str, spec: &Spec, default_align: char, out: &mut Text<'_>) -> Res<()> {
     let cut = match spec.precision {
-        Some(precision) => text
-            .char_indices()
-            .nth(precision)
-            .map_or(text, |(at, _)| &text[..at]),
+        Some(precision) => text.char_indices().nth(precision).map_or(text, |(at, _)| &text[..at]),
         None => text,
     };
     let fill = spec.fill.unwrap_or(if spec.zero { '0' } else { ' ' });
-    pad(
-        cut,
-        fill,
-        spec.align.unwrap_or(default_align),
-        spec.width,
-        out,
-    )
+    pad(cut, fill, spec.align.unwrap_or(default_align), spec.width, out)
 }
 
 fn pad(text: &str, fill: char, align: char, width: usize, out: &mut Text<'_>) -> Res<()> {
@@ -432,9 +406,7 @@ fn format_number(num: Num, spec: &Spec, out: &mut Text<'_>) -> Res<()> {
         }
     };
     if align == '=' {
-        let missing = spec
-            .width
-            .saturating_sub(sign.len() + grouped.chars().count());
+        let missing = spec.width.saturating_sub(sign.len() + grouped.chars().count());
         out.push_str(sign)?;
         out.fill(fill, missing)?;
         return out.push_str(&grouped);
@@ -452,21 +424,13 @@ fn int_digits(magnitude: u128, kind: char, prefixed: bool) -> Res<String> {
         'b' => ("0b", format!("{magnitude:b}")),
         _ => return error(format!("unknown format code '{kind}' for a number")),
     };
-    Ok(if prefixed {
-        format!("{prefix}{digits}")
-    } else {
-        digits
-    })
+    Ok(if prefixed { format!("{prefix}{digits}") } else { digits })
 }
 
 /// The digits of a non-negative float.
 fn float_digits(x: f64, kind: char, precision: Option<usize>) -> String {
     if !x.is_finite() {
-        return if x.is_nan() {
-            "nan".into()
-        } else {
-            "inf".into()
-        };
+        return if x.is_nan() { "nan".into() } else { "inf".into() };
     }
     let places = precision.unwrap_or(6);
     let text = match kind.to_ascii_lowercase() {
@@ -477,40 +441,25 @@ fn float_digits(x: f64, kind: char, precision: Option<usize>) -> String {
         _ => match precision {
             Some(places) => {
                 let text = general(x, places.max(1));
-                if text.contains(['.', 'e']) {
-                    text
-                } else {
-                    text + ".0"
-                }
+                if text.contains(['.', 'e']) { text } else { text + ".0" }
             }
             None => repr_float(x),
         },
     };
-    if kind.is_ascii_uppercase() {
-        text.to_uppercase()
-    } else {
-        text
-    }
+    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
 }
 
 fn exponential(x: f64, places: usize) -> String {
     let text = format!("{x:.places$e}");
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    format!(
-        "{mantissa}e{}{:02}",
-        if exponent < 0 { '-' } else { '+' },
-        exponent.abs()
-    )
+    format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
 /// `%g`: significant digits without trailing zeros.
 fn general(x: f64, significant: usize) -> String {
     let scientific = exponential(x, significant - 1);
-    let exponent: i32 = scientific
-        .split_once('e')
-        .and_then(|(_, e)| e.parse().ok())
-        .unwrap_or(0);
+    let exponent: i32 = scientific.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
     let trim = |text: &str| {
         if text.contains('.') {
             text.trim_end_matches('0').trim_end_matches('.').to_string()
@@ -531,9 +480,7 @@ fn group(digits: &str, separator: Option<char>) -> String {
     let Some(separator) = separator else {
         return digits.to_string();
     };
-    let whole_len = digits
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(digits.len());
+    let whole_len = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     let mut out = String::with_capacity(digits.len() * 4 / 3 + 1);
     for (idx, c) in digits.chars().enumerate() {
         if idx > 0 && idx < whole_len && (whole_len - idx).is_multiple_of(3) {

@@ -30,10 +30,7 @@ pub(super) fn rewrite<'s>(old: &Instructions<'s>) -> Instructions<'s> {
     let mut new = Instructions::new(old.name(), old.source());
     for (pc, instruction) in code.into_iter().enumerate() {
         let line = old.get_line(pc as u32).unwrap_or(0) as u16;
-        for instruction in unwind(instruction, pc, &scopes)
-            .into_iter()
-            .chain(expand(instruction))
-        {
+        for instruction in unwind(instruction, pc, &scopes).into_iter().chain(expand(instruction)) {
             let instruction = match instruction {
                 Instruction::Jump(to) => Instruction::Jump(target(to)),
                 Instruction::JumpIfFalse(to) => Instruction::JumpIfFalse(target(to)),
@@ -70,19 +67,15 @@ struct OpenScopes {
 
 fn open_scopes(code: &[&Instruction<'_>]) -> OpenScopes {
     let mut open = Vec::new();
-    let mut scopes = OpenScopes {
-        depths: Vec::with_capacity(code.len() + 1),
-        at_jumps: Vec::new(),
-    };
+    let mut scopes =
+        OpenScopes { depths: Vec::with_capacity(code.len() + 1), at_jumps: Vec::new() };
     for instruction in code {
         scopes.depths.push(open.len());
-        scopes
-            .at_jumps
-            .push(if matches!(instruction, Instruction::Jump(_)) {
-                open.clone()
-            } else {
-                Vec::new()
-            });
+        scopes.at_jumps.push(if matches!(instruction, Instruction::Jump(_)) {
+            open.clone()
+        } else {
+            Vec::new()
+        });
         match instruction {
             Instruction::PushLoop(_) => open.push(Scope::Loop),
             Instruction::PushWith => open.push(Scope::With),
@@ -164,17 +157,11 @@ fn expand<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
         }
         Instruction::PushLoop(flags) => vec![call("iter", 1), Instruction::PushLoop(*flags)],
         Instruction::SetAttr(name) => {
-            vec![
-                Instruction::Swap,
-                call("store", 1),
-                Instruction::Swap,
-                Instruction::SetAttr(name),
-            ]
+            vec![Instruction::Swap, call("store", 1), Instruction::Swap, Instruction::SetAttr(name)]
         }
-        Instruction::EmitRaw(text) => vec![
-            Instruction::LoadConst(Native::from(*text)),
-            Instruction::Emit,
-        ],
+        Instruction::EmitRaw(text) => {
+            vec![Instruction::LoadConst(Native::from(*text)), Instruction::Emit]
+        }
         other => vec![other.clone()],
     }
 }

@@ -79,21 +79,11 @@ pub(super) struct Range {
 impl Range {
     pub(super) fn len(self) -> usize {
         let (span, step) = if self.step > 0 {
-            (
-                i128::from(self.stop) - i128::from(self.start),
-                i128::from(self.step),
-            )
+            (i128::from(self.stop) - i128::from(self.start), i128::from(self.step))
         } else {
-            (
-                i128::from(self.start) - i128::from(self.stop),
-                -i128::from(self.step),
-            )
+            (i128::from(self.start) - i128::from(self.stop), -i128::from(self.step))
         };
-        if span <= 0 {
-            0
-        } else {
-            usize::try_from((span + step - 1) / step).unwrap_or(usize::MAX)
-        }
+        if span <= 0 { 0 } else { usize::try_from((span + step - 1) / step).unwrap_or(usize::MAX) }
     }
 
     pub(super) fn get(self, idx: usize) -> Value {
@@ -117,10 +107,7 @@ fn child_depth<'v>(values: impl Iterator<Item = &'v Value>) -> Res<u16> {
         depth = depth.max(value.depth() + 1);
     }
     if depth > MAX_VALUE_DEPTH {
-        return Err(TemplateError::limit(
-            "levels of nested values",
-            u64::from(MAX_VALUE_DEPTH),
-        ));
+        return Err(TemplateError::limit("levels of nested values", u64::from(MAX_VALUE_DEPTH)));
     }
     Ok(depth)
 }
@@ -172,10 +159,7 @@ impl Key {
             Value::Tuple(seq) => {
                 budget.elements(seq.items.len())?;
                 Self::Tuple(
-                    seq.items
-                        .iter()
-                        .map(|item| Self::of(item, budget))
-                        .collect::<Res<_>>()?,
+                    seq.items.iter().map(|item| Self::of(item, budget)).collect::<Res<_>>()?,
                 )
             }
             other => {
@@ -195,48 +179,32 @@ impl Value {
 
     pub(super) fn list(items: Vec<Value>) -> Res<Self> {
         let depth = child_depth(items.iter())?;
-        Ok(Self::List(Arc::new(Seq {
-            items,
-            depth,
-            is_group: false,
-        })))
+        Ok(Self::List(Arc::new(Seq { items, depth, is_group: false })))
     }
 
     pub(super) fn tuple(items: Vec<Value>) -> Res<Self> {
         let depth = child_depth(items.iter())?;
-        Ok(Self::Tuple(Arc::new(Seq {
-            items,
-            depth,
-            is_group: false,
-        })))
+        Ok(Self::Tuple(Arc::new(Seq { items, depth, is_group: false })))
     }
 
     /// A pair of `groupby`.
     pub(super) fn group(grouper: Value, list: Value) -> Res<Self> {
         let items = vec![grouper, list];
         let depth = child_depth(items.iter())?;
-        Ok(Self::Tuple(Arc::new(Seq {
-            items,
-            depth,
-            is_group: true,
-        })))
+        Ok(Self::Tuple(Arc::new(Seq { items, depth, is_group: true })))
     }
 
     pub(super) fn iter(items: Vec<Value>) -> Self {
         let depth = items.iter().map(Value::depth).max().unwrap_or(0) + 1;
-        Self::Iter(Arc::new(Iter {
-            items,
-            taken: AtomicUsize::new(0),
-            depth,
-        }))
+        Self::Iter(Arc::new(Iter { items, taken: AtomicUsize::new(0), depth }))
     }
 
     /// Refuses what may not be stored inside another value.
     pub(super) fn check_storable(&self) -> Res<()> {
         match self {
-            Self::Native(value) if !bridge::is_callable(value) => Err(TemplateError::runtime(
-                "a namespace or loop cannot be stored in another value",
-            )),
+            Self::Native(value) if !bridge::is_callable(value) => {
+                Err(TemplateError::runtime("a namespace or loop cannot be stored in another value"))
+            }
             _ => Ok(()),
         }
     }
@@ -388,10 +356,7 @@ impl Value {
             },
             serde_json::Value::String(s) => Self::Str(Arc::from(s.as_str())),
             serde_json::Value::Array(items) => Self::list(
-                items
-                    .iter()
-                    .map(|item| Self::from_json(item, budget))
-                    .collect::<Res<_>>()?,
+                items.iter().map(|item| Self::from_json(item, budget)).collect::<Res<_>>()?,
             )?,
             serde_json::Value::Object(map) => {
                 let mut entries = Vec::with_capacity(map.len());

@@ -13,10 +13,7 @@ pub(crate) struct Arena {
 
 impl Arena {
     pub(crate) fn with_capacity(n: usize, n_bytes: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(n_bytes),
-            ends: Vec::with_capacity(n),
-        }
+        Self { bytes: Vec::with_capacity(n_bytes), ends: Vec::with_capacity(n) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -76,9 +73,7 @@ impl TextIndex {
         let Self { table, hasher, .. } = self;
         let same = |&other: &u32| texts.get(other as usize) == Some(text);
         let rehash = |&other: &u32| hasher.hash_one(texts.get(other as usize).unwrap_or(&[]));
-        table
-            .entry(hasher.hash_one(text), same, rehash)
-            .or_insert(id);
+        table.entry(hasher.hash_one(text), same, rehash).or_insert(id);
     }
 
     /// Ids of all indexed strings, in no order.

@@ -83,13 +83,7 @@ const FIM_MID: &[&str] = &[
     "<|middle|>",
 ];
 const FIM_PAD: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
-const FIM_REP: &[&str] = &[
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-];
+const FIM_REP: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
 const FIM_SEP: &[&str] = &["<|file_sep|>"];
 const END_OF_GENERATION: &[&str] = &[
     "<|eot_id|>",
@@ -126,10 +120,7 @@ impl Roles {
         // The id in the file, else the first text of the list that is a token.
         let mut named = |role: &str, texts: &[&str]| {
             spec.role(role).or_else(|| {
-                let id = texts
-                    .iter()
-                    .find_map(|text| ids.get(text.as_bytes()))
-                    .copied()?;
+                let id = texts.iter().find_map(|text| ids.get(text.as_bytes())).copied()?;
                 control(id);
                 Some(id)
             })
@@ -163,10 +154,8 @@ impl Roles {
 
     fn end_ids(&self, ids: &HashMap<&[u8], u32>, kinds: &mut [TokenKind]) -> Vec<u32> {
         let id_of = |text: &str| ids.get(text.as_bytes()).copied();
-        let mut ends: Vec<u32> = [self.fim_pad, self.fim_rep, self.fim_sep]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut ends: Vec<u32> =
+            [self.fim_pad, self.fim_rep, self.fim_sep].into_iter().flatten().collect();
         for id in END_OF_GENERATION.iter().filter_map(|text| id_of(text)) {
             ends.push(id);
             kinds[id as usize] = TokenKind::Control;
@@ -183,13 +172,9 @@ impl Roles {
             .then(|| id_of("<|end|>"))
             .flatten();
         // Gemma 4 and PLaMo have "</s>" as ordinary text (it is an HTML tag).
-        let ordinary = (has("<|tool_response>") || has("<|plamo:eos|>"))
-            .then(|| id_of("</s>"))
-            .flatten();
-        for (id, kind) in [
-            (message_end, TokenKind::UserDefined),
-            (ordinary, TokenKind::Normal),
-        ] {
+        let ordinary =
+            (has("<|tool_response>") || has("<|plamo:eos|>")).then(|| id_of("</s>")).flatten();
+        for (id, kind) in [(message_end, TokenKind::UserDefined), (ordinary, TokenKind::Normal)] {
             if let Some(id) = id.filter(|id| ends.contains(id)) {
                 ends.retain(|&end| end != id);
                 kinds[id as usize] = kind;
@@ -216,10 +201,8 @@ fn ids_of_known_texts<'a>(spec: &VocabSpec<'a>) -> HashMap<&'a [u8], u32> {
         ALWAYS_VISIBLE,
         &["<|plamo:eos|>"],
     ];
-    let known: hashbrown::HashSet<&[u8]> = lists
-        .iter()
-        .flat_map(|list| list.iter().map(|text| text.as_bytes()))
-        .collect();
+    let known: hashbrown::HashSet<&[u8]> =
+        lists.iter().flat_map(|list| list.iter().map(|text| text.as_bytes())).collect();
     // Nearly every token is ruled out by its first byte, without hashing.
     let candidate = |text: &[u8]| matches!(text.first(), Some(b'<' | b'[' | b'_' | 0xe2));
     let mut ids = HashMap::new();

@@ -85,11 +85,7 @@ impl<'a> VocabSpec<'a> {
         let model = str_of("tokenizer.ggml.model")?;
         Ok(Self {
             name: str_of("general.name").ok().flatten().map(str::to_owned),
-            model: model
-                .ok_or(TokenError::MissingKey {
-                    key: "tokenizer.ggml.model",
-                })?
-                .to_owned(),
+            model: model.ok_or(TokenError::MissingKey { key: "tokenizer.ggml.model" })?.to_owned(),
             pre: str_of("tokenizer.ggml.pre")?.map(str::to_owned),
             tokens: strings(TOKENS)?.unwrap_or_default(),
             scores: scores(metadata)?,
@@ -113,11 +109,9 @@ impl<'a> VocabSpec<'a> {
             return Err(TokenError::VocabularySize { n_tokens, n_merges });
         }
         let check = |key, found: Option<usize>| match found {
-            Some(found) if found < n_tokens => Err(TokenError::ArrayLength {
-                key,
-                found,
-                n_tokens,
-            }),
+            Some(found) if found < n_tokens => {
+                Err(TokenError::ArrayLength { key, found, n_tokens })
+            }
             _ => Ok(()),
         };
         check(SCORES, self.scores.as_ref().map(Vec::len))?;
@@ -127,9 +121,7 @@ impl<'a> VocabSpec<'a> {
     /// The id that the file gives for a role, if it names a token.
     pub(super) fn role(&self, role: &str) -> Option<u32> {
         let given = self.role_ids.iter().find(|&&(name, _)| name == role);
-        given
-            .map(|&(_, id)| id)
-            .filter(|&id| (id as usize) < self.tokens.len())
+        given.map(|&(_, id)| id).filter(|&id| (id as usize) < self.tokens.len())
     }
 }
 

@@ -111,10 +111,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(report::with_hint(what, "leave out -b"));
     }
     let tests = [Test::Prompt(args.prompt), Test::Generate(args.generate)];
-    let tests: Vec<_> = tests
-        .into_iter()
-        .filter(|test| test.n_tokens() > 0)
-        .collect();
+    let tests: Vec<_> = tests.into_iter().filter(|test| test.n_tokens() > 0).collect();
     let Some(longest) = tests.iter().map(|test| test.n_tokens()).max() else {
         return Err(report::with_hint(
             "there is nothing to measure",
@@ -208,9 +205,8 @@ fn measurement(
 }
 
 fn people(results: &[Measurement]) -> String {
-    let header = ["test", "depth", "tok/s", "min", "max", "GB/s", "device"]
-        .map(str::to_owned)
-        .to_vec();
+    let header =
+        ["test", "depth", "tok/s", "min", "max", "GB/s", "device"].map(str::to_owned).to_vec();
     let row = |m: &Measurement| {
         let number = |value: f64| format!("{value:.2}");
         let rates = [m.tok_s, m.tok_s_min, m.tok_s_max, m.gb_s].map(number);
@@ -219,8 +215,6 @@ fn people(results: &[Measurement]) -> String {
         row.push(m.device.clone());
         row
     };
-    let rows: Vec<_> = std::iter::once(header)
-        .chain(results.iter().map(row))
-        .collect();
+    let rows: Vec<_> = std::iter::once(header).chain(results.iter().map(row)).collect();
     output::table(&rows)
 }

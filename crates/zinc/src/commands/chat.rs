@@ -59,10 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     session.use_template(&args.model, &args.chat)?;
     if session.prompter.is_none() {
         let what = format!("{} has no chat template", args.model.name());
-        return Err(report::with_hint(
-            what,
-            "let it continue a text: zinc run --raw",
-        ));
+        return Err(report::with_hint(what, "let it continue a text: zinc run --raw"));
     }
     let mut lines = Lines::new()?;
     // After the line editor, which sets a handler of its own.
@@ -72,12 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         screen,
         limits: &args.limits,
         sampling: args.sampling.params(),
-        messages: args
-            .chat
-            .system
-            .iter()
-            .map(|text| Message::new("system", text))
-            .collect(),
+        messages: args.chat.system.iter().map(|text| Message::new("system", text)).collect(),
         last: None,
         session,
     };
@@ -126,11 +118,7 @@ impl Chat<'_> {
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         self.messages.push(Message::new("user", text));
         let result = self.answer();
-        if self
-            .messages
-            .last()
-            .is_some_and(|message| message.role == "user")
-        {
+        if self.messages.last().is_some_and(|message| message.role == "user") {
             self.messages.pop();
         }
         result
@@ -153,9 +141,7 @@ impl Chat<'_> {
                 screen.text(text)
             }
         };
-        let answer = self
-            .session
-            .answer(&self.messages, &self.sampling, self.limits, &mut show);
+        let answer = self.session.answer(&self.messages, &self.sampling, self.limits, &mut show);
         let answer = answer.map_err(|error| match generate::prompt_too_long(&error) {
             Some((n_prompt, n_ctx)) => {
                 let what = format!("the conversation has {n_prompt} tokens with this message, the context holds {n_ctx}");
@@ -179,10 +165,8 @@ impl Chat<'_> {
 
     /// Tells what the reader should know about an answer.
     fn after(&self, answer: &Answer) {
-        let (n_used, n_ctx) = (
-            answer.usage.n_prompt + answer.usage.n_generated,
-            self.session.engine.n_ctx(),
-        );
+        let (n_used, n_ctx) =
+            (answer.usage.n_prompt + answer.usage.n_generated, self.session.engine.n_ctx());
         match &answer.reason {
             FinishReason::Cancelled => self.screen.dim("[stopped]\n"),
             FinishReason::Length if n_used >= n_ctx as usize => report::note(format!(
@@ -202,9 +186,7 @@ impl Chat<'_> {
     }
 
     fn command(&mut self, command: &str) -> anyhow::Result<Next> {
-        let (name, rest) = command
-            .split_once(char::is_whitespace)
-            .unwrap_or((command, ""));
+        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
         match name {
             "help" | "?" => report::note(HELP),
@@ -235,10 +217,7 @@ impl Chat<'_> {
             return Err(report::with_hint("no file is named", "/save FILE"));
         }
         let path = PathBuf::from(path);
-        let text = match path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
+        let text = match path.extension().is_some_and(|extension| extension == "json") {
             true => self.as_json()?,
             false => self.as_text(),
         };
@@ -247,11 +226,7 @@ impl Chat<'_> {
             std::fs::File::create_new(&path).with_context(|| path.display().to_string())?;
         std::io::Write::write_all(&mut file, text.as_bytes())
             .with_context(|| path.display().to_string())?;
-        report::note(format!(
-            "Saved {} messages to {}.",
-            self.messages.len(),
-            path.display()
-        ));
+        report::note(format!("Saved {} messages to {}.", self.messages.len(), path.display()));
         Ok(())
     }
 
@@ -275,10 +250,7 @@ impl Chat<'_> {
 
     fn system(&mut self, text: &str) {
         if text.is_empty() {
-            let system = self
-                .messages
-                .iter()
-                .find(|message| message.role == "system");
+            let system = self.messages.iter().find(|message| message.role == "system");
             report::note(system.map_or("There is no system message.", |message| &message.content));
             return;
         }
@@ -292,10 +264,7 @@ impl Chat<'_> {
             let temperature = text
                 .parse()
                 .map_err(|_| report::with_hint(format!("{text:?} is no number"), "/temp 0.7"))?;
-            let params = SamplingParams {
-                temperature,
-                ..self.sampling.clone()
-            };
+            let params = SamplingParams { temperature, ..self.sampling.clone() };
             params.validate()?;
             self.sampling = params;
         }
@@ -315,10 +284,7 @@ impl Chat<'_> {
 
     fn retry(&mut self) -> anyhow::Result<()> {
         let Some(answered) = self.messages.pop_if(|message| message.role == "assistant") else {
-            return Err(report::with_hint(
-                "there is no answer to replace",
-                "say something first",
-            ));
+            return Err(report::with_hint("there is no answer to replace", "say something first"));
         };
         let n_messages = self.messages.len();
         let result = self.answer();

@@ -90,10 +90,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
     let tokens = match &args.tokens {
         Some(tokens) => tokens.0.clone(),
-        None => pseudo_random(
-            N_TOKENS.min(model.config().n_ctx_train as usize),
-            model.config().n_vocab,
-        ),
+        None => {
+            pseudo_random(N_TOKENS.min(model.config().n_ctx_train as usize), model.config().n_vocab)
+        }
     };
     let name = args.device.clone().map_or_else(|| fastest(args), Ok)?;
     let found = Side::open(args, &model, &name, args.chunk, tokens.len())?;
@@ -126,19 +125,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         true => output::json(&report)?,
         false => output::text(&people(&report))?,
     }
-    Ok(if report.first.is_some() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if report.first.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn fastest(args: &Args) -> anyhow::Result<String> {
     let devices = backends::devices(args.threads.threads);
-    let first = devices
-        .into_iter()
-        .next()
-        .context("this machine has no device")?;
+    let first = devices.into_iter().next().context("this machine has no device")?;
     Ok(first.name)
 }
 
@@ -160,18 +152,9 @@ impl Side {
     ) -> anyhow::Result<Side> {
         let device = backends::open(name, args.threads.threads)?;
         let n_ctx = u32::try_from(n_tokens).unwrap_or(u32::MAX);
-        let options = EngineOptions {
-            n_ctx: Some(n_ctx),
-            chunk,
-            kv_type: args.kv,
-            max_seqs: 1,
-        };
+        let options = EngineOptions { n_ctx: Some(n_ctx), chunk, kv_type: args.kv, max_seqs: 1 };
         let loaded = crate::model::load(Arc::clone(model), device, &options)?;
-        Ok(Side {
-            title: format!("{name} (chunk {chunk})"),
-            loaded,
-            options,
-        })
+        Ok(Side { title: format!("{name} (chunk {chunk})"), loaded, options })
     }
 
     fn device(&self) -> &Arc<dyn Device> {
@@ -180,10 +163,7 @@ impl Side {
 
     fn eval(&self, names: &[String], tokens: &[u32]) -> anyhow::Result<Vec<Tapped>> {
         let _spinner = Spinner::new(format!("computing on {}", self.title));
-        let taps = Taps {
-            all_logits: true,
-            tensors: names.to_vec(),
-        };
+        let taps = Taps { all_logits: true, tensors: names.to_vec() };
         let mut evaluator = Evaluator::new(Arc::clone(&self.loaded), &self.options, &taps)?;
         Ok(evaluator.eval(tokens)?)
     }
@@ -207,9 +187,8 @@ fn common_tensors(args: &Args, found: &Side, expected: &Side) -> anyhow::Result<
 /// Whether a tensor lies in the layers asked for; what is before the first layer and after the last
 /// counts where no bound is given.
 fn in_range(name: &str, from: Option<u32>, to: Option<u32>) -> bool {
-    let layer = name
-        .strip_prefix("blk.")
-        .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    let layer =
+        name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     match layer {
         Some(layer) => from.is_none_or(|from| layer >= from) && to.is_none_or(|to| layer <= to),
         None if name == "embed" => from.is_none(),
@@ -250,30 +229,14 @@ fn first_difference(
 }
 
 fn people(report: &Report) -> String {
-    let Report {
-        device,
-        against,
-        n_tokens,
-        n_compared,
-        tolerance,
-        worst_nmse,
-        ..
-    } = report;
+    let Report { device, against, n_tokens, n_compared, tolerance, worst_nmse, .. } = report;
     let Some(first) = &report.first else {
         return format!(
             "no tensor differs: {device} and {against} agree on {n_compared} tensors of {n_tokens} tokens \
              (largest normalised error {worst_nmse:.1e}, allowed {tolerance:.0e})\n"
         );
     };
-    let Found {
-        tensor,
-        nmse,
-        max_abs,
-        row,
-        column,
-        value,
-        expected,
-    } = first;
+    let Found { tensor, nmse, max_abs, row, column, value, expected } = first;
     format!(
         "{tensor} differs: normalised error {nmse:.1e}, allowed {tolerance:.0e}; largest {max_abs:.3e}\n\
          at row {row}, column {column}: {device} {value}, {against} {expected}\n"
@@ -282,9 +245,7 @@ fn people(report: &Report) -> String {
 
 fn parse_layer(text: &str) -> Result<u32, String> {
     let layer = text.strip_prefix("blk.").unwrap_or(text);
-    layer
-        .parse()
-        .map_err(|_| "expected a layer such as blk.7".into())
+    layer.parse().map_err(|_| "expected a layer such as blk.7".into())
 }
 
 #[cfg(test)]
@@ -293,19 +254,9 @@ mod tests {
 
     #[test]
     fn ranges_of_layers() {
-        let names = [
-            "embed",
-            "blk.0.attn_q",
-            "blk.7.out",
-            "blk.10.out",
-            "final_norm",
-            "logits",
-        ];
+        let names = ["embed", "blk.0.attn_q", "blk.7.out", "blk.10.out", "final_norm", "logits"];
         let check = |from, to, expected: &[&str]| {
-            let found: Vec<_> = names
-                .into_iter()
-                .filter(|name| in_range(name, from, to))
-                .collect();
+            let found: Vec<_> = names.into_iter().filter(|name| in_range(name, from, to)).collect();
             assert_eq!(found, expected);
         };
         check(None, None, &names);
@@ -325,22 +276,13 @@ mod tests {
             ["logits", "embed", "blk.0.out"].map(|name| tapped(name, [1.0, 2.0, 3.0, 4.0]));
         let mut found = expected.clone();
         let names = ["embed", "blk.0.out", "logits"].map(String::from);
-        assert!(
-            first_difference(&names, &found, &expected, 1e-9)
-                .1
-                .is_none()
-        );
+        assert!(first_difference(&names, &found, &expected, 1e-9).1.is_none());
         found[0].values[0] = 9.0;
         found[2].values[3] = f32::NAN;
         let (_, first) = first_difference(&names, &found, &expected, 1e-9);
         let first = first.unwrap();
         assert_eq!(
-            (
-                first.tensor.as_str(),
-                first.row,
-                first.column,
-                first.expected
-            ),
+            (first.tensor.as_str(), first.row, first.column, first.expected),
             ("blk.0.out", 1, 1, 4.0)
         );
         assert!(first.value.is_nan() && first.nmse.is_infinite());

@@ -67,32 +67,20 @@ struct ModelReport {
 /// Stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let threads = args.threads.threads;
-    let devices: Vec<_> = backends::devices(threads)
-        .into_iter()
-        .map(|info| test(info, threads))
-        .collect();
+    let devices: Vec<_> =
+        backends::devices(threads).into_iter().map(|info| test(info, threads)).collect();
     let model = (args.model.model.is_some() || builtin::file().is_some())
         .then(|| check_model(&args.model, threads));
     let healthy = devices.iter().all(|device| device.passed)
         && model.as_ref().is_none_or(|model| model.passed);
     let version = env!("CARGO_PKG_VERSION");
-    let report = Report {
-        version,
-        machine: Machine::look(),
-        devices,
-        model,
-        healthy,
-    };
+    let report = Report { version, machine: Machine::look(), devices, model, healthy };
     if args.json {
         output::json(&report)?;
     } else {
         output::text(&people(&report))?;
     }
-    Ok(if healthy {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn test(info: DeviceInfo, threads: Option<u32>) -> DeviceReport {
@@ -112,11 +100,7 @@ fn test(info: DeviceInfo, threads: Option<u32>) -> DeviceReport {
         description: info.description,
         memory_total: info.memory_total,
         memory_free: info.memory_free,
-        facts: info
-            .facts
-            .into_iter()
-            .map(|(name, value)| (name, value.into()))
-            .collect(),
+        facts: info.facts.into_iter().map(|(name, value)| (name, value.into())).collect(),
     }
 }
 
@@ -139,21 +123,12 @@ fn check_model(args: &ModelArgs, threads: Option<u32>) -> ModelReport {
 /// Returns the device's name.
 fn compute(args: &ModelArgs, threads: Option<u32>) -> anyhow::Result<String> {
     let model = args.open()?;
-    let device = DeviceArgs {
-        device: None,
-        threads: ThreadArgs { threads },
-    }
-    .open()?;
+    let device = DeviceArgs { device: None, threads: ThreadArgs { threads } }.open()?;
     let name = device.info().name.clone();
-    let options = EngineOptions {
-        n_ctx: Some(N_TOKENS as u32),
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { n_ctx: Some(N_TOKENS as u32), ..EngineOptions::default() };
     let tokens = tokens::pseudo_random(N_TOKENS, model.config().n_vocab);
     let loaded = model::load(model, device, &options)?;
-    let logits = Evaluator::new(loaded, &options, &Taps::default())?
-        .eval(&tokens)?
-        .swap_remove(0);
+    let logits = Evaluator::new(loaded, &options, &Taps::default())?.eval(&tokens)?.swap_remove(0);
     match logits.values.iter().all(|value| value.is_finite()) {
         true => Ok(name),
         false => Err(report::with_hint(
@@ -192,21 +167,12 @@ fn people(report: &Report) -> String {
 fn device_rows(device: &DeviceReport) -> String {
     let mut rows = vec![("what", printable(&device.description))];
     if device.memory_total > 0 {
-        let (total, free) = (
-            human_bytes(device.memory_total),
-            human_bytes(device.memory_free),
-        );
+        let (total, free) = (human_bytes(device.memory_total), human_bytes(device.memory_free));
         rows.push(("memory", format!("{total}, {free} free")));
     }
-    let facts: Vec<_> = device
-        .facts
-        .iter()
-        .map(|(name, value)| (name.as_str(), value))
-        .collect();
+    let facts: Vec<_> = device.facts.iter().map(|(name, value)| (name.as_str(), value)).collect();
     rows.extend(
-        facts
-            .iter()
-            .map(|(name, value)| (*name, value.as_str().unwrap_or_default().to_owned())),
+        facts.iter().map(|(name, value)| (*name, value.as_str().unwrap_or_default().to_owned())),
     );
     rows.push(("self-test", verdict(device)));
     if !device.types.is_empty() {

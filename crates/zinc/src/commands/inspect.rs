@@ -170,9 +170,9 @@ fn scaling_words(scaling: &RopeScaling) -> String {
     match scaling {
         RopeScaling::None => "none".into(),
         RopeScaling::Linear { factor } => format!("linear, factor {factor}"),
-        RopeScaling::Yarn {
-            factor, n_ctx_orig, ..
-        } => format!("yarn, factor {factor} from {n_ctx_orig} tokens"),
+        RopeScaling::Yarn { factor, n_ctx_orig, .. } => {
+            format!("yarn, factor {factor} from {n_ctx_orig} tokens")
+        }
         RopeScaling::LongRope { n_ctx_orig, .. } => format!("longrope, from {n_ctx_orig} tokens"),
     }
 }
@@ -183,12 +183,7 @@ fn type_reports(gguf: &Gguf) -> Vec<TypeReport> {
         let ty = tensor.ty.name();
         let known = types.iter().position(|known| known.ty == ty);
         let idx = known.unwrap_or_else(|| {
-            types.push(TypeReport {
-                ty,
-                n_tensors: 0,
-                n_parameters: 0,
-                n_bytes: 0,
-            });
+            types.push(TypeReport { ty, n_tensors: 0, n_parameters: 0, n_bytes: 0 });
             types.len() - 1
         });
         types[idx].n_tensors += 1;
@@ -241,15 +236,9 @@ fn people(report: &Report) -> String {
         text += &indent(&fields(&need.rows()));
     }
     text += "\nmetadata\n";
-    let rows: Vec<_> = report
-        .metadata
-        .iter()
-        .map(|(key, value)| (printable(key), values::short(value)))
-        .collect();
-    let rows: Vec<_> = rows
-        .iter()
-        .map(|(key, value)| (key.as_str(), printable(value)))
-        .collect();
+    let rows: Vec<_> =
+        report.metadata.iter().map(|(key, value)| (printable(key), values::short(value))).collect();
+    let rows: Vec<_> = rows.iter().map(|(key, value)| (key.as_str(), printable(value))).collect();
     text += &indent(&fields(&rows));
     text += "\ntensors by type\n";
     text += &indent(&table(&type_rows(&report.types)));
@@ -279,19 +268,14 @@ fn model_rows(model: &ModelReport) -> Vec<(&'static str, String)> {
         rows.push(("window", window.to_string()));
     }
     rows.push(("rms_eps", format!("{:e}", model.rms_eps)));
-    let rope = format!(
-        "{}, {} dims, theta {}",
-        model.rope_mode, model.rope_dims, model.rope_theta
-    );
+    let rope = format!("{}, {} dims, theta {}", model.rope_mode, model.rope_dims, model.rope_theta);
     rows.push(("rope", rope));
     rows.push(("rope_scaling", model.rope_scaling.clone()));
     rows
 }
 
 fn type_rows(types: &[TypeReport]) -> Vec<Vec<String>> {
-    let header = ["type", "tensors", "parameters", "size"]
-        .map(str::to_owned)
-        .to_vec();
+    let header = ["type", "tensors", "parameters", "size"].map(str::to_owned).to_vec();
     let row = |ty: &TypeReport| {
         vec![
             ty.ty.to_owned(),
@@ -300,29 +284,17 @@ fn type_rows(types: &[TypeReport]) -> Vec<Vec<String>> {
             human_bytes(ty.n_bytes),
         ]
     };
-    std::iter::once(header)
-        .chain(types.iter().map(row))
-        .collect()
+    std::iter::once(header).chain(types.iter().map(row)).collect()
 }
 
 fn tensor_rows(tensors: &[TensorReport]) -> Vec<Vec<String>> {
-    let header = ["name", "type", "dimensions", "size", "offset"]
-        .map(str::to_owned)
-        .to_vec();
+    let header = ["name", "type", "dimensions", "size", "offset"].map(str::to_owned).to_vec();
     let row = |tensor: &TensorReport| {
         let dims: Vec<_> = tensor.dims.iter().map(u64::to_string).collect();
         let (size, offset) = (human_bytes(tensor.n_bytes), tensor.offset.to_string());
-        vec![
-            printable(&tensor.name),
-            tensor.ty.to_owned(),
-            dims.join(" x "),
-            size,
-            offset,
-        ]
+        vec![printable(&tensor.name), tensor.ty.to_owned(), dims.join(" x "), size, offset]
     };
-    std::iter::once(header)
-        .chain(tensors.iter().map(row))
-        .collect()
+    std::iter::once(header).chain(tensors.iter().map(row)).collect()
 }
 
 fn indent(text: &str) -> String {

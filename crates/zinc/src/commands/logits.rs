@@ -54,22 +54,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(report::with_hint(what, "leave out --mtp"));
     }
     let n_greedy = args.greedy.unwrap_or(0);
-    let n_ctx = u32::try_from(args.tokens.0.len())
-        .unwrap_or(u32::MAX)
-        .saturating_add(n_greedy);
+    let n_ctx = u32::try_from(args.tokens.0.len()).unwrap_or(u32::MAX).saturating_add(n_greedy);
     let device = args.device.open()?;
     check_memory(&model, args, device.info().memory_free)?;
     let options = args.step.options(Some(n_ctx.max(1)));
     let loaded = model::load(Arc::clone(&model), device, &options)?;
-    let hidden = if args.hidden {
-        model.graph().hidden_tensors()
-    } else {
-        Vec::new()
-    };
-    let taps = Taps {
-        all_logits: true,
-        tensors: hidden,
-    };
+    let hidden = if args.hidden { model.graph().hidden_tensors() } else { Vec::new() };
+    let taps = Taps { all_logits: true, tensors: hidden };
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
     let spinner = Spinner::new(format!("computing {} tokens", args.tokens.0.len()));
     let (tapped, greedy) = evaluator.greedy(&args.tokens.0, n_greedy as usize)?;
@@ -104,19 +95,12 @@ fn check_memory(model: &Model, args: &Args, n_free: u64) -> anyhow::Result<()> {
 
 fn tensor(tapped: Tapped) -> Tensor {
     let shape = vec![tapped.n_rows(), tapped.n_cols];
-    Tensor {
-        name: public_name(&tapped.name),
-        shape,
-        data: Data::F32(tapped.values),
-    }
+    Tensor { name: public_name(&tapped.name), shape, data: Data::F32(tapped.values) }
 }
 
 /// The plan's name of a tensor as the file spells it: `blk.3.out` is `hidden.3`.
 fn public_name(name: &str) -> String {
-    match name
-        .strip_prefix("blk.")
-        .and_then(|rest| rest.strip_suffix(".out"))
-    {
+    match name.strip_prefix("blk.").and_then(|rest| rest.strip_suffix(".out")) {
         Some(layer) => format!("hidden.{layer}"),
         None if name == "logits" => name.to_owned(),
         None => format!("hidden.{name}"),

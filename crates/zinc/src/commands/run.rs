@@ -99,11 +99,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output::text("\n")?;
     }
     if !args.quiet {
-        screen.dim(&format!(
-            "{}\n{}\n",
-            generate::summary(&answer),
-            session.memory_line()
-        ));
+        screen.dim(&format!("{}\n{}\n", generate::summary(&answer), session.memory_line()));
     }
     Ok(match answer.reason {
         FinishReason::Cancelled => ExitCode::from(interrupt::EXIT_CODE),
@@ -165,19 +161,9 @@ fn answer(
                 "note: this model has no chat template; it continues the prompt as plain text (--raw)",
             );
         }
-        return session.complete(
-            prompt,
-            args.parse_special,
-            &sampling,
-            &args.limits,
-            &mut show,
-        );
+        return session.complete(prompt, args.parse_special, &sampling, &args.limits, &mut show);
     }
-    let system = args
-        .chat
-        .system
-        .as_ref()
-        .map(|text| Message::new("system", text));
+    let system = args.chat.system.as_ref().map(|text| Message::new("system", text));
     let user = Message::new("user", prompt.trim_end_matches(['\r', '\n']));
     let messages: Vec<_> = system.into_iter().chain([user]).collect();
     session.answer(&messages, &sampling, &args.limits, &mut show)

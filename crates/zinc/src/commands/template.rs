@@ -74,11 +74,7 @@ fn parse_time(text: &str) -> Result<DateTime, String> {
     let wrong = || "expected a time such as 2026-01-31T12:00:00".to_owned();
     let mut parts = text.split(['-', 'T', ' ', ':']);
     let mut next = |min: u32, max: u32, default: Option<u32>| match parts.next() {
-        Some(part) => part
-            .parse()
-            .ok()
-            .filter(|n| (min..=max).contains(n))
-            .ok_or_else(wrong),
+        Some(part) => part.parse().ok().filter(|n| (min..=max).contains(n)).ok_or_else(wrong),
         None => default.ok_or_else(wrong),
     };
     let time = DateTime {
@@ -102,9 +98,7 @@ mod tests {
     #[test]
     fn times() {
         let time = |text| {
-            parse_time(text)
-                .map(|t| (t.year, t.month, t.day, t.hour, t.minute, t.second))
-                .ok()
+            parse_time(text).map(|t| (t.year, t.month, t.day, t.hour, t.minute, t.second)).ok()
         };
         assert_eq!(time("2026-01-15"), Some((2026, 1, 15, 0, 0, 0)));
         assert_eq!(time("2026-01-15T12:30:05"), Some((2026, 1, 15, 12, 30, 5)));

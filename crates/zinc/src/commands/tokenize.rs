@@ -20,12 +20,7 @@ pub struct Args {
     #[arg(long)]
     parse_special: bool,
     /// Read the text from a file; - is stdin
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "text",
-        required_unless_present = "text"
-    )]
+    #[arg(long, value_name = "FILE", conflicts_with = "text", required_unless_present = "text")]
     file: Option<PathBuf>,
     /// The text
     #[arg(allow_hyphen_values = true)]
@@ -42,10 +37,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (Some(path), _) => input::read_text(path)?,
         (None, text) => text.clone().unwrap_or_default(),
     };
-    let options = EncodeOptions {
-        add_special: false,
-        parse_special: args.parse_special,
-    };
+    let options = EncodeOptions { add_special: false, parse_special: args.parse_special };
     let mut ids = tokenizer.encode(&text, options);
     if args.bos && tokenizer.adds_bos() {
         ids.splice(0..0, tokenizer.vocab().bos());

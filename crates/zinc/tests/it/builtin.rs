@@ -14,9 +14,7 @@ fn question(sample: &Value) -> Option<&str> {
     let [message] = sample["messages"].as_array()?.as_slice() else {
         return None;
     };
-    message["content"]
-        .as_str()
-        .filter(|_| sample["tools"].is_null() && message["role"] == "user")
+    message["content"].as_str().filter(|_| sample["tools"].is_null() && message["role"] == "user")
 }
 
 #[test]
@@ -30,14 +28,8 @@ fn run_answers_the_samples() {
         n_questions += 1;
         let thinks = sample["enable_thinking"] == true;
         // Thinking is off unless asked for.
-        let flags = if thinks {
-            &["--think", "--json"][..]
-        } else {
-            &["--json"]
-        };
-        let answer = place
-            .zinc(&[&["run", "--temp", "0"], flags, &[question]].concat())
-            .json();
+        let flags = if thinks { &["--think", "--json"][..] } else { &["--json"] };
+        let answer = place.zinc(&[&["run", "--temp", "0"], flags, &[question]].concat()).json();
         assert_eq!(answer["ids"], sample["output_tokens"], "{question}");
         assert_eq!(answer["finish_reason"], "stop", "{question}");
         assert_eq!(answer["reasoning"].is_string(), thinks, "{question}");
@@ -62,14 +54,9 @@ fn the_template_renders_the_samples_prompts() {
             }
         }
         place.write("input.json", input.to_string().as_bytes());
-        assert_eq!(
-            place.zinc(&["template", "--input", "input.json"]).ok(),
-            sample["prompt"]
-        );
+        assert_eq!(place.zinc(&["template", "--input", "input.json"]).ok(), sample["prompt"]);
         place.write("prompt.txt", sample["prompt"].as_str().unwrap().as_bytes());
-        let ids = place
-            .zinc(&["tokenize", "--parse-special", "--file", "prompt.txt"])
-            .json();
+        let ids = place.zinc(&["tokenize", "--parse-special", "--file", "prompt.txt"]).json();
         assert_eq!(ids, sample["prompt_tokens"]);
     }
 }

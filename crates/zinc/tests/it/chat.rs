@@ -12,11 +12,7 @@ fn a_conversation() {
     let input =
         "Hello\nAnd \\\nmore\n\"\"\"a\n\nb\"\"\"\n/save talk.json\n/save talk.json\n/quit\nnever\n";
     let outcome = place.zinc_with(&CHAT, input.as_bytes());
-    assert!(
-        outcome.stderr.contains("Saved 6 messages"),
-        "{}",
-        outcome.stderr
-    );
+    assert!(outcome.stderr.contains("Saved 6 messages"), "{}", outcome.stderr);
     assert!(
         outcome.stderr.contains("error: talk.json"),
         "it never writes over a file: {}",
@@ -25,24 +21,14 @@ fn a_conversation() {
     let text = outcome.ok();
     let saved: serde_json::Value = serde_json::from_str(&read(&place.path("talk.json"))).unwrap();
     let messages = saved["messages"].as_array().unwrap();
-    let said: Vec<_> = messages
-        .iter()
-        .step_by(2)
-        .map(|message| &message["content"])
-        .collect();
+    let said: Vec<_> = messages.iter().step_by(2).map(|message| &message["content"]).collect();
     assert_eq!(said, ["Hello", "And \nmore", "a\n\nb"]);
     for answer in messages.iter().skip(1).step_by(2) {
         assert_eq!(answer["role"], "assistant");
         assert!(text.contains(answer["content"].as_str().unwrap()));
     }
-    let alone = place
-        .zinc(&["run", "-m", "m.gguf", "--temp", "0", "-n", "6", "Hello"])
-        .ok();
-    assert_eq!(
-        messages[1]["content"],
-        json!(alone),
-        "a chat answers as run does"
-    );
+    let alone = place.zinc(&["run", "-m", "m.gguf", "--temp", "0", "-n", "6", "Hello"]).ok();
+    assert_eq!(messages[1]["content"], json!(alone), "a chat answers as run does");
 }
 
 #[test]
@@ -70,11 +56,7 @@ fn commands() {
         "Saved 1 messages",
         "no file is named",
     ] {
-        assert!(
-            outcome.stderr.contains(part),
-            "{part:?} is not in: {}",
-            outcome.stderr
-        );
+        assert!(outcome.stderr.contains(part), "{part:?} is not in: {}", outcome.stderr);
     }
     outcome.ok();
     assert_eq!(read(&place.path("t.txt")), "## system\n\nBe brief.\n\n");
@@ -86,28 +68,10 @@ fn a_full_context_is_told_and_survived() {
     let long = "x".repeat(200);
     let input = format!("{long}\n/clear\nHi\n");
     let outcome = place.zinc_with(&[&CHAT[..], &["--ctx", "100"]].concat(), input.as_bytes());
-    assert!(
-        outcome.stderr.contains("the context holds 100"),
-        "{}",
-        outcome.stderr
-    );
+    assert!(outcome.stderr.contains("the context holds 100"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("/clear"), "{}", outcome.stderr);
     assert!(!outcome.ok().is_empty());
-    let args = [
-        "chat",
-        "-m",
-        "m.gguf",
-        "--temp",
-        "0",
-        "--ctx",
-        "60",
-        "--logit-bias",
-        "257=-inf",
-    ];
+    let args = ["chat", "-m", "m.gguf", "--temp", "0", "--ctx", "60", "--logit-bias", "257=-inf"];
     let outcome = place.zinc_with(&args, b"Hi\n");
-    assert!(
-        outcome.stderr.contains("The context of 60 tokens is full"),
-        "{}",
-        outcome.stderr
-    );
+    assert!(outcome.stderr.contains("The context of 60 tokens is full"), "{}", outcome.stderr);
 }

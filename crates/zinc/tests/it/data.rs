@@ -12,75 +12,35 @@ fn tensor(place: &Place, file: &str, name: &str) -> (Value, Value, Vec<u8>) {
     let header: Value = serde_json::from_slice(&bytes[8..8 + n_header]).unwrap();
     let entry = &header[name];
     let offset = |idx: usize| 8 + n_header + entry["data_offsets"][idx].as_u64().unwrap() as usize;
-    (
-        entry["dtype"].clone(),
-        entry["shape"].clone(),
-        bytes[offset(0)..offset(1)].to_vec(),
-    )
+    (entry["dtype"].clone(), entry["shape"].clone(), bytes[offset(0)..offset(1)].to_vec())
 }
 
 fn logits(place: &Place, out: &str, more: &[&str]) -> Outcome {
-    let args = [
-        "logits",
-        "-m",
-        "m.gguf",
-        "--tokens",
-        "72,101,108,108,111",
-        "--kv",
-        "f32",
-        "--out",
-        out,
-    ];
+    let args =
+        ["logits", "-m", "m.gguf", "--tokens", "72,101,108,108,111", "--kv", "f32", "--out", out];
     place.zinc(&[&args[..], more].concat())
 }
 
 #[test]
 fn logits_do_not_depend_on_the_chunk() {
     let place = Place::new();
-    assert_eq!(
-        logits(&place, "a.st", &["--hidden", "--greedy", "4"]).ok(),
-        ""
-    );
-    assert_eq!(
-        logits(
-            &place,
-            "b.st",
-            &["--hidden", "--greedy", "4", "--chunk", "2"]
-        )
-        .ok(),
-        ""
-    );
+    assert_eq!(logits(&place, "a.st", &["--hidden", "--greedy", "4"]).ok(), "");
+    assert_eq!(logits(&place, "b.st", &["--hidden", "--greedy", "4", "--chunk", "2"]).ok(), "");
     assert_eq!(tensor(&place, "a.st", "logits").1, json!([5, N_VOCAB]));
     assert_eq!(tensor(&place, "a.st", "greedy").0, "I32");
     assert_eq!(tensor(&place, "a.st", "greedy").1, json!([4]));
-    for name in [
-        "logits",
-        "greedy",
-        "hidden.embed",
-        "hidden.0",
-        "hidden.1",
-        "hidden.final_norm",
-    ] {
-        assert_eq!(
-            tensor(&place, "a.st", name),
-            tensor(&place, "b.st", name),
-            "{name}"
-        );
+    for name in ["logits", "greedy", "hidden.embed", "hidden.0", "hidden.1", "hidden.final_norm"] {
+        assert_eq!(tensor(&place, "a.st", name), tensor(&place, "b.st", name), "{name}");
     }
     assert_eq!(tensor(&place, "a.st", "hidden.1").1, json!([5, 32]));
     logits(&place, "c.st", &[]).ok();
-    assert_eq!(
-        tensor(&place, "c.st", "logits"),
-        tensor(&place, "a.st", "logits")
-    );
+    assert_eq!(tensor(&place, "c.st", "logits"), tensor(&place, "a.st", "logits"));
 }
 
 #[test]
 fn bench_reports_both_tests() {
     let place = Place::new();
-    let args = [
-        "bench", "-m", "m.gguf", "-p", "16", "-n", "4", "-r", "2", "-d", "8",
-    ];
+    let args = ["bench", "-m", "m.gguf", "-p", "16", "-n", "4", "-r", "2", "-d", "8"];
     let report = place.zinc(&[&args[..], &["--json"]].concat()).json();
     for (result, test) in report.as_array().unwrap().iter().zip(["pp16", "tg4"]) {
         assert_eq!(
@@ -92,11 +52,8 @@ fn bench_reports_both_tests() {
         assert!(number("tok_s_min") > 0.0 && number("gb_s") > 0.0);
     }
     assert!(place.zinc(&args).ok().starts_with("test"));
-    let only = place
-        .zinc(&[
-            "bench", "-m", "m.gguf", "-p", "0", "-n", "1", "-r", "1", "--json",
-        ])
-        .json();
+    let only =
+        place.zinc(&["bench", "-m", "m.gguf", "-p", "0", "-n", "1", "-r", "1", "--json"]).json();
     assert_eq!(only.as_array().unwrap().len(), 1);
 }
 
@@ -104,16 +61,7 @@ fn bench_reports_both_tests() {
 fn devices_and_chunks_agree() {
     let place = Place::new();
     let report = place
-        .zinc(&[
-            "diff",
-            "-m",
-            "m.gguf",
-            "--device",
-            "cpu",
-            "--against",
-            "reference",
-            "--json",
-        ])
+        .zinc(&["diff", "-m", "m.gguf", "--device", "cpu", "--against", "reference", "--json"])
         .json();
     assert_eq!(report["first"], Value::Null);
     assert!(report["n_compared"].as_u64().unwrap() > 10);
@@ -132,9 +80,7 @@ fn devices_and_chunks_agree() {
     ];
     assert!(place.zinc(&args).ok().contains("no tensor differs"));
     let layer = place
-        .zinc(&[
-            "diff", "-m", "m.gguf", "--tokens", "1,2", "--from", "blk.1", "--to", "blk.1",
-        ])
+        .zinc(&["diff", "-m", "m.gguf", "--tokens", "1,2", "--from", "blk.1", "--to", "blk.1"])
         .ok();
     assert!(layer.contains("no tensor differs"), "{layer}");
 }
@@ -142,40 +88,18 @@ fn devices_and_chunks_agree() {
 #[test]
 fn inspect_and_doctor() {
     let place = Place::new();
-    let report = place
-        .zinc(&[
-            "inspect",
-            "-m",
-            "m.gguf",
-            "--json",
-            "--tensors",
-            "--ctx",
-            "100",
-        ])
-        .json();
+    let report =
+        place.zinc(&["inspect", "-m", "m.gguf", "--json", "--tensors", "--ctx", "100"]).json();
     assert_eq!(report["model"]["n_layers"], 2);
     assert_eq!(report["memory"]["n_ctx"], 100);
-    assert_eq!(
-        report["metadata"]["tokenizer.ggml.tokens"]["n_elements"],
-        N_VOCAB
-    );
-    assert_eq!(
-        report["tensors"].as_array().unwrap().len(),
-        report["file"]["n_tensors"]
-    );
+    assert_eq!(report["metadata"]["tokenizer.ggml.tokens"]["n_elements"], N_VOCAB);
+    assert_eq!(report["tensors"].as_array().unwrap().len(), report["file"]["n_tensors"]);
     let text = place.zinc(&["inspect", "-m", "m.gguf"]).ok();
-    assert!(
-        text.contains("n_kv_heads    1") && text.contains("fits"),
-        "{text}"
-    );
+    assert!(text.contains("n_kv_heads    1") && text.contains("fits"), "{text}");
     let report = place.zinc(&["doctor", "-m", "m.gguf", "--json"]).json();
     assert_eq!(report["healthy"], true);
-    let devices: Vec<_> = report["devices"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|device| &device["name"])
-        .collect();
+    let devices: Vec<_> =
+        report["devices"].as_array().unwrap().iter().map(|device| &device["name"]).collect();
     assert_eq!(devices, ["cpu", "reference"]);
 }
 
@@ -183,8 +107,5 @@ fn inspect_and_doctor() {
 fn completions_and_version() {
     let place = Place::new();
     assert!(place.zinc(&["completions", "bash"]).ok().contains("zinc"));
-    assert_eq!(
-        place.zinc(&["--version"]).ok(),
-        concat!("zinc ", env!("CARGO_PKG_VERSION"), "\n")
-    );
+    assert_eq!(place.zinc(&["--version"]).ok(), concat!("zinc ", env!("CARGO_PKG_VERSION"), "\n"));
 }

@@ -11,10 +11,7 @@ fn check(place: &Place, args: &[&str], code: i32, parts: &[&str]) {
     assert_eq!(outcome.code, code, "{args:?}: {stderr}");
     assert_eq!(outcome.stdout, b"", "{args:?}");
     for part in parts {
-        assert!(
-            stderr.contains(part),
-            "{args:?}: {part:?} is not in: {stderr}"
-        );
+        assert!(stderr.contains(part), "{args:?}: {part:?} is not in: {stderr}");
     }
     assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
     assert_eq!(stderr.matches("error:").count(), 1, "{args:?}: {stderr}");
@@ -36,15 +33,7 @@ fn usage() {
         &["tokenize", "-m", "m.gguf"],
         &["tokenize", "-m", "m.gguf", "--file", "a", "hi"],
         &["template", "-m", "m.gguf"],
-        &[
-            "template",
-            "-m",
-            "m.gguf",
-            "--template-file",
-            "a",
-            "--input",
-            "b",
-        ],
+        &["template", "-m", "m.gguf", "--template-file", "a", "--input", "b"],
         &["template", "-m", "m.gguf", "--input", "b", "--now", "today"],
         &["logits", "-m", "m.gguf", "--tokens", "1,x", "--out", "o"],
         &["logits", "-m", "m.gguf", "--tokens", "", "--out", "o"],
@@ -73,26 +62,11 @@ fn model_files() {
     place.write("cut.gguf", &whole[..whole.len() - 1]);
     place.write("header.gguf", &whole[..2000]);
     place.write("count.gguf", &with(16, &u64::MAX.to_le_bytes()));
-    place.write(
-        "arch.gguf",
-        &model::build(&Spec {
-            arch: "mamba",
-            ..Spec::default()
-        }),
-    );
-    place.write(
-        "pre.gguf",
-        &model::build(&Spec {
-            pre: "klingon",
-            ..Spec::default()
-        }),
-    );
+    place.write("arch.gguf", &model::build(&Spec { arch: "mamba", ..Spec::default() }));
+    place.write("pre.gguf", &model::build(&Spec { pre: "klingon", ..Spec::default() }));
     std::fs::create_dir(place.path("dir.gguf")).unwrap();
     for (file, parts) in [
-        (
-            "missing.gguf",
-            &["missing.gguf", "no such file", "hint:"][..],
-        ),
+        ("missing.gguf", &["missing.gguf", "no such file", "hint:"][..]),
         ("dir.gguf", &["directory", ".gguf"]),
         ("empty.gguf", &["empty"]),
         ("text.gguf", &["not a GGUF file"]),
@@ -124,12 +98,7 @@ fn files_without_permission() {
         eprintln!("skipped: this user may read every file");
         return;
     }
-    check(
-        &place,
-        &["inspect", "-m", "m.gguf"],
-        1,
-        &["permission denied", "hint:"],
-    );
+    check(&place, &["inspect", "-m", "m.gguf"], 1, &["permission denied", "hint:"]);
 }
 
 #[test]
@@ -138,30 +107,10 @@ fn prompts() {
     let long = "a".repeat(2 * model::N_CTX as usize);
     place.write("latin1.txt", b"caf\xe9");
     place.write("long.txt", long.as_bytes());
-    check(
-        &place,
-        &["run", "-m", "m.gguf", ""],
-        1,
-        &["the prompt is empty", "hint:"],
-    );
-    check(
-        &place,
-        &["run", "-m", "m.gguf", " \n"],
-        1,
-        &["the prompt is empty"],
-    );
-    check(
-        &place,
-        &["run", "-m", "m.gguf"],
-        1,
-        &["the prompt is empty"],
-    );
-    check(
-        &place,
-        &["run", "-m", "m.gguf", "--file", "none.txt"],
-        1,
-        &["none.txt"],
-    );
+    check(&place, &["run", "-m", "m.gguf", ""], 1, &["the prompt is empty", "hint:"]);
+    check(&place, &["run", "-m", "m.gguf", " \n"], 1, &["the prompt is empty"]);
+    check(&place, &["run", "-m", "m.gguf"], 1, &["the prompt is empty"]);
+    check(&place, &["run", "-m", "m.gguf", "--file", "none.txt"], 1, &["none.txt"]);
     check(
         &place,
         &["run", "-m", "m.gguf", "--file", "latin1.txt"],
@@ -174,12 +123,7 @@ fn prompts() {
         1,
         &["latin1.txt", "byte 3", "UTF-8"],
     );
-    check(
-        &place,
-        &["run", "-m", "m.gguf", "--file", "long.txt"],
-        1,
-        &["tokens", "512", "hint:"],
-    );
+    check(&place, &["run", "-m", "m.gguf", "--file", "long.txt"], 1, &["tokens", "512", "hint:"]);
     check(
         &place,
         &["run", "-m", "m.gguf", "--ctx", "16", "a long prompt"],
@@ -194,58 +138,25 @@ fn flags_out_of_range() {
     let m = ["-m", "m.gguf"];
     let with = |head: &[&'static str], tail: &[&'static str]| [head, &m, tail].concat();
     for (args, parts) in [
-        (
-            with(&["run"], &["--temp", "-1", "hi"]),
-            &["temperature is -1"][..],
-        ),
-        (
-            with(&["run"], &["--temp", "NaN", "hi"]),
-            &["temperature is NaN"],
-        ),
+        (with(&["run"], &["--temp", "-1", "hi"]), &["temperature is -1"][..]),
+        (with(&["run"], &["--temp", "NaN", "hi"]), &["temperature is NaN"]),
         (with(&["run"], &["--top-p", "2", "hi"]), &["top_p is 2"]),
-        (
-            with(&["run"], &["--logit-bias", "999=1", "hi"]),
-            &["logit_bias", "258"],
-        ),
+        (with(&["run"], &["--logit-bias", "999=1", "hi"]), &["logit_bias", "258"]),
         (with(&["run"], &["--stop", "", "hi"]), &["stop"]),
-        (
-            with(&["run"], &["--ctx", "513", "hi"]),
-            &["context length is 513", "1 to 512"],
-        ),
-        (
-            with(&["run"], &["--think", "hi"]),
-            &["no switch for thinking", "hint:"],
-        ),
-        (
-            with(&["run"], &["--device", "abacus", "hi"]),
-            &["no device called abacus", "reference"],
-        ),
-        (
-            with(&["logits"], &["--tokens", "1,258", "--out", "o"]),
-            &["token 1", "258"],
-        ),
+        (with(&["run"], &["--ctx", "513", "hi"]), &["context length is 513", "1 to 512"]),
+        (with(&["run"], &["--think", "hi"]), &["no switch for thinking", "hint:"]),
+        (with(&["run"], &["--device", "abacus", "hi"]), &["no device called abacus", "reference"]),
+        (with(&["logits"], &["--tokens", "1,258", "--out", "o"]), &["token 1", "258"]),
         (
             with(&["logits"], &["--tokens", "1", "--mtp", "--out", "o"]),
             &["qwen3", "multi-token-prediction"],
         ),
-        (
-            with(&["logits"], &["--tokens", "1", "--out", "no/such/dir"]),
-            &["no/such/dir"],
-        ),
+        (with(&["logits"], &["--tokens", "1", "--out", "no/such/dir"]), &["no/such/dir"]),
         (with(&["bench"], &["-b", "2"]), &["limit is 1", "-b"]),
-        (
-            with(&["bench"], &["-p", "0", "-n", "0"]),
-            &["nothing to measure"],
-        ),
+        (with(&["bench"], &["-p", "0", "-n", "0"]), &["nothing to measure"]),
         (with(&["bench"], &["-p", "513"]), &["513", "1 to 512"]),
-        (
-            with(&["diff"], &["--device", "abacus"]),
-            &["no device called abacus"],
-        ),
-        (
-            with(&["diff"], &["--from", "blk.9", "--to", "blk.12"]),
-            &["--from", "hint:"],
-        ),
+        (with(&["diff"], &["--device", "abacus"]), &["no device called abacus"]),
+        (with(&["diff"], &["--from", "blk.9", "--to", "blk.12"]), &["--from", "hint:"]),
     ] {
         check(&place, &args, 1, parts);
     }
@@ -254,14 +165,8 @@ fn flags_out_of_range() {
 #[test]
 fn templates() {
     let place = Place::new();
-    place.write(
-        "hi.json",
-        br#"{"messages": [{"role": "user", "content": "hi"}]}"#,
-    );
-    place.write(
-        "tool.json",
-        br#"{"messages": [{"role": "tool", "content": "hi"}]}"#,
-    );
+    place.write("hi.json", br#"{"messages": [{"role": "user", "content": "hi"}]}"#);
+    place.write("tool.json", br#"{"messages": [{"role": "tool", "content": "hi"}]}"#);
     place.write("list.json", b"[1]");
     place.write("broken.json", b"{");
     place.write("syntax.jinja", b"{% if %}");
@@ -269,26 +174,12 @@ fn templates() {
         "endless.jinja",
         b"{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
     );
-    place.write(
-        "deep.jinja",
-        b"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    );
-    place.write(
-        "plain.gguf",
-        &model::build(&Spec {
-            template: None,
-            ..Spec::default()
-        }),
-    );
+    place.write("deep.jinja", b"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
+    place.write("plain.gguf", &model::build(&Spec { template: None, ..Spec::default() }));
     let with_model = |input: &'static str| ["template", "-m", "m.gguf", "--input", input];
     check(&place, &with_model("tool.json"), 1, &["no tools here"]);
     check(&place, &with_model("list.json"), 1, &["list.json"]);
-    check(
-        &place,
-        &with_model("broken.json"),
-        1,
-        &["broken.json", "JSON"],
-    );
+    check(&place, &with_model("broken.json"), 1, &["broken.json", "JSON"]);
     check(&place, &with_model("none.json"), 1, &["none.json"]);
     for file in ["syntax.jinja", "endless.jinja", "deep.jinja"] {
         check(
@@ -304,47 +195,19 @@ fn templates() {
         1,
         &["no chat template", "--template-file"],
     );
-    check(
-        &place,
-        &["chat", "-m", "plain.gguf"],
-        1,
-        &["no chat template", "--raw"],
-    );
-    check(
-        &place,
-        &["run", "-m", "plain.gguf", "--system", "x", "hi"],
-        1,
-        &["no chat template"],
-    );
+    check(&place, &["chat", "-m", "plain.gguf"], 1, &["no chat template", "--raw"]);
+    check(&place, &["run", "-m", "plain.gguf", "--system", "x", "hi"], 1, &["no chat template"]);
 }
 
 #[test]
 fn inspect_shows_what_it_cannot_run() {
     let place = Place::new();
-    place.write(
-        "arch.gguf",
-        &model::build(&Spec {
-            arch: "mamba",
-            ..Spec::default()
-        }),
-    );
+    place.write("arch.gguf", &model::build(&Spec { arch: "mamba", ..Spec::default() }));
     let outcome = place.zinc(&["inspect", "-m", "arch.gguf"]);
     assert_eq!(outcome.code, 1);
-    assert!(
-        outcome.stderr.contains("architecture mamba"),
-        "{}",
-        outcome.stderr
-    );
-    assert!(
-        String::from_utf8(outcome.stdout)
-            .unwrap()
-            .contains("mamba.block_count")
-    );
+    assert!(outcome.stderr.contains("architecture mamba"), "{}", outcome.stderr);
+    assert!(String::from_utf8(outcome.stdout).unwrap().contains("mamba.block_count"));
     let outcome = place.zinc(&["doctor", "-m", "arch.gguf"]);
     assert_eq!(outcome.code, 1);
-    assert!(
-        String::from_utf8(outcome.stdout)
-            .unwrap()
-            .contains("FAILED")
-    );
+    assert!(String::from_utf8(outcome.stdout).unwrap().contains("FAILED"));
 }

@@ -23,9 +23,7 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        let place = Place {
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let place = Place { dir: tempfile::tempdir().unwrap() };
         place.write("m.gguf", &model::chat_model());
         place
     }
@@ -41,9 +39,7 @@ impl Place {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zinc"));
         command.current_dir(self.dir.path()).args(args);
-        command
-            .env("XDG_STATE_HOME", self.dir.path())
-            .stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", self.dir.path()).stdin(Stdio::null());
         command
     }
 
@@ -55,10 +51,7 @@ impl Place {
     /// Runs with `input` on stdin.
     fn zinc_with(&self, args: &[&str], input: &[u8]) -> Outcome {
         let mut command = self.command(args);
-        let pipes = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().unwrap();
         // A program that refuses its flags may not read its input.
         let _ = child.stdin.take().unwrap().write_all(input);
@@ -77,11 +70,7 @@ struct Outcome {
 impl From<Output> for Outcome {
     fn from(output: Output) -> Self {
         let stderr = String::from_utf8(output.stderr).unwrap();
-        Outcome {
-            code: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr,
-        }
+        Outcome { code: output.status.code().unwrap_or(-1), stdout: output.stdout, stderr }
     }
 }
 

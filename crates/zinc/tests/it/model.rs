@@ -35,11 +35,7 @@ pub struct Spec {
 
 impl Default for Spec {
     fn default() -> Self {
-        Spec {
-            arch: "qwen3",
-            pre: "qwen2",
-            template: Some(TEMPLATE),
-        }
+        Spec { arch: "qwen3", pre: "qwen2", template: Some(TEMPLATE) }
     }
 }
 
@@ -65,10 +61,7 @@ pub fn build(spec: &Spec) -> Vec<u8> {
     ] {
         file.value(&format!("{}.{key}", spec.arch), Value::U32(value));
     }
-    file.value(
-        &format!("{}.attention.layer_norm_rms_epsilon", spec.arch),
-        Value::F32(1e-6),
-    );
+    file.value(&format!("{}.attention.layer_norm_rms_epsilon", spec.arch), Value::F32(1e-6));
     vocabulary(&mut file, spec);
     if let Some(template) = spec.template {
         file.value("tokenizer.chat_template", text(template));
@@ -78,28 +71,15 @@ pub fn build(spec: &Spec) -> Vec<u8> {
 }
 
 fn vocabulary(file: &mut Writer, spec: &Spec) {
-    let mut pieces: Vec<String> = (0..=255)
-        .map(|byte| byte_symbol(byte).to_string())
-        .collect();
+    let mut pieces: Vec<String> = (0..=255).map(|byte| byte_symbol(byte).to_string()).collect();
     pieces.extend(["<|im_start|>", "<|im_end|>"].map(String::from));
-    let types: Vec<i32> = (0..N_VOCAB)
-        .map(|id| if id < 256 { 1 } else { 3 })
-        .collect();
+    let types: Vec<i32> = (0..N_VOCAB).map(|id| if id < 256 { 1 } else { 3 }).collect();
     let no_merges = StringArray::from_iter(std::iter::empty::<&str>());
     file.value("tokenizer.ggml.model", Value::String("gpt2".into()));
     file.value("tokenizer.ggml.pre", Value::String(spec.pre.into()));
-    file.value(
-        "tokenizer.ggml.tokens",
-        Value::Array(Array::Strings(pieces.iter().collect())),
-    );
-    file.value(
-        "tokenizer.ggml.merges",
-        Value::Array(Array::Strings(no_merges)),
-    );
-    file.value(
-        "tokenizer.ggml.token_type",
-        Value::Array(Array::from(types.as_slice())),
-    );
+    file.value("tokenizer.ggml.tokens", Value::Array(Array::Strings(pieces.iter().collect())));
+    file.value("tokenizer.ggml.merges", Value::Array(Array::Strings(no_merges)));
+    file.value("tokenizer.ggml.token_type", Value::Array(Array::from(types.as_slice())));
     file.value("tokenizer.ggml.eos_token_id", Value::U32(IM_END));
 }
 
@@ -119,15 +99,13 @@ fn byte_symbol(byte: u8) -> char {
 fn tensors(file: &mut Writer) {
     let mut state = 1_u64;
     let mut random = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     let mut matrix = |file: &mut Writer, name: &str, n_in: u64, n_out: u64| {
-        let data: Vec<u8> = (0..n_in * n_out)
-            .flat_map(|_| (0.4 * random()).to_le_bytes())
-            .collect();
+        let data: Vec<u8> =
+            (0..n_in * n_out).flat_map(|_| (0.4 * random()).to_le_bytes()).collect();
         file.tensor(name, GgmlType::F32, &[n_in, n_out], data);
     };
     matrix(file, "token_embd.weight", D_MODEL, N_VOCAB);

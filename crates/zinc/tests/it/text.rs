@@ -32,16 +32,9 @@ fn run_prints_the_text_alone() {
     let quiet = place.zinc(&[&args[..], &["-q"]].concat());
     assert_eq!(quiet.stderr, "");
     assert_eq!(quiet.ok(), text);
-    for variant in [
-        &["--chunk", "1"][..],
-        &["--device", "cpu", "--threads", "1"],
-        &["--ctx", "64"],
-    ] {
-        assert_eq!(
-            place.zinc(&[&args[..], variant].concat()).ok(),
-            text,
-            "{variant:?}"
-        );
+    for variant in [&["--chunk", "1"][..], &["--device", "cpu", "--threads", "1"], &["--ctx", "64"]]
+    {
+        assert_eq!(place.zinc(&[&args[..], variant].concat()).ok(), text, "{variant:?}");
     }
 }
 
@@ -51,44 +44,20 @@ fn the_prompt_comes_from_anywhere() {
     place.write("p.txt", b"Hello\n");
     let args = [&GREEDY[..], &["8"]].concat();
     let expected = place.zinc(&[&args[..], &["Hello"]].concat()).ok();
-    assert_eq!(
-        place.zinc(&[&args[..], &["--file", "p.txt"]].concat()).ok(),
-        expected
-    );
+    assert_eq!(place.zinc(&[&args[..], &["--file", "p.txt"]].concat()).ok(), expected);
     assert_eq!(place.zinc_with(&args, b"Hello\n").ok(), expected);
-    assert_eq!(
-        place
-            .zinc_with(&[&args[..], &["--file", "-"]].concat(), b"Hello")
-            .ok(),
-        expected
-    );
-    let system = place
-        .zinc(&[&args[..], &["--system", "Be brief.", "Hello"]].concat())
-        .ok();
+    assert_eq!(place.zinc_with(&[&args[..], &["--file", "-"]].concat(), b"Hello").ok(), expected);
+    let system = place.zinc(&[&args[..], &["--system", "Be brief.", "Hello"]].concat()).ok();
     assert_ne!(system, expected);
 }
 
 #[test]
 fn without_a_template_the_text_is_continued() {
     let place = Place::new();
-    place.write(
-        "plain.gguf",
-        &model::build(&Spec {
-            template: None,
-            ..Spec::default()
-        }),
-    );
-    let raw = place
-        .zinc(&[
-            "run", "-m", "m.gguf", "--temp", "0", "-n", "8", "--raw", "Hello",
-        ])
-        .ok();
+    place.write("plain.gguf", &model::build(&Spec { template: None, ..Spec::default() }));
+    let raw = place.zinc(&["run", "-m", "m.gguf", "--temp", "0", "-n", "8", "--raw", "Hello"]).ok();
     let outcome = place.zinc(&["run", "-m", "plain.gguf", "--temp", "0", "-n", "8", "Hello"]);
-    assert!(
-        outcome.stderr.contains("no chat template"),
-        "{}",
-        outcome.stderr
-    );
+    assert!(outcome.stderr.contains("no chat template"), "{}", outcome.stderr);
     assert_eq!(outcome.ok(), raw);
 }
 
@@ -96,72 +65,35 @@ fn without_a_template_the_text_is_continued() {
 fn seeds_and_limits() {
     let place = Place::new();
     let run = |more: &[&str]| {
-        place
-            .zinc(&[&["run", "-m", "m.gguf", "--raw", "Hello", "--json"], more].concat())
-            .json()
+        place.zinc(&[&["run", "-m", "m.gguf", "--raw", "Hello", "--json"], more].concat()).json()
     };
     let a = run(&["-n", "20", "--seed", "7", "--temp", "1.5"]);
-    assert_eq!(
-        a["ids"],
-        run(&["-n", "20", "--seed", "7", "--temp", "1.5"])["ids"]
-    );
-    assert_ne!(
-        a["ids"],
-        run(&["-n", "20", "--seed", "8", "--temp", "1.5"])["ids"]
-    );
+    assert_eq!(a["ids"], run(&["-n", "20", "--seed", "7", "--temp", "1.5"])["ids"]);
+    assert_ne!(a["ids"], run(&["-n", "20", "--seed", "8", "--temp", "1.5"])["ids"]);
     assert_eq!(run(&["-n", "0"])["ids"], json!([]));
     // The context bounds what is not bounded otherwise: five tokens of prompt, eleven of answer.
     let full = run(&["--temp", "0", "--ctx", "16", "--logit-bias", "257=-inf"]);
     assert_eq!(
-        (
-            full["ids"].as_array().unwrap().len(),
-            &full["finish_reason"]
-        ),
+        (full["ids"].as_array().unwrap().len(), &full["finish_reason"]),
         (11, &json!("length"))
     );
     let biased = run(&["--temp", "0", "-n", "3", "--logit-bias", "65=100"]);
     assert_eq!(biased["text"], "AAA");
-    let stopped = run(&[
-        "--temp",
-        "0",
-        "-n",
-        "9",
-        "--logit-bias",
-        "65=100",
-        "--stop",
-        "AA",
-    ]);
-    assert_eq!(
-        (&stopped["text"], &stopped["finish_reason"]),
-        (&json!(""), &json!("stop"))
-    );
+    let stopped = run(&["--temp", "0", "-n", "9", "--logit-bias", "65=100", "--stop", "AA"]);
+    assert_eq!((&stopped["text"], &stopped["finish_reason"]), (&json!(""), &json!("stop")));
     let ended = run(&["--temp", "0", "-n", "9", "--logit-bias", "257=100"]);
-    assert_eq!(
-        (&ended["text"], &ended["finish_reason"]),
-        (&json!(""), &json!("stop"))
-    );
+    assert_eq!((&ended["text"], &ended["finish_reason"]), (&json!(""), &json!("stop")));
 }
 
 #[test]
 fn tokens() {
     let place = Place::new();
-    let ids = |args: &[&str]| {
-        place
-            .zinc(&[&["tokenize", "-m", "m.gguf"], args].concat())
-            .ok()
-    };
+    let ids = |args: &[&str]| place.zinc(&[&["tokenize", "-m", "m.gguf"], args].concat()).ok();
     assert_eq!(ids(&["Hi!"]), "[72,105,33]\n");
     assert_eq!(ids(&[""]), "[]\n");
     assert_eq!(ids(&["-n"]), "[45,110]\n");
-    assert_eq!(
-        ids(&["--bos", "a"]),
-        "[97]\n",
-        "this model expects no such token"
-    );
-    assert_eq!(
-        ids(&["--parse-special", "<|im_end|>"]),
-        format!("[{}]\n", model::IM_END)
-    );
+    assert_eq!(ids(&["--bos", "a"]), "[97]\n", "this model expects no such token");
+    assert_eq!(ids(&["--parse-special", "<|im_end|>"]), format!("[{}]\n", model::IM_END));
     assert_eq!(ids(&["<|im_end|>"]).matches(',').count(), 9);
     place.write("t.txt", "é\n".as_bytes());
     assert_eq!(ids(&["--file", "t.txt"]), "[195,169,10]\n");
@@ -175,12 +107,7 @@ fn templates_are_rendered_byte_for_byte() {
         br#"{"messages": [{"role": "user", "content": " hi "}], "name": "zinc"}"#,
     );
     let expected = "<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\n";
-    assert_eq!(
-        place
-            .zinc(&["template", "-m", "m.gguf", "--input", "hi.json"])
-            .ok(),
-        expected
-    );
+    assert_eq!(place.zinc(&["template", "-m", "m.gguf", "--input", "hi.json"]).ok(), expected);
     place.write(
         "t.jinja",
         b"{{ bos_token }}{{ name }}{{ eos_token }} {{ strftime_now('%d %b %Y') }}",
@@ -196,9 +123,7 @@ fn templates_are_rendered_byte_for_byte() {
         "--eos-token",
         "</s>",
     ];
-    let rendered = place
-        .zinc(&[&args[..], &["--now", "2026-01-15"]].concat())
-        .ok();
+    let rendered = place.zinc(&[&args[..], &["--now", "2026-01-15"]].concat()).ok();
     assert_eq!(rendered, "<s>zinc</s> 15 Jan 2026");
 }
 
@@ -248,20 +173,9 @@ fn ctrl_c_ends_the_answer() {
         .spawn()
         .unwrap();
     let mut first = [0; 1];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut first)
-        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     let id = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     // A machine that is fast enough may be done before the signal arrives.

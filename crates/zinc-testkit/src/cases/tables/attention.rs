@@ -41,9 +41,7 @@ impl Entry for Attention {
         };
         let widths = [self.n_kv_heads * self.k_dim, self.n_kv_heads * self.v_dim];
         let fits = |dtype: &GgmlType| {
-            widths
-                .iter()
-                .all(|width| dtype.row_bytes(*width as usize).is_some())
+            widths.iter().all(|width| dtype.row_bytes(*width as usize).is_some())
         };
         let case = |dtype| {
             let mut feed = context.feed(&self.name);
@@ -70,13 +68,7 @@ impl Entry for Attention {
             case.nmse_max = context.nmse_of(dtype);
             case
         };
-        context
-            .kv_types
-            .iter()
-            .copied()
-            .filter(fits)
-            .map(case)
-            .collect()
+        context.kv_types.iter().copied().filter(fits).map(case).collect()
     }
 }
 
@@ -102,17 +94,13 @@ impl KvWrite {
     fn layout(&self, rng: &mut crate::random::Rng) -> Layout {
         let mut layout = Layout::sequences(&self.seqs, self.page_size, rng);
         let taken: Vec<i32> = layout.pages.concat();
-        let spare = (0..layout.n_pages as i32)
-            .find(|page| !taken.contains(page))
-            .unwrap_or(0);
+        let spare = (0..layout.n_pages as i32).find(|page| !taken.contains(page)).unwrap_or(0);
         let mut again: Vec<_> = layout.steps.concat();
         for row in &mut again {
             row.slot = spare * self.page_size as i32;
         }
         let last = layout.n_rows() as i32 - 1;
-        let overwrite = (0..self.seqs.len())
-            .map(|seq| layout.row(last, seq, 0))
-            .collect();
+        let overwrite = (0..self.seqs.len()).map(|seq| layout.row(last, seq, 0)).collect();
         // One row at a time: two rows of a step must not write one slot.
         layout.steps.extend(again.into_iter().map(|row| vec![row]));
         layout.steps.push(overwrite);
@@ -136,21 +124,14 @@ impl Entry for KvWrite {
         let (read_k, read_v) = (one_key(self.k_cols), one_key(self.v_cols));
         let widths = [self.k_cols, self.v_cols];
         let fits = |dtype: &GgmlType| {
-            widths
-                .iter()
-                .all(|width| dtype.row_bytes(*width as usize).is_some())
+            widths.iter().all(|width| dtype.row_bytes(*width as usize).is_some())
         };
         let case = |dtype| {
             let mut feed = context.feed(&self.name);
             let layout = self.layout(&mut feed.rng);
             let rows = layout.n_rows() as u32;
-            let operand = |name, cols| Operand {
-                name,
-                rows,
-                cols,
-                view: self.view,
-                pattern: self.pattern,
-            };
+            let operand =
+                |name, cols| Operand { name, rows, cols, view: self.view, pattern: self.pattern };
             let (k, v) = (operand("k", widths[0]), operand("v", widths[1]));
             k.fill(&mut feed);
             v.fill(&mut feed);
@@ -160,19 +141,10 @@ impl Entry for KvWrite {
                 let cache_v = b.cache("cache_v", dtype, widths[1])?;
                 b.kv_write("write", [k, v], [cache_k, cache_v])?;
                 let key = b.attention("key", read_k, k, [cache_k, cache_k])?;
-                Ok(vec![
-                    b.attention("value", read_v, k, [cache_k, cache_v])?,
-                    key,
-                ])
+                Ok(vec![b.attention("value", read_v, k, [cache_k, cache_v])?, key])
             };
             context.case(&self.name, Some(dtype), feed, layout, Box::new(build))
         };
-        context
-            .kv_types
-            .iter()
-            .copied()
-            .filter(fits)
-            .map(case)
-            .collect()
+        context.kv_types.iter().copied().filter(fits).map(case).collect()
     }
 }

@@ -57,20 +57,8 @@ impl Product {
         let rows = self.rows;
         let case = |dtype| {
             let pattern = context.resolve(self.pattern, dtype, self.n_in);
-            let x = Operand {
-                name: "x",
-                rows,
-                cols: self.n_in,
-                view: self.view,
-                pattern,
-            };
-            let parts = Parts {
-                dtype,
-                n_out: self.n_out,
-                n_in: self.n_in,
-                bias: self.bias,
-                x,
-            };
+            let x = Operand { name: "x", rows, cols: self.n_in, view: self.view, pattern };
+            let parts = Parts { dtype, n_out: self.n_out, n_in: self.n_in, bias: self.bias, x };
             let mut feed = context.feed(&self.name);
             x.fill(&mut feed);
             for label in labels {
@@ -140,9 +128,7 @@ impl Entry for GateUpAct {
             let x = parts.x.build(b)?;
             let gate = parts.matmul(b, "gate", x)?;
             let up = parts.matmul(b, "up", x)?;
-            let act = zinc_plan::GatedAct {
-                act: Activation::Silu,
-            };
+            let act = zinc_plan::GatedAct { act: Activation::Silu };
             Ok(vec![b.gated_act("y", act, gate, up)?])
         })
     }
@@ -184,9 +170,6 @@ impl Entry for QuantizeAct {
             Ok(vec![parts.matmul(b, "y", x)?, parts.matmul(b, "z", x)?])
         };
         let cases = product.cases(context, &["y", "z"], two);
-        cases
-            .into_iter()
-            .filter(|case| case.dtype.as_ref().is_some_and(wants))
-            .collect()
+        cases.into_iter().filter(|case| case.dtype.as_ref().is_some_and(wants)).collect()
     }
 }

@@ -33,13 +33,7 @@ impl Entry for Embed {
                 let table = b.weight("table", dtype, vocab, cols)?;
                 Ok(vec![b.embed("y", table, scale)?])
             };
-            context.case(
-                &self.name,
-                Some(dtype),
-                feed,
-                Layout::tokens(ids),
-                Box::new(build),
-            )
+            context.case(&self.name, Some(dtype), feed, Layout::tokens(ids), Box::new(build))
         };
         context.weight_types(cols).map(case).collect()
     }
@@ -97,13 +91,7 @@ impl Entry for Add {
 
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         let (rows, cols, view) = (self.rows, self.cols, self.view);
-        let operand = |name, view| Operand {
-            name,
-            rows,
-            cols,
-            view,
-            pattern: Pattern::Normal,
-        };
+        let operand = |name, view| Operand { name, rows, cols, view, pattern: Pattern::Normal };
         let (a, c) = (operand("a", view), operand("b", false));
         let mut feed = context.feed(&self.name);
         a.fill(&mut feed);
@@ -133,28 +121,14 @@ impl Entry for GatedAct {
 
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         let (rows, cols, view, pattern) = (self.rows, self.cols, self.view, self.pattern);
-        let gate = Operand {
-            name: "gate",
-            rows,
-            cols,
-            view,
-            pattern,
-        };
-        let up = Operand {
-            name: "up",
-            rows,
-            cols,
-            view,
-            pattern: Pattern::Normal,
-        };
+        let gate = Operand { name: "gate", rows, cols, view, pattern };
+        let up = Operand { name: "up", rows, cols, view, pattern: Pattern::Normal };
         let mut feed = context.feed(&self.name);
         gate.fill(&mut feed);
         up.fill(&mut feed);
         let build = move |b: &mut zinc_plan::Builder| {
             let (gate, up) = (gate.build(b)?, up.build(b)?);
-            let act = zinc_plan::GatedAct {
-                act: Activation::Silu,
-            };
+            let act = zinc_plan::GatedAct { act: Activation::Silu };
             Ok(vec![b.gated_act("y", act, gate, up)?])
         };
         vec![context.case(&self.name, None, feed, Layout::rows(rows), Box::new(build))]
@@ -180,17 +154,8 @@ impl Entry for RmsNorm {
 
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         let (rows, cols, view, pattern) = (self.rows, self.cols, self.view, self.pattern);
-        let x = Operand {
-            name: "x",
-            rows,
-            cols,
-            view,
-            pattern,
-        };
-        let norm = zinc_plan::RmsNorm {
-            eps: self.eps,
-            group: self.group,
-        };
+        let x = Operand { name: "x", rows, cols, view, pattern };
+        let norm = zinc_plan::RmsNorm { eps: self.eps, group: self.group };
         let mut feed = context.feed(&self.name);
         x.fill(&mut feed);
         feed.floats("w", 1, self.group, Pattern::Normal);
@@ -249,22 +214,12 @@ impl Entry for Rope {
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         let rows = self.positions.len() as u32;
         let cols = self.heads * self.head_dim;
-        let x = Operand {
-            name: "x",
-            rows,
-            cols,
-            view: self.view,
-            pattern: Pattern::Normal,
-        };
+        let x = Operand { name: "x", rows, cols, view: self.view, pattern: Pattern::Normal };
         let mode = match self.mode {
             Mode::Norm => RopeMode::Norm,
             Mode::Neox => RopeMode::Neox,
         };
-        let rope = zinc_plan::Rope {
-            mode,
-            head_dim: self.head_dim,
-            n_dims: self.n_dims,
-        };
+        let rope = zinc_plan::Rope { mode, head_dim: self.head_dim, n_dims: self.n_dims };
         let mut feed = context.feed(&self.name);
         x.fill(&mut feed);
         let mut layout = Layout::rows(rows);

@@ -118,9 +118,8 @@ fn slice(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     for idx in 0..slices {
         let to = from + len + usize::from(idx < extra);
         let mut part = items[from..to].to_vec();
-        if let Some(fill) = fill
-            .as_ref()
-            .filter(|fill| !matches!(fill, Value::None) && idx >= extra)
+        if let Some(fill) =
+            fill.as_ref().filter(|fill| !matches!(fill, Value::None) && idx >= extra)
         {
             part.push(fill.clone());
         }
@@ -135,10 +134,7 @@ fn dictsort(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         args.bind("dictsort", ["case_sensitive", "by", "reverse"], 0)?;
     let Value::Dict(dict) = value else {
         refuse_undefined(value)?;
-        return raise(format!(
-            "dictsort needs a mapping, not '{}'",
-            value.type_name()
-        ));
+        return raise(format!("dictsort needs a mapping, not '{}'", value.type_name()));
     };
     let by_value = match by.as_ref().and_then(Value::as_str) {
         Some("value") => true,
@@ -149,18 +145,11 @@ fn dictsort(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     budget.elements(3 * dict.entries.len())?;
     let mut keyed = Vec::with_capacity(dict.entries.len());
     for (key, value) in &dict.entries {
-        let sort_key = fold_case(
-            if by_value { value.clone() } else { key.clone() },
-            case_sensitive,
-            budget,
-        )?;
+        let sort_key =
+            fold_case(if by_value { value.clone() } else { key.clone() }, case_sensitive, budget)?;
         keyed.push((sort_key, Value::tuple(vec![key.clone(), value.clone()])?));
     }
-    Value::list(sort_by_keys(
-        keyed,
-        flag_arg(reverse.as_ref(), false),
-        budget,
-    )?)
+    Value::list(sort_by_keys(keyed, flag_arg(reverse.as_ref(), false), budget)?)
 }
 
 fn end(name: &str, value: &Value, args: Args, budget: &Budget) -> Res<Value> {
@@ -176,11 +165,7 @@ fn end(name: &str, value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         Value::List(seq) | Value::Tuple(seq) => seq.items.last().cloned(),
         other => {
             let items = other.items(budget)?;
-            if name == "first" {
-                items.first().cloned()
-            } else {
-                items.last().cloned()
-            }
+            if name == "first" { items.first().cloned() } else { items.last().cloned() }
         }
     };
     Ok(found.unwrap_or_else(|| Value::undefined(format!("No {name} item, sequence was empty."))))
@@ -192,13 +177,8 @@ fn groupby(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
     let path = Path::new(attribute.as_ref(), budget)?;
     let default = default.filter(|default| !matches!(default, Value::None));
     let case_sensitive = flag_arg(case_sensitive.as_ref(), false);
-    let key = |item: &Value| {
-        fold_case(
-            path.get(item, default.as_ref(), budget)?,
-            case_sensitive,
-            budget,
-        )
-    };
+    let key =
+        |item: &Value| fold_case(path.get(item, default.as_ref(), budget)?, case_sensitive, budget);
     let mut keyed = Vec::new();
     for item in value.items(budget)? {
         keyed.push((key(&item)?, item));
@@ -239,9 +219,8 @@ fn map(value: &Value, mut args: Args, budget: &Budget) -> Res<Value> {
         let Some(attribute) = args.take_keyword("attribute") else {
             return raise("map requires a filter argument");
         };
-        let default = args
-            .take_keyword("default")
-            .filter(|default| !matches!(default, Value::None));
+        let default =
+            args.take_keyword("default").filter(|default| !matches!(default, Value::None));
         args.none("map")?;
         let path = Path::new(Some(&attribute), budget)?;
         for item in &items {
@@ -252,17 +231,11 @@ fn map(value: &Value, mut args: Args, budget: &Budget) -> Res<Value> {
     let filter = args.positional.remove(0);
     let filter = str_arg("map", &filter)?;
     if !super::NAMES.contains(&&**filter) {
-        return raise(format!(
-            "No filter named '{}'.",
-            super::attrs::short(filter)
-        ));
+        return raise(format!("No filter named '{}'.", super::attrs::short(filter)));
     }
     for item in &items {
         budget.elements(args.positional.len() + 2 * args.keyword.len())?;
-        let args = Args {
-            positional: args.positional.clone(),
-            keyword: args.keyword.clone(),
-        };
+        let args = Args { positional: args.positional.clone(), keyword: args.keyword.clone() };
         mapped.push(super::apply(filter, item, args, budget)?);
     }
     Ok(Value::iter(mapped))
@@ -282,11 +255,7 @@ fn select(name: &str, value: &Value, mut args: Args, budget: &Budget) -> Res<Val
     } else {
         Path(Vec::new())
     };
-    let test = if args.positional.is_empty() {
-        None
-    } else {
-        Some(args.positional.remove(0))
-    };
+    let test = if args.positional.is_empty() { None } else { Some(args.positional.remove(0)) };
     let mut kept = Vec::new();
     for item in value.items(budget)? {
         let tested = path.get(&item, None, budget)?;
@@ -363,19 +332,11 @@ fn sort(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         budget.elements(paths.len())?;
         let mut keys = Vec::with_capacity(paths.len());
         for path in &paths {
-            keys.push(fold_case(
-                path.get(&item, None, budget)?,
-                case_sensitive,
-                budget,
-            )?);
+            keys.push(fold_case(path.get(&item, None, budget)?, case_sensitive, budget)?);
         }
         keyed.push((Value::list(keys)?, item));
     }
-    Value::list(sort_by_keys(
-        keyed,
-        flag_arg(reverse.as_ref(), false),
-        budget,
-    )?)
+    Value::list(sort_by_keys(keyed, flag_arg(reverse.as_ref(), false), budget)?)
 }
 
 fn sum(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
@@ -386,12 +347,7 @@ fn sum(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         return raise("sum() can't sum strings");
     }
     for item in value.items(budget)? {
-        total = binary(
-            BinaryOp::Add,
-            &total,
-            &path.get(&item, None, budget)?,
-            budget,
-        )?;
+        total = binary(BinaryOp::Add, &total, &path.get(&item, None, budget)?, budget)?;
     }
     Ok(total)
 }

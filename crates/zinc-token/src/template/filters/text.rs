@@ -26,21 +26,11 @@ pub(super) fn apply(name: &str, value: &Value, args: Args, budget: &Budget) -> R
         "title" => args.none(name).and_then(|()| budget.str(&title(s))),
         "trim" => {
             let [chars] = args.bind(name, ["chars"], 0)?;
-            call_method(
-                &text,
-                "strip",
-                Args::of(chars.into_iter().collect()),
-                budget,
-            )
+            call_method(&text, "strip", Args::of(chars.into_iter().collect()), budget)
         }
         "center" => {
             let [width] = args.bind(name, ["width"], 0)?;
-            call_method(
-                &text,
-                "center",
-                Args::of(vec![width.unwrap_or(Value::Int(80))]),
-                budget,
-            )
+            call_method(&text, "center", Args::of(vec![width.unwrap_or(Value::Int(80))]), budget)
         }
         "replace" => {
             let [old, new, count] = args.bind(name, ["old", "new", "count"], 2)?;
@@ -96,11 +86,7 @@ fn strip_tags(s: &str, budget: &Budget) -> Res<Value> {
     let mut plain = String::with_capacity(s.len());
     while let Some(at) = rest.find('<') {
         plain.push_str(&rest[..at]);
-        let (close, width) = if rest[at..].starts_with("<!--") {
-            ("-->", 3)
-        } else {
-            (">", 1)
-        };
+        let (close, width) = if rest[at..].starts_with("<!--") { ("-->", 3) } else { (">", 1) };
         match rest[at..].find(close) {
             Some(end) => rest = &rest[at + end + width..],
             None => {
@@ -110,11 +96,7 @@ fn strip_tags(s: &str, budget: &Budget) -> Res<Value> {
         }
     }
     plain.push_str(rest);
-    for (idx, word) in plain
-        .split(is_py_space)
-        .filter(|word| !word.is_empty())
-        .enumerate()
-    {
+    for (idx, word) in plain.split(is_py_space).filter(|word| !word.is_empty()).enumerate() {
         out.push_str(if idx > 0 { " " } else { "" })?;
         out.push_str(word)?;
     }
@@ -123,10 +105,7 @@ fn strip_tags(s: &str, budget: &Budget) -> Res<Value> {
 
 fn indent(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"], 0)?;
-    let (first, blank) = (
-        flag_arg(first.as_ref(), false),
-        flag_arg(blank.as_ref(), false),
-    );
+    let (first, blank) = (flag_arg(first.as_ref(), false), flag_arg(blank.as_ref(), false));
     let indention: Arc<str> = match &width {
         Some(Value::Str(s) | Value::Markup(s)) => s.clone(),
         width => {
@@ -143,11 +122,7 @@ fn indent(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let mut out = Text::new(budget);
     for (idx, line) in lines.iter().enumerate() {
         out.push_str(if idx > 0 { "\n" } else { "" })?;
-        if if idx == 0 {
-            first
-        } else {
-            blank || !line.is_empty()
-        } {
+        if if idx == 0 { first } else { blank || !line.is_empty() } {
             out.push_str(&indention)?;
         }
         out.push_str(line)?;
@@ -167,17 +142,12 @@ fn truncate(s: &str, args: Args, budget: &Budget) -> Res<Value> {
     let end = str_arg("truncate", &end)?;
     let end_len = end.chars().count();
     if length < end_len {
-        return raise(format!(
-            "truncate: expected length >= {end_len}, got {length}"
-        ));
+        return raise(format!("truncate: expected length >= {end_len}, got {length}"));
     }
     if s.chars().count() <= length.saturating_add(leeway) {
         return budget.str(s);
     }
-    let cut = s
-        .char_indices()
-        .nth(length - end_len)
-        .map_or(s, |(at, _)| &s[..at]);
+    let cut = s.char_indices().nth(length - end_len).map_or(s, |(at, _)| &s[..at]);
     let kept = if flag_arg(kill_words.as_ref(), false) {
         cut
     } else {
@@ -230,10 +200,7 @@ fn wrap_line(line: &str, width: usize, break_long: bool) -> Vec<String> {
                 gap = "";
             }
             while break_long && current_len == 0 && word.chars().count() > width {
-                let at = word
-                    .char_indices()
-                    .nth(width)
-                    .map_or(word.len(), |(at, _)| at);
+                let at = word.char_indices().nth(width).map_or(word.len(), |(at, _)| at);
                 parts.push(word[..at].to_string());
                 word = &word[at..];
             }
@@ -291,11 +258,7 @@ fn url_encode(value: &Value, args: Args, budget: &Budget) -> Res<Value> {
         out.push_str(if idx > 0 { "&" } else { "" })?;
         url_quote(to_str(key, budget)?.as_str().unwrap_or(""), true, &mut out)?;
         out.push('=')?;
-        url_quote(
-            to_str(value, budget)?.as_str().unwrap_or(""),
-            true,
-            &mut out,
-        )?;
+        url_quote(to_str(value, budget)?.as_str().unwrap_or(""), true, &mut out)?;
     }
     Ok(out.finish())
 }
