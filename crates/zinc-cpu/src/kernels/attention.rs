@@ -11,8 +11,9 @@
 //! lane (the keys are transposed into a float panel, see [`super::tile::floats`]), values have one element per lane.
 //! Bytes moved: `n_keys·(k_dim + v_dim)` elements of the cache per task; memory bound for one row.
 
+use super::cache::Cache;
 use super::tile::{self, over_rows};
-use crate::simd::{Kernel, Simd, math, scalar};
+use crate::simd::{Kernel, Simd, math};
 use std::ops::Range;
 use zinc_plan::Attention;
 
@@ -20,15 +21,6 @@ use zinc_plan::Attention;
 pub(crate) const KEY_BLOCK: usize = 256;
 /// Query heads times rows of a tile.
 pub(crate) const MAX_COLUMNS: usize = 32;
-
-/// All rows of a key or value cache.
-#[derive(Clone, Copy)]
-pub(crate) enum Cache<'a> {
-    F32(&'a [f32]),
-    F16(&'a [u16]),
-    /// Blocks of 34 bytes.
-    Q8_0(&'a [u8]),
-}
 
 /// Working memory of one worker.
 pub(crate) struct Scratch {
@@ -88,9 +80,7 @@ impl Tile<'_> {
     /// The keys that some row of the tile sees: `first .. end`.
     fn keys(&self) -> (usize, usize) {
         let seen = self.positions.iter().map(|position| self.seen(*position));
-        seen.fold((usize::MAX, 0), |all, row| {
-            (all.0.min(row.0), all.1.max(row.1))
-        })
+        seen.fold((usize::MAX, 0), |all, row| (all.0.min(row.0), all.1.max(row.1)))
     }
 
     /// The keys that a row at `position` sees.
@@ -112,15 +102,9 @@ pub(crate) enum Work<'a> {
     /// All blocks; the result is `[row][head of the tile][v_dim]`.
     Whole { out: &'a mut [f32] },
     /// Some blocks; their results go to `parts`, [`Tile::part_len`] vectors each.
-    Part {
-        blocks: Range<usize>,
-        parts: &'a mut [[f32; 16]],
-    },
+    Part { blocks: Range<usize>, parts: &'a mut [[f32; 16]] },
     /// The results of all blocks lie in `parts`.
-    Merge {
-        parts: &'a [[f32; 16]],
-        out: &'a mut [f32],
-    },
+    Merge { parts: &'a [[f32; 16]], out: &'a mut [f32] },
 }
 
 /// Attention of one tile.
@@ -155,10 +139,7 @@ impl Column {
     #[inline(always)]
     fn merge<S: Simd>(&mut self, s: S) -> (f32, f32) {
         let merged = self.max.max(self.block_max);
-        let factors = (
-            exp_one(s, self.max - merged),
-            exp_one(s, self.block_max - merged),
-        );
+        let factors = (exp_one(s, self.max - merged), exp_one(s, self.block_max - merged));
         self.total = self.total * factors.0 + self.block_total * factors.1;
         self.max = merged;
         factors
@@ -170,11 +151,7 @@ impl Kernel for AttentionTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionTask {
-            tile,
-            scratch,
-            mut work,
-        } = self;
+        let AttentionTask { tile, scratch, mut work } = self;
         let none = Column {
             first: 0,
             end: 0,
@@ -257,10 +234,7 @@ fn merge_block<S: Simd>(s: S, scratch: &mut Scratch, columns: &mut [Column], v_v
         }
         let factors = column.merge(s);
         let at = idx * v_vectors..(idx + 1) * v_vectors;
-        for (sum, block_sum) in scratch.sum[at.clone()]
-            .iter_mut()
-            .zip(&scratch.block_sum[at])
-        {
+        for (sum, block_sum) in scratch.sum[at.clone()].iter_mut().zip(&scratch.block_sum[at]) {
             let old = s.mul(s.load(sum), s.splat(factors.0));
             s.store(sum, s.mul_add(s.load(block_sum), s.splat(factors.1), old));
         }
@@ -298,14 +272,7 @@ fn score<S: Simd>(
     let k_dim = tile.attention.k_dim as usize;
     let stride = k_dim.next_multiple_of(16);
     let start = from + 16 * group;
-    load_rows(
-        s,
-        tile,
-        tile.k,
-        k_dim,
-        start..to.min(start + 16),
-        &mut scratch.rows,
-    );
+    load_rows(s, tile, tile.k, k_dim, start..to.min(start + 16), &mut scratch.rows);
     let rows = as_bytes(&scratch.rows[..16 * stride]);
     for (i, four) in scratch.panel.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let words = s.transpose(rows, 16 * i, 4 * stride);
@@ -395,8 +362,7 @@ fn weigh<S: Simd>(
     while c < columns.len() {
         let four = columns[c..].first_chunk::<4>();
         let shared = four.is_some_and(|four| {
-            four.iter()
-                .all(|column| column.part(start, end) == (0, end - start))
+            four.iter().all(|column| column.part(start, end) == (0, end - start))
         });
         if shared {
             let weights = [0, 1, 2, 3];
@@ -443,16 +409,11 @@ fn weigh_columns<S: Simd, const C: usize>(
         let second = if two { v + 1 } else { v };
         let mut acc = [[s.splat(0.0); 2]; C];
         for c in 0..C {
-            acc[c] = [
-                s.load(&sums[c * v_vectors + v]),
-                s.load(&sums[c * v_vectors + second]),
-            ];
+            acc[c] = [s.load(&sums[c * v_vectors + v]), s.load(&sums[c * v_vectors + second])];
         }
         for key in keys.clone() {
-            let values = [
-                s.load(&rows[key * v_vectors + v]),
-                s.load(&rows[key * v_vectors + second]),
-            ];
+            let values =
+                [s.load(&rows[key * v_vectors + v]), s.load(&rows[key * v_vectors + second])];
             for c in 0..C {
                 let weight = s.splat(weights[c][key]);
                 acc[c][0] = s.mul_add(weight, values[0], acc[c][0]);
@@ -487,53 +448,9 @@ fn load_rows<S: Simd>(
         let row = tile.pages[key / page_size] as usize * page_size + key % page_size;
         let start = kv_head * dim;
         let out = &mut out[..dim];
-        match cache {
-            Cache::F32(data) => out.copy_from_slice(&data[row * n_cols + start..][..dim]),
-            Cache::F16(data) => widen_halves(s, &data[row * n_cols + start..][..dim], out),
-            Cache::Q8_0(data) => {
-                let row_bytes = n_cols / 32 * 34;
-                widen_blocks(s, &data[row * row_bytes..][..row_bytes], start, out);
-            }
-        }
+        cache.widen(s, row, n_cols, start, out);
     }
     rows[n_keys * stride..16 * stride].fill(0.0);
-}
-
-#[inline(always)]
-fn widen_halves<S: Simd>(s: S, data: &[u16], out: &mut [f32]) {
-    let (halves, halves_rest) = data.as_chunks::<16>();
-    let (out, out_rest) = out.as_chunks_mut::<16>();
-    for (halves, out) in halves.iter().zip(out) {
-        s.store(out, s.load_f16(halves));
-    }
-    for (half, out) in halves_rest.iter().zip(out_rest) {
-        *out = scalar::f16_to_f32(*half);
-    }
-}
-
-/// Elements `start..` of a row of Q8_0 blocks.
-#[inline(always)]
-fn widen_blocks<S: Simd>(s: S, row: &[u8], start: usize, out: &mut [f32]) {
-    let blocks = row.as_chunks::<34>().0;
-    if start.is_multiple_of(16) && out.len().is_multiple_of(16) {
-        for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let at = start + 16 * i;
-            let block = &blocks[at / 32];
-            let d = scalar::f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
-            let mut q = [0i8; 16];
-            for (q, byte) in q.iter_mut().zip(&block[2 + at % 32..]) {
-                *q = *byte as i8;
-            }
-            s.store(out, s.mul(s.load_i8(&q), s.splat(d)));
-        }
-        return;
-    }
-    for (i, out) in out.iter_mut().enumerate() {
-        let at = start + i;
-        let block = &blocks[at / 32];
-        let d = scalar::f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
-        *out = f32::from(block[2 + at % 32] as i8) * d;
-    }
 }
 
 /// The bytes of f32 values, as the transposition takes them.
