@@ -19,15 +19,14 @@ pub struct Difference {
     pub worst: usize,
 }
 
-/// Compares `found` with `expected`; both have the same length. A value that is not finite on one
-/// side only is infinitely far off.
+/// Compares `found` with `expected`; both have the same length. A value that is not finite is
+/// infinitely far off, even if both sides have it: a model that computes one is broken.
 pub fn compare(expected: &[f32], found: &[f32]) -> Difference {
     let (mut error, mut scale) = (0.0, 0.0);
     let mut difference = Difference { nmse: 0.0, max_abs: 0.0, worst: 0 };
     for (idx, (a, b)) in expected.iter().zip(found).enumerate() {
-        let same = a == b || (a.is_nan() && b.is_nan());
-        let delta = if same { 0.0 } else { (a - b).abs() };
-        let delta = if delta.is_nan() { f32::INFINITY } else { delta };
+        let finite = a.is_finite() && b.is_finite();
+        let delta = if finite { (a - b).abs() } else { f32::INFINITY };
         error += f64::from(delta) * f64::from(delta);
         if a.is_finite() {
             scale += f64::from(*a) * f64::from(*a);
@@ -58,11 +57,16 @@ mod tests {
 
     #[test]
     fn distances() {
-        let same = compare(&[1.0, f32::NAN, f32::INFINITY], &[1.0, f32::NAN, f32::INFINITY]);
+        let same = compare(&[1.0, -2.0], &[1.0, -2.0]);
         assert_eq!((same.nmse, same.max_abs), (0.0, 0.0));
         let off = compare(&[3.0, 4.0], &[3.0, 4.5]);
         assert_eq!((off.nmse, off.max_abs, off.worst), (0.01, 0.5, 1));
-        assert_eq!(compare(&[1.0, 1.0], &[1.0, f32::NAN]).max_abs, f32::INFINITY);
+        for broken in [f32::NAN, f32::INFINITY] {
+            for expected in [1.0, broken] {
+                let found = compare(&[1.0, expected, 1.0], &[1.0, broken, 9.0]);
+                assert_eq!((found.nmse, found.worst), (f64::INFINITY, 1), "{expected} {broken}");
+            }
+        }
         assert_eq!(compare(&[0.0], &[0.0]).nmse, 0.0);
     }
 }

@@ -69,7 +69,7 @@ struct Report {
     first: Option<Found>,
 }
 
-/// A tensor that differs.
+/// A tensor that differs, or is not finite.
 #[derive(Serialize)]
 struct Found {
     tensor: String,
@@ -237,6 +237,11 @@ fn people(report: &Report) -> String {
         );
     };
     let Found { tensor, nmse, max_abs, row, column, value, expected } = first;
+    if !(value.is_finite() && expected.is_finite()) {
+        return format!(
+            "{tensor} is not finite at row {row}, column {column}: {device} {value}, {against} {expected}\n"
+        );
+    }
     format!(
         "{tensor} differs: normalised error {nmse:.1e}, allowed {tolerance:.0e}; largest {max_abs:.3e}\n\
          at row {row}, column {column}: {device} {value}, {against} {expected}\n"

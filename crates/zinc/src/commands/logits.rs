@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use zinc_engine::{Evaluator, Model, Tapped, Taps};
+use zinc_engine::{Evaluator, Model, Tapped, Taps, sampler};
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::output::human_bytes;
@@ -63,7 +63,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let taps = Taps { all_logits: true, tensors: hidden };
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
     let spinner = Spinner::new(format!("computing {} tokens", args.tokens.0.len()));
-    let (tapped, greedy) = evaluator.greedy(&args.tokens.0, n_greedy as usize)?;
+    let tapped = evaluator.eval(&args.tokens.0)?;
+    check_finite(&tapped[0])?;
+    let greedy = greedy(&mut evaluator, tapped[0].last_row(), n_greedy as usize)?;
     drop(spinner);
     let mut tensors: Vec<_> = tapped.into_iter().map(tensor).collect();
     if args.greedy.is_some() {
@@ -76,6 +78,28 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     safetensors::write(&args.out, &tensors)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names the first row of logits that holds NaN or an infinity: a broken model, not a result.
+fn check_finite(logits: &Tapped) -> anyhow::Result<()> {
+    let Some(at) = logits.values.iter().position(|value| !value.is_finite()) else {
+        return Ok(());
+    };
+    let (row, id, value) = (at / logits.n_cols, at % logits.n_cols, logits.values[at]);
+    let what = format!("row {row} of the logits is not finite: token {id} has {value}");
+    Err(report::with_hint(what, "`zinc diff` finds the first tensor that is wrong"))
+}
+
+/// The `n` most probable tokens that follow a last row of logits, one after another.
+fn greedy(evaluator: &mut Evaluator, last_row: &[f32], n: usize) -> anyhow::Result<Vec<u32>> {
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    let mut ids = vec![sampler::greedy(last_row)?];
+    if n > 1 {
+        ids.extend(evaluator.greedy(&[ids[0]], n - 1)?.1);
+    }
+    Ok(ids)
 }
 
 /// The logits of all tokens are held in memory at once.

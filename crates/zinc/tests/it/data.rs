@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::model::N_VOCAB;
+use crate::model::{self, N_VOCAB, Spec};
 use crate::{Outcome, Place};
 
 /// A tensor of a safetensors file: type, shape, bytes.
@@ -83,6 +83,24 @@ fn devices_and_chunks_agree() {
         .zinc(&["diff", "-m", "m.gguf", "--tokens", "1,2", "--from", "blk.1", "--to", "blk.1"])
         .ok();
     assert!(layer.contains("no tensor differs"), "{layer}");
+}
+
+#[test]
+fn values_that_are_not_finite_are_found() {
+    let place = Place::new();
+    for value in [f32::NAN, f32::INFINITY] {
+        place.write("m.gguf", &model::build(&Spec { ffn_down: Some(value), ..Spec::default() }));
+        let diff = place.zinc(&["diff", "-m", "m.gguf", "--device", "cpu", "--against", "cpu"]);
+        assert_eq!(diff.code, 1, "{}", diff.stderr);
+        let text = String::from_utf8(diff.stdout).unwrap();
+        assert!(text.starts_with("blk.1.") && text.contains(" is not finite at row 0"), "{text}");
+        for more in [&[][..], &["--greedy", "2"]] {
+            let outcome = logits(&place, "broken.st", more);
+            assert_eq!(outcome.code, 1);
+            assert!(outcome.stderr.contains("row 0 of the logits"), "{}", outcome.stderr);
+            assert!(!place.path("broken.st").exists());
+        }
+    }
 }
 
 #[test]

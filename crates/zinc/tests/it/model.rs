@@ -31,11 +31,13 @@ pub struct Spec {
     pub arch: &'static str,
     pub pre: &'static str,
     pub template: Option<&'static str>,
+    /// First element of the last layer's `ffn_down`.
+    pub ffn_down: Option<f32>,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Spec { arch: "qwen3", pre: "qwen2", template: Some(TEMPLATE) }
+        Spec { arch: "qwen3", pre: "qwen2", template: Some(TEMPLATE), ffn_down: None }
     }
 }
 
@@ -66,7 +68,7 @@ pub fn build(spec: &Spec) -> Vec<u8> {
     if let Some(template) = spec.template {
         file.value("tokenizer.chat_template", text(template));
     }
-    tensors(&mut file);
+    tensors(&mut file, spec);
     file.to_bytes()
 }
 
@@ -96,7 +98,7 @@ fn byte_symbol(byte: u8) -> char {
     }
 }
 
-fn tensors(file: &mut Writer) {
+fn tensors(file: &mut Writer, spec: &Spec) {
     let mut state = 1_u64;
     let mut random = || {
         state =
@@ -104,8 +106,11 @@ fn tensors(file: &mut Writer) {
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     let mut matrix = |file: &mut Writer, name: &str, n_in: u64, n_out: u64| {
-        let data: Vec<u8> =
+        let mut data: Vec<u8> =
             (0..n_in * n_out).flat_map(|_| (0.4 * random()).to_le_bytes()).collect();
+        if let Some(value) = spec.ffn_down.filter(|_| name.starts_with("blk.1.ffn_down")) {
+            data[..4].copy_from_slice(&value.to_le_bytes());
+        }
         file.tensor(name, GgmlType::F32, &[n_in, n_out], data);
     };
     matrix(file, "token_embd.weight", D_MODEL, N_VOCAB);
