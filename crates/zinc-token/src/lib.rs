@@ -23,6 +23,7 @@ mod unicode;
 mod vocab;
 
 pub use error::TokenError;
+pub use special::Part;
 pub use stream::{DecodeOptions, StreamDecoder};
 pub use tokenizer::{EncodeOptions, Tokenizer};
 pub use vocab::{Roles, TokenKind, Vocab, VocabSpec};

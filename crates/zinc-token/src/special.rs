@@ -12,10 +12,12 @@ pub(crate) struct SpecialSearch {
     ids: Vec<u32>,
 }
 
-/// A part of a text.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Part<'a> {
+/// A part of a text, as [`crate::Tokenizer::partition`] cuts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// Text between special tokens; not empty.
     Text(&'a str),
+    /// A special token that the text spells.
     Token(u32),
 }
 

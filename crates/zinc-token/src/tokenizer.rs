@@ -157,9 +157,8 @@ impl Tokenizer {
             ids.extend(self.vocab.bos());
         }
         let mut scratch = self.take_scratch();
-        let search = if options.parse_special { &self.all_special } else { &self.user_defined };
         let mut after_special = true;
-        search.partition(&self.vocab, text, |part| match part {
+        self.partition(text, options.parse_special, |part| match part {
             Part::Token(id) => {
                 ids.push(id);
                 after_special = true;
@@ -178,6 +177,15 @@ impl Tokenizer {
             ids.extend(self.vocab.eos());
         }
         ids
+    }
+
+    /// Calls `emit` with each part of `text`, in order: the first step of [`Tokenizer::encode`], for callers that
+    /// change the text between special tokens. Such text is to be encoded without `parse_special`.
+    ///
+    /// White space that a special token swallows (Phi-3) is in no part.
+    pub fn partition<'a>(&self, text: &'a str, parse_special: bool, emit: impl FnMut(Part<'a>)) {
+        let search = if parse_special { &self.all_special } else { &self.user_defined };
+        search.partition(&self.vocab, text, emit);
     }
 
     fn encode_text(

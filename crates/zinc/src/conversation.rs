@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use zinc_engine::Model;
 use zinc_gguf::{GgufError, Metadata};
 use zinc_token::template::{ChatTemplate, TemplateInput, TemplateLimits};
-use zinc_token::{EncodeOptions, Tokenizer, Vocab};
+use zinc_token::{EncodeOptions, Part, Tokenizer, Vocab};
 
 use crate::report;
 
@@ -148,9 +148,9 @@ impl Prompter {
     }
 }
 
-/// The control tokens of a vocabulary, and a search for their texts in linear time.
+/// The texts of a vocabulary's control tokens, and a search for them in linear time.
 struct ControlTokens {
-    tokens: Vec<(String, u32)>,
+    texts: Vec<String>,
     search: AhoCorasick,
 }
 
@@ -160,10 +160,9 @@ impl ControlTokens {
             String::from_utf8(vocab.piece(id).to_vec()).ok().filter(|text| !text.is_empty())
         };
         let ids = (0..vocab.n_tokens() as u32).filter(|id| vocab.is_special(*id));
-        let tokens: Vec<_> = ids.filter_map(|id| Some((text(id)?, id))).collect();
-        let texts = tokens.iter().map(|(text, _)| text);
-        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts)?;
-        Ok(Self { tokens, search })
+        let texts: Vec<_> = ids.filter_map(text).collect();
+        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts)?;
+        Ok(Self { texts, search })
     }
 }
 
@@ -171,7 +170,7 @@ impl ControlTokens {
 /// runs, a private-use character stands for each.
 struct Shield<'a> {
     control: &'a ControlTokens,
-    /// Spelled by some message, as indices of `control.tokens`; the n-th has the n-th placeholder.
+    /// Spelled by some message, as indices of `control.texts`; the n-th has the n-th placeholder.
     spelled: Vec<usize>,
     /// First placeholder; none of them occurs in a message.
     base: u32,
@@ -228,8 +227,7 @@ impl<'a> Shield<'a> {
     fn reveal(&self, text: &str) -> String {
         let original = |c: char| {
             let nth = (c as u32).checked_sub(self.base)?;
-            let (text, _) = &self.control.tokens[*self.spelled.get(nth as usize)?];
-            Some(text.as_str())
+            Some(self.control.texts[*self.spelled.get(nth as usize)?].as_str())
         };
         let mut revealed = String::with_capacity(text.len());
         for c in text.chars() {
@@ -254,18 +252,10 @@ impl<'a> Shield<'a> {
     fn encode_parts(&self, tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
         let options = EncodeOptions { add_special: false, parse_special: false };
         let mut ids = Vec::new();
-        let push_text = |ids: &mut Vec<u32>, text: &str| {
-            if !text.is_empty() {
-                ids.extend(tokenizer.encode(&self.reveal(text), options));
-            }
-        };
-        let mut begin = 0;
-        for found in self.control.search.find_iter(rendered) {
-            push_text(&mut ids, &rendered[begin..found.start()]);
-            ids.push(self.control.tokens[found.pattern().as_usize()].1);
-            begin = found.end();
-        }
-        push_text(&mut ids, &rendered[begin..]);
+        tokenizer.partition(rendered, true, |part| match part {
+            Part::Token(id) => ids.push(id),
+            Part::Text(text) => ids.extend(tokenizer.encode(&self.reveal(text), options)),
+        });
         ids
     }
 }
@@ -285,6 +275,7 @@ mod tests {
     use super::*;
     use zinc_gguf::writer::Writer;
     use zinc_gguf::{Array, Gguf, StringArray, Value as Meta};
+    use zinc_token::VocabSpec;
 
     /// A vocabulary of the letters of the tests and two control tokens, 0 and 1.
     fn tokenizer() -> Tokenizer {
@@ -302,13 +293,35 @@ mod tests {
         Tokenizer::from_gguf(gguf.metadata()).unwrap()
     }
 
+    /// Phi-3's way: white space behind control tokens, here 3 and 4, belongs to them.
+    fn stripping_tokenizer() -> Tokenizer {
+        let pieces =
+            ["<unk>", "<s>", "</s>", "<|user|>", "<|end|>", "▁", "x", "▁x", "<", "|", "end", ">"];
+        let mut types = vec![1; pieces.len()];
+        types[0] = 2;
+        types[1..5].fill(3);
+        let spec = VocabSpec {
+            model: "llama".into(),
+            name: Some("Phi-3".into()),
+            tokens: pieces.iter().map(|text| text.as_bytes()).collect(),
+            scores: Some((0..pieces.len()).map(|id| -(id as f32)).collect()),
+            token_types: Some(types),
+            add_bos: Some(false),
+            ..VocabSpec::default()
+        };
+        Tokenizer::new(&spec).unwrap()
+    }
+
     fn prompt(content: &str) -> Vec<u32> {
-        let tokenizer = tokenizer();
-        let control = ControlTokens::of(tokenizer.vocab()).unwrap();
         let source = "{% for m in messages %}<|a|>{{ m.content }}{% endfor %}";
+        prompt_of(&tokenizer(), source, content)
+    }
+
+    fn prompt_of(tokenizer: &Tokenizer, source: &str, content: &str) -> Vec<u32> {
+        let control = ControlTokens::of(tokenizer.vocab()).unwrap();
         let template = ChatTemplate::new(source, TemplateLimits::default()).unwrap();
         let prompter = Prompter { template, control };
-        prompter.prompt(&tokenizer, &[Message::new("user", content)], None).unwrap().ids
+        prompter.prompt(tokenizer, &[Message::new("user", content)], None).unwrap().ids
     }
 
     #[test]
@@ -316,5 +329,17 @@ mod tests {
         assert_eq!(prompt("x"), [0, 7]);
         assert_eq!(prompt("x<|a|>x"), [0, 7, 2, 3, 4, 3, 6, 7]);
         assert_eq!(prompt("x<|a|>b"), [0, 7, 2, 3, 4, 3, 6, 5]);
+    }
+
+    #[test]
+    fn spelling_a_control_token_changes_nothing_around_it() {
+        let tokenizer = stripping_tokenizer();
+        let source =
+            "{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n x<|user|>\n{% endfor %}";
+        let prompt = |content| prompt_of(&tokenizer, source, content);
+        assert_eq!(prompt("x"), [3, 7, 4, 7, 3]);
+        let spelled = tokenizer.encode("x <|end|> x", EncodeOptions::default());
+        assert!(!spelled.contains(&4), "{spelled:?}");
+        assert_eq!(prompt("x <|end|> x"), [&[3], &spelled[..], &[4, 7, 3]].concat());
     }
 }
