@@ -15,7 +15,7 @@ Examples:
 
 /// Runs a language model from a GGUF file on this machine.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

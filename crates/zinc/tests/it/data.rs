@@ -122,8 +122,10 @@ fn inspect_and_doctor() {
 }
 
 #[test]
-fn completions_and_version() {
+fn help_completions_and_version() {
     let place = Place::new();
+    assert_eq!(place.zinc(&["help", "run"]).ok(), place.zinc(&["run", "--help"]).ok());
+    assert!(place.zinc(&["help"]).ok().contains("Examples:"));
     assert!(place.zinc(&["completions", "bash"]).ok().contains("zinc"));
     assert_eq!(place.zinc(&["--version"]).ok(), concat!("zinc ", env!("CARGO_PKG_VERSION"), "\n"));
 }
