@@ -10,6 +10,7 @@ use crate::{input, output};
 
 /// Flags of `tokenize`.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["text", "file"])))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -20,7 +21,7 @@ pub struct Args {
     #[arg(long)]
     parse_special: bool,
     /// Read the text from a file; - is stdin
-    #[arg(long, value_name = "FILE", conflicts_with = "text", required_unless_present = "text")]
+    #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The text
     #[arg(allow_hyphen_values = true)]

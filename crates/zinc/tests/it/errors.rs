@@ -47,6 +47,12 @@ fn usage() {
 }
 
 #[test]
+fn missing_arguments_are_named() {
+    let place = Place::new();
+    check(&place, &["tokenize", "-m", "m.gguf"], 2, &["TEXT", "--file <FILE>"]);
+}
+
+#[test]
 fn model_files() {
     let place = Place::new();
     let whole = model::chat_model();
