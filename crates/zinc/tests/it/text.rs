@@ -5,8 +5,8 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::Place;
 use crate::model::{self, Spec};
+use crate::{Outcome, Place};
 
 const GREEDY: [&str; 6] = ["run", "-m", "m.gguf", "--temp", "0", "-n"];
 
@@ -36,6 +36,17 @@ fn run_prints_the_text_alone() {
     {
         assert_eq!(place.zinc(&[&args[..], variant].concat()).ok(), text, "{variant:?}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_stdout_is_named() {
+    let place = Place::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = place.command(&["tokenize", "-m", "m.gguf", "hi"]);
+    let outcome: Outcome = command.stdout(full).output().unwrap().into();
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.starts_with("error: cannot write to stdout: "), "{}", outcome.stderr);
 }
 
 #[test]
