@@ -3,8 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use zinc_engine::{EngineOptions, SamplingParams};
+use clap::builder::NonEmptyStringValueParser;
+use zinc_engine::sampler::SamplerError;
+use zinc_engine::stop::{N_STOP_STRINGS_MAX, STOP_STRING_BYTES_MAX, StopError, StopStrings};
+use zinc_engine::{EngineError, EngineOptions, SamplingParams};
 use zinc_quant::GgmlType;
+
+use crate::report::UsageError;
 
 /// Which model.
 #[derive(Debug, Args)]
@@ -20,7 +25,7 @@ pub struct ModelArgs {
 pub struct DeviceArgs {
     /// Device to compute on: cpu, reference (slow; the definition of the operations).
     /// Default: the fastest that passes its self-test
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub device: Option<String>,
     #[command(flatten)]
     pub threads: ThreadArgs,
@@ -146,8 +151,19 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The engine's form; the engine checks the ranges.
-    pub fn params(&self) -> SamplingParams {
+    /// The engine's form.
+    ///
+    /// # Errors
+    /// A value outside its range.
+    pub fn params(&self) -> Result<SamplingParams, UsageError> {
+        let params = self.unchecked_params();
+        match params.validate() {
+            Ok(()) => Ok(params),
+            Err(error) => Err(UsageError(in_flags(&error).unwrap_or_else(|| error.to_string()))),
+        }
+    }
+
+    fn unchecked_params(&self) -> SamplingParams {
         let mut params = SamplingParams {
             logit_bias: self.logit_bias.clone(),
             repetition_penalty: self.repeat_penalty,
@@ -173,6 +189,30 @@ impl SamplingArgs {
             params.dry.sequence_breakers.clone_from(&self.dry_breaker);
         }
         params
+    }
+}
+
+/// A refused sampling parameter by the flag that sets it.
+fn in_flags(error: &SamplerError) -> Option<String> {
+    let SamplerError::Param { field, value, allowed } = error else {
+        return None;
+    };
+    let flag = match *field {
+        "temperature" => "temp",
+        "repetition_penalty" => "repeat-penalty",
+        "dry.sequence_breakers" => "dry-breaker",
+        field => &field.replace(['_', '.'], "-"),
+    };
+    Some(format!("--{flag} is {value}; allowed: {allowed}"))
+}
+
+/// An error of the engine in the words of the command line.
+pub fn explain(error: EngineError) -> anyhow::Error {
+    match &error {
+        EngineError::Sampler(refused) => {
+            in_flags(refused).map_or_else(|| error.into(), anyhow::Error::msg)
+        }
+        _ => error.into(),
     }
 }
 
@@ -217,4 +257,24 @@ pub struct LimitArgs {
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+}
+
+impl LimitArgs {
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// A stop string that cannot be used.
+    pub fn check(&self) -> Result<(), UsageError> {
+        let what = match StopStrings::new(&self.stop) {
+            Ok(_) => return Ok(()),
+            Err(StopError::Empty { .. }) => "--stop is empty; give it some text".into(),
+            Err(StopError::TooLong { n_bytes, .. }) => {
+                format!("--stop has {n_bytes} bytes; allowed: up to {STOP_STRING_BYTES_MAX}")
+            }
+            Err(StopError::TooMany { n_strings }) => {
+                format!("--stop is given {n_strings} times; allowed: up to {N_STOP_STRINGS_MAX}")
+            }
+        };
+        Err(UsageError(what))
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use zinc_engine::{Engine, EngineError, Event, FinishReason, Request, Usage};
 
+use crate::args::explain;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
 use crate::think::{Piece, ThinkSplitter};
@@ -35,7 +36,7 @@ pub fn generate(
     mut splitter: ThinkSplitter,
     show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Answer> {
-    let seq = engine.submit(request)?;
+    let seq = engine.submit(request).map_err(explain)?;
     let mut progress = Progress::new("reading the prompt", Unit::Tokens);
     let mut answer = Answer {
         ids: Vec::new(),

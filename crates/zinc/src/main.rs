@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Err(error) if report::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             report::note(report::render(&error));
-            ExitCode::FAILURE
+            if error.is::<report::UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

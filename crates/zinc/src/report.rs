@@ -11,6 +11,18 @@ pub fn with_hint(what: impl std::fmt::Display, hint: impl std::fmt::Display) -> 
     anyhow::anyhow!("{what}{HINT}{hint}")
 }
 
+/// Wrong usage that shows only after the command line is parsed; zinc ends with exit code 2.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
 /// Writes a line to stderr. A closed stderr is no reason to stop.
 pub fn note(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");

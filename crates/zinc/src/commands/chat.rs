@@ -55,6 +55,8 @@ Ctrl-C stops an answer.
 /// # Errors
 /// The model cannot be run, it has no chat template, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let sampling = args.sampling.params()?;
+    args.limits.check()?;
     let mut session = Session::open(&args.model, &args.device, &args.engine)?;
     session.use_template(&args.model, &args.chat)?;
     if session.prompter.is_none() {
@@ -68,7 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut chat = Chat {
         screen,
         limits: &args.limits,
-        sampling: args.sampling.params(),
+        sampling,
         messages: args.chat.system.iter().map(|text| Message::new("system", text)).collect(),
         last: None,
         session,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use zinc_backend::Device;
 use zinc_engine::{EngineOptions, Evaluator, LoadedModel, Model, Tapped, Taps};
@@ -24,10 +25,10 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Device to check. Default: the fastest
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     device: Option<String>,
     /// Device that is right
-    #[arg(long, value_name = "NAME", default_value = "reference")]
+    #[arg(long, value_name = "NAME", default_value = "reference", value_parser = NonEmptyStringValueParser::new())]
     against: String,
     /// Token ids, such as 1,2,3. Default: 37 fixed pseudo-random ones
     #[arg(long, value_name = "IDS")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use zinc_engine::FinishReason;
+use zinc_engine::{FinishReason, SamplingParams};
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
 use crate::conversation::Message;
@@ -69,6 +69,8 @@ struct Report<'a> {
 /// # Errors
 /// The prompt cannot be read, the model cannot be run, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let sampling = args.sampling.params()?;
+    args.limits.check()?;
     let prompt = read_prompt(args)?;
     if prompt.trim().is_empty() {
         return Err(report::with_hint(
@@ -82,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     interrupt::install()?;
     let screen = Screen::look();
-    let answer = answer(args, &mut session, &prompt, screen)?;
+    let answer = answer(args, &sampling, &mut session, &prompt, screen)?;
     if args.json {
         output::json(&Report {
             model: args.model.name(),
@@ -121,6 +123,7 @@ fn read_prompt(args: &Args) -> anyhow::Result<String> {
 
 fn answer(
     args: &Args,
+    sampling: &SamplingParams,
     session: &mut Session,
     prompt: &str,
     screen: Screen,
@@ -150,7 +153,6 @@ fn answer(
             screen.text(text)
         }
     };
-    let sampling = args.sampling.params();
     if args.raw || session.prompter.is_none() {
         if !args.raw {
             if args.chat.system.is_some() {
@@ -161,10 +163,10 @@ fn answer(
                 "note: this model has no chat template; it continues the prompt as plain text (--raw)",
             );
         }
-        return session.complete(prompt, args.parse_special, &sampling, &args.limits, &mut show);
+        return session.complete(prompt, args.parse_special, sampling, &args.limits, &mut show);
     }
     let system = args.chat.system.as_ref().map(|text| Message::new("system", text));
     let user = Message::new("user", prompt.trim_end_matches(['\r', '\n']));
     let messages: Vec<_> = system.into_iter().chain([user]).collect();
-    session.answer(&messages, &sampling, &args.limits, &mut show)
+    session.answer(&messages, sampling, &args.limits, &mut show)
 }

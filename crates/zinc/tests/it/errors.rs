@@ -138,17 +138,48 @@ fn prompts() {
     );
 }
 
+/// Ranges that are known without a model: wrong usage, named as it was typed.
+#[test]
+fn values_out_of_range() {
+    let place = Place::new();
+    for (flag, value, allowed) in [
+        ("--temp", "-1", "0 to 100"),
+        ("--temp", "NaN", "0 to 100"),
+        ("--top-p", "2", "0 to 1"),
+        ("--min-p", "-1", "0 to 1"),
+        ("--typical-p", "inf", "0 to 1"),
+        ("--top-n-sigma", "-1", "0 to 100"),
+        ("--xtc-probability", "2", "0 to 1"),
+        ("--xtc-threshold", "2", "0 to 1"),
+        ("--repeat-penalty", "0", "above 0, at most 100"),
+        ("--presence-penalty", "101", "-100 to 100"),
+        ("--frequency-penalty", "101", "-100 to 100"),
+        ("--dry-multiplier", "-1", "0 to 100"),
+        ("--dry-base", "0.5", "1 to 100"),
+        ("--dry-allowed-length", "0", "at least 1"),
+    ] {
+        let message = format!("error: {flag} is {value}; allowed: {allowed}");
+        check(&place, &["run", "-m", "m.gguf", flag, value, "hi"], 2, &[&message]);
+        check(&place, &["chat", "-m", "m.gguf", flag, value], 2, &[&message]);
+    }
+    for (flag, value, part) in [
+        ("--dry-breaker", "", "--dry-breaker is a string of 0 bytes; allowed"),
+        ("--logit-bias", "3=inf", "--logit-bias is inf for token 3; allowed"),
+        ("--stop", "", "--stop is empty"),
+        ("--device", "", "'--device <NAME>'"),
+    ] {
+        check(&place, &["run", "-m", "m.gguf", flag, value, "hi"], 2, &[part]);
+    }
+    check(&place, &["diff", "-m", "m.gguf", "--against", ""], 2, &["'--against <NAME>'"]);
+}
+
 #[test]
 fn flags_out_of_range() {
     let place = Place::new();
     let m = ["-m", "m.gguf"];
     let with = |head: &[&'static str], tail: &[&'static str]| [head, &m, tail].concat();
     for (args, parts) in [
-        (with(&["run"], &["--temp", "-1", "hi"]), &["temperature is -1"][..]),
-        (with(&["run"], &["--temp", "NaN", "hi"]), &["temperature is NaN"]),
-        (with(&["run"], &["--top-p", "2", "hi"]), &["top_p is 2"]),
-        (with(&["run"], &["--logit-bias", "999=1", "hi"]), &["logit_bias", "258"]),
-        (with(&["run"], &["--stop", "", "hi"]), &["stop"]),
+        (with(&["run"], &["--logit-bias", "999=1", "hi"]), &["--logit-bias is", "258"][..]),
         (with(&["run"], &["--ctx", "513", "hi"]), &["context length is 513", "1 to 512"]),
         (with(&["run"], &["--think", "hi"]), &["no switch for thinking", "hint:"]),
         (with(&["run"], &["--device", "abacus", "hi"]), &["no device called abacus", "reference"]),
