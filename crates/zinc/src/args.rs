@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use zinc_engine::sampler::SamplerError;
 use zinc_engine::stop::{N_STOP_STRINGS_MAX, STOP_STRING_BYTES_MAX, StopError, StopStrings};
-use zinc_engine::{EngineError, EngineOptions, SamplingParams};
+use zinc_engine::{EngineError, EngineOptions, Model, SamplingParams};
 use zinc_quant::GgmlType;
 
 use crate::report::UsageError;
@@ -73,9 +73,16 @@ pub fn parse_kv_type(name: &str) -> Result<GgmlType, String> {
 }
 
 impl EngineArgs {
-    /// Options for one sequence.
-    pub fn options(&self) -> EngineOptions {
-        self.step.options(self.ctx)
+    /// Options for one sequence of `model`.
+    ///
+    /// # Errors
+    /// A longer context than the model was trained for.
+    pub fn options(&self, model: &Model) -> anyhow::Result<EngineOptions> {
+        let n_ctx_train = model.config().n_ctx_train;
+        if let Some(n_ctx) = self.ctx.filter(|n_ctx| *n_ctx > n_ctx_train) {
+            anyhow::bail!("--ctx is {n_ctx}; allowed: 1 to {n_ctx_train} for this model");
+        }
+        Ok(self.step.options(self.ctx))
     }
 }
 

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use zinc_backend::Device;
-use zinc_engine::{EngineError, EngineOptions, LoadedModel, Model};
+use zinc_engine::{EngineError, EngineOptions, LoadedModel, MemoryNeed, Model};
 use zinc_gguf::Gguf;
+use zinc_quant::GgmlType;
 use zinc_token::Tokenizer;
 
 use crate::args::ModelArgs;
 use crate::output::human_bytes;
 use crate::progress::{Progress, Unit};
-use crate::{builtin, report};
+use crate::{builtin, need, report};
 
 impl ModelArgs {
     /// What messages call the model.
@@ -72,10 +73,55 @@ pub fn load(
     Ok(Arc::new(loaded))
 }
 
+/// What `model` takes on `device`.
+///
+/// # Errors
+/// A cache type that does not suit the model, an option outside its range, or an operation the
+/// device lacks.
+pub fn memory_need(
+    model: &Model,
+    device: &dyn Device,
+    options: &EngineOptions,
+) -> anyhow::Result<MemoryNeed> {
+    check_cache_type(model, options.kv_type)?;
+    Ok(options.memory_need(model, device)?)
+}
+
+/// Rows of the cache must fill whole blocks of its type.
+fn check_cache_type(model: &Model, ty: GgmlType) -> anyhow::Result<()> {
+    // A type that has no blocks holds rows of any length.
+    let options = EngineOptions { kv_type: GgmlType::F32, ..EngineOptions::default() };
+    let widths = need::cache_widths(model, &options)?;
+    let n_block = ty.block_len() as u32;
+    let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(n_block)) else {
+        return Ok(());
+    };
+    let what = format!(
+        "--kv {} stores blocks of {n_block} values; the cache of this model has rows of {width}",
+        ty.name()
+    );
+    Err(report::with_hint(what, "use --kv f16"))
+}
+
+/// Refuses more tokens than the model was trained for; `what` names the flags that ask for them.
+///
+/// # Errors
+/// `n_tokens` is larger than the model's context length.
+pub fn check_context(model: &Model, n_tokens: u64, what: &str, hint: &str) -> anyhow::Result<()> {
+    let n_ctx_train = model.config().n_ctx_train;
+    if n_tokens <= n_ctx_train.into() {
+        return Ok(());
+    }
+    let what = format!(
+        "{what} take a context of {n_tokens} tokens; the model was trained for {n_ctx_train}"
+    );
+    Err(report::with_hint(what, hint))
+}
+
 /// Refuses what cannot fit. Weights do not count: a device may read them in the mapped file, and
 /// one that copies them says itself when it has no room.
 fn check_memory(model: &Model, device: &dyn Device, options: &EngineOptions) -> anyhow::Result<()> {
-    let need = options.memory_need(model, device)?;
+    let need = memory_need(model, device, options)?;
     let info = device.info();
     let own = need.cache + need.activations;
     if info.memory_free == 0 || own <= info.memory_free {

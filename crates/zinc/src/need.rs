@@ -39,7 +39,7 @@ impl Need {
     /// # Errors
     /// An option outside its range, or an operation or type the device lacks.
     pub fn of(model: &Model, device: &dyn Device, options: &EngineOptions) -> anyhow::Result<Need> {
-        let memory = options.memory_need(model, device)?;
+        let memory = crate::model::memory_need(model, device, options)?;
         let n_ctx = options.n_ctx(model)?;
         let info = device.info();
         let traffic = traffic(model, options)?;
@@ -91,6 +91,16 @@ fn weight_bytes_per_token(plan: &Plan) -> u64 {
         }
     }
     n_bytes
+}
+
+/// Elements of a row of each cache.
+///
+/// # Errors
+/// The model's plan cannot be built.
+pub fn cache_widths(model: &Model, options: &EngineOptions) -> anyhow::Result<Vec<u32>> {
+    let plan = one_token_plan(model, options)?;
+    let caches = plan.tensors.iter().filter(|tensor| tensor.kind == TensorKind::State);
+    Ok(caches.map(|tensor| tensor.shape.cols).collect())
 }
 
 /// The plan of one token with a cache of one row.

@@ -23,6 +23,11 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// Wrong usage with a next step.
+pub fn usage(what: impl std::fmt::Display, hint: impl std::fmt::Display) -> UsageError {
+    UsageError(format!("{what}{HINT}{hint}"))
+}
+
 /// Writes a line to stderr. A closed stderr is no reason to stop.
 pub fn note(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");

@@ -108,18 +108,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "{} sequences at the same time are not supported yet; the limit is 1",
             args.streams
         );
-        return Err(report::with_hint(what, "leave out -b"));
+        return Err(report::usage(what, "leave out -b").into());
     }
     let tests = [Test::Prompt(args.prompt), Test::Generate(args.generate)];
     let tests: Vec<_> = tests.into_iter().filter(|test| test.n_tokens() > 0).collect();
     let Some(longest) = tests.iter().map(|test| test.n_tokens()).max() else {
-        return Err(report::with_hint(
-            "there is nothing to measure",
-            "give -p or -n more than 0 tokens",
-        ));
+        let hint = "give -p or -n more than 0 tokens";
+        return Err(report::usage("there is nothing to measure", hint).into());
     };
     let model = args.model.open()?;
-    let options = args.step.options(Some(args.depth.saturating_add(longest)));
+    let n_ctx = u64::from(args.depth) + u64::from(longest);
+    let what =
+        format!("--prompt {}, --generate {}, --depth {}", args.prompt, args.generate, args.depth);
+    model::check_context(&model, n_ctx, &what, "give smaller numbers")?;
+    let options = args.step.options(u32::try_from(n_ctx).ok());
     let begin = Instant::now();
     let loaded = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let load_time = begin.elapsed();

@@ -95,6 +95,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             pseudo_random(N_TOKENS.min(model.config().n_ctx_train as usize), model.config().n_vocab)
         }
     };
+    let what = format!("--tokens with {} ids", tokens.len());
+    let n_tokens = tokens.len() as u64;
+    crate::model::check_context(&model, n_tokens, &what, "give fewer tokens")?;
     let name = args.device.clone().map_or_else(|| fastest(args), Ok)?;
     let found = Side::open(args, &model, &name, args.chunk, tokens.len())?;
     let expected = Side::open(

@@ -115,7 +115,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn understand(args: &Args) -> anyhow::Result<(ModelConfig, Need)> {
     let model = args.model.open()?;
     let device = args.device.open()?;
-    let need = Need::of(&model, device.as_ref(), &args.engine.options())?;
+    let need = Need::of(&model, device.as_ref(), &args.engine.options(&model)?)?;
     Ok((model.config().clone(), need))
 }
 

@@ -54,10 +54,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(report::with_hint(what, "leave out --mtp"));
     }
     let n_greedy = args.greedy.unwrap_or(0);
-    let n_ctx = u32::try_from(args.tokens.0.len()).unwrap_or(u32::MAX).saturating_add(n_greedy);
+    let n_ctx = n_positions(args.tokens.0.len(), n_greedy);
+    let hint = match args.greedy {
+        Some(_) => "give fewer tokens, or less to --greedy",
+        None => "give fewer tokens",
+    };
+    model::check_context(&model, n_ctx, &asked(args), hint)?;
     let device = args.device.open()?;
     check_memory(&model, args, device.info().memory_free)?;
-    let options = args.step.options(Some(n_ctx.max(1)));
+    let options = args.step.options(u32::try_from(n_ctx).ok());
     let loaded = model::load(Arc::clone(&model), device, &options)?;
     let hidden = if args.hidden { model.graph().hidden_tensors() } else { Vec::new() };
     let taps = Taps { all_logits: true, tensors: hidden };
@@ -78,6 +83,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     safetensors::write(&args.out, &tensors)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tokens that are computed. Of the greedy ones, the last is only chosen.
+fn n_positions(n_tokens: usize, n_greedy: u32) -> u64 {
+    n_tokens as u64 + u64::from(n_greedy.saturating_sub(1))
+}
+
+/// The flags that decide the length of the context, as typed.
+fn asked(args: &Args) -> String {
+    let n_tokens = args.tokens.0.len();
+    match args.greedy {
+        Some(n_greedy) => format!("--tokens with {n_tokens} ids and --greedy {n_greedy}"),
+        None => format!("--tokens with {n_tokens} ids"),
+    }
 }
 
 /// Names the first row of logits that holds NaN or an infinity: a broken model, not a result.

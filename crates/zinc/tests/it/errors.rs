@@ -170,6 +170,8 @@ fn values_out_of_range() {
     ] {
         check(&place, &["run", "-m", "m.gguf", flag, value, "hi"], 2, &[part]);
     }
+    check(&place, &["bench", "-m", "m.gguf", "-b", "2"], 2, &["limit is 1", "-b"]);
+    check(&place, &["bench", "-m", "m.gguf", "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
     check(&place, &["diff", "-m", "m.gguf", "--against", ""], 2, &["'--against <NAME>'"]);
 }
 
@@ -180,7 +182,7 @@ fn flags_out_of_range() {
     let with = |head: &[&'static str], tail: &[&'static str]| [head, &m, tail].concat();
     for (args, parts) in [
         (with(&["run"], &["--logit-bias", "999=1", "hi"]), &["--logit-bias is", "258"][..]),
-        (with(&["run"], &["--ctx", "513", "hi"]), &["context length is 513", "1 to 512"]),
+        (with(&["run"], &["--ctx", "513", "hi"]), &["--ctx is 513", "1 to 512"]),
         (with(&["run"], &["--think", "hi"]), &["no switch for thinking", "hint:"]),
         (with(&["run"], &["--device", "abacus", "hi"]), &["no device called abacus", "reference"]),
         (with(&["logits"], &["--tokens", "1,258", "--out", "o"]), &["token 1", "258"]),
@@ -189,14 +191,52 @@ fn flags_out_of_range() {
             &["qwen3", "multi-token-prediction"],
         ),
         (with(&["logits"], &["--tokens", "1", "--out", "no/such/dir"]), &["no/such/dir"]),
-        (with(&["bench"], &["-b", "2"]), &["limit is 1", "-b"]),
-        (with(&["bench"], &["-p", "0", "-n", "0"]), &["nothing to measure"]),
-        (with(&["bench"], &["-p", "513"]), &["513", "1 to 512"]),
+        (
+            with(&["bench"], &["-p", "500", "-d", "13"]),
+            &["--prompt 500", "--depth 13", "513", "512", "hint:"],
+        ),
         (with(&["diff"], &["--device", "abacus"]), &["no device called abacus"]),
         (with(&["diff"], &["--from", "blk.9", "--to", "blk.12"]), &["--from", "hint:"]),
     ] {
         check(&place, &args, 1, parts);
     }
+}
+
+#[test]
+fn the_context_of_logits() {
+    let place = Place::new();
+    let ids = vec!["1"; model::N_CTX as usize - 1].join(",");
+    let logits = |ids: &str, greedy: &str| {
+        let args = ["logits", "-m", "m.gguf", "--tokens", ids, "--greedy", greedy, "--out", "o"];
+        place.zinc(&args)
+    };
+    // The last greedy token is chosen, not computed.
+    assert_eq!(logits(&ids, "2").ok(), "");
+    assert_eq!(logits(&format!("{ids},1"), "1").ok(), "");
+    let outcome = logits(&ids, "3");
+    assert_eq!(outcome.code, 1);
+    for part in ["--tokens with 511 ids", "--greedy 3", "513 tokens", "512", "hint:"] {
+        assert!(outcome.stderr.contains(part), "{part}: {}", outcome.stderr);
+    }
+    let ids = format!("{ids},1,1");
+    check(
+        &place,
+        &["diff", "-m", "m.gguf", "--tokens", &ids],
+        1,
+        &["--tokens with 513 ids", "512"],
+    );
+}
+
+#[test]
+fn cache_types_that_do_not_suit() {
+    let place = Place::new();
+    for head in [&["run", "hi"][..], &["bench"], &["diff"], &["logits", "--tokens=1", "--out=o"]] {
+        let args = [head, &["-m", "m.gguf", "--kv", "q8_0"]].concat();
+        check(&place, &args, 1, &["--kv q8_0", "32", "rows of 16", "hint: use --kv f16"]);
+    }
+    let outcome = place.zinc(&["inspect", "-m", "m.gguf", "--kv", "q8_0"]);
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.contains("hint: use --kv f16"), "{}", outcome.stderr);
 }
 
 #[test]
