@@ -22,16 +22,10 @@ pub struct Function {
 
 pub fn measure(text: &str) -> Result<Code> {
     let file = syn::parse_file(text)?;
-    let mut visitor = Visitor {
-        functions: Vec::new(),
-        n_test_lines: 0,
-    };
+    let mut visitor = Visitor { functions: Vec::new(), n_test_lines: 0 };
     visitor.visit_file(&file);
     let n_lines = text.lines().count().saturating_sub(visitor.n_test_lines);
-    Ok(Code {
-        n_lines,
-        functions: visitor.functions,
-    })
+    Ok(Code { n_lines, functions: visitor.functions })
 }
 
 struct Visitor {
@@ -47,9 +41,7 @@ fn n_lines(node: &impl Spanned) -> usize {
 fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let is_cfg_test = attribute.path().is_ident("cfg")
-            && attribute
-                .parse_args::<syn::Ident>()
-                .is_ok_and(|ident| ident == "test");
+            && attribute.parse_args::<syn::Ident>().is_ok_and(|ident| ident == "test");
         is_cfg_test || attribute.path().is_ident("test")
     })
 }
@@ -66,10 +58,7 @@ fn is_table(block: &syn::Block) -> bool {
 impl Visitor {
     fn add(&mut self, name: &syn::Ident, block: &syn::Block) {
         if !is_table(block) {
-            self.functions.push(Function {
-                name: name.to_string(),
-                n_lines: n_lines(block),
-            });
+            self.functions.push(Function { name: name.to_string(), n_lines: n_lines(block) });
         }
     }
 }
@@ -107,9 +96,6 @@ mod tests {
         let code = measure(text).expect("parses");
         assert_eq!(code.n_lines, 9);
         assert_eq!(code.functions.len(), 1);
-        assert_eq!(
-            (code.functions[0].name.as_str(), code.functions[0].n_lines),
-            ("a", 4)
-        );
+        assert_eq!((code.functions[0].name.as_str(), code.functions[0].n_lines), ("a", 4));
     }
 }

@@ -35,10 +35,7 @@ impl CpuExecutable {
         match &step.kind {
             Kind::MatMul(product) => {
                 n_rows.div_ceil(MAX_ROWS)
-                    * product
-                        .n_out
-                        .div_ceil(ROWS)
-                        .div_ceil(product.panels_per_task)
+                    * product.n_out.div_ceil(ROWS).div_ceil(product.panels_per_task)
             }
             Kind::Attention(attention) => {
                 self.tiles.len()
@@ -54,17 +51,8 @@ impl CpuExecutable {
         match &step.kind {
             Kind::MatMul(product) => self.product_task(step, product, task, scratch),
             Kind::Attention(attention) => self.attention_task(attention, task, scratch),
-            Kind::Embed {
-                table,
-                ids,
-                scale,
-                out,
-            } => self.embed(table, *ids, *scale, *out, task),
-            Kind::KvWrite {
-                values,
-                slots,
-                caches,
-            } => self.kv_write(values, *slots, caches, task),
+            Kind::Embed { table, ids, scale, out } => self.embed(table, *ids, *scale, *out, task),
+            Kind::KvWrite { values, slots, caches } => self.kv_write(values, *slots, caches, task),
             kind => self.row(kind, task),
         }
     }
@@ -80,11 +68,7 @@ impl CpuExecutable {
                     out.row_mut::<f32>(row).copy_from_slice(x.row(from));
                 }
                 Kind::Add { a, b, out } => {
-                    self.isa.run(Add {
-                        a: a.row(row),
-                        b: b.row(row),
-                        out: out.row_mut(row),
-                    });
+                    self.isa.run(Add { a: a.row(row), b: b.row(row), out: out.row_mut(row) });
                 }
                 Kind::GatedAct { act, gate, up, out } => {
                     self.isa.run(GatedAct {
@@ -102,50 +86,19 @@ impl CpuExecutable {
                         out: out.row_mut(row),
                     });
                 }
-                Kind::QuantizeAct {
-                    x,
-                    dtype: GgmlType::Q8_K,
-                    out,
-                } => {
-                    self.isa.run(QuantizeSupers {
-                        x: x.row(row),
-                        out: out.row_mut(row),
-                    });
+                Kind::QuantizeAct { x, dtype: GgmlType::Q8_K, out } => {
+                    self.isa.run(QuantizeSupers { x: x.row(row), out: out.row_mut(row) });
                 }
                 Kind::QuantizeAct { x, out, .. } => {
-                    self.isa.run(QuantizeBlocks {
-                        x: x.row(row),
-                        out: out.row_mut(row),
-                    });
+                    self.isa.run(QuantizeBlocks { x: x.row(row), out: out.row_mut(row) });
                 }
-                Kind::RopeTurns {
-                    positions,
-                    variants,
-                    table,
-                    out,
-                } => {
+                Kind::RopeTurns { positions, variants, table, out } => {
                     let variant = variants.row::<i32>(row)[0] as usize;
-                    rope_turns(
-                        positions.row::<i32>(row)[0],
-                        table.row(variant),
-                        out.row_mut(row),
-                    );
+                    rope_turns(positions.row::<i32>(row)[0], table.row(variant), out.row_mut(row));
                 }
-                Kind::Rope {
-                    mode,
-                    head_dim,
-                    x,
-                    turns,
-                    out,
-                } => {
+                Kind::Rope { mode, head_dim, x, turns, out } => {
                     let (x, turns) = (x.row(row), turns.row(row));
-                    self.isa.run(Rope {
-                        mode,
-                        head_dim,
-                        x,
-                        turns,
-                        out: out.row_mut(row),
-                    });
+                    self.isa.run(Rope { mode, head_dim, x, turns, out: out.row_mut(row) });
                 }
                 Kind::MatMul(_)
                 | Kind::Attention(_)
@@ -199,10 +152,7 @@ impl CpuExecutable {
                 GgmlType::Q8_1 => Activations::Blocks(product.x.rows.span::<ActBlock>(n_rows)),
                 _ => {
                     let stride = product.x.rows.stride / size_of::<f32>();
-                    Activations::F32 {
-                        data: product.x.rows.span(n_rows),
-                        stride,
-                    }
+                    Activations::F32 { data: product.x.rows.span(n_rows), stride }
                 }
             }
         };
@@ -211,10 +161,7 @@ impl CpuExecutable {
             let n_here = MAX_ROWS.min(n_rows - first);
             self.isa.run(MatMulTask {
                 weights: weight_rows(&product.weight, outs.clone()),
-                up: product
-                    .up
-                    .as_ref()
-                    .map(|(up, act)| (weight_rows(up, outs.clone()), *act)),
+                up: product.up.as_ref().map(|(up, act)| (weight_rows(up, outs.clone()), *act)),
                 x,
                 n_in: product.x.cols,
                 first,
@@ -249,11 +196,7 @@ impl CpuExecutable {
             &mut scratch.attention_out[..rows.n_rows * tile.n_heads * attention.v_dim as usize];
         let mut attend = |work| {
             let scratch = &mut scratch.attention;
-            self.isa.run(AttentionTask {
-                tile,
-                scratch,
-                work,
-            });
+            self.isa.run(AttentionTask { tile, scratch, work });
         };
         if n_splits == 1 {
             attend(Work::Whole { out: &mut *out });
@@ -266,23 +209,16 @@ impl CpuExecutable {
         // SAFETY: each job has a row of parts, and its tasks have disjoint blocks of it.
         let parts = unsafe {
             let first = (mine.start - blocks.start) * part_len;
-            self.parts
-                .cols_mut::<[f32; 16]>(job, first..first + mine.len() * part_len)
+            self.parts.cols_mut::<[f32; 16]>(job, first..first + mine.len() * part_len)
         };
-        attend(Work::Part {
-            blocks: mine,
-            parts,
-        });
+        attend(Work::Part { blocks: mine, parts });
         // Whoever finishes last merges; the order of merging is that of the blocks.
         let arrived = &self.arrived[job].0;
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == n_splits {
             arrived.store(0, Ordering::Relaxed);
             // SAFETY: all tasks of the job have written their parts, seen through `arrived`.
             let parts = unsafe { &self.parts.row::<[f32; 16]>(job)[..blocks.len() * part_len] };
-            attend(Work::Merge {
-                parts,
-                out: &mut *out,
-            });
+            attend(Work::Merge { parts, out: &mut *out });
             store_heads(step, rows, &tile, out);
         }
     }
@@ -353,16 +289,12 @@ fn store_product(product: &Product, row: usize, outs: std::ops::Range<usize>, ac
     if let Some(bias) = product.bias {
         // SAFETY: weights are never written.
         let bias = unsafe { &bias.row::<f32>(0)[outs.clone()] };
-        out.iter_mut()
-            .zip(bias)
-            .for_each(|(out, bias)| *out += bias);
+        out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
     }
     if let Some(residual) = product.residual {
         // SAFETY: the plan.
         let residual = unsafe { &residual.row::<f32>(row)[outs] };
-        out.iter_mut()
-            .zip(residual)
-            .for_each(|(out, residual)| *out += residual);
+        out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
     }
 }
 

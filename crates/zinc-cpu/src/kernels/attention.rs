@@ -88,9 +88,7 @@ impl Tile<'_> {
     /// The keys that some row of the tile sees: `first .. end`.
     fn keys(&self) -> (usize, usize) {
         let seen = self.positions.iter().map(|position| self.seen(*position));
-        seen.fold((usize::MAX, 0), |all, row| {
-            (all.0.min(row.0), all.1.max(row.1))
-        })
+        seen.fold((usize::MAX, 0), |all, row| (all.0.min(row.0), all.1.max(row.1)))
     }
 
     /// The keys that a row at `position` sees.
@@ -112,15 +110,9 @@ pub(crate) enum Work<'a> {
     /// All blocks; the result is `[row][head of the tile][v_dim]`.
     Whole { out: &'a mut [f32] },
     /// Some blocks; their results go to `parts`, [`Tile::part_len`] vectors each.
-    Part {
-        blocks: Range<usize>,
-        parts: &'a mut [[f32; 16]],
-    },
+    Part { blocks: Range<usize>, parts: &'a mut [[f32; 16]] },
     /// The results of all blocks lie in `parts`.
-    Merge {
-        parts: &'a [[f32; 16]],
-        out: &'a mut [f32],
-    },
+    Merge { parts: &'a [[f32; 16]], out: &'a mut [f32] },
 }
 
 /// Attention of one tile.
@@ -155,10 +147,7 @@ impl Column {
     #[inline(always)]
     fn merge<S: Simd>(&mut self, s: S) -> (f32, f32) {
         let merged = self.max.max(self.block_max);
-        let factors = (
-            exp_one(s, self.max - merged),
-            exp_one(s, self.block_max - merged),
-        );
+        let factors = (exp_one(s, self.max - merged), exp_one(s, self.block_max - merged));
         self.total = self.total * factors.0 + self.block_total * factors.1;
         self.max = merged;
         factors
@@ -170,11 +159,7 @@ impl Kernel for AttentionTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionTask {
-            tile,
-            scratch,
-            mut work,
-        } = self;
+        let AttentionTask { tile, scratch, mut work } = self;
         let none = Column {
             first: 0,
             end: 0,
@@ -257,10 +242,7 @@ fn merge_block<S: Simd>(s: S, scratch: &mut Scratch, columns: &mut [Column], v_v
         }
         let factors = column.merge(s);
         let at = idx * v_vectors..(idx + 1) * v_vectors;
-        for (sum, block_sum) in scratch.sum[at.clone()]
-            .iter_mut()
-            .zip(&scratch.block_sum[at])
-        {
+        for (sum, block_sum) in scratch.sum[at.clone()].iter_mut().zip(&scratch.block_sum[at]) {
             let old = s.mul(s.load(sum), s.splat(factors.0));
             s.store(sum, s.mul_add(s.load(block_sum), s.splat(factors.1), old));
         }
@@ -298,14 +280,7 @@ fn score<S: Simd>(
     let k_dim = tile.attention.k_dim as usize;
     let stride = k_dim.next_multiple_of(16);
     let start = from + 16 * group;
-    load_rows(
-        s,
-        tile,
-        tile.k,
-        k_dim,
-        start..to.min(start + 16),
-        &mut scratch.rows,
-    );
+    load_rows(s, tile, tile.k, k_dim, start..to.min(start + 16), &mut scratch.rows);
     let rows = as_bytes(&scratch.rows[..16 * stride]);
     for (i, four) in scratch.panel.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let words = s.transpose(rows, 16 * i, 4 * stride);
@@ -395,8 +370,7 @@ fn weigh<S: Simd>(
     while c < columns.len() {
         let four = columns[c..].first_chunk::<4>();
         let shared = four.is_some_and(|four| {
-            four.iter()
-                .all(|column| column.part(start, end) == (0, end - start))
+            four.iter().all(|column| column.part(start, end) == (0, end - start))
         });
         if shared {
             let weights = [0, 1, 2, 3];
@@ -443,16 +417,11 @@ fn weigh_columns<S: Simd, const C: usize>(
         let second = if two { v + 1 } else { v };
         let mut acc = [[s.splat(0.0); 2]; C];
         for c in 0..C {
-            acc[c] = [
-                s.load(&sums[c * v_vectors + v]),
-                s.load(&sums[c * v_vectors + second]),
-            ];
+            acc[c] = [s.load(&sums[c * v_vectors + v]), s.load(&sums[c * v_vectors + second])];
         }
         for key in keys.clone() {
-            let values = [
-                s.load(&rows[key * v_vectors + v]),
-                s.load(&rows[key * v_vectors + second]),
-            ];
+            let values =
+                [s.load(&rows[key * v_vectors + v]), s.load(&rows[key * v_vectors + second])];
             for c in 0..C {
                 let weight = s.splat(weights[c][key]);
                 acc[c][0] = s.mul_add(weight, values[0], acc[c][0]);
