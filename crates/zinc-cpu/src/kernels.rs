@@ -2,6 +2,7 @@
 
 pub(crate) mod act;
 pub(crate) mod attention;
+pub(crate) mod cache;
 pub(crate) mod elementwise;
 pub(crate) mod matmul;
 pub(crate) mod panel;

@@ -46,13 +46,21 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Whether the body is one `match`, apart from bindings that take a line each.
+/// Whether the body is one `match`, apart from bindings that take a few lines.
 fn is_table(block: &syn::Block) -> bool {
-    let Some((last, rest)) = block.stmts.split_last() else {
-        return false;
-    };
-    let is_match = matches!(last, syn::Stmt::Expr(syn::Expr::Match(_), _));
-    is_match && rest.iter().map(n_lines).sum::<usize>() <= 10
+    let Some((last, rest)) = block.stmts.split_last() else { return false };
+    let syn::Stmt::Expr(last, _) = last else { return false };
+    is_match(last) && rest.iter().map(n_lines).sum::<usize>() <= 10
+}
+
+/// A `match`, also as the argument of `Ok` or in an `unsafe` block.
+fn is_match(expr: &syn::Expr) -> bool {
+    match expr {
+        syn::Expr::Match(_) => true,
+        syn::Expr::Call(call) => call.args.len() == 1 && is_match(&call.args[0]),
+        syn::Expr::Unsafe(block) => is_table(&block.block),
+        _ => false,
+    }
 }
 
 impl Visitor {

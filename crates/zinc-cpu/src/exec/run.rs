@@ -7,7 +7,8 @@
 
 use super::{CpuExecutable, Scratch};
 use crate::kernels::act::{ActBlock, ActSuper, QuantizeBlocks, QuantizeSupers};
-use crate::kernels::attention::{AttentionTask, Cache, MAX_COLUMNS, Tile, Work};
+use crate::kernels::attention::{AttentionTask, MAX_COLUMNS, Tile, Work};
+use crate::kernels::cache::Cache;
 use crate::kernels::elementwise::{Add, GatedAct, RmsNorm, Rope, rope_turns};
 use crate::kernels::matmul::{Activations, MAX_ROWS, MatMulTask};
 use crate::kernels::panel::{ROWS, WeightRows};
