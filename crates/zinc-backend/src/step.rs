@@ -144,6 +144,7 @@ impl StepInputs {
                 return Err(step(kind, format!("{value} is not inside 0..{limit}")));
             }
         }
+        self.check_slots()?;
         Ok(StepSizes { tokens, seqs, out_rows })
     }
 }
@@ -160,6 +161,28 @@ impl StepInputs {
             input: kind.name(),
             reason: format!("{} values for {tokens} rows of {cols}", self.hidden.len()),
         })
+    }
+
+    /// No two tokens are written to one cache row: devices write rows side by side.
+    fn check_slots(&self) -> Result<(), DeviceError> {
+        // Decode steps are short, and this way they allocate nothing.
+        const SHORT: usize = 64;
+        let slots = &self.slots;
+        let twice = if slots.len() <= SHORT {
+            let seen_before = |(idx, slot): &(usize, &i32)| slots[..*idx].contains(slot);
+            slots.iter().enumerate().find(seen_before).map(|(_, slot)| *slot)
+        } else {
+            let mut sorted = slots.clone();
+            sorted.sort_unstable();
+            sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+        };
+        match twice {
+            None => Ok(()),
+            Some(slot) => Err(DeviceError::Step {
+                input: InputKind::Slots.name(),
+                reason: format!("two tokens share cache row {slot}"),
+            }),
+        }
     }
 
     /// Recurrent states: one slot of its own for each sequence, and rows in order.
@@ -206,4 +229,22 @@ fn operand_rows(plan: &Plan, kind: InputKind, table: usize) -> u64 {
 pub struct StepOutputs {
     /// Values of each output: rows of the step times columns of the tensor.
     pub values: Vec<Vec<f32>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_tokens_never_share_a_cache_row() {
+        for n in [1, 2, 64, 65, 500] {
+            let mut inputs = StepInputs { slots: (0..n).rev().collect(), ..StepInputs::default() };
+            assert!(inputs.check_slots().is_ok());
+            if n > 1 {
+                inputs.slots[0] = 0;
+                let error = inputs.check_slots().expect_err("row 0 is named twice").to_string();
+                assert!(error.contains("two tokens share cache row 0"), "{error}");
+            }
+        }
+    }
 }

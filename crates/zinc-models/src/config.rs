@@ -85,7 +85,32 @@ const MAX_EXPERTS: u32 = 1 << 11;
 const MAX_VOCAB: u32 = 1 << 26;
 const MAX_CONTEXT: u32 = 1 << 27;
 
+/// Keys that change the arithmetic in some architecture but not in any that zinc runs, with the
+/// values that change nothing. A file that says anything else means another model.
+const NEUTRAL: [(&str, &[f32]); 7] = [
+    ("attention.scale", &[0.0]),
+    ("attention.clamp_kqv", &[0.0]),
+    ("attn_logit_softcapping", &[0.0]),
+    ("embedding_scale", &[0.0, 1.0]),
+    ("logit_scale", &[0.0, 1.0]),
+    ("residual_scale", &[0.0, 1.0]),
+    ("rope.scaling.yarn_ext_factor", &[-1.0, 1.0]),
+];
+
 impl ModelConfig {
+    /// Refuses what would be left out of the computation.
+    fn check_neutral(keys: &Keys<'_>) -> Result<(), ModelError> {
+        for (name, neutral) in NEUTRAL {
+            if let Some(value) = keys.f32(name)?.filter(|value| !neutral.contains(value)) {
+                return Err(keys.error(name, format!("is {value}, which zinc does not compute")));
+            }
+        }
+        if keys.bool("attention.causal")? == Some(false) {
+            return Err(keys.error("attention.causal", "is false; zinc runs causal models"));
+        }
+        Ok(())
+    }
+
     /// Reads the keys that all transformer families share, then those of `family`.
     pub(crate) fn read(
         metadata: &Metadata,
@@ -93,6 +118,7 @@ impl ModelConfig {
         facts: &FileFacts,
     ) -> Result<Self, ModelError> {
         let keys = Keys::new(metadata, family.arch);
+        Self::check_neutral(&keys)?;
         let mut config = Self::read_shared(&keys, family.rope_mode, facts)?;
         (family.configure)(&keys, &mut config)?;
         if config.experts.is_none()

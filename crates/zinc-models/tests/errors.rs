@@ -2,7 +2,7 @@
 
 use zinc_gguf::writer::Writer;
 use zinc_gguf::{Array, Gguf, Value};
-use zinc_models::Model;
+use zinc_models::{Model, RopeScaling};
 use zinc_quant::GgmlType;
 use zinc_testkit::golden::golden;
 
@@ -117,6 +117,42 @@ fn wrong_files_are_refused_by_name() {
         refuses(q, Set("attention.head_count_kv", Value::U32(3)), "qwen3.attention.head_count_kv"),
         refuses(q, Set("block_count", Value::U32(0)), "qwen3.block_count"),
     ]);
+}
+
+#[test]
+fn arithmetic_that_would_be_left_out_is_refused_by_name() {
+    use Edit::Set;
+    let number = Value::F32;
+    assert_all([
+        refuses("llama.f32", Set("logit_scale", number(0.5)), "llama.logit_scale: is 0.5"),
+        refuses("llama.f32", Set("residual_scale", number(0.2)), "llama.residual_scale"),
+        refuses("llama.f32", Set("attention.scale", number(0.2)), "llama.attention.scale"),
+        refuses("llama.f32", Set("attention.clamp_kqv", number(8.0)), "llama.attention.clamp_kqv"),
+        refuses("llama.f32", Set("attention.causal", Value::Bool(false)), "llama.attention.causal"),
+        refuses(
+            "qwen3_yarn.f32",
+            Set("rope.scaling.yarn_ext_factor", number(0.0)),
+            "qwen3.rope.scaling.yarn_ext_factor",
+        ),
+    ]);
+}
+
+/// YaRN's factor on cos and sin: the file's own stands in for the paper's `0.1 ln(factor) + 1`.
+#[test]
+fn yarn_magnitude() {
+    let Ok(golden) = golden("qwen3_yarn.f32") else { return };
+    let gguf = Gguf::open(&golden.gguf).expect("a readable model");
+    let magnitude = |key, value| {
+        let edited = write(&gguf, &Edit::Set(key, Value::F32(value)));
+        let edited = Gguf::from_bytes(edited.into()).expect("a valid file");
+        match &Model::from_gguf(&edited).expect("a model").config().rope_scaling {
+            RopeScaling::Yarn { attn_factor, .. } => *attn_factor,
+            other => panic!("{other:?}"),
+        }
+    };
+    let paper = 0.1 * 4f32.ln() + 1.0;
+    assert_eq!(magnitude("rope.scaling.yarn_attn_factor", 1.3), 1.3);
+    assert_eq!(magnitude("rope.scaling.attn_factor", 1.5), paper * 1.5);
 }
 
 #[test]

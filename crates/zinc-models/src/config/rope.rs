@@ -61,16 +61,15 @@ impl RopeScaling {
             "yarn" => {
                 let factor =
                     factor.ok_or_else(|| keys.error("rope.scaling.factor", "is missing"))?;
-                let further = match attn_factor {
-                    Some(value) => value,
-                    None => keys.positive("rope.scaling.yarn_attn_factor")?.unwrap_or(1.0),
-                };
+                // A factor of the file's own stands in for the paper's.
+                let magnitude = keys.positive("rope.scaling.yarn_attn_factor")?;
+                let magnitude = magnitude.unwrap_or(0.1 * factor.ln() + 1.0);
                 Ok(RopeScaling::Yarn {
                     factor,
                     n_ctx_orig: need_orig()?,
                     beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                     beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-                    attn_factor: further * (0.1 * factor.ln() + 1.0),
+                    attn_factor: magnitude * attn_factor.unwrap_or(1.0),
                     truncate: true,
                 })
             }
