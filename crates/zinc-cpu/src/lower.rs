@@ -225,7 +225,10 @@ impl<'a> Lowering<'a> {
             | Op::CausalConv1d(_)
             | Op::DeltaGates
             | Op::GatedDeltaNet(_) => {
-                return Err(self.unsupported(node, "the CPU has no kernel for it"));
+                return Err(self.unsupported(
+                    node,
+                    "the CPU device has no kernel for it; --device reference computes it, slowly",
+                ));
             }
             Op::Attention(attention) => Kind::Attention(AttentionStep {
                 attention,
