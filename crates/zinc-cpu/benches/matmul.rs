@@ -81,6 +81,7 @@ fn time(device: &dyn Device, ty: GgmlType, width: u32, rows: u32, budget: Durati
         page_size: 1,
         pages_per_seq: rows,
         n_pages: rows,
+        n_state_slots: 0,
     };
     let n_matrices = n_matrices(ty, width);
     let chain = || {

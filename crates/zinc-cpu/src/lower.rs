@@ -206,6 +206,30 @@ impl<'a> Lowering<'a> {
                 slots: self.input(reads[2])?,
                 caches: [self.operand(node.writes[0])?, self.operand(node.writes[1])?],
             },
+            Op::Attention(attention) if attention.sinks => {
+                return Err(self.unsupported(node, "sinks"));
+            }
+            Op::Mul
+            | Op::Scale(_)
+            | Op::Softcap(_)
+            | Op::SigmoidGate
+            | Op::HeadSlice(_)
+            | Op::Concat
+            | Op::L2Norm(_)
+            | Op::RmsNormGated(_)
+            | Op::HeadMatMul(_)
+            | Op::ExpertMatMul(_)
+            | Op::RouterTopK(_)
+            | Op::ExpertCombine(_)
+            | Op::LatentAttention(_)
+            | Op::CausalConv1d(_)
+            | Op::DeltaGates
+            | Op::GatedDeltaNet(_) => {
+                return Err(self.unsupported(
+                    node,
+                    "the CPU device has no kernel for it; --device reference computes it, slowly",
+                ));
+            }
             Op::Attention(attention) => Kind::Attention(AttentionStep {
                 attention,
                 q: self.value(reads[0])?,

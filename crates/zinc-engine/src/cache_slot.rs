@@ -19,17 +19,24 @@ pub(crate) struct CacheSlot {
     tokens: Vec<u32>,
     /// Row of the rope table that the keys were turned by.
     pub rope_variant: i32,
+    /// Row of the recurrent states that belongs to the slot.
+    pub state_slot: i32,
+    /// A shorter prefix can be kept than was computed. Not so with recurrent states, which hold
+    /// nothing but the end of what they have seen.
+    rewinds: bool,
 }
 
 impl CacheSlot {
     /// A free slot for up to `n_ctx` tokens in `n_pages` pages.
-    pub fn new(n_ctx: u32, n_pages: u32) -> CacheSlot {
+    pub fn new(n_ctx: u32, n_pages: u32, state_slot: i32, rewinds: bool) -> CacheSlot {
         let table = PageTable::with_capacity(n_pages);
         CacheSlot {
             owner: None,
             table,
             tokens: Vec::with_capacity(n_ctx as usize),
             rope_variant: 0,
+            state_slot,
+            rewinds,
         }
     }
 
@@ -40,12 +47,19 @@ impl CacheSlot {
             return 0;
         }
         let n_common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        n_common.min(prompt.len().saturating_sub(1))
+        let n_reusable = n_common.min(prompt.len().saturating_sub(1));
+        if self.rewinds || n_reusable == self.tokens.len() {
+            return n_reusable;
+        }
+        0
     }
 
     /// Keeps the first `n_tokens` tokens, or fewer if pages force it, and returns how many.
     pub fn keep(&mut self, pool: &mut PagePool, n_tokens: usize, rope_variant: i32) -> usize {
-        let n_kept = self.table.truncate(pool, n_tokens as u32) as usize;
+        let mut n_kept = self.table.truncate(pool, n_tokens as u32) as usize;
+        if !self.rewinds && n_kept < self.tokens.len() {
+            n_kept = self.table.truncate(pool, 0) as usize;
+        }
         self.tokens.truncate(n_kept);
         self.rope_variant = rope_variant;
         n_kept
@@ -64,7 +78,7 @@ mod tests {
     #[test]
     fn a_common_prefix_is_kept() {
         let mut pool = PagePool::new(4);
-        let mut slot = CacheSlot::new(64, 2);
+        let mut slot = CacheSlot::new(64, 2, 0, true);
         slot.table.grow(&mut pool, 4).unwrap();
         slot.computed(&[1, 2, 3, 4]);
         assert_eq!(slot.n_reusable(&[1, 2, 9], 0), 2);
@@ -74,5 +88,18 @@ mod tests {
         assert_eq!(slot.n_reusable(&[1, 2, 9], 1), 0, "other rope frequencies");
         assert_eq!(slot.keep(&mut pool, 2, 0), 2);
         assert_eq!(slot.n_reusable(&[1, 2, 3, 4], 0), 2);
+    }
+
+    #[test]
+    fn a_recurrent_state_is_kept_whole_or_not_at_all() {
+        let mut pool = PagePool::new(4);
+        let mut slot = CacheSlot::new(64, 2, 1, false);
+        slot.table.grow(&mut pool, 3).unwrap();
+        slot.computed(&[1, 2, 3]);
+        assert_eq!(slot.n_reusable(&[1, 2, 3, 4], 0), 3);
+        assert_eq!(slot.n_reusable(&[1, 2, 9, 4], 0), 0);
+        assert_eq!(slot.n_reusable(&[1, 2, 3], 0), 0, "the last token comes again");
+        assert_eq!(slot.keep(&mut pool, 3, 0), 3);
+        assert_eq!(slot.keep(&mut pool, 0, 0), 0);
     }
 }

@@ -56,7 +56,8 @@ impl Engine {
         let shape = options.cache_shape(loaded.model())?;
         let max_tokens = options.step_tokens(&shape);
         let runner = Runner::new(&loaded, shape, max_tokens, &Wanted::default())?;
-        let slot = || CacheSlot::new(shape.n_ctx, shape.pages_per_seq());
+        let rewinds = runner.largest_plan().find("state_slots").is_none();
+        let slot = |idx| CacheSlot::new(shape.n_ctx, shape.pages_per_seq(), idx as i32, rewinds);
         Ok(Engine {
             loaded,
             runner,
@@ -64,7 +65,7 @@ impl Engine {
             max_tokens,
             pages_per_seq: shape.pages_per_seq(),
             pool: PagePool::new(shape.n_pages()),
-            slots: std::iter::repeat_with(slot).take(shape.max_seqs as usize).collect(),
+            slots: (0..shape.max_seqs).map(slot).collect(),
             generations: VecDeque::new(),
             next_id: 0,
             batch: Vec::new(),
@@ -209,7 +210,14 @@ impl Engine {
             slot.table.grow(&mut self.pool, position + entry.n_tokens)?;
             let out_rows = if entry.wants_logits { OutRows::Last } else { OutRows::None };
             let rope_variant = slot.rope_variant;
-            let share = Share { tokens, position, table: &slot.table, rope_variant, out_rows };
+            let share = Share {
+                tokens,
+                position,
+                table: &slot.table,
+                rope_variant,
+                state_slot: slot.state_slot,
+                out_rows,
+            };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }
         Ok(())

@@ -63,6 +63,8 @@ pub struct Evaluator {
     /// Tokens in the cache.
     tokens: Vec<u32>,
     rope_variant: i32,
+    /// The recurrent states are past the end of `tokens`: all must be computed anew.
+    is_stale: bool,
     inputs: StepInputs,
 }
 
@@ -90,6 +92,7 @@ impl Evaluator {
             table: PageTable::with_capacity(shape.pages_per_seq()),
             tokens: Vec::new(),
             rope_variant: 0,
+            is_stale: false,
             inputs: StepInputs::default(),
             loaded,
         })
@@ -138,6 +141,8 @@ impl Evaluator {
     pub fn truncate(&mut self, n: usize) {
         // Pages are not shared here, so as many are kept as are asked for.
         self.table.truncate(&mut self.pool, n as u32);
+        let has_states = self.runner.largest_plan().find("state_slots").is_some();
+        self.is_stale |= has_states && n < self.tokens.len();
         self.tokens.truncate(n);
     }
 
@@ -192,7 +197,9 @@ impl Evaluator {
     fn compute(&mut self, n_before: usize) -> Result<Vec<Tapped>, EngineError> {
         let n_tokens = self.tokens.len();
         let rope_variant = self.loaded.model().graph().rope_variant(n_tokens as u32);
-        let mut position = if rope_variant == self.rope_variant { n_before } else { 0 };
+        let mut position =
+            if rope_variant == self.rope_variant && !self.is_stale { n_before } else { 0 };
+        self.is_stale = false;
         self.rope_variant = rope_variant;
         self.table.grow(&mut self.pool, n_tokens as u32)?;
         let mut taps = self.empty_taps();
@@ -226,6 +233,7 @@ impl Evaluator {
             position: begin as u32,
             table: &self.table,
             rope_variant: self.rope_variant,
+            state_slot: 0,
             out_rows,
         };
         let pages_per_seq = self.runner.largest_plan().limits.pages_per_seq;

@@ -22,6 +22,8 @@ pub(crate) struct Share<'a> {
     pub table: &'a PageTable,
     /// Row of the rope table.
     pub rope_variant: i32,
+    /// Row of the recurrent states.
+    pub state_slot: i32,
     /// Rows that give logits.
     pub out_rows: OutRows,
 }
@@ -37,6 +39,7 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
         inputs.slots.push(share.table.slot(position) as i32);
         inputs.rope_variant.push(share.rope_variant);
     }
+    inputs.state_slots.push(share.state_slot);
     inputs.pages.extend(share.table.pages().iter().map(|page| page.0 as i32));
     // Entries past a sequence's length are never read, but must be there.
     inputs.pages.resize((seq as usize + 1) * pages_per_seq as usize, 0);
@@ -65,6 +68,7 @@ mod tests {
             position,
             table,
             rope_variant,
+            state_slot: 0,
             out_rows,
         };
         push_share(&mut inputs, &share(&[7, 8][..], 1, &tables[0], 0, OutRows::None), 4);

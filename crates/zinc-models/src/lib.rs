@@ -6,17 +6,26 @@
 
 mod blocks;
 mod config;
+mod deepseek2;
 mod error;
+mod gemma3;
+mod gemma4;
+mod gpt_oss;
 mod graph;
 mod llama;
 mod model;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
+mod qwen3_moe;
+mod qwen3_next;
 mod registry;
 mod rope;
 
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{
+    DeltaNetConfig, ExpertConfig, LatentConfig, LayerConfig, LocalRope, ModelConfig, RopeScaling,
+};
 pub use error::ModelError;
 pub use model::{Model, PlanOptions};
 pub use registry::architectures;

@@ -25,6 +25,7 @@ pub struct Model {
     family: &'static Family,
     weights: Arc<HashMap<String, WeightInfo>>,
     rope: RopeTable,
+    rope_local: Option<RopeTable>,
 }
 
 /// What a plan is built for.
@@ -52,13 +53,14 @@ impl Model {
             n_vocab: table.dims.get(1).copied().unwrap_or(0),
             has_long_factors: gguf.tensor(FACTORS_LONG).is_some(),
         };
-        let config = ModelConfig::read(gguf.metadata(), arch, family.rope_mode, &facts)?;
+        let config = ModelConfig::read(gguf.metadata(), family, &facts)?;
         let mut used = Vec::new();
         let rope = RopeTable::new(gguf, &config, &mut used)?;
+        let rope_local = config.rope_local.as_ref().map(RopeTable::plain);
         let info =
             |t: &TensorEntry| (t.name.clone(), WeightInfo { dtype: t.ty, dims: t.dims.clone() });
         let weights = Arc::new(gguf.tensors().iter().map(info).collect());
-        let model = Self { config, family, weights, rope };
+        let model = Self { config, family, weights, rope, rope_local };
         model.check_all_used(gguf, &used)?;
         Ok(model)
     }
@@ -72,13 +74,16 @@ impl Model {
             page_size: 1,
             pages_per_seq: 1,
             n_pages: 1,
+            n_state_slots: 1,
         };
-        let plan = self.plan(&PlanOptions { limits, kv_type: GgmlType::F32 })?;
+        let options = PlanOptions { limits, kv_type: GgmlType::F32 };
+        let plans: Vec<Plan> =
+            [Some(self.plan(&options)?), self.mtp_plan(&options)?].into_iter().flatten().collect();
         let mut names: HashSet<&str> = used.iter().copied().collect();
-        names.extend(
-            plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight)
-                .map(|(_, tensor)| tensor.name.as_str()),
-        );
+        for plan in &plans {
+            let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
+            names.extend(weights.map(|(_, tensor)| tensor.name.as_str()));
+        }
         match gguf.tensors().iter().find(|tensor| !names.contains(tensor.name.as_str())) {
             Some(tensor) => Err(ModelError::UnusedTensor {
                 name: tensor.name.clone(),
@@ -101,6 +106,20 @@ impl Model {
     pub fn plan(&self, options: &PlanOptions) -> Result<Plan, ModelError> {
         let graph = Graph::new(self, options)?;
         (self.family.build)(graph)
+    }
+
+    /// The plan of the block of multi-token prediction, when the file has one. For a token and the
+    /// hidden state `final_norm` of the token before it, it gives the logits of the token after;
+    /// its own `final_norm` is the hidden state for a further step. Its cache is its own: the
+    /// second token of a sequence is at position 0.
+    ///
+    /// # Errors
+    /// As [`Model::plan`].
+    pub fn mtp_plan(&self, options: &PlanOptions) -> Result<Option<Plan>, ModelError> {
+        match self.family.build_mtp.filter(|_| self.config.n_mtp_layers > 0) {
+            Some(build) => build(Graph::new(self, options)?).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Row of the rope table for a sequence of `seq_len` tokens in all. When a growing sequence
@@ -126,5 +145,10 @@ impl Model {
 
     pub(crate) fn rope_table(&self) -> &[f32] {
         &self.rope.data
+    }
+
+    /// Table of the layers that rotate differently.
+    pub(crate) fn rope_local_table(&self) -> Option<&[f32]> {
+        self.rope_local.as_ref().map(|table| table.data.as_slice())
     }
 }

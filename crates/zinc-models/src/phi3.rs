@@ -3,13 +3,20 @@
 use zinc_plan::{Plan, RopeMode};
 
 use crate::ModelError;
-use crate::blocks::{AttentionStyle, MlpStyle, decoder};
+use crate::blocks::{AttentionStyle, MlpStyle, dense_decoder};
 use crate::graph::Graph;
-use crate::registry::Family;
+use crate::registry::{Family, nothing_more};
 
-pub(crate) const FAMILY: Family = Family { arch: "phi3", rope_mode: RopeMode::Neox, build };
+pub(crate) const FAMILY: Family = Family {
+    arch: "phi3",
+    rope_mode: RopeMode::Neox,
+    configure: nothing_more,
+    build,
+    build_mtp: None,
+};
 
 fn build(graph: Graph<'_>) -> Result<Plan, ModelError> {
-    let attention = AttentionStyle { fused_qkv: true, qk_norm: false, qkv_bias: false };
-    decoder(graph, attention, MlpStyle { fused_gate_up: true })
+    let attention = AttentionStyle { fused_qkv: true, ..AttentionStyle::default() };
+    let mlp = MlpStyle { fused_gate_up: true, ..MlpStyle::default() };
+    dense_decoder(graph, attention, mlp)
 }

@@ -4,7 +4,7 @@ use zinc_gguf::Gguf;
 use zinc_quant::GgmlType;
 
 use crate::ModelError;
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::{LocalRope, ModelConfig, RopeScaling};
 
 /// Divisors of the frequencies that Llama 3 files carry.
 pub(crate) const FACTORS: &str = "rope_freqs.weight";
@@ -23,6 +23,12 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
+    /// The frequencies `theta^(-2i/dims)` as they are.
+    pub(crate) fn plain(rope: &LocalRope) -> Self {
+        let base = base_frequencies(rope.dims, rope.theta);
+        Self { data: row(base, 1.0), long_after: None }
+    }
+
     /// Computes the table; tensors it reads are added to `used`.
     pub(crate) fn new(
         gguf: &Gguf,
@@ -37,7 +43,7 @@ impl RopeTable {
         let require = |name: &str, found: Option<Vec<f32>>| {
             found.ok_or_else(|| ModelError::MissingTensor { name: name.into() })
         };
-        let base = base_frequencies(config);
+        let base = base_frequencies(config.rope_dims, config.rope_theta);
         let (variants, long_after) = match config.rope_scaling {
             RopeScaling::None => {
                 let factors = divisors(FACTORS)?;
@@ -63,10 +69,9 @@ impl RopeTable {
 }
 
 /// theta^(-2i/d).
-fn base_frequencies(config: &ModelConfig) -> Vec<f64> {
-    let dims = f64::from(config.rope_dims);
-    let theta = f64::from(config.rope_theta);
-    (0..config.rope_dims / 2).map(|i| theta.powf(-2.0 * f64::from(i) / dims)).collect()
+fn base_frequencies(dims: u32, theta: f32) -> Vec<f64> {
+    let (n, theta) = (f64::from(dims), f64::from(theta));
+    (0..dims / 2).map(|i| theta.powf(-2.0 * f64::from(i) / n)).collect()
 }
 
 fn divide(base: &[f64], divisors: Option<&[f32]>) -> Vec<f64> {
@@ -80,10 +85,9 @@ fn row(frequencies: Vec<f64>, magnitude: f32) -> Vec<f32> {
     frequencies.into_iter().map(|freq| freq as f32).chain([magnitude]).collect()
 }
 
-/// YaRN, "NTK-by-parts" with the rounded correction range of its reference implementation and the
-/// magnitude `0.1 ln(factor) + 1`.
+/// YaRN, "NTK-by-parts".
 fn yarn(config: &ModelConfig, base: &[f64]) -> Vec<f32> {
-    let RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, attn_factor } =
+    let RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, attn_factor, truncate } =
         config.rope_scaling
     else {
         unreachable!("called for yarn only");
@@ -95,15 +99,15 @@ fn yarn(config: &ModelConfig, base: &[f64]) -> Vec<f32> {
         let turns = f64::from(n_ctx_orig) / (f64::from(rotations) * std::f64::consts::TAU);
         dims * turns.ln() / (2.0 * log_theta)
     };
-    let low = index(beta_fast).floor().max(0.0);
-    let high = index(beta_slow).ceil().min(dims - 1.0);
+    let (low, high) = (index(beta_fast), index(beta_slow));
+    let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+    let (low, high) = (low.max(0.0), high.min(dims - 1.0));
     let width = (high - low).max(0.001);
     let stretched = (0u32..).zip(base).map(|(i, freq)| {
         let ramp = ((f64::from(i) - low) / width).clamp(0.0, 1.0);
         freq / f64::from(factor) * ramp + freq * (1.0 - ramp)
     });
-    let magnitude = attn_factor * (0.1 * factor.ln() + 1.0);
-    row(stretched.collect(), magnitude)
+    row(stretched.collect(), attn_factor)
 }
 
 fn read_divisors(gguf: &Gguf, name: &str, n: usize) -> Result<Option<Vec<f32>>, ModelError> {

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use zinc_backend::Device;
+use zinc_backend::{Device, StepInputs};
 use zinc_models::{Model, RopeScaling};
-use zinc_plan::{Op, Plan, RopeMode, TensorId, TensorKind};
+use zinc_plan::{
+    Activation, Gating, GroupScore, HeadOrder, Op, Plan, RopeMode, TensorId, TensorKind,
+};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 use zinc_testkit::TestError;
@@ -113,8 +115,17 @@ fn plain_frequencies(model: &Model, magnitude: f32) -> Vec<f32> {
 
 /// YaRN with a correction range that is not rounded to whole frequencies.
 fn unrounded_yarn(model: &Model) -> Vec<f32> {
+    yarn(model, |ends| ends)
+}
+
+/// YaRN with a correction range that is rounded outwards.
+fn rounded_yarn(model: &Model) -> Vec<f32> {
+    yarn(model, |(low, high)| (low.floor(), high.ceil()))
+}
+
+fn yarn(model: &Model, round: fn((f64, f64)) -> (f64, f64)) -> Vec<f32> {
     let config = model.config();
-    let RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, attn_factor } =
+    let RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, attn_factor, .. } =
         config.rope_scaling
     else {
         panic!("the model has YaRN");
@@ -125,14 +136,14 @@ fn unrounded_yarn(model: &Model) -> Vec<f32> {
         let turns = f64::from(n_ctx_orig) / (f64::from(rotations) * std::f64::consts::TAU);
         dims * turns.ln() / (2.0 * theta.ln())
     };
-    let (low, high) = (index(beta_fast).max(0.0), index(beta_slow).min(dims - 1.0));
+    let (low, high) = round((index(beta_fast), index(beta_slow)));
+    let (low, high) = (low.max(0.0), high.min(dims - 1.0));
     let frequency = |i: u32| {
         let ramp = ((f64::from(i) - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
         let kept = theta.powf(-2.0 * f64::from(i) / dims);
         (kept / f64::from(factor) * ramp + kept * (1.0 - ramp)) as f32
     };
-    let magnitude = attn_factor * (0.1 * factor.ln() + 1.0);
-    (0..config.rope_dims / 2).map(frequency).chain([magnitude]).collect()
+    (0..config.rope_dims / 2).map(frequency).chain([attn_factor]).collect()
 }
 
 /// The residual of the first layer is lost.
@@ -212,6 +223,231 @@ fn goldens_notice_wrong_plans() {
     assert_all(results);
 }
 
+/// As [`notices`], for a golden that lies beside the repository only.
+fn notices_shared(name: &str, breakage: &'static str, edit: fn(&mut Plan)) -> Result<(), String> {
+    match golden(name) {
+        Ok(_) => notices(name, |_| Breakage::plan(breakage, edit)),
+        Err(error) => {
+            eprintln!("skipped  {name}: {breakage}: {error}");
+            Ok(())
+        }
+    }
+}
+
+fn change_window(plan: &mut Plan, by: i32) {
+    every(plan, |op| match op {
+        Op::Attention(attention) if attention.window.is_some() => {
+            let window = attention.window.map(|window| window.saturating_add_signed(by));
+            attention.window = window;
+            true
+        }
+        _ => false,
+    });
+}
+
+fn change_router(plan: &mut Plan, edit: impl Fn(&mut zinc_plan::RouterTopK)) {
+    every(plan, |op| match op {
+        Op::RouterTopK(router) => {
+            edit(router);
+            true
+        }
+        _ => false,
+    });
+}
+
+fn drop_sinks(plan: &mut Plan) {
+    for node in &mut plan.nodes {
+        if let Op::Attention(attention) = &mut node.op {
+            attention.sinks = false;
+            node.reads.truncate(6);
+        }
+    }
+}
+
+/// The selection bias or the bias of the experts is left out.
+fn drop_last_operand(plan: &mut Plan, has_it: impl Fn(&mut Op) -> bool) {
+    let mut n_dropped = 0;
+    for node in &mut plan.nodes {
+        if has_it(&mut node.op) {
+            node.reads.pop();
+            n_dropped += 1;
+        }
+    }
+    assert!(n_dropped > 0, "nothing to drop in {}", plan.name);
+}
+
+/// Layers rotate by the other rotation table of the model.
+fn swap_rope_tables(plan: &mut Plan) {
+    let [a, b] = ["rope_table", "rope_local_table"].map(|name| plan.find(name).expect("a table"));
+    for id in plan.nodes.iter_mut().flat_map(|node| &mut node.reads) {
+        *id = match *id {
+            id if id == a => b,
+            id if id == b => a,
+            id => id,
+        };
+    }
+}
+
+/// Every read of the constant or weight `from` becomes one of `to`.
+fn replace_operand(plan: &mut Plan, from: &str, to: &str) {
+    let [from, to] = [from, to].map(|name| plan.find(name).expect("an operand"));
+    for id in plan.nodes.iter_mut().flat_map(|node| &mut node.reads) {
+        if *id == from {
+            *id = to;
+        }
+    }
+}
+
+fn change_activation(plan: &mut Plan) {
+    every(plan, |op| match op {
+        Op::GatedAct(gated) => {
+            gated.act = Activation::Silu;
+            true
+        }
+        _ => false,
+    });
+}
+
+fn change_head_order(plan: &mut Plan) {
+    every(plan, |op| match op {
+        Op::GatedDeltaNet(net) => {
+            net.order = match net.order {
+                HeadOrder::Grouped => HeadOrder::Tiled,
+                HeadOrder::Tiled => HeadOrder::Grouped,
+            };
+            true
+        }
+        _ => false,
+    });
+}
+
+#[test]
+fn goldens_notice_wrong_plans_of_experts_and_windows() {
+    let results = [
+        notices_shared("gemma3.f32", "window one too long", |plan| change_window(plan, 1)),
+        notices_shared("gemma3.f32", "window one too short", |plan| change_window(plan, -1)),
+        notices_shared("gemma3.f32", "rope bases swapped", swap_rope_tables),
+        notices_shared("gemma3.f32", "SiLU for GELU", change_activation),
+        notices_shared("gpt_oss.f32", "window one too long", |plan| change_window(plan, 1)),
+        notices_shared("gpt_oss.f32", "sinks left out", drop_sinks),
+        notices_shared("gpt_oss.f32", "SiLU for clamped SwiGLU", change_activation),
+        notices_shared("gpt_oss.f32", "softmax over all experts", |plan| {
+            change_router(plan, |router| router.gating = Gating::Softmax);
+        }),
+        notices_shared("gpt_oss.f32", "expert biases dropped", |plan| {
+            drop_last_operand(plan, |op| match op {
+                Op::ExpertMatMul(matmul) => std::mem::take(&mut matmul.bias),
+                _ => false,
+            });
+        }),
+        notices_shared("qwen3_moe.f32", "weights not renormalised", |plan| {
+            change_router(plan, |router| router.normalize = false);
+        }),
+        notices_shared("deepseek_v2.f32", "weights renormalised", |plan| {
+            change_router(plan, |router| router.normalize = true);
+        }),
+        notices_shared("deepseek_v3.f32", "groups ignored", |plan| {
+            change_router(plan, |router| router.groups = None);
+        }),
+        notices_shared("deepseek_v3.f32", "groups by their best expert", |plan| {
+            change_router(plan, |router| {
+                if let Some(groups) = &mut router.groups {
+                    groups.score = GroupScore::Max;
+                }
+            });
+        }),
+        notices_shared("deepseek_v3.f32", "scale of experts left out", |plan| {
+            change_router(plan, |router| router.scale = 1.0);
+        }),
+        notices_shared("deepseek_v3.f32", "selection bias dropped", |plan| {
+            drop_last_operand(plan, |op| match op {
+                Op::RouterTopK(router) => std::mem::take(&mut router.bias),
+                _ => false,
+            });
+        }),
+        notices_shared("gemma4_moe.f32", "scale of each expert dropped", |plan| {
+            for node in &mut plan.nodes {
+                if let Op::ExpertCombine(combine) = &mut node.op {
+                    combine.expert_scale = false;
+                    node.reads.truncate(2);
+                }
+            }
+        }),
+        notices_shared("gemma4.f32", "soft cap too wide", |plan| {
+            every(plan, |op| match op {
+                Op::Softcap(softcap) => {
+                    softcap.cap = 1e6;
+                    true
+                }
+                _ => false,
+            });
+        }),
+        notices_shared("gemma4.f32", "layer scales left out", |plan| {
+            for node in &mut plan.nodes {
+                if matches!(node.op, Op::Mul) {
+                    node.op = Op::Scale(zinc_plan::Scale { factor: 1.0 });
+                    node.reads.truncate(1);
+                }
+            }
+        }),
+        notices_shared("gemma4.f32", "cache of another layer", |plan| {
+            replace_operand(plan, "blk.1.cache_k", "blk.0.cache_k");
+        }),
+    ];
+    assert_all(results);
+}
+
+#[test]
+fn goldens_notice_wrong_recurrences() {
+    let inputs = |name: &str, breakage, edit: fn(&mut StepInputs)| match golden(name) {
+        Ok(_) => notices(name, |_| Breakage::inputs(breakage, edit)),
+        Err(error) => {
+            eprintln!("skipped  {name}: {breakage}: {error}");
+            Ok(())
+        }
+    };
+    let results = [
+        notices_shared("qwen3_5.f32", "key heads in the other order", change_head_order),
+        notices_shared("qwen3_next.f32", "key heads in the other order", change_head_order),
+        notices_shared("qwen3_5.f32", "gate of the attention left out", |plan| {
+            bypass(plan, |op| matches!(op, Op::SigmoidGate));
+        }),
+        notices_shared("qwen3_5_moe.f32", "gate of the shared expert left out", |plan| {
+            let is_column = |plan: &Plan, id: TensorId| plan.tensor(id).shape.cols == 1;
+            let gates: Vec<TensorId> = plan
+                .nodes
+                .iter()
+                .filter(|node| matches!(node.op, Op::SigmoidGate))
+                .filter(|node| is_column(plan, node.reads[1]))
+                .map(|node| node.writes[0])
+                .collect();
+            for idx in 0..plan.nodes.len() {
+                for read in 0..plan.nodes[idx].reads.len() {
+                    let id = plan.nodes[idx].reads[read];
+                    if gates.contains(&id) {
+                        let writer = plan.nodes.iter().find(|node| node.writes[0] == id);
+                        plan.nodes[idx].reads[read] = writer.expect("its node").reads[0];
+                    }
+                }
+            }
+        }),
+        notices_shared("qwen3_next.f32", "norm of queries and keys left out", |plan| {
+            bypass(plan, |op| matches!(op, Op::L2Norm(_)));
+        }),
+        notices_shared("qwen3_5.f32", "decay and step size swapped", |plan| {
+            swap_operands(plan, |op| matches!(op, Op::DeltaGates));
+        }),
+        inputs("qwen3_5.f32", "state not carried over a chunk", |inputs| {
+            inputs.state_slots[0] = (inputs.positions[0] / 7) % 3;
+        }),
+        inputs("qwen3_next.f32", "state forgotten in each chunk", |inputs| {
+            let first = inputs.positions[0];
+            inputs.positions.iter_mut().for_each(|p| *p -= first);
+        }),
+    ];
+    assert_all(results);
+}
+
 #[test]
 fn goldens_notice_wrong_rotation_tables() {
     let table = |breakage, row: Vec<f32>| {
@@ -220,6 +456,10 @@ fn goldens_notice_wrong_rotation_tables() {
     let results = [
         notices("qwen3_yarn.f32", |model| table("ramp not rounded", unrounded_yarn(model))),
         notices("qwen3_yarn.f32", |model| table("not scaled", plain_frequencies(model, 1.0))),
+        match golden("gpt_oss.f32") {
+            Ok(_) => notices("gpt_oss.f32", |model| table("ramp rounded", rounded_yarn(model))),
+            Err(_) => Ok(()),
+        },
         notices("llama.f32", |model| {
             table("llama3 factors ignored", plain_frequencies(model, 1.0))
         }),

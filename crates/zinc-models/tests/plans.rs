@@ -11,7 +11,15 @@ use zinc_testkit::{golden, paths, snapshot};
 
 /// A context of 96 tokens in pages of 16, and room for two sequences.
 fn limits(max_tokens: u32, max_out_rows: u32) -> Limits {
-    Limits { max_tokens, max_seqs: 2, max_out_rows, page_size: 16, pages_per_seq: 6, n_pages: 12 }
+    Limits {
+        max_tokens,
+        max_seqs: 2,
+        max_out_rows,
+        page_size: 16,
+        pages_per_seq: 6,
+        n_pages: 12,
+        n_state_slots: 2,
+    }
 }
 
 /// Written out, so that these plans do not change with a device.

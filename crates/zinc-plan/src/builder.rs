@@ -8,6 +8,10 @@ use crate::plan::{
     Const, Dim, InputKind, Limits, Node, Plan, Shape, TensorId, TensorInfo, TensorKind,
 };
 
+mod delta_net;
+mod elementwise;
+mod moe;
+
 /// Builds a [`Plan`] operation by operation. Every result gets the label of its node as its name.
 pub struct Builder {
     plan: Plan,
@@ -156,17 +160,45 @@ impl Builder {
 
     /// Adds a node that computes one new value, named `label`.
     fn node(&mut self, label: &str, op: Op, reads: Vec<TensorId>) -> Result<TensorId, PlanError> {
-        let operand =
-            |reason| PlanError::Operand { label: label.into(), op: op.kind().name(), reason };
+        let [id] = self.add_node(label, [label.to_owned()], op, reads)?;
+        Ok(id)
+    }
+
+    /// Adds a node that computes several new values, named `{label}.{suffix}`.
+    fn node_of<const N: usize>(
+        &mut self,
+        label: &str,
+        suffixes: [&str; N],
+        op: Op,
+        reads: Vec<TensorId>,
+    ) -> Result<[TensorId; N], PlanError> {
+        let names = suffixes.map(|suffix| format!("{label}.{suffix}"));
+        self.add_node(label, names, op, reads)
+    }
+
+    fn add_node<const N: usize>(
+        &mut self,
+        label: &str,
+        names: [String; N],
+        op: Op,
+        reads: Vec<TensorId>,
+    ) -> Result<[TensorId; N], PlanError> {
+        let operand = |reason: String| PlanError::Operand {
+            label: label.into(),
+            op: op.kind().name(),
+            reason,
+        };
         let infos: Vec<_> = reads.iter().map(|id| self.plan.tensor(*id)).collect();
         let results = op.infer(&infos).map_err(operand)?;
-        let &[(dtype, shape)] = results.as_slice() else {
-            return Err(operand("gives no single result".into()));
-        };
-        let kind = TensorKind::Value;
-        let id = self.add_tensor(TensorInfo { name: label.into(), dtype, shape, kind })?;
-        self.push(label, op, reads, vec![id]);
-        Ok(id)
+        if results.len() != N {
+            return Err(operand(format!("gives {} results, not {N}", results.len())));
+        }
+        let mut ids = [TensorId(0); N];
+        for ((id, name), (dtype, shape)) in ids.iter_mut().zip(names).zip(results) {
+            *id = self.add_tensor(TensorInfo { name, dtype, shape, kind: TensorKind::Value })?;
+        }
+        self.push(label, op, reads, ids.to_vec());
+        Ok(ids)
     }
 
     fn push(&mut self, label: &str, op: Op, reads: Vec<TensorId>, writes: Vec<TensorId>) {
@@ -304,12 +336,29 @@ impl Builder {
         label: &str,
         attributes: Attention,
         q: TensorId,
-        [cache_k, cache_v]: [TensorId; 2],
+        caches: [TensorId; 2],
     ) -> Result<TensorId, PlanError> {
-        let positions = self.input(InputKind::Positions)?;
-        let seq_of = self.input(InputKind::SeqOf)?;
-        let pages = self.input(InputKind::Pages)?;
-        let reads = vec![q, cache_k, cache_v, positions, seq_of, pages];
-        self.node(label, Op::Attention(attributes), reads)
+        self.attention_with_sinks(label, attributes, q, caches, None)
+    }
+
+    /// Attention over the caches, with a sink for each head or without. See [`Op::Attention`].
+    ///
+    /// # Errors
+    /// Operands that do not fit.
+    pub fn attention_with_sinks(
+        &mut self,
+        label: &str,
+        attributes: Attention,
+        q: TensorId,
+        [cache_k, cache_v]: [TensorId; 2],
+        sinks: Option<TensorId>,
+    ) -> Result<TensorId, PlanError> {
+        let op = Op::Attention(Attention { sinks: sinks.is_some(), ..attributes });
+        let mut reads = vec![q, cache_k, cache_v];
+        for kind in [InputKind::Positions, InputKind::SeqOf, InputKind::Pages] {
+            reads.push(self.input(kind)?);
+        }
+        reads.extend(sinks);
+        self.node(label, op, reads)
     }
 }

@@ -36,6 +36,7 @@ impl Bound {
             Dim::Seqs => self.seqs,
             Dim::OutRows => self.out_rows,
             Dim::CacheRows => self.mean_keys * self.seqs,
+            Dim::StateSlots => self.seqs,
         }
     }
 }
@@ -70,6 +71,33 @@ impl Plan {
             Op::MatMul(_) | Op::GateUpAct(_) => {
                 let n_in = u64::from(self.tensor(node.reads[0]).shape.cols);
                 cost.flops = 2 * n_in * n_results * node.op.n_weight_operands() as u64;
+            }
+            Op::HeadMatMul(_) => {
+                let n_in = u64::from(self.tensor(node.reads[0]).shape.cols);
+                cost.flops = 2 * n_in * n_results;
+            }
+            Op::ExpertMatMul(matmul) => {
+                let weight = self.tensor(node.reads[0]);
+                cost.flops = 2 * u64::from(weight.shape.cols) * n_results;
+                // At most as many experts are read as there are tokens times choices.
+                let n_experts = u64::from(matmul.n_experts.max(1));
+                let n_chosen = bound.tokens * u64::from(self.tensor(node.reads[2]).shape.cols);
+                let all = bytes(&node.reads[0]);
+                cost.read_bytes -= all - all / n_experts * n_experts.min(n_chosen);
+            }
+            Op::LatentAttention(a) => {
+                let per_key = 2 * u64::from(a.n_heads) * u64::from(2 * a.latent_dim + a.rope_dim);
+                cost.flops = bound.tokens * bound.mean_keys * per_key;
+            }
+            Op::CausalConv1d(conv) => {
+                cost.read_bytes += bytes(&node.writes[1]);
+                cost.flops = 2 * u64::from(conv.kernel) * n_results;
+            }
+            Op::GatedDeltaNet(_) => {
+                // The state is read and written once; decay, two products and the update per token.
+                let state = self.tensor(node.writes[1]);
+                cost.read_bytes += bytes(&node.writes[1]);
+                cost.flops = 7 * bound.tokens * u64::from(state.shape.cols);
             }
             Op::Attention(a) => {
                 let per_key = 2 * u64::from(a.n_heads) * u64::from(a.k_dim + a.v_dim);

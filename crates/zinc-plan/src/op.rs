@@ -12,11 +12,24 @@ use zinc_quant::GgmlType;
 
 use crate::plan::{Dim, Shape, TensorInfo};
 
+pub(crate) mod delta_net;
+mod elementwise;
+mod moe;
+
+pub use delta_net::{CausalConv1d, GatedDeltaNet, HeadOrder};
+pub use elementwise::{HeadMatMul, HeadSlice, L2Norm, LatentAttention, Scale, Softcap};
+pub use moe::{ExpertCombine, ExpertGroups, ExpertMatMul, Gating, GroupScore, RouterTopK};
+
 /// Nonlinearity of a gated feed-forward block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Activation {
     /// x * sigmoid(x).
     Silu,
+    /// x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))): the tanh form of GELU, evaluated in full.
+    GeluTanh,
+    /// GPT-OSS: g = min(gate, 7), u = clamp(up, -7, 7), result g * sigmoid(1.702 g) * (u + 1), so
+    /// the other factor of the block is changed as well.
+    SwigluOai,
 }
 
 impl Activation {
@@ -24,6 +37,8 @@ impl Activation {
     pub fn name(self) -> &'static str {
         match self {
             Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::SwigluOai => "swiglu_oai",
         }
     }
 }
@@ -102,6 +117,9 @@ pub struct Attention {
     pub scale: f32,
     /// A query at position p sees keys `p-window+1 ..= p`; all of `0 ..= p` when absent.
     pub window: Option<u32>,
+    /// Each head has one more score without a value, which the softmax counts: operand 6,
+    /// `[1, n_heads]`, not scaled.
+    pub sinks: bool,
     /// Rows of a cache page: key `j` of sequence `s` is cache row
     /// `pages[s][j / page_size] * page_size + j % page_size`.
     pub page_size: u32,
@@ -116,13 +134,42 @@ pub enum Op {
     GatherRows,
     /// `a, b -> y`: elementwise sum of equal shapes.
     Add,
+    /// `a, b -> y`: elementwise product; b has the shape of a, or is one row, or one value.
+    Mul,
+    /// `x -> y`: x * factor.
+    Scale(Scale),
+    /// `x -> y`: cap * tanh(x / cap).
+    Softcap(Softcap),
     /// `gate, up -> y`: act(gate) * up.
     GatedAct(GatedAct),
+    /// `x [n, d], gate [n, d] or [n, 1] -> y`: x * sigmoid(gate).
+    SigmoidGate,
+    /// `x [n, heads * head_dim] -> y [n, heads * len]`: some columns of each head, moved together.
+    HeadSlice(HeadSlice),
+    /// `a [n, da], b [n, db] -> y [n, da + db]`: the columns of a, then those of b.
+    Concat,
     /// `x [n, d], w [1, group] -> y`: x / sqrt(mean(x^2) + eps) * w in each group of columns.
     RmsNorm(RmsNorm),
+    /// `x [n, d] -> y`: x / sqrt(sum(x^2) + eps) in each group of columns.
+    L2Norm(L2Norm),
+    /// `x [n, d], w [1, group], z [n, d] -> y`: the RMS norm of x, times w, times silu(z).
+    RmsNormGated(RmsNorm),
     /// `w [n_out, n_in], x [n, n_in] (, bias [1, n_out]) (, residual [n, n_out]) -> y [n, n_out]`:
     /// y = W x + bias + residual, summed in that order.
     MatMul(MatMul),
+    /// `w [n_heads * n_out, n_in], x [n, n_heads * n_in] -> y [n, n_heads * n_out]`: each head has a
+    /// matrix of its own.
+    HeadMatMul(HeadMatMul),
+    /// `w [n_experts * n_out, n_in], x [n, n_in] or [n, k * n_in], ids [n, k] (, bias [n_experts,
+    /// n_out]) -> y [n, k * n_out]`: slot j is W\[ids\[j\]\] x + bias\[ids\[j\]\], where x is the
+    /// whole row for every slot, or the slot's own part of it.
+    ExpertMatMul(ExpertMatMul),
+    /// `logits [n, n_experts] (, bias [1, n_experts]) -> ids [n, k] i32, weights [n, k]`: the k
+    /// experts of the best scores, best first, the lower id first among equals.
+    RouterTopK(RouterTopK),
+    /// `y [n, k * d], weights [n, k] (, ids [n, k], scale [1, n_experts]) -> z [n, d]`: sum over j of
+    /// weights\[j\] * scale\[ids\[j\]\] * y_j, in the order of j.
+    ExpertCombine(ExpertCombine),
     /// `x [T, heads * head_dim], positions, table [variants, n_dims/2 + 1], rope_variant -> y`:
     /// pair i of each head turns by `position * table[variant][i]`, and cos and sin are multiplied
     /// by the last column of the table row (the attention factor of YaRN and longrope).
@@ -130,9 +177,28 @@ pub enum Op {
     /// `k [T, dk], v [T, dv], slots -> cache_k, cache_v`: row `slots[t]` of each cache becomes row t,
     /// converted to the cache's type (nearest even for floats, ggml's reference for quants).
     KvWrite,
-    /// `q [T, n_heads * k_dim], cache_k, cache_v, positions, seq_of, pages -> y [T, n_heads * v_dim]`:
+    /// `q [T, n_heads * k_dim], cache_k, cache_v, positions, seq_of, pages (, sinks [1, n_heads]) ->
+    /// y [T, n_heads * v_dim]`:
     /// softmax(scale * q k^T) v over the keys that the position and window allow.
     Attention(Attention),
+    /// `q [T, n_heads * latent_dim], q_rope [T, n_heads * rope_dim], cache [C, latent_dim],
+    /// cache_rope [C, rope_dim], positions, seq_of, pages -> y [T, n_heads * latent_dim]`: multi-head
+    /// latent attention with the projections absorbed. A score is scale * (q c + q_rope r) for the
+    /// cache row (c, r); the result is the softmax-weighted sum of the c over the keys `0 ..= p`.
+    LatentAttention(LatentAttention),
+    /// `x [T, d], w [d, kernel], positions, seq_of, state_slots -> y [T, d], state [slots,
+    /// (kernel - 1) * d]`: y = silu(sum_i w\[c\]\[i\] * x\[t - kernel + 1 + i\]\[c\]) over the
+    /// sequence; the state is its last `kernel - 1` rows of x, oldest first.
+    CausalConv1d(CausalConv1d),
+    /// `a [n, h], b [n, h], a_log [1, h], dt_bias [1, h] -> g [n, h], beta [n, h]`:
+    /// g = a_log * softplus(a + dt_bias), where a_log is -exp(A_log) already; beta = sigmoid(b).
+    DeltaGates,
+    /// `q, k [T, n_k_heads * k_dim], v [T, n_v_heads * v_dim], g, beta [T, n_v_heads], positions,
+    /// seq_of, state_slots -> y [T, n_v_heads * v_dim], state [slots, n_v_heads * k_dim * v_dim]`.
+    /// Each value head has a matrix S (k_dim rows) and, token by token:
+    /// S = exp(g) S; S = S + k (beta (v - S^T k))^T; y = S^T (scale q). This recurrence is the
+    /// definition; a chunked evaluation must not let a row depend on where chunks end.
+    GatedDeltaNet(GatedDeltaNet),
     /// Inserted: `x [n, d] -> y [n, d]` of a quantised type, for the products that read it.
     QuantizeAct,
     /// Fused `MatMul, MatMul, GatedAct`:
@@ -163,6 +229,38 @@ pub enum OpKind {
     KvWrite,
     /// [`Op::Attention`]
     Attention,
+    /// [`Op::Mul`]
+    Mul,
+    /// [`Op::Scale`]
+    Scale,
+    /// [`Op::Softcap`]
+    Softcap,
+    /// [`Op::SigmoidGate`]
+    SigmoidGate,
+    /// [`Op::HeadSlice`]
+    HeadSlice,
+    /// [`Op::Concat`]
+    Concat,
+    /// [`Op::L2Norm`]
+    L2Norm,
+    /// [`Op::RmsNormGated`]
+    RmsNormGated,
+    /// [`Op::HeadMatMul`]
+    HeadMatMul,
+    /// [`Op::ExpertMatMul`]
+    ExpertMatMul,
+    /// [`Op::RouterTopK`]
+    RouterTopK,
+    /// [`Op::ExpertCombine`]
+    ExpertCombine,
+    /// [`Op::LatentAttention`]
+    LatentAttention,
+    /// [`Op::CausalConv1d`]
+    CausalConv1d,
+    /// [`Op::DeltaGates`]
+    DeltaGates,
+    /// [`Op::GatedDeltaNet`]
+    GatedDeltaNet,
     /// [`Op::QuantizeAct`]
     QuantizeAct,
     /// [`Op::GateUpAct`]
@@ -171,7 +269,7 @@ pub enum OpKind {
 
 impl OpKind {
     /// Every kind, in the order of `docs/ops.md`.
-    pub const ALL: [OpKind; 12] = [
+    pub const ALL: [OpKind; 28] = [
         OpKind::Embed,
         OpKind::GatherRows,
         OpKind::Add,
@@ -181,6 +279,22 @@ impl OpKind {
         OpKind::Rope,
         OpKind::KvWrite,
         OpKind::Attention,
+        OpKind::Mul,
+        OpKind::Scale,
+        OpKind::Softcap,
+        OpKind::SigmoidGate,
+        OpKind::HeadSlice,
+        OpKind::Concat,
+        OpKind::L2Norm,
+        OpKind::RmsNormGated,
+        OpKind::HeadMatMul,
+        OpKind::ExpertMatMul,
+        OpKind::RouterTopK,
+        OpKind::ExpertCombine,
+        OpKind::LatentAttention,
+        OpKind::CausalConv1d,
+        OpKind::DeltaGates,
+        OpKind::GatedDeltaNet,
         OpKind::QuantizeAct,
         OpKind::MatMulAdd,
         OpKind::GateUpAct,
@@ -199,6 +313,22 @@ impl OpKind {
             OpKind::Rope => "rope",
             OpKind::KvWrite => "kv_write",
             OpKind::Attention => "attention",
+            OpKind::Mul => "mul",
+            OpKind::Scale => "scale",
+            OpKind::Softcap => "softcap",
+            OpKind::SigmoidGate => "sigmoid_gate",
+            OpKind::HeadSlice => "head_slice",
+            OpKind::Concat => "concat",
+            OpKind::L2Norm => "l2_norm",
+            OpKind::RmsNormGated => "rms_norm_gated",
+            OpKind::HeadMatMul => "head_matmul",
+            OpKind::ExpertMatMul => "expert_matmul",
+            OpKind::RouterTopK => "router_top_k",
+            OpKind::ExpertCombine => "expert_combine",
+            OpKind::LatentAttention => "latent_attention",
+            OpKind::CausalConv1d => "causal_conv1d",
+            OpKind::DeltaGates => "delta_gates",
+            OpKind::GatedDeltaNet => "gated_delta_net",
             OpKind::QuantizeAct => "quantize_act",
             OpKind::GateUpAct => "gate_up_act",
         }
@@ -226,6 +356,22 @@ impl Op {
             Op::Rope(_) => OpKind::Rope,
             Op::KvWrite => OpKind::KvWrite,
             Op::Attention(_) => OpKind::Attention,
+            Op::Mul => OpKind::Mul,
+            Op::Scale(_) => OpKind::Scale,
+            Op::Softcap(_) => OpKind::Softcap,
+            Op::SigmoidGate => OpKind::SigmoidGate,
+            Op::HeadSlice(_) => OpKind::HeadSlice,
+            Op::Concat => OpKind::Concat,
+            Op::L2Norm(_) => OpKind::L2Norm,
+            Op::RmsNormGated(_) => OpKind::RmsNormGated,
+            Op::HeadMatMul(_) => OpKind::HeadMatMul,
+            Op::ExpertMatMul(_) => OpKind::ExpertMatMul,
+            Op::RouterTopK(_) => OpKind::RouterTopK,
+            Op::ExpertCombine(_) => OpKind::ExpertCombine,
+            Op::LatentAttention(_) => OpKind::LatentAttention,
+            Op::CausalConv1d(_) => OpKind::CausalConv1d,
+            Op::DeltaGates => OpKind::DeltaGates,
+            Op::GatedDeltaNet(_) => OpKind::GatedDeltaNet,
             Op::QuantizeAct => OpKind::QuantizeAct,
             Op::GateUpAct(_) => OpKind::GateUpAct,
         }
@@ -234,8 +380,17 @@ impl Op {
     /// Operands that are matrices multiplied with operand [`Op::activation_operand`].
     pub fn n_weight_operands(&self) -> usize {
         match self {
-            Op::MatMul(_) => 1,
+            Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => 1,
             Op::GateUpAct(_) => 2,
+            _ => 0,
+        }
+    }
+
+    /// Results that are states, updated in place, as a number of trailing entries of `writes`.
+    pub fn n_state_writes(&self) -> usize {
+        match self {
+            Op::KvWrite => 2,
+            Op::CausalConv1d(_) | Op::GatedDeltaNet(_) => 1,
             _ => 0,
         }
     }
@@ -293,6 +448,24 @@ impl Op {
                 Ok(Vec::new())
             }
             Op::Attention(attention) => infer_attention(attention, ins),
+            Op::Mul => elementwise::infer_mul(ins),
+            Op::Scale(_) | Op::Softcap(_) => elementwise::infer_map(ins),
+            Op::L2Norm(norm) => {
+                expect_multiple(ins[0], norm.group)?;
+                elementwise::infer_map(ins)
+            }
+            Op::SigmoidGate => elementwise::infer_gate(ins),
+            Op::HeadSlice(slice) => elementwise::infer_head_slice(*slice, ins),
+            Op::Concat => elementwise::infer_concat(ins),
+            Op::HeadMatMul(matmul) => elementwise::infer_head_matmul(*matmul, ins),
+            Op::LatentAttention(a) => elementwise::infer_latent_attention(a, ins),
+            Op::RouterTopK(router) => moe::infer_router(router, ins),
+            Op::ExpertMatMul(matmul) => moe::infer_expert_matmul(*matmul, ins),
+            Op::ExpertCombine(_) => moe::infer_combine(ins),
+            Op::CausalConv1d(conv) => delta_net::infer_conv(*conv, ins),
+            Op::DeltaGates => delta_net::infer_gates(ins),
+            Op::GatedDeltaNet(net) => delta_net::infer_delta_net(net, ins),
+            Op::RmsNormGated(norm) => delta_net::infer_gated_norm(norm.group, ins),
             Op::QuantizeAct => expect_f32(ins[0]).map(|()| Vec::new()),
             Op::GateUpAct(_) => {
                 let gate = expect_product(ins[0], ins[2])?;
@@ -308,12 +481,21 @@ impl Op {
     /// Number of operands.
     pub fn n_reads(&self) -> usize {
         match self {
-            Op::QuantizeAct => 1,
+            Op::QuantizeAct | Op::Scale(_) | Op::Softcap(_) | Op::L2Norm(_) | Op::HeadSlice(_) => 1,
             Op::Embed(_) | Op::GatherRows | Op::Add | Op::GatedAct(_) | Op::RmsNorm(_) => 2,
+            Op::Mul | Op::SigmoidGate | Op::Concat | Op::HeadMatMul(_) => 2,
+            Op::RouterTopK(router) => 1 + usize::from(router.bias),
+            Op::ExpertMatMul(matmul) => 3 + usize::from(matmul.bias),
+            Op::ExpertCombine(combine) => 2 + 2 * usize::from(combine.expert_scale),
+            Op::RmsNormGated(_) => 3,
+            Op::DeltaGates => 4,
+            Op::CausalConv1d(_) => 5,
+            Op::LatentAttention(_) => 7,
+            Op::GatedDeltaNet(_) => 8,
             Op::MatMul(matmul) => 2 + usize::from(matmul.bias) + usize::from(matmul.residual),
             Op::KvWrite | Op::GateUpAct(_) => 3,
             Op::Rope(_) => 4,
-            Op::Attention(_) => 6,
+            Op::Attention(attention) => 6 + usize::from(attention.sinks),
         }
     }
 }
@@ -412,5 +594,9 @@ fn infer_attention(attention: &Attention, ins: &[&TensorInfo]) -> Inferred {
     expect_rows(ins[3], Dim::Tokens)?;
     expect_rows(ins[4], Dim::Tokens)?;
     expect_rows(ins[5], Dim::Seqs)?;
+    if let Some(sinks) = ins.get(6) {
+        expect_f32(sinks)?;
+        expect_shape(sinks, Shape::new(Dim::Fixed(1), n_heads))?;
+    }
     f32_result(Dim::Tokens, n_heads * v_dim)
 }

@@ -28,6 +28,8 @@ pub enum Dim {
     OutRows,
     /// Rows of a key/value cache: pages times page size.
     CacheRows,
+    /// Rows of a recurrent state: one per sequence that is kept.
+    StateSlots,
 }
 
 /// Upper bounds of the symbolic dimensions; part of a plan's identity.
@@ -45,6 +47,8 @@ pub struct Limits {
     pub pages_per_seq: u32,
     /// Pages of the whole cache.
     pub n_pages: u32,
+    /// Sequences whose recurrent states are kept.
+    pub n_state_slots: u32,
 }
 
 impl Limits {
@@ -56,6 +60,7 @@ impl Limits {
             Dim::Seqs => u64::from(self.max_seqs),
             Dim::OutRows => u64::from(self.max_out_rows),
             Dim::CacheRows => u64::from(self.n_pages) * u64::from(self.page_size),
+            Dim::StateSlots => u64::from(self.n_state_slots),
         }
     }
 }
@@ -76,7 +81,7 @@ impl Shape {
     }
 }
 
-/// The per-step data of a plan, all `i32`, one input tensor each.
+/// The per-step data of a plan, one input tensor each; all `i32` but the hidden states.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum InputKind {
     /// Token id of each row, `[Tokens, 1]`.
@@ -93,11 +98,16 @@ pub enum InputKind {
     OutRows,
     /// Row of the rope table that the token uses, `[Tokens, 1]`.
     RopeVariant,
+    /// Row of the recurrent states that belongs to each sequence, `[Seqs, 1]`.
+    StateSlots,
+    /// A hidden state for each token, f32, `[Tokens, d_model]`: what a multi-token-prediction head
+    /// reads.
+    Hidden,
 }
 
 impl InputKind {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [InputKind; 7] = [
+    pub const ALL: [InputKind; 9] = [
         InputKind::TokenIds,
         InputKind::Positions,
         InputKind::SeqOf,
@@ -105,6 +115,8 @@ impl InputKind {
         InputKind::Pages,
         InputKind::OutRows,
         InputKind::RopeVariant,
+        InputKind::StateSlots,
+        InputKind::Hidden,
     ];
 
     /// Name of the input tensor.
@@ -117,19 +129,24 @@ impl InputKind {
             InputKind::Pages => "pages",
             InputKind::OutRows => "out_rows",
             InputKind::RopeVariant => "rope_variant",
+            InputKind::StateSlots => "state_slots",
+            InputKind::Hidden => "hidden",
         }
     }
 
-    /// Shape of the input tensor under `limits`.
+    /// Shape of the input tensor under `limits`. The width of the hidden states is the model's:
+    /// their tensor has it, here it is 1.
     pub fn shape(self, limits: &Limits) -> Shape {
         match self {
             InputKind::TokenIds
             | InputKind::Positions
             | InputKind::SeqOf
             | InputKind::Slots
-            | InputKind::RopeVariant => Shape::new(Dim::Tokens, 1),
+            | InputKind::RopeVariant
+            | InputKind::Hidden => Shape::new(Dim::Tokens, 1),
             InputKind::Pages => Shape::new(Dim::Seqs, limits.pages_per_seq),
             InputKind::OutRows => Shape::new(Dim::OutRows, 1),
+            InputKind::StateSlots => Shape::new(Dim::Seqs, 1),
         }
     }
 }
@@ -144,7 +161,7 @@ pub enum TensorKind {
     /// Bound by name from the model file. The number of matrices stacked in it (experts) is
     /// folded into `rows`.
     Weight,
-    /// Lives across steps, updated in place: a key/value cache.
+    /// Lives across steps, updated in place: a key/value cache or a recurrent state.
     State,
     /// Written by exactly one node of the plan.
     Value,

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result, Write};
 
-use crate::op::{Op, RopeMode};
+use crate::op::{GroupScore, Op, RopeMode, RouterTopK};
 use crate::plan::{Dim, Plan, Shape, TensorId, TensorInfo, TensorKind};
 
 impl Display for Plan {
@@ -88,6 +88,7 @@ impl Display for Typed<'_> {
             Dim::Seqs => f.write_char('S')?,
             Dim::OutRows => f.write_char('R')?,
             Dim::CacheRows => f.write_char('C')?,
+            Dim::StateSlots => f.write_char('L')?,
         }
         write!(f, ", {cols}]")
     }
@@ -115,14 +116,60 @@ impl Display for OpText<'_> {
             Op::Attention(a) => {
                 write!(f, "(heads={}/{} ", a.n_heads, a.n_kv_heads)?;
                 write!(f, "dims={}/{} scale={:?}", a.k_dim, a.v_dim, a.scale)?;
-                match a.window {
-                    Some(window) => write!(f, " window={window})"),
-                    None => write!(f, ")"),
+                if let Some(window) = a.window {
+                    write!(f, " window={window}")?;
                 }
+                f.write_str(if a.sinks { " sinks)" } else { ")" })
             }
             Op::MatMul(_) | Op::GatherRows | Op::Add | Op::KvWrite | Op::QuantizeAct => Ok(()),
+            Op::Mul | Op::SigmoidGate | Op::Concat | Op::DeltaGates => Ok(()),
+            Op::Scale(scale) => write!(f, "({:?})", scale.factor),
+            Op::Softcap(softcap) => write!(f, "({:?})", softcap.cap),
+            Op::HeadSlice(slice) => {
+                let end = slice.start + slice.len;
+                write!(f, "({}..{end} of {})", slice.start, slice.head_dim)
+            }
+            Op::L2Norm(norm) => write!(f, "(eps={:?} group={})", norm.eps, norm.group),
+            Op::RmsNormGated(norm) => write!(f, "(eps={:?} group={})", norm.eps, norm.group),
+            Op::HeadMatMul(matmul) => write!(f, "(heads={})", matmul.n_heads),
+            Op::ExpertMatMul(matmul) => {
+                let bias = if matmul.bias { " bias" } else { "" };
+                write!(f, "(experts={}{bias})", matmul.n_experts)
+            }
+            Op::RouterTopK(router) => write_router(f, router),
+            Op::ExpertCombine(combine) if combine.expert_scale => write!(f, "(expert_scale)"),
+            Op::ExpertCombine(_) => Ok(()),
+            Op::LatentAttention(a) => {
+                write!(f, "(heads={} ", a.n_heads)?;
+                write!(f, "dims={}+{} scale={:?})", a.latent_dim, a.rope_dim, a.scale)
+            }
+            Op::CausalConv1d(conv) => write!(f, "(kernel={})", conv.kernel),
+            Op::GatedDeltaNet(net) => {
+                write!(f, "(heads={}/{} ", net.n_k_heads, net.n_v_heads)?;
+                write!(f, "dims={}/{} ", net.k_dim, net.v_dim)?;
+                write!(f, "scale={:?} {})", net.scale, net.order.name())
+            }
         }
     }
+}
+
+fn write_router(f: &mut Formatter<'_>, router: &RouterTopK) -> Result {
+    write!(f, "(k={} {}", router.n_experts_used, router.gating.name())?;
+    if router.bias {
+        write!(f, " bias")?;
+    }
+    if let Some(groups) = router.groups {
+        write!(f, " groups={}/{}", groups.n_groups_used, groups.n_groups)?;
+        let score = match groups.score {
+            GroupScore::Max => "max",
+            GroupScore::TopTwo => "top_two",
+        };
+        write!(f, " by {score}")?;
+    }
+    if router.normalize {
+        write!(f, " normalize")?;
+    }
+    write!(f, " scale={:?})", router.scale)
 }
 
 /// FNV-1a over the bits of `data`: shows that a table changed without printing it.

@@ -8,16 +8,20 @@ use zinc_backend::{
     Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
     WeightSource,
 };
-use zinc_plan::{Node, Op, Plan, TensorId, TensorKind};
+use zinc_plan::{
+    Attention, GatedDeltaNet, InputKind, LatentAttention, Node, Op, Plan, TensorId, TensorKind,
+};
 
+use crate::NAME;
+use crate::ops::delta_net::{self, Recurrence};
+use crate::ops::{self, elementwise, latent_attention, moe};
 use crate::storage::{State, StateStore, WeightStore};
-use crate::{NAME, ops};
 
 pub(crate) struct ReferenceExecutable {
     plan: Arc<Plan>,
     weights: HashMap<TensorId, Arc<WeightSource>>,
     states: HashMap<TensorId, Arc<State>>,
-    /// Values of the latest step, by tensor.
+    /// Values of the latest step, by tensor; expert ids are held as f32 too.
     values: HashMap<TensorId, Vec<f32>>,
     n_steps: u64,
     /// Time of each node, when profiling.
@@ -78,9 +82,8 @@ impl ReferenceExecutable {
         for (idx, node) in plan.nodes.iter().enumerate() {
             let start = Instant::now();
             let step = Step { exec: self, inputs, sizes };
-            let result = step.node(node)?;
-            if let Some(result) = result {
-                self.values.insert(node.writes[0], result.data);
+            for (id, result) in node.writes.iter().zip(step.node(node)?) {
+                self.values.insert(*id, result.data);
             }
             if let Some(times) = &mut self.times {
                 times[idx] += start.elapsed();
@@ -125,6 +128,9 @@ impl Step<'_> {
                 Ok(Matrix { cols: tensor.shape.cols as usize, data })
             }
             TensorKind::Weight => ops::whole(&self.exec.weights[&id]),
+            TensorKind::Input(InputKind::Hidden) => {
+                Ok(Matrix { cols: tensor.shape.cols as usize, data: self.inputs.hidden.clone() })
+            }
             TensorKind::Input(_) | TensorKind::State => Err(DeviceError::Plan {
                 plan: plan.name.clone(),
                 reason: format!("{} is no f32 operand", tensor.name),
@@ -139,57 +145,144 @@ impl Step<'_> {
         }
     }
 
-    /// Computes a node; `None` when it only updates states.
-    fn node(&self, node: &Node) -> Result<Option<Matrix>, DeviceError> {
+    /// The operand at `idx` of `reads`, when the node has it.
+    fn optional(&self, reads: &[TensorId], idx: usize) -> Result<Option<Matrix>, DeviceError> {
+        reads.get(idx).map(|id| self.operand(*id)).transpose()
+    }
+
+    /// The cache or recurrent state `id`.
+    fn state(&self, id: TensorId) -> &State {
+        &self.exec.states[&id]
+    }
+
+    /// Operands positions, seq_of and pages.
+    fn placement(&self, reads: &[TensorId], page_size: u32) -> ops::Placement<'_> {
+        let pages = self.input(reads[2]);
+        let per_seq = pages.len() / self.sizes.seqs.max(1);
+        ops::Placement {
+            positions: self.input(reads[0]),
+            seq_of: self.input(reads[1]),
+            pages: pages.chunks_exact(per_seq.max(1)).collect(),
+            page_size: page_size as usize,
+        }
+    }
+
+    /// Operands positions, seq_of and state_slots.
+    fn recurrence(&self, reads: &[TensorId], state: TensorId) -> Recurrence<'_> {
+        Recurrence {
+            positions: self.input(reads[0]),
+            seq_of: self.input(reads[1]),
+            slots: self.input(reads[2]),
+            state: self.state(state),
+        }
+    }
+
+    fn expert_combine(&self, node: &Node) -> Result<Matrix, DeviceError> {
         let reads = &node.reads;
+        let (ids, scale) = (self.optional(reads, 2)?, self.optional(reads, 3)?);
+        let scale = ids.as_ref().zip(scale.as_ref());
+        let (x, weights) = (self.operand(reads[0])?, self.operand(reads[1])?);
+        Ok(moe::expert_combine(&x, &weights, scale))
+    }
+
+    fn kv_write(&self, node: &Node) -> Result<Vec<Matrix>, DeviceError> {
+        let slots = self.input(node.reads[2]);
+        for (value, cache) in node.reads.iter().zip(&node.writes) {
+            ops::kv_write(&self.operand(*value)?, slots, self.state(*cache))?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn attention(&self, attention: &Attention, node: &Node) -> Result<Matrix, DeviceError> {
+        let reads = &node.reads;
+        let caches = [self.state(reads[1]), self.state(reads[2])];
+        let place = self.placement(&reads[3..], attention.page_size);
+        let sinks = self.optional(reads, 6)?;
+        let q = self.operand(reads[0])?;
+        ops::attention(attention, &q, caches, &place, sinks.as_ref())
+    }
+
+    fn latent_attention(
+        &self,
+        attention: &LatentAttention,
+        node: &Node,
+    ) -> Result<Matrix, DeviceError> {
+        let reads = &node.reads;
+        let queries = [&self.operand(reads[0])?, &self.operand(reads[1])?];
+        let caches = [self.state(reads[2]), self.state(reads[3])];
+        let place = self.placement(&reads[4..], attention.page_size);
+        latent_attention::latent_attention(attention, queries, caches, &place)
+    }
+
+    fn delta_gates(&self, node: &Node) -> Result<Vec<Matrix>, DeviceError> {
+        let operand = |idx: usize| self.operand(node.reads[idx]);
+        let [a, b, a_log, dt_bias] = [operand(0)?, operand(1)?, operand(2)?, operand(3)?];
+        Ok(delta_net::delta_gates(&a, &b, &a_log, &dt_bias).into())
+    }
+
+    fn gated_delta_net(&self, net: &GatedDeltaNet, node: &Node) -> Result<Matrix, DeviceError> {
+        let operand = |idx: usize| self.operand(node.reads[idx]);
+        let [q, k, v] = [operand(0)?, operand(1)?, operand(2)?];
+        let [g, beta] = [operand(3)?, operand(4)?];
+        let recurrence = self.recurrence(&node.reads[5..], node.writes[1]);
+        delta_net::gated_delta_net(net, [&q, &k, &v, &g, &beta], &recurrence)
+    }
+
+    /// Computes a node's values; states are updated in place.
+    fn node(&self, node: &Node) -> Result<Vec<Matrix>, DeviceError> {
+        let reads = &node.reads;
+        let operand = |idx: usize| self.operand(reads[idx]);
+        let weight = || &self.exec.weights[&reads[0]];
         let result = match node.op {
-            Op::Embed(embed) => {
-                ops::embed(&self.exec.weights[&reads[0]], self.input(reads[1]), embed.scale)?
+            Op::Embed(embed) => ops::embed(weight(), self.input(reads[1]), embed.scale)?,
+            Op::GatherRows => ops::gather_rows(&operand(0)?, self.input(reads[1])),
+            Op::Add => ops::add(&operand(0)?, &operand(1)?),
+            Op::Mul => elementwise::mul(&operand(0)?, &operand(1)?),
+            Op::Scale(scale) => elementwise::scale(&operand(0)?, scale.factor),
+            Op::Softcap(softcap) => elementwise::softcap(&operand(0)?, softcap.cap),
+            Op::GatedAct(gated) => ops::gated_act(gated.act, &operand(0)?, &operand(1)?),
+            Op::SigmoidGate => elementwise::sigmoid_gate(&operand(0)?, &operand(1)?),
+            Op::HeadSlice(slice) => elementwise::head_slice(slice, &operand(0)?),
+            Op::Concat => elementwise::concat(&operand(0)?, &operand(1)?),
+            Op::RmsNorm(norm) => ops::rms_norm(norm, &operand(0)?, &operand(1)?),
+            Op::L2Norm(norm) => elementwise::l2_norm(norm, &operand(0)?),
+            Op::RmsNormGated(norm) => {
+                elementwise::rms_norm_gated(norm, &operand(0)?, &operand(1)?, &operand(2)?)
             }
-            Op::GatherRows => ops::gather_rows(&self.operand(reads[0])?, self.input(reads[1])),
-            Op::Add => ops::add(&self.operand(reads[0])?, &self.operand(reads[1])?),
-            Op::GatedAct(gated) => {
-                ops::gated_act(gated.act, &self.operand(reads[0])?, &self.operand(reads[1])?)
+            Op::MatMul(matmul) if !matmul.residual => {
+                ops::matmul(weight(), &operand(1)?, self.optional(reads, 2)?.as_ref())?
             }
-            Op::RmsNorm(norm) => {
-                ops::rms_norm(norm, &self.operand(reads[0])?, &self.operand(reads[1])?)
+            Op::HeadMatMul(matmul) => elementwise::head_matmul(matmul, weight(), &operand(1)?)?,
+            Op::ExpertMatMul(matmul) => {
+                let bias = self.optional(reads, 3)?;
+                moe::expert_matmul(matmul, weight(), &operand(1)?, &operand(2)?, bias.as_ref())?
             }
-            Op::MatMul(matmul) => {
-                let bias = if matmul.bias { Some(self.operand(reads[2])?) } else { None };
-                let x = self.operand(reads[1])?;
-                ops::matmul(&self.exec.weights[&reads[0]], &x, bias.as_ref())?
+            Op::RouterTopK(router) => {
+                let bias = self.optional(reads, 1)?;
+                return Ok(moe::router_top_k(&router, &operand(0)?, bias.as_ref()).into());
             }
+            Op::ExpertCombine(_) => self.expert_combine(node)?,
             Op::Rope(rope) => {
-                let table = self.operand(reads[2])?;
                 let (positions, variants) = (self.input(reads[1]), self.input(reads[3]));
-                ops::rope(rope, &self.operand(reads[0])?, positions, &table, variants)
+                ops::rope(rope, &operand(0)?, positions, &operand(2)?, variants)
             }
-            Op::KvWrite => {
-                for (value, cache) in reads.iter().zip(&node.writes) {
-                    let rows = self.operand(*value)?;
-                    ops::kv_write(&rows, self.input(reads[2]), &self.exec.states[cache])?;
-                }
-                return Ok(None);
+            Op::KvWrite => return self.kv_write(node),
+            Op::Attention(attention) => self.attention(&attention, node)?,
+            Op::LatentAttention(attention) => self.latent_attention(&attention, node)?,
+            Op::CausalConv1d(conv) => {
+                let recurrence = self.recurrence(&reads[2..], node.writes[1]);
+                delta_net::causal_conv1d(conv, &operand(0)?, &operand(1)?, &recurrence)?
             }
-            Op::Attention(attention) => {
-                let caches = [&*self.exec.states[&reads[1]], &*self.exec.states[&reads[2]]];
-                let pages = self.input(reads[5]);
-                let per_seq = pages.len() / self.sizes.seqs.max(1);
-                let place = ops::Placement {
-                    positions: self.input(reads[3]),
-                    seq_of: self.input(reads[4]),
-                    pages: pages.chunks_exact(per_seq.max(1)).collect(),
-                };
-                ops::attention(&attention, &self.operand(reads[0])?, caches, &place)?
-            }
-            Op::QuantizeAct | Op::GateUpAct(_) => {
+            Op::DeltaGates => return self.delta_gates(node),
+            Op::GatedDeltaNet(net) => self.gated_delta_net(&net, node)?,
+            Op::MatMul(_) | Op::QuantizeAct | Op::GateUpAct(_) => {
                 return Err(DeviceError::Plan {
                     plan: self.exec.plan.name.clone(),
                     reason: format!("{} is not a base operation", node.op.kind().name()),
                 });
             }
         };
-        Ok(Some(result))
+        Ok(vec![result])
     }
 }
 

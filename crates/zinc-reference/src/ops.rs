@@ -3,7 +3,11 @@
 use zinc_backend::{DeviceError, WeightSource};
 use zinc_plan::{Activation, Attention, RmsNorm, Rope, RopeMode};
 
-use crate::NAME;
+pub(crate) mod delta_net;
+pub(crate) mod elementwise;
+pub(crate) mod latent_attention;
+pub(crate) mod moe;
+
 use crate::exec::Matrix;
 use crate::storage::{State, read_row};
 
@@ -49,6 +53,15 @@ pub(crate) fn add(a: &Matrix, b: &Matrix) -> Matrix {
 pub(crate) fn gated_act(act: Activation, gate: &Matrix, up: &Matrix) -> Matrix {
     zip(gate, up, |gate, up| match act {
         Activation::Silu => gate / (1.0 + (-gate).exp()) * up,
+        Activation::GeluTanh => {
+            let x = f64::from(gate);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            (0.5 * x * (1.0 + inner.tanh())) as f32 * up
+        }
+        Activation::SwigluOai => {
+            let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
+            gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0)
+        }
     })
 }
 
@@ -115,27 +128,11 @@ pub(crate) fn rope(
     y
 }
 
-fn poisoned() -> DeviceError {
-    DeviceError::Lost { device: NAME.into(), reason: "a cache was left half written".into() }
-}
-
 pub(crate) fn kv_write(x: &Matrix, slots: &[i32], cache: &State) -> Result<(), DeviceError> {
-    let mut bytes = cache.bytes.lock().map_err(|_| poisoned())?;
     for (row, slot) in x.rows().zip(slots) {
-        let place = &mut bytes[*slot as usize * cache.row_bytes..][..cache.row_bytes];
-        zinc_quant::quantize(cache.dtype, row, place).map_err(|error| DeviceError::Lost {
-            device: NAME.into(),
-            reason: error.to_string(),
-        })?;
+        cache.write(*slot as usize, row)?;
     }
     Ok(())
-}
-
-/// Row `row` of a cache as f32. The lock is held for one row only: keys and values may share a cache.
-fn read_cache(cache: &State, row: usize, out: &mut [f32]) -> Result<(), DeviceError> {
-    let bytes = cache.bytes.lock().map_err(|_| poisoned())?;
-    let start = row * cache.row_bytes;
-    read_row(cache.dtype, &bytes[start..start + cache.row_bytes], out)
 }
 
 /// Where the tokens of a step and the keys of their sequences are.
@@ -144,6 +141,15 @@ pub(crate) struct Placement<'a> {
     pub seq_of: &'a [i32],
     /// Page table of each sequence.
     pub pages: Vec<&'a [i32]>,
+    pub page_size: usize,
+}
+
+impl Placement<'_> {
+    /// Cache row of the key at position `j` of the sequence that `token` belongs to.
+    pub(crate) fn cache_row(&self, token: usize, j: usize) -> usize {
+        let pages = self.pages[self.seq_of[token] as usize];
+        pages[j / self.page_size] as usize * self.page_size + j % self.page_size
+    }
 }
 
 pub(crate) fn attention(
@@ -151,34 +157,32 @@ pub(crate) fn attention(
     q: &Matrix,
     [cache_k, cache_v]: [&State; 2],
     place: &Placement<'_>,
+    sinks: Option<&Matrix>,
 ) -> Result<Matrix, DeviceError> {
     let (k_dim, v_dim) = (attention.k_dim as usize, attention.v_dim as usize);
     let n_kv_heads = attention.n_kv_heads as usize;
     let heads_per_kv = attention.n_heads as usize / n_kv_heads;
-    let page_size = attention.page_size as usize;
     let n_tokens = place.positions.len();
     let mut y = Matrix::zeros(n_tokens, attention.n_heads as usize * v_dim);
-    let mut k_row = vec![0.0; n_kv_heads * k_dim];
-    let mut v_row = vec![0.0; n_kv_heads * v_dim];
     for (token, y_row) in y.rows_mut().enumerate() {
         let position = place.positions[token] as usize;
-        let pages = place.pages[place.seq_of[token] as usize];
         let first = attention.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
-        let cache_row = |j: usize| pages[j / page_size] as usize * page_size + j % page_size;
         // Scores of every head for each key, then the softmax-weighted sum of the values.
         let mut scores = vec![Vec::with_capacity(position + 1 - first); attention.n_heads as usize];
         for j in first..=position {
-            read_cache(cache_k, cache_row(j), &mut k_row)?;
+            let k_row = cache_k.read(place.cache_row(token, j))?;
             for (head, scores) in scores.iter_mut().enumerate() {
                 let query = &q.row(token)[head * k_dim..][..k_dim];
                 let key = &k_row[head / heads_per_kv * k_dim..][..k_dim];
                 scores.push(dot(query, key) * attention.scale);
             }
         }
-        scores.iter_mut().for_each(|scores| softmax(scores));
+        for (head, scores) in scores.iter_mut().enumerate() {
+            softmax(scores, sinks.map(|sinks| sinks.data[head]));
+        }
         let mut sums = vec![0.0f64; y_row.len()];
         for j in first..=position {
-            read_cache(cache_v, cache_row(j), &mut v_row)?;
+            let v_row = cache_v.read(place.cache_row(token, j))?;
             for (head, scores) in scores.iter().enumerate() {
                 let value = &v_row[head / heads_per_kv * v_dim..][..v_dim];
                 for (sum, v) in sums[head * v_dim..][..v_dim].iter_mut().zip(value) {
@@ -191,10 +195,12 @@ pub(crate) fn attention(
     Ok(y)
 }
 
-fn softmax(scores: &mut [f32]) {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exps = scores.iter().map(|score| f64::from(score - max).exp());
-    let sum: f64 = exps.clone().sum();
-    let weights: Vec<f32> = exps.map(|exp| (exp / sum) as f32).collect();
-    scores.copy_from_slice(&weights);
+/// Softmax in place; `sink` is one more score that takes its share and is dropped.
+fn softmax(scores: &mut [f32], sink: Option<f32>) {
+    let all = || scores.iter().copied().chain(sink);
+    let max = all().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = all().map(|score| f64::from(score - max).exp()).sum();
+    for score in scores {
+        *score = (f64::from(*score - max).exp() / sum) as f32;
+    }
 }

@@ -64,8 +64,32 @@ impl WeightStore {
 /// One cache: raw rows in its own type.
 pub(crate) struct State {
     pub dtype: GgmlType,
-    pub row_bytes: usize,
-    pub bytes: Mutex<Vec<u8>>,
+    cols: usize,
+    row_bytes: usize,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl State {
+    /// Row `row` as f32. The lock is held for one row only: keys and values may share a cache.
+    pub(crate) fn read(&self, row: usize) -> Result<Vec<f32>, DeviceError> {
+        let bytes = self.bytes.lock().map_err(|_| poisoned())?;
+        let mut values = vec![0.0; self.cols];
+        let place = &bytes[row * self.row_bytes..][..self.row_bytes];
+        read_row(self.dtype, place, &mut values)?;
+        Ok(values)
+    }
+
+    /// Replaces row `row`, converted to the state's type.
+    pub(crate) fn write(&self, row: usize, values: &[f32]) -> Result<(), DeviceError> {
+        let mut bytes = self.bytes.lock().map_err(|_| poisoned())?;
+        let place = &mut bytes[row * self.row_bytes..][..self.row_bytes];
+        zinc_quant::quantize(self.dtype, values, place)
+            .map_err(|error| DeviceError::Lost { device: NAME.into(), reason: error.to_string() })
+    }
+}
+
+fn poisoned() -> DeviceError {
+    DeviceError::Lost { device: NAME.into(), reason: "a cache was left half written".into() }
 }
 
 /// A model's caches by name.
@@ -89,6 +113,7 @@ impl StateStore {
             bytes.resize(len, 0);
             let state = State {
                 dtype: tensor.dtype,
+                cols: tensor.shape.cols as usize,
                 row_bytes: tensor.row_bytes(),
                 bytes: Mutex::new(bytes),
             };

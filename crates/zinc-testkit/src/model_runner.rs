@@ -167,6 +167,7 @@ impl<'a> Sequence<'a> {
             page_size: PAGE_SIZE,
             pages_per_seq,
             n_pages: pages_per_seq + 2,
+            n_state_slots: 3,
         }
     }
 
@@ -205,6 +206,8 @@ impl<'a> Sequence<'a> {
             pages: self.pages.clone(),
             out_rows: (0..tokens.len() as i32).collect(),
             rope_variant: vec![variant; tokens.len()],
+            state_slots: vec![1],
+            hidden: Vec::new(),
         };
         self.n_past += tokens.len();
         if let Some(breakage) = &self.runner.breakage {

@@ -23,6 +23,7 @@ const LIMITS: Limits = Limits {
     page_size: 4,
     pages_per_seq: 3,
     n_pages: 4,
+    n_state_slots: 0,
 };
 /// Width of a query, key or value row in the random plans: two heads of 16.
 const D_ATTN: u32 = 32;
@@ -84,6 +85,7 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
                     scale: 0.25,
                     window: None,
                     page_size: LIMITS.page_size,
+                    sinks: false,
                 };
                 (b.attention(&label, attention, x, caches)?, cols)
             }
@@ -287,6 +289,7 @@ fn run(plan: Plan, weights: &[WeightSource]) -> Vec<Vec<u32>> {
             pages: vec![1, 2, 3],
             out_rows: vec![0, 2],
             rope_variant: vec![0; 3],
+            ..StepInputs::default()
         };
         let ticket = exec.submit(&inputs).expect("a valid step");
         exec.wait(ticket, &mut outputs).expect("the step ends");

@@ -1,8 +1,8 @@
 //! Every rule of a plan, broken once: `passes::verify` must say so.
 
 use zinc_plan::{
-    Attention, Builder, Dim, Limits, MatMul, Node, Op, Plan, PlanError, RmsNorm, Rope, RopeMode,
-    TensorId, TensorInfo, TensorKind, passes,
+    Attention, Builder, CausalConv1d, Dim, Gating, HeadSlice, Limits, MatMul, Node, Op, Plan,
+    PlanError, RmsNorm, Rope, RopeMode, RouterTopK, TensorId, TensorInfo, TensorKind, passes,
 };
 use zinc_quant::GgmlType;
 
@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     page_size: 4,
     pages_per_seq: 2,
     n_pages: 2,
+    n_state_slots: 2,
 };
 
 /// A small attention block with every kind of tensor.
@@ -40,6 +41,7 @@ fn valid() -> Result<Plan, PlanError> {
         scale: 1.0,
         window: None,
         page_size: LIMITS.page_size,
+        sinks: false,
     };
     let attended = b.attention("attended", attention, q, caches)?;
     let w_out = b.weight("w_out", GgmlType::F32, 64, 32)?;
@@ -167,22 +169,99 @@ const BROKEN: [(&str, Edit); 29] = [
     }),
 ];
 
+/// Experts and a recurrence.
+fn valid_experts() -> Result<Plan, PlanError> {
+    let mut b = Builder::new("experts", LIMITS);
+    let table = b.weight("table", GgmlType::F32, 8, 32)?;
+    let x = b.embed("x", table, 1.0)?;
+    let w_router = b.weight("w_router", GgmlType::F32, 4, 32)?;
+    let logits = b.matmul("logits", w_router, x, None)?;
+    let router = RouterTopK {
+        n_experts_used: 2,
+        gating: Gating::Softmax,
+        bias: false,
+        groups: None,
+        normalize: true,
+        scale: 1.0,
+    };
+    let [ids, weights] = b.router_top_k("router", router, logits, None)?;
+    let w = b.weight("w_experts", GgmlType::Q8_0, 4 * 32, 32)?;
+    let y = b.expert_matmul("experts", 4, [w, x, ids], None)?;
+    let scale = b.weight("scale", GgmlType::F32, 1, 4)?;
+    let combined = b.expert_combine("combined", y, weights, Some([ids, scale]))?;
+    let taps = b.weight("taps", GgmlType::F32, 32, 4)?;
+    let state = b.recurrent_state("state", 3 * 32)?;
+    let conv = CausalConv1d { kernel: 4 };
+    let convolved = b.causal_conv1d("convolved", conv, [combined, taps], state)?;
+    let sliced = b.head_slice("sliced", HeadSlice { head_dim: 16, start: 8, len: 8 }, convolved)?;
+    Ok(b.finish(vec![sliced]))
+}
+
+const BROKEN_EXPERTS: [(&str, Edit); 12] = [
+    ("ids that no router chose", |plan| {
+        let table = id(plan, "token_ids");
+        node(plan, "experts").reads[2] = table;
+    }),
+    ("a router over more experts than there are", |plan| {
+        tensor(plan, "w_router").shape.rows = Dim::Fixed(5);
+        tensor(plan, "logits").shape.cols = 5;
+    }),
+    ("a stack of no whole number of matrices", |plan| {
+        if let Op::ExpertMatMul(matmul) = &mut node(plan, "experts").op {
+            matmul.n_experts = 3;
+        }
+    }),
+    ("more experts chosen than there are", |plan| {
+        if let Op::RouterTopK(router) = &mut node(plan, "router").op {
+            router.n_experts_used = 5;
+        }
+    }),
+    ("a router with one result", |plan| {
+        node(plan, "router").writes.pop();
+    }),
+    ("ids of another type", |plan| {
+        tensor(plan, "router.ids").dtype = GgmlType::F32;
+    }),
+    ("a factor for fewer experts", |plan| {
+        tensor(plan, "scale").shape.cols = 3;
+    }),
+    ("a recurrence without its state", |plan| {
+        node(plan, "convolved").writes.pop();
+    }),
+    ("a state of another width", |plan| {
+        tensor(plan, "state").shape.cols = 32;
+    }),
+    ("a cache for a state", |plan| {
+        tensor(plan, "state").shape.rows = Dim::CacheRows;
+    }),
+    ("other taps than the kernel has", |plan| {
+        if let Op::CausalConv1d(conv) = &mut node(plan, "convolved").op {
+            conv.kernel = 3;
+        }
+    }),
+    ("columns outside a head", |plan| {
+        if let Op::HeadSlice(slice) = &mut node(plan, "sliced").op {
+            slice.start = 9;
+        }
+    }),
+];
+
 #[test]
 fn the_plan_is_valid_before_it_is_broken() {
     passes::verify(&valid().expect("operands that fit")).expect("a valid plan");
+    passes::verify(&valid_experts().expect("operands that fit")).expect("a valid plan");
 }
 
 #[test]
 fn every_broken_rule_is_noticed() {
-    let missed: Vec<&str> = BROKEN
-        .into_iter()
-        .filter(|(_, edit)| {
-            let mut plan = valid().expect("operands that fit");
-            edit(&mut plan);
-            passes::verify(&plan).is_ok()
-        })
-        .map(|(name, _)| name)
-        .collect();
+    let missed = |build: fn() -> Result<Plan, PlanError>, (name, edit): (&'static str, Edit)| {
+        let mut plan = build().expect("operands that fit");
+        edit(&mut plan);
+        passes::verify(&plan).is_ok().then_some(name)
+    };
+    let of_attention = BROKEN.into_iter().filter_map(|case| missed(valid, case));
+    let of_experts = BROKEN_EXPERTS.into_iter().filter_map(|case| missed(valid_experts, case));
+    let missed: Vec<&str> = of_attention.chain(of_experts).collect();
     assert!(missed.is_empty(), "not noticed: {missed:#?}");
 }
 

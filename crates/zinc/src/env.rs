@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// `NO_COLOR`: no styles, whatever its value (no-color.org).
+/// `NO_COLOR`: no styles when it is set to anything but the empty string (no-color.org).
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

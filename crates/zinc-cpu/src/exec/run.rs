@@ -127,7 +127,7 @@ impl CpuExecutable {
 
     fn kv_write(&self, values: &[Rows; 2], slots: Rows, caches: &[Operand; 2], row: usize) {
         for (values, cache) in values.iter().zip(caches) {
-            // SAFETY: the plan; slots of a step are distinct, so the task owns the cache row.
+            // SAFETY: the plan; `StepInputs::check` keeps the slots of a step apart, so the task owns the cache row.
             let (x, out) = unsafe {
                 let slot = slots.row::<i32>(row)[0] as usize;
                 (values.row::<f32>(row), cache.rows.row_mut::<u8>(slot))

@@ -61,10 +61,7 @@ impl Kernel for GatedAct<'_> {
 
 #[inline(always)]
 fn gated_16<S: Simd>(s: S, act: Activation, gate: &[f32; 16], up: &[f32; 16], out: &mut [f32; 16]) {
-    let value = match act {
-        Activation::Silu => math::silu(s, s.load(gate)),
-    };
-    s.store(out, s.mul(value, s.load(up)));
+    s.store(out, math::gated(s, act, s.load(gate), s.load(up)));
 }
 
 /// `out = x / sqrt(mean(x²) + eps)·w` over each group of `w.len()` columns.

@@ -77,10 +77,7 @@ impl Kernel for MatMulTask<'_> {
         }
         if let Some((_, activation)) = self.up {
             for (gate, up) in acc.iter_mut().zip(acc_up) {
-                let value = match activation {
-                    Activation::Silu => math::silu(s, s.load(gate)),
-                };
-                s.store(gate, s.mul(value, s.load(up)));
+                s.store(gate, math::gated(s, activation, s.load(gate), s.load(up)));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Elementary functions on sixteen lanes, accurate enough that they never decide a golden comparison.
 
 use super::Simd;
+use zinc_plan::Activation;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 split so that `n·LN2_HIGH` is exact for the |n| ≤ 151 that occur (Cody and Waite).
@@ -42,6 +43,27 @@ fn power_of_two<S: Simd>(s: S, n: S::I) -> S::F {
 #[inline(always)]
 pub(crate) fn silu<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(x, sigmoid(s, x))
+}
+
+/// `act(gate)·up`. [`Activation`] has the formulas.
+#[inline(always)]
+pub(crate) fn gated<S: Simd>(s: S, act: Activation, gate: S::F, up: S::F) -> S::F {
+    match act {
+        Activation::Silu => s.mul(silu(s, gate), up),
+        Activation::GeluTanh => {
+            // (1 + tanh(u)) / 2 is sigmoid(2u).
+            let cube = s.mul(s.mul(gate, gate), gate);
+            let inner = s.mul_add(s.splat(0.044_715), cube, gate);
+            let twice = s.mul(s.splat(1.595_769), inner);
+            s.mul(s.mul(gate, sigmoid(s, twice)), up)
+        }
+        Activation::SwigluOai => {
+            let gate = s.min(gate, s.splat(7.0));
+            let up = s.max(s.min(up, s.splat(7.0)), s.splat(-7.0));
+            let swish = s.mul(gate, sigmoid(s, s.mul(s.splat(1.702), gate)));
+            s.mul(swish, s.add(up, s.splat(1.0)))
+        }
+    }
 }
 
 /// `σ(x) = 1 / (1 + e⁻ˣ)`.

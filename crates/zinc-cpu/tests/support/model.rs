@@ -58,6 +58,7 @@ impl Model {
             page_size: 8,
             pages_per_seq: 80,
             n_pages: 170,
+            n_state_slots: 0,
         };
         let mut b = Builder::new("test", limits);
         let table = b.weight("embed", self.weights, VOCAB, self.d).unwrap();
@@ -98,6 +99,7 @@ impl Model {
                 scale: 1.0 / (self.head_dim as f32).sqrt(),
                 window: self.window,
                 page_size: 8,
+                sinks: false,
             };
             let y = b.attention(&name("attn"), attention, q, caches).unwrap();
             let w = b.weight(&name("o.w"), self.weights, self.d, q_cols).unwrap();

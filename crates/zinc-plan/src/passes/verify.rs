@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::op::Op;
-use crate::plan::{InputKind, Node, Plan, TensorKind};
+use zinc_quant::GgmlType;
+
+use crate::op::{Op, delta_net};
+use crate::plan::{Dim, InputKind, Node, Plan, Shape, TensorKind};
 use crate::{Caps, PlanError};
 
 /// Every value has one writer that comes before its readers, names are unique, operands fit and are
@@ -64,10 +66,10 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
             return Err(invalid(format!("{} is not the {dtype} {shape:?} it gives", tensor.name)));
         }
     }
-    for id in &node.writes {
+    let n_values = node.writes.len() - node.op.n_state_writes();
+    for (idx, id) in node.writes.iter().enumerate() {
         let tensor = plan.tensor(*id);
-        let state_update = matches!(node.op, Op::KvWrite) && tensor.kind == TensorKind::State;
-        if state_update {
+        if idx >= n_values && tensor.kind == TensorKind::State {
             continue;
         }
         if tensor.kind != TensorKind::Value || written[id.index()] {
@@ -82,19 +84,38 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
 /// inputs, and the inputs are checked by their kind, so one kind in the place of another is an
 /// index out of range.
 fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
-    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, Slots, TokenIds};
+    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, Slots, StateSlots, TokenIds};
     use OperandKind::{Input, State, Weight};
     match op {
         Op::Embed(_) => &[(0, Weight), (1, Input(TokenIds))],
         Op::GatherRows => &[(1, Input(OutRows))],
-        Op::MatMul(_) => &[(0, Weight)],
+        Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => &[(0, Weight)],
         Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
         Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
         Op::KvWrite => &[(2, Input(Slots))],
         Op::Attention(_) => {
             &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf)), (5, Input(Pages))]
         }
-        Op::Add | Op::GatedAct(_) | Op::RmsNorm(_) | Op::QuantizeAct => &[],
+        Op::LatentAttention(_) => {
+            &[(2, State), (3, State), (4, Input(Positions)), (5, Input(SeqOf)), (6, Input(Pages))]
+        }
+        Op::CausalConv1d(_) => &[(2, Input(Positions)), (3, Input(SeqOf)), (4, Input(StateSlots))],
+        Op::GatedDeltaNet(_) => &[(5, Input(Positions)), (6, Input(SeqOf)), (7, Input(StateSlots))],
+        Op::Add
+        | Op::Mul
+        | Op::Scale(_)
+        | Op::Softcap(_)
+        | Op::GatedAct(_)
+        | Op::SigmoidGate
+        | Op::HeadSlice(_)
+        | Op::Concat
+        | Op::RmsNorm(_)
+        | Op::L2Norm(_)
+        | Op::RmsNormGated(_)
+        | Op::RouterTopK(_)
+        | Op::ExpertCombine(_)
+        | Op::DeltaGates
+        | Op::QuantizeAct => &[],
     }
 }
 
@@ -116,25 +137,62 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
             return Err(format!("{} cannot be operand {operand}", tensor.name));
         }
     }
-    match node.op {
-        Op::Attention(attention) if attention.page_size != plan.limits.page_size => Err(format!(
-            "pages of {}, the plan's have {} rows",
-            attention.page_size, plan.limits.page_size
-        )),
-        _ => Ok(()),
+    let page_size = match node.op {
+        Op::Attention(attention) => attention.page_size,
+        Op::LatentAttention(attention) => attention.page_size,
+        Op::ExpertMatMul(matmul) => return check_expert_ids(plan, node, matmul.n_experts),
+        Op::ExpertCombine(combine) if combine.expert_scale => {
+            let n_experts = plan.tensor(node.reads[3]).shape.cols;
+            return check_expert_ids(plan, node, n_experts);
+        }
+        _ => return Ok(()),
+    };
+    if page_size == plan.limits.page_size {
+        return Ok(());
     }
+    Err(format!("pages of {page_size}, the plan's have {} rows", plan.limits.page_size))
+}
+
+/// Operand 2 holds ids that devices index experts with: a router over `n_experts` must have chosen
+/// them.
+fn check_expert_ids(plan: &Plan, node: &Node, n_experts: u32) -> Result<(), String> {
+    let ids = node.reads[2];
+    let writer = plan.nodes.iter().find(|node| node.writes.contains(&ids));
+    let chosen = writer.filter(|writer| matches!(writer.op, Op::RouterTopK(_)));
+    let n_found = chosen.map(|router| plan.tensor(router.reads[0]).shape.cols);
+    if n_found == Some(n_experts) {
+        return Ok(());
+    }
+    let name = &plan.tensor(ids).name;
+    Err(format!("{name} does not choose among {n_experts} experts"))
 }
 
 /// The number of results, and the results that `Op::infer` says nothing about.
 fn check_results(plan: &Plan, node: &Node, n_inferred: usize) -> Result<(), String> {
     let n_results = match node.op {
-        Op::KvWrite => 2,
         Op::QuantizeAct => 1,
-        _ => n_inferred,
+        _ => n_inferred + node.op.n_state_writes(),
     };
     if node.writes.len() != n_results {
         let found = node.writes.len();
         return Err(format!("writes {found} tensors, gives {n_results}"));
+    }
+    let state_cols = match node.op {
+        Op::CausalConv1d(conv) => {
+            let n_channels = plan.tensor(node.reads[0]).shape.cols;
+            n_channels.checked_mul(conv.kernel - 1)
+        }
+        Op::GatedDeltaNet(net) => Some(delta_net::state_cols(&net)),
+        _ => None,
+    };
+    if let Some(cols) = state_cols {
+        let state = plan.tensor(node.writes[n_inferred]);
+        let fits = state.kind == TensorKind::State
+            && state.dtype == GgmlType::F32
+            && state.shape == Shape::new(Dim::StateSlots, cols);
+        if !fits {
+            return Err(format!("{} is no state of {cols} f32 columns", state.name));
+        }
     }
     for (from, to) in node.reads.iter().zip(&node.writes) {
         let (from, to) = (plan.tensor(*from), plan.tensor(*to));
@@ -171,7 +229,8 @@ pub(super) fn supported(plan: &Plan, caps: &Caps) -> Result<(), PlanError> {
         }
         for id in node.writes.iter().filter(|id| plan.tensor(**id).kind == TensorKind::State) {
             let dtype = plan.tensor(*id).dtype;
-            if !caps.kv_types.contains(&dtype) {
+            // Recurrent states are always f32.
+            if node.op == Op::KvWrite && !caps.kv_types.contains(&dtype) {
                 return Err(unsupported(format!("a key/value cache of type {dtype}")));
             }
         }

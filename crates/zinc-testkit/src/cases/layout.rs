@@ -96,6 +96,24 @@ impl Layout {
         layout
     }
 
+    /// As [`Layout::sequences`], for operations with a state: the rows of a sequence stay together.
+    /// At the end every sequence starts anew in the same slot.
+    pub(crate) fn recurrent(seqs: &[[u32; 2]], rng: &mut Rng) -> Self {
+        let mut layout = Self::sequences(seqs, 1 << 20, rng);
+        for step in &mut layout.steps {
+            step.sort_by_key(|row| (row.seq, row.position));
+        }
+        let n_tokens = layout.n_rows() as i32;
+        let restart = (0..seqs.len()).flat_map(|seq| (0..2).map(move |position| (seq, position)));
+        let restart = restart.map(|(seq, position)| {
+            let token = (seq as i32 * 2 + position) % n_tokens;
+            layout.row(token, seq, position)
+        });
+        let restart = restart.collect();
+        layout.steps.push(restart);
+        layout
+    }
+
     /// A token at a position of a sequence, written where the page table says.
     pub(crate) fn row(&self, token: i32, seq: usize, position: i32) -> Row {
         let page_size = self.page_size as i32;
@@ -118,6 +136,8 @@ impl Layout {
             page_size: self.page_size,
             pages_per_seq: self.pages[0].len() as u32,
             n_pages: self.n_pages,
+            // One more than there are sequences: slot 0 belongs to nobody.
+            n_state_slots: self.pages.len() as u32 + 1,
         }
     }
 
@@ -135,6 +155,8 @@ impl Layout {
             let seq = seqs.iter().position(|seq| *seq == row.seq).unwrap_or_else(|| {
                 seqs.push(row.seq);
                 inputs.pages.extend(&self.pages[row.seq]);
+                let slot = self.pages.len() - row.seq;
+                inputs.state_slots.push(slot as i32);
                 seqs.len() - 1
             });
             inputs.token_ids.push(row.token);

@@ -1,6 +1,9 @@
 //! The tables' fields, and what plan each operation's case builds.
 
 mod attention;
+mod delta_net;
+mod elementwise;
+mod experts;
 mod linear;
 mod rows;
 
@@ -124,6 +127,22 @@ fn read_op(op: OpKind, caps: &Caps) -> Result<Vec<Case>, TestError> {
         OpKind::Rope => read::<rows::Rope>(caps),
         OpKind::KvWrite => read::<attention::KvWrite>(caps),
         OpKind::Attention => read::<attention::Attention>(caps),
+        OpKind::Mul => read::<elementwise::Mul>(caps),
+        OpKind::Scale => read::<elementwise::Scale>(caps),
+        OpKind::Softcap => read::<elementwise::Softcap>(caps),
+        OpKind::SigmoidGate => read::<elementwise::SigmoidGate>(caps),
+        OpKind::HeadSlice => read::<elementwise::HeadSlice>(caps),
+        OpKind::Concat => read::<elementwise::Concat>(caps),
+        OpKind::L2Norm => read::<elementwise::L2Norm>(caps),
+        OpKind::RmsNormGated => read::<elementwise::RmsNormGated>(caps),
+        OpKind::HeadMatMul => read::<experts::HeadMatMul>(caps),
+        OpKind::ExpertMatMul => read::<experts::ExpertMatMul>(caps),
+        OpKind::RouterTopK => read::<experts::RouterTopK>(caps),
+        OpKind::ExpertCombine => read::<experts::ExpertCombine>(caps),
+        OpKind::LatentAttention => read::<attention::LatentAttention>(caps),
+        OpKind::CausalConv1d => read::<delta_net::CausalConv1d>(caps),
+        OpKind::DeltaGates => read::<delta_net::DeltaGates>(caps),
+        OpKind::GatedDeltaNet => read::<delta_net::GatedDeltaNet>(caps),
     }
 }
 

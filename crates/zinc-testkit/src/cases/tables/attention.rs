@@ -18,6 +18,9 @@ pub(super) struct Attention {
     /// 1 / sqrt(k_dim) when absent.
     scale: Option<f32>,
     window: Option<u32>,
+    /// Heads have sinks.
+    #[serde(default)]
+    sinks: bool,
     page_size: u32,
     /// For each sequence the tokens written in earlier steps and those of the last step.
     seqs: Vec<[u32; 2]>,
@@ -37,6 +40,7 @@ impl Entry for Attention {
             v_dim: self.v_dim,
             scale: self.scale.unwrap_or(1.0 / (self.k_dim as f32).sqrt()),
             window: self.window,
+            sinks: self.sinks,
             page_size: self.page_size,
         };
         let widths = [self.n_kv_heads * self.k_dim, self.n_kv_heads * self.v_dim];
@@ -57,18 +61,89 @@ impl Entry for Attention {
             let q = operand("q", self.n_heads * self.k_dim);
             let (k, v) = (operand("k", widths[0]), operand("v", widths[1]));
             [q, k, v].iter().for_each(|operand| operand.fill(&mut feed));
+            feed.floats("sinks", 1, self.n_heads, Pattern::Normal);
             let build = move |b: &mut Builder| {
                 let (q, k, v) = (q.build(b)?, k.build(b)?, v.build(b)?);
                 let cache_k = b.cache("cache_k", dtype, widths[0])?;
                 let cache_v = b.cache("cache_v", dtype, widths[1])?;
                 b.kv_write("write", [k, v], [cache_k, cache_v])?;
-                Ok(vec![b.attention("y", attributes, q, [cache_k, cache_v])?])
+                let sinks = match attributes.sinks {
+                    true => Some(b.weight("sinks", GgmlType::F32, 1, attributes.n_heads)?),
+                    false => None,
+                };
+                let caches = [cache_k, cache_v];
+                Ok(vec![b.attention_with_sinks("y", attributes, q, caches, sinks)?])
             };
             let mut case = context.case(&self.name, Some(dtype), feed, layout, Box::new(build));
             case.nmse_max = context.nmse_of(dtype);
             case
         };
         context.kv_types.iter().copied().filter(fits).map(case).collect()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LatentAttention {
+    name: String,
+    n_heads: u32,
+    latent_dim: u32,
+    rope_dim: u32,
+    page_size: u32,
+    seqs: Vec<[u32; 2]>,
+    #[serde(default)]
+    view: bool,
+}
+
+impl Entry for LatentAttention {
+    const OP: OpKind = OpKind::LatentAttention;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        let attributes = zinc_plan::LatentAttention {
+            n_heads: self.n_heads,
+            latent_dim: self.latent_dim,
+            rope_dim: self.rope_dim,
+            scale: 1.0 / ((self.latent_dim + self.rope_dim) as f32).sqrt(),
+            page_size: self.page_size,
+        };
+        let widths = [self.latent_dim, self.rope_dim];
+        let fits = |dtype: &GgmlType| {
+            let mut widths = widths.iter();
+            widths.all(|width| dtype.row_bytes(*width as usize).is_some())
+        };
+        let case = |dtype| {
+            let mut feed = context.feed(&self.name);
+            let layout = Layout::sequences(&self.seqs, self.page_size, &mut feed.rng);
+            let rows = layout.n_rows() as u32;
+            let operand = |name, cols| Operand {
+                name,
+                rows,
+                cols,
+                view: self.view,
+                pattern: Pattern::Normal,
+            };
+            let q = operand("q", self.n_heads * self.latent_dim);
+            let q_rope = operand("q_rope", self.n_heads * self.rope_dim);
+            let (c, r) = (operand("c", widths[0]), operand("r", widths[1]));
+            for operand in [q, q_rope, c, r] {
+                operand.fill(&mut feed);
+            }
+            let build = move |b: &mut Builder| {
+                let queries = [q.build(b)?, q_rope.build(b)?];
+                let (c, r) = (c.build(b)?, r.build(b)?);
+                let caches = [
+                    b.cache("cache_kv", dtype, widths[0])?,
+                    b.cache("cache_k_rope", dtype, widths[1])?,
+                ];
+                b.kv_write("write", [c, r], caches)?;
+                Ok(vec![b.latent_attention("y", attributes, queries, caches)?])
+            };
+            let mut case = context.case(&self.name, Some(dtype), feed, layout, Box::new(build));
+            case.nmse_max = context.nmse_of(dtype);
+            case
+        };
+        let types = context.kv_types.iter().copied();
+        types.filter(fits).map(case).collect()
     }
 }
 
@@ -119,6 +194,7 @@ impl Entry for KvWrite {
             v_dim,
             scale: 1.0 / (self.k_cols as f32).sqrt(),
             window: Some(1),
+            sinks: false,
             page_size: self.page_size,
         };
         let (read_k, read_v) = (one_key(self.k_cols), one_key(self.v_cols));

@@ -114,6 +114,17 @@ pub(super) struct GatedAct {
     view: bool,
     #[serde(default)]
     pattern: Pattern,
+    #[serde(default)]
+    act: Act,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Act {
+    #[default]
+    Silu,
+    GeluTanh,
+    SwigluOai,
 }
 
 impl Entry for GatedAct {
@@ -123,12 +134,18 @@ impl Entry for GatedAct {
         let (rows, cols, view, pattern) = (self.rows, self.cols, self.view, self.pattern);
         let gate = Operand { name: "gate", rows, cols, view, pattern };
         let up = Operand { name: "up", rows, cols, view, pattern: Pattern::Normal };
+        let act = zinc_plan::GatedAct {
+            act: match self.act {
+                Act::Silu => Activation::Silu,
+                Act::GeluTanh => Activation::GeluTanh,
+                Act::SwigluOai => Activation::SwigluOai,
+            },
+        };
         let mut feed = context.feed(&self.name);
         gate.fill(&mut feed);
         up.fill(&mut feed);
         let build = move |b: &mut zinc_plan::Builder| {
             let (gate, up) = (gate.build(b)?, up.build(b)?);
-            let act = zinc_plan::GatedAct { act: Activation::Silu };
             Ok(vec![b.gated_act("y", act, gate, up)?])
         };
         vec![context.case(&self.name, None, feed, Layout::rows(rows), Box::new(build))]
