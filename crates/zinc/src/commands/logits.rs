@@ -27,7 +27,7 @@ pub struct Args {
     /// Also the hidden states: before the first layer, after each layer, after the final norm
     #[arg(long)]
     hidden: bool,
-    /// Also the logits of the multi-token-prediction head
+    /// Also the logits of the multi-token-prediction head (refused so far)
     #[arg(long)]
     mtp: bool,
     #[command(flatten)]
@@ -46,11 +46,12 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
     if args.mtp {
-        let what = format!(
-            "{}: architecture {} has no multi-token-prediction head",
-            args.model.name(),
-            model.config().arch
-        );
+        let config = model.config();
+        let why = match config.n_mtp_layers {
+            0 => "has no multi-token-prediction head",
+            _ => "has a multi-token-prediction head, which this command does not run",
+        };
+        let what = format!("{}: architecture {} {why}", args.model.name(), config.arch);
         return Err(report::with_hint(what, "leave out --mtp"));
     }
     let n_greedy = args.greedy.unwrap_or(0);
