@@ -35,8 +35,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Root of the workspace.
+/// Root of the workspace. Cargo names the package's folder when it runs the program; the folder it
+/// was built in may be another one when checkouts share a target directory.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let built_in = env!("CARGO_MANIFEST_DIR").into();
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or(built_in, PathBuf::from);
+    here.parent().map_or_else(|| here.clone(), Path::to_path_buf)
 }
