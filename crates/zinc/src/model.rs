@@ -58,7 +58,7 @@ impl ModelArgs {
     }
 }
 
-/// Gives the weights to the device, after checking that everything fits.
+/// Gives the weights to the device, after checking that everything fits; also tells what it takes.
 ///
 /// # Errors
 /// There is not enough memory, or the device failed.
@@ -66,11 +66,12 @@ pub fn load(
     model: Arc<Model>,
     device: Arc<dyn Device>,
     options: &EngineOptions,
-) -> anyhow::Result<Arc<LoadedModel>> {
-    check_memory(&model, device.as_ref(), options)?;
+) -> anyhow::Result<(Arc<LoadedModel>, MemoryNeed)> {
+    let need = memory_need(&model, device.as_ref(), options)?;
+    check_memory(&need, &model, device.as_ref(), options)?;
     let mut progress = Progress::new("loading", Unit::Bytes);
     let loaded = LoadedModel::load(model, device, &mut |done, total| progress.update(done, total))?;
-    Ok(Arc::new(loaded))
+    Ok((Arc::new(loaded), need))
 }
 
 /// What `model` takes on `device`.
@@ -120,8 +121,12 @@ pub fn check_context(model: &Model, n_tokens: u64, what: &str, hint: &str) -> an
 
 /// Refuses what cannot fit. Weights do not count: a device may read them in the mapped file, and
 /// one that copies them says itself when it has no room.
-fn check_memory(model: &Model, device: &dyn Device, options: &EngineOptions) -> anyhow::Result<()> {
-    let need = memory_need(model, device, options)?;
+fn check_memory(
+    need: &MemoryNeed,
+    model: &Model,
+    device: &dyn Device,
+    options: &EngineOptions,
+) -> anyhow::Result<()> {
     let info = device.info();
     let own = need.cache + need.activations;
     if info.memory_free == 0 || own <= info.memory_free {

@@ -42,9 +42,8 @@ impl Session {
         let model = model_args.open()?;
         let device = device_args.open()?;
         let options = engine_args.options(&model)?;
-        let memory = model::memory_need(&model, device.as_ref(), &options)?;
         let name = device.info().name.clone();
-        let loaded = model::load(Arc::clone(&model), device, &options)?;
+        let (loaded, memory) = model::load(Arc::clone(&model), device, &options)?;
         let engine = Engine::new(loaded, &options)?;
         Ok(Session { model, engine, prompter: None, device: name, memory, thinking: None })
     }

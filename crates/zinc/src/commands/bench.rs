@@ -123,7 +123,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     model::check_context(&model, n_ctx, &what, "give smaller numbers")?;
     let options = args.step.options(u32::try_from(n_ctx).ok());
     let begin = Instant::now();
-    let loaded = model::load(Arc::clone(&model), args.device.open()?, &options)?;
+    let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let load_time = begin.elapsed();
     let traffic = traffic(&model, &options)?;
     let mut evaluator = Evaluator::new(Arc::clone(&loaded), &options, &Taps::default())?;

@@ -127,7 +127,7 @@ fn compute(args: &ModelArgs, threads: Option<u32>) -> anyhow::Result<String> {
     let name = device.info().name.clone();
     let options = EngineOptions { n_ctx: Some(N_TOKENS as u32), ..EngineOptions::default() };
     let tokens = tokens::pseudo_random(N_TOKENS, model.config().n_vocab);
-    let loaded = model::load(model, device, &options)?;
+    let (loaded, _) = model::load(model, device, &options)?;
     let logits = Evaluator::new(loaded, &options, &Taps::default())?.eval(&tokens)?.swap_remove(0);
     match logits.values.iter().all(|value| value.is_finite()) {
         true => Ok(name),

@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let device = args.device.open()?;
     check_memory(&model, args, device.info().memory_free)?;
     let options = args.step.options(u32::try_from(n_ctx).ok());
-    let loaded = model::load(Arc::clone(&model), device, &options)?;
+    let (loaded, _) = model::load(Arc::clone(&model), device, &options)?;
     let hidden = if args.hidden { model.graph().hidden_tensors() } else { Vec::new() };
     let taps = Taps { all_logits: true, tensors: hidden };
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
