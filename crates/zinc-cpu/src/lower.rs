@@ -160,6 +160,14 @@ impl<'a> Lowering<'a> {
             Op::Add => row(self.add(node)),
             Op::GatedAct(gated) => row(self.gated_act(node, gated)),
             Op::RmsNorm(norm) => row(self.rms_norm(node, norm)),
+            Op::Mul => row(self.mul(node)),
+            Op::Scale(scale) => row(self.scale(node, scale)),
+            Op::Softcap(softcap) => row(self.softcap(node, softcap)),
+            Op::SigmoidGate => row(self.sigmoid_gate(node)),
+            Op::HeadSlice(slice) => row(self.head_slice(node, slice)),
+            Op::Concat => row(self.concat(node)),
+            Op::L2Norm(norm) => row(self.l2_norm(node, norm)),
+            Op::RmsNormGated(norm) => row(self.rms_norm_gated(node, norm)),
             Op::QuantizeAct => row(self.quantize_act(node)),
             Op::Rope(rope) => row(self.rope(node, rope)),
             Op::MatMul(matmul) => Ok(Kind::MatMul(self.matmul(node, matmul)?)),
@@ -167,15 +175,7 @@ impl<'a> Lowering<'a> {
                 Ok(Kind::MatMul(self.product(node, Some(pair.act), None, None)?))
             }
             Op::Attention(attention) => Ok(Kind::Attention(self.attention(node, attention)?)),
-            Op::Mul
-            | Op::Scale(_)
-            | Op::Softcap(_)
-            | Op::SigmoidGate
-            | Op::HeadSlice(_)
-            | Op::Concat
-            | Op::L2Norm(_)
-            | Op::RmsNormGated(_)
-            | Op::HeadMatMul(_)
+            Op::HeadMatMul(_)
             | Op::ExpertMatMul(_)
             | Op::RouterTopK(_)
             | Op::ExpertCombine(_)
