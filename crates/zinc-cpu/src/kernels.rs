@@ -4,6 +4,7 @@ pub(crate) mod act;
 pub(crate) mod attention;
 pub(crate) mod cache;
 pub(crate) mod elementwise;
+pub(crate) mod experts;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod panel;

@@ -1,6 +1,6 @@
 //! Operations on f32 rows, one row a task.
 
-use super::{Lowering, Turns};
+use super::{Combine, Lowering, Turns};
 use crate::memory::{Buffer, Rows};
 use zinc_backend::DeviceError;
 use zinc_plan::{
@@ -23,6 +23,7 @@ pub(crate) enum RowOp {
     Concat { a: Rows, b: Rows, out: Rows },
     L2Norm { x: Rows, norm: L2Norm, out: Rows },
     RmsNormGated { x: Rows, w: Rows, z: Rows, eps: f32, out: Rows },
+    Combine(Combine),
     RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
     Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
 }
@@ -120,7 +121,7 @@ impl Lowering<'_> {
         let same = |turns: &&Turns| {
             (turns.positions, turns.table, turns.variants) == (positions, table, variants)
         };
-        if let Some(turns) = self.known_turns.iter().find(same) {
+        if let Some(turns) = self.turns.iter().find(same) {
             return Ok(turns.out);
         }
         let n_rows = self.plan.limits.max_tokens as usize;
@@ -128,8 +129,8 @@ impl Lowering<'_> {
         let buffer = Buffer::new(n_rows * row_bytes)
             .ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
         let out = buffer.rows(0, n_rows, row_bytes, row_bytes);
-        self.turns.push(buffer);
-        self.known_turns.push(Turns { table, positions, variants, out });
+        self.buffers.push(buffer);
+        self.turns.push(Turns { table, positions, variants, out });
         Ok(out)
     }
 }
