@@ -1,11 +1,12 @@
 //! From plan nodes to what the workers run: operands become addresses, symbols stay symbols.
 
+use crate::kernels::cache::KV_TYPES;
 use crate::kernels::panel::{Form, ROWS};
 use crate::memory::{Buffer, Rows};
 use crate::store::{StateStore, WeightStore};
 use zinc_backend::DeviceError;
 use zinc_plan::{
-    Activation, Attention, Dim, InputKind, Node, Op, Plan, RopeMode, TensorId, TensorKind,
+    Activation, Attention, Dim, InputKind, LatentAttention, Node, Op, Plan, RopeMode, TensorId, TensorKind,
 };
 use zinc_quant::GgmlType;
 
@@ -61,11 +62,28 @@ pub(crate) struct AttentionStep {
     pub attention: Attention,
     pub q: Rows,
     pub k: Operand,
+    /// Queries and cache of the keys' second part.
+    pub rope: Option<(Rows, Operand)>,
     pub v: Operand,
+    pub sinks: Option<Rows>,
     pub positions: Rows,
     pub seq_of: Rows,
     pub pages: Rows,
     pub out: Rows,
+}
+
+/// Latent attention as attention: all heads share the compressed row, as key (with a second part) and as value.
+pub(crate) fn one_key_head(latent: &LatentAttention) -> Attention {
+    Attention {
+        n_heads: latent.n_heads,
+        n_kv_heads: 1,
+        k_dim: latent.latent_dim,
+        v_dim: latent.latent_dim,
+        scale: latent.scale,
+        window: None,
+        sinks: false,
+        page_size: latent.page_size,
+    }
 }
 
 /// Cosines and sines that several nodes share.
@@ -206,9 +224,6 @@ impl<'a> Lowering<'a> {
                 slots: self.input(reads[2])?,
                 caches: [self.operand(node.writes[0])?, self.operand(node.writes[1])?],
             },
-            Op::Attention(attention) if attention.sinks => {
-                return Err(self.unsupported(node, "sinks"));
-            }
             Op::Mul
             | Op::Scale(_)
             | Op::Softcap(_)
@@ -221,7 +236,6 @@ impl<'a> Lowering<'a> {
             | Op::ExpertMatMul(_)
             | Op::RouterTopK(_)
             | Op::ExpertCombine(_)
-            | Op::LatentAttention(_)
             | Op::CausalConv1d(_)
             | Op::DeltaGates
             | Op::GatedDeltaNet(_) => {
@@ -230,16 +244,16 @@ impl<'a> Lowering<'a> {
                     "the CPU device has no kernel for it; --device reference computes it, slowly",
                 ));
             }
-            Op::Attention(attention) => Kind::Attention(AttentionStep {
-                attention,
-                q: self.value(reads[0])?,
-                k: self.cache(node, reads[1])?,
-                v: self.cache(node, reads[2])?,
-                positions: self.input(reads[3])?,
-                seq_of: self.input(reads[4])?,
-                pages: self.input(reads[5])?,
-                out: self.value(node.writes[0])?,
-            }),
+            Op::Attention(attention) => {
+                let operands = [reads[0], reads[1], reads[2]];
+                Kind::Attention(self.attention(node, attention, operands, None, &reads[3..])?)
+            }
+            Op::LatentAttention(latent) => {
+                let rope = (self.value(reads[1])?, self.cache(node, reads[3])?);
+                let operands = [reads[0], reads[2], reads[2]];
+                let attention = one_key_head(&latent);
+                Kind::Attention(self.attention(node, attention, operands, Some(rope), &reads[4..])?)
+            }
         })
     }
 
@@ -297,11 +311,34 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
+    /// `placed` is positions, seq_of, pages and perhaps sinks.
+    fn attention(
+        &self,
+        node: &Node,
+        attention: Attention,
+        [q, k, v]: [TensorId; 3],
+        rope: Option<(Rows, Operand)>,
+        placed: &[TensorId],
+    ) -> Result<AttentionStep, DeviceError> {
+        Ok(AttentionStep {
+            attention,
+            q: self.value(q)?,
+            k: self.cache(node, k)?,
+            rope,
+            v: self.cache(node, v)?,
+            sinks: placed.get(3).map(|id| self.value(*id)).transpose()?,
+            positions: self.input(placed[0])?,
+            seq_of: self.input(placed[1])?,
+            pages: self.input(placed[2])?,
+            out: self.value(node.writes[0])?,
+        })
+    }
+
     fn cache(&self, node: &Node, id: TensorId) -> Result<Operand, DeviceError> {
         let operand = self.operand(id)?;
-        match operand.dtype {
-            GgmlType::F32 | GgmlType::F16 | GgmlType::Q8_0 => Ok(operand),
-            other => Err(self.unsupported(node, format!("a cache of type {other}"))),
+        match KV_TYPES.contains(&operand.dtype) {
+            true => Ok(operand),
+            false => Err(self.unsupported(node, format!("a cache of type {}", operand.dtype))),
         }
     }
 

@@ -15,7 +15,7 @@ const N_THREADS: usize = 3;
 const N_IN_CLONE: usize = 9;
 
 /// Operations that are refused.
-const NO_KERNEL: [OpKind; 16] = [
+const NO_KERNEL: [OpKind; 15] = [
     OpKind::Mul,
     OpKind::Scale,
     OpKind::Softcap,
@@ -28,7 +28,6 @@ const NO_KERNEL: [OpKind; 16] = [
     OpKind::ExpertMatMul,
     OpKind::RouterTopK,
     OpKind::ExpertCombine,
-    OpKind::LatentAttention,
     OpKind::CausalConv1d,
     OpKind::DeltaGates,
     OpKind::GatedDeltaNet,
