@@ -5,6 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod cache;
 pub(crate) mod elementwise;
 pub(crate) mod matmul;
+pub(crate) mod norm;
 pub(crate) mod panel;
 // Loops there index several arrays of registers at once.
 #[allow(clippy::needless_range_loop)]

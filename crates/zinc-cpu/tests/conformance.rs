@@ -15,15 +15,7 @@ const N_THREADS: usize = 3;
 const N_IN_CLONE: usize = 9;
 
 /// Operations that are refused.
-const NO_KERNEL: [OpKind; 15] = [
-    OpKind::Mul,
-    OpKind::Scale,
-    OpKind::Softcap,
-    OpKind::SigmoidGate,
-    OpKind::HeadSlice,
-    OpKind::Concat,
-    OpKind::L2Norm,
-    OpKind::RmsNormGated,
+const NO_KERNEL: [OpKind; 7] = [
     OpKind::HeadMatMul,
     OpKind::ExpertMatMul,
     OpKind::RouterTopK,
