@@ -6,7 +6,7 @@ mod run;
 use crate::NAME;
 use crate::kernels::act::{self, ActBlock, ActSuper};
 use crate::kernels::{attention, experts, matmul};
-use crate::lower::{Lowering, Operand, Step};
+use crate::lower::{Lowering, Operand, Step, one_key_head};
 use crate::memory::{Buffer, Rows};
 use crate::pool::{Pool, Worker};
 use crate::simd::Isa;
@@ -356,15 +356,18 @@ impl SplitKeys {
     }
 }
 
-/// Largest key and value heads, and query heads of one task, over all attention nodes.
+/// Largest part of a key head, largest value head, and query heads of one task, over all attention nodes.
 fn attention_limits(plan: &Plan) -> (usize, usize, usize) {
     let mut limits = (0, 0, 1);
     for node in &plan.nodes {
-        if let Op::Attention(attention) = node.op {
-            limits.0 = limits.0.max(attention.k_dim as usize);
-            limits.1 = limits.1.max(attention.v_dim as usize);
-            limits.2 = limits.2.max(run::heads_per_task(&attention));
-        }
+        let (attention, rope_dim) = match node.op {
+            Op::Attention(attention) => (attention, 0),
+            Op::LatentAttention(latent) => (one_key_head(&latent), latent.rope_dim),
+            _ => continue,
+        };
+        limits.0 = limits.0.max(attention.k_dim.max(rope_dim) as usize);
+        limits.1 = limits.1.max(attention.v_dim as usize);
+        limits.2 = limits.2.max(run::heads_per_task(&attention));
     }
     limits
 }

@@ -1,5 +1,6 @@
 //! From plan nodes to what the workers run: operands become addresses, symbols stay symbols.
 
+mod attention;
 mod experts;
 mod product;
 mod rows;
@@ -7,9 +8,10 @@ mod rows;
 use crate::memory::{Buffer, Rows};
 use crate::store::{StateStore, WeightStore};
 use zinc_backend::DeviceError;
-use zinc_plan::{Attention, Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
+use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
+pub(crate) use attention::{AttentionStep, one_key_head};
 pub(crate) use experts::{Combine, Grouping, RouterStep};
 pub(crate) use product::{Matrices, Product, StackOperand};
 pub(crate) use rows::RowOp;
@@ -54,18 +56,6 @@ pub(crate) enum Kind {
     Router(RouterStep),
     Product(Product),
     Attention(AttentionStep),
-}
-
-/// Attention over a cache.
-pub(crate) struct AttentionStep {
-    pub attention: Attention,
-    pub q: Rows,
-    pub k: Operand,
-    pub v: Operand,
-    pub positions: Rows,
-    pub seq_of: Rows,
-    pub pages: Rows,
-    pub out: Rows,
 }
 
 /// Cosines and sines that several nodes share.
@@ -189,38 +179,13 @@ impl<'a> Lowering<'a> {
             Op::ExpertMatMul(matmul) => product(self.expert_matmul(node, matmul)),
             Op::RouterTopK(router) => Ok(Kind::Router(self.router(node, router)?)),
             Op::Attention(attention) => Ok(Kind::Attention(self.attention(node, attention)?)),
-            Op::LatentAttention(_)
-            | Op::CausalConv1d(_)
-            | Op::DeltaGates
-            | Op::GatedDeltaNet(_) => Err(self.unsupported(
+            Op::LatentAttention(latent) => {
+                Ok(Kind::Attention(self.latent_attention(node, latent)?))
+            }
+            Op::CausalConv1d(_) | Op::DeltaGates | Op::GatedDeltaNet(_) => Err(self.unsupported(
                 node,
                 "the CPU device has no kernel for it; --device reference computes it, slowly",
             )),
-        }
-    }
-
-    fn attention(&self, node: &Node, attention: Attention) -> Result<AttentionStep, DeviceError> {
-        if attention.sinks {
-            return Err(self.unsupported(node, "sinks"));
-        }
-        let reads = &node.reads;
-        Ok(AttentionStep {
-            attention,
-            q: self.value(reads[0])?,
-            k: self.cache(node, reads[1])?,
-            v: self.cache(node, reads[2])?,
-            positions: self.input(reads[3])?,
-            seq_of: self.input(reads[4])?,
-            pages: self.input(reads[5])?,
-            out: self.value(node.writes[0])?,
-        })
-    }
-
-    fn cache(&self, node: &Node, id: TensorId) -> Result<Operand, DeviceError> {
-        let operand = self.operand(id)?;
-        match operand.dtype {
-            GgmlType::F32 | GgmlType::F16 | GgmlType::Q8_0 => Ok(operand),
-            other => Err(self.unsupported(node, format!("a cache of type {other}"))),
         }
     }
 

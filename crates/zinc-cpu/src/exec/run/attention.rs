@@ -1,9 +1,10 @@
 //! Attention: a task is some heads of a tile of rows, or a part of their keys.
 
 use super::{CpuExecutable, Scratch};
-use crate::kernels::attention::{AttentionTask, MAX_COLUMNS, Tile, Work};
+use crate::kernels::attention::{AttentionTask, Keys, MAX_COLUMNS, Tile, Work};
 use crate::kernels::cache::Cache;
 use crate::lower::{AttentionStep, Operand};
+use crate::memory::Rows;
 use std::sync::atomic::Ordering;
 use zinc_plan::Attention;
 use zinc_quant::GgmlType;
@@ -87,7 +88,7 @@ impl CpuExecutable {
         let per_task = heads_per_task(&attention);
         let parts_per_group = group.div_ceil(per_task);
         let first_head = part / parts_per_group * group + part % parts_per_group * per_task;
-        let q_stride = step.q.stride / size_of::<f32>();
+        let n_heads = per_task.min((first_head / group + 1) * group - first_head);
         let positions = &mut positions[..rows.n_rows];
         // SAFETY: the plan.
         unsafe {
@@ -95,14 +96,19 @@ impl CpuExecutable {
                 *position = step.positions.row::<i32>(rows.first + row)[0];
             }
             let seq = step.seq_of.row::<i32>(rows.first)[0] as usize;
+            let keys = |q: &Rows, cache: &Operand, dim: usize| {
+                let q_stride = q.stride / size_of::<f32>();
+                let q = &q.span::<f32>(rows.first + rows.n_rows)[rows.first * q_stride..];
+                Keys { q, q_stride, cache: open_cache(cache), dim }
+            };
             Tile {
                 attention,
                 first_head,
-                n_heads: per_task.min((first_head / group + 1) * group - first_head),
-                q: &step.q.span::<f32>(rows.first + rows.n_rows)[rows.first * q_stride..],
-                q_stride,
-                k: cache(&step.k),
-                v: cache(&step.v),
+                n_heads,
+                k: keys(&step.q, &step.k, attention.k_dim as usize),
+                k_rope: step.rope.map(|(q, cache)| keys(&q, &cache, cache.cols)),
+                v: open_cache(&step.v),
+                sinks: step.sinks.map(|sinks| &sinks.row::<f32>(0)[first_head..][..n_heads]),
                 positions,
                 pages: step.pages.row(seq),
             }
@@ -122,12 +128,14 @@ fn store_heads(step: &AttentionStep, rows: super::Tile, tile: &Tile<'_>, out: &[
 
 /// # Safety
 /// No step writes the cache meanwhile.
-unsafe fn cache<'a>(operand: &Operand) -> Cache<'a> {
+unsafe fn open_cache<'a>(operand: &Operand) -> Cache<'a> {
     // SAFETY: as the function demands.
     unsafe {
         match operand.dtype {
             GgmlType::F32 => Cache::F32(operand.rows.all()),
             GgmlType::F16 => Cache::F16(operand.rows.all()),
+            GgmlType::BF16 => Cache::BF16(operand.rows.all()),
+            GgmlType::Q4_0 => Cache::Q4_0(operand.rows.all()),
             _ => Cache::Q8_0(operand.rows.all()),
         }
     }
