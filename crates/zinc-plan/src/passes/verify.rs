@@ -90,7 +90,8 @@ fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
         Op::Embed(_) => &[(0, Weight), (1, Input(TokenIds))],
         Op::GatherRows => &[(1, Input(OutRows))],
         Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => &[(0, Weight)],
-        Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
+        Op::ExpertGateUpAct(pair) if pair.packed => &[(0, Weight)],
+        Op::GateUpAct(_) | Op::ExpertGateUpAct(_) => &[(0, Weight), (1, Weight)],
         Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
         Op::KvWrite => &[(2, Input(Slots))],
         Op::Attention(_) => {
@@ -140,10 +141,13 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
     let page_size = match node.op {
         Op::Attention(attention) => attention.page_size,
         Op::LatentAttention(attention) => attention.page_size,
-        Op::ExpertMatMul(matmul) => return check_expert_ids(plan, node, matmul.n_experts),
+        Op::ExpertMatMul(matmul) => return check_expert_ids(plan, node, 2, matmul.n_experts),
+        Op::ExpertGateUpAct(pair) => {
+            return check_expert_ids(plan, node, pair.n_weights() + 1, pair.n_experts);
+        }
         Op::ExpertCombine(combine) if combine.expert_scale => {
             let n_experts = plan.tensor(node.reads[3]).shape.cols;
-            return check_expert_ids(plan, node, n_experts);
+            return check_expert_ids(plan, node, 2, n_experts);
         }
         _ => return Ok(()),
     };
@@ -153,10 +157,15 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
     Err(format!("pages of {page_size}, the plan's have {} rows", plan.limits.page_size))
 }
 
-/// Operand 2 holds ids that devices index experts with: a router over `n_experts` must have chosen
-/// them.
-fn check_expert_ids(plan: &Plan, node: &Node, n_experts: u32) -> Result<(), String> {
-    let ids = node.reads[2];
+/// Operand `operand` holds ids that devices index experts with: a router over `n_experts` must have
+/// chosen them.
+fn check_expert_ids(
+    plan: &Plan,
+    node: &Node,
+    operand: usize,
+    n_experts: u32,
+) -> Result<(), String> {
+    let ids = node.reads[operand];
     let writer = plan.nodes.iter().find(|node| node.writes.contains(&ids));
     let chosen = writer.filter(|writer| matches!(writer.op, Op::RouterTopK(_)));
     let n_found = chosen.map(|router| plan.tensor(router.reads[0]).shape.cols);
