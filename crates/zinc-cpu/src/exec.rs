@@ -27,9 +27,10 @@ struct Scratch {
     attention: attention::Scratch,
     /// Results of an attention task.
     attention_out: Vec<f32>,
+    recurrent: run::RecurrentScratch,
 }
 
-/// Consecutive rows of one sequence that attention takes together.
+/// Consecutive rows of one sequence that are taken together.
 #[derive(Clone, Copy)]
 struct Tile {
     first: usize,
@@ -52,6 +53,8 @@ pub(crate) struct CpuExecutable {
     inputs: Vec<(InputKind, Rows)>,
     tiles: Vec<Tile>,
     rows_per_tile: usize,
+    /// All rows of each sequence.
+    runs: Vec<Tile>,
     /// Blocks of keys of the longest sequence of the step.
     n_key_blocks: usize,
     /// Tokens times blocks of keys up to which the keys of one head may be split among threads.
@@ -97,7 +100,7 @@ impl CpuExecutable {
         let steps = lowering.steps()?;
         let outputs =
             plan.outputs.iter().map(|id| lowering.operand(*id)).collect::<Result<Vec<_>, _>>()?;
-        let mut buffers = lowering.turns;
+        let mut buffers = lowering.buffers;
         buffers.extend([arena, input_buffer]);
         let (k_dim, v_dim, heads) = attention_limits(&plan);
         let split = SplitKeys::new(&plan, pool.n_threads(), v_dim, heads)?;
@@ -107,12 +110,15 @@ impl CpuExecutable {
         let new_scratch = || {
             let attention = attention::Scratch::new(k_dim, v_dim);
             let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
-            Mutex::new(Scratch { matmul: matmul::Scratch::new(), attention, attention_out })
+            let recurrent = run::RecurrentScratch::new(&plan);
+            let matmul = matmul::Scratch::new();
+            Mutex::new(Scratch { matmul, attention, attention_out, recurrent })
         };
         Ok(CpuExecutable {
             counters: steps.iter().map(|_| Counter::default()).collect(),
             scratch: (0..pool.n_threads()).map(|_| new_scratch()).collect(),
             tiles: Vec::with_capacity(plan.limits.max_tokens as usize),
+            runs: Vec::with_capacity(plan.limits.max_seqs as usize),
             rows_per_tile: (attention::MAX_COLUMNS / heads).max(1),
             n_key_blocks: 0,
             split_blocks,
@@ -147,17 +153,8 @@ impl CpuExecutable {
         }
         let last = inputs.positions.iter().max().map_or(0, |last| *last as usize);
         self.n_key_blocks = last / attention::KEY_BLOCK + 1;
-        self.tiles.clear();
-        for (row, seq) in inputs.seq_of.iter().enumerate() {
-            match self.tiles.last_mut() {
-                Some(tile)
-                    if tile.n_rows < self.rows_per_tile && inputs.seq_of[tile.first] == *seq =>
-                {
-                    tile.n_rows += 1
-                }
-                _ => self.tiles.push(Tile { first: row, n_rows: 1 }),
-            }
-        }
+        group(&inputs.seq_of, self.rows_per_tile, &mut self.tiles);
+        group(&inputs.seq_of, usize::MAX, &mut self.runs);
         for counter in self.counters.iter_mut().chain(&mut self.arrived) {
             *counter.0.get_mut() = 0;
         }
@@ -254,6 +251,17 @@ impl Executable for CpuExecutable {
                 n_steps: self.n_profiled,
             })
             .collect()
+    }
+}
+
+/// Neighbouring rows of one sequence, at most `most` of them together.
+fn group(seq_of: &[i32], most: usize, tiles: &mut Vec<Tile>) {
+    tiles.clear();
+    for (row, seq) in seq_of.iter().enumerate() {
+        match tiles.last_mut() {
+            Some(tile) if tile.n_rows < most && seq_of[tile.first] == *seq => tile.n_rows += 1,
+            _ => tiles.push(Tile { first: row, n_rows: 1 }),
+        }
     }
 }
 

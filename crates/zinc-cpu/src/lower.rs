@@ -2,6 +2,7 @@
 
 mod attention;
 mod product;
+mod recurrent;
 mod rows;
 
 use crate::memory::{Buffer, Rows};
@@ -12,6 +13,7 @@ use zinc_quant::GgmlType;
 
 pub(crate) use attention::{AttentionStep, one_key_head};
 pub(crate) use product::Product;
+pub(crate) use recurrent::{ConvStep, DeltaStep, Recurrence};
 pub(crate) use rows::RowOp;
 
 /// An operand or result: where, and of which type.
@@ -52,6 +54,8 @@ pub(crate) enum Kind {
     },
     MatMul(Product),
     Attention(AttentionStep),
+    Conv(ConvStep),
+    DeltaNet(DeltaStep),
 }
 
 /// Cosines and sines that several nodes share.
@@ -72,8 +76,8 @@ pub(crate) struct Lowering<'a> {
     /// The inputs, each at its largest size.
     pub inputs: &'a [(InputKind, Rows)],
     pub n_threads: usize,
-    /// Buffers of the rope turns, kept by the executable.
-    pub turns: Vec<Buffer>,
+    /// Rope turns and rearranged weights, kept by the executable.
+    pub buffers: Vec<Buffer>,
     known_turns: Vec<Turns>,
 }
 
@@ -93,7 +97,7 @@ impl<'a> Lowering<'a> {
             arena,
             inputs,
             n_threads,
-            turns: Vec::new(),
+            buffers: Vec::new(),
             known_turns: Vec::new(),
         }
     }
@@ -168,16 +172,15 @@ impl<'a> Lowering<'a> {
             Op::LatentAttention(latent) => {
                 Ok(Kind::Attention(self.latent_attention(node, latent)?))
             }
-            Op::HeadMatMul(_)
-            | Op::ExpertMatMul(_)
-            | Op::RouterTopK(_)
-            | Op::ExpertCombine(_)
-            | Op::CausalConv1d(_)
-            | Op::DeltaGates
-            | Op::GatedDeltaNet(_) => Err(self.unsupported(
-                node,
-                "the CPU device has no kernel for it; --device reference computes it, slowly",
-            )),
+            Op::DeltaGates => row(self.delta_gates(node)),
+            Op::CausalConv1d(conv) => Ok(Kind::Conv(self.causal_conv1d(node, conv)?)),
+            Op::GatedDeltaNet(net) => Ok(Kind::DeltaNet(self.gated_delta_net(node, net)?)),
+            Op::HeadMatMul(_) | Op::ExpertMatMul(_) | Op::RouterTopK(_) | Op::ExpertCombine(_) => {
+                Err(self.unsupported(
+                    node,
+                    "the CPU device has no kernel for it; --device reference computes it, slowly",
+                ))
+            }
         }
     }
 

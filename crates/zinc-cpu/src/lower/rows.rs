@@ -23,6 +23,7 @@ pub(crate) enum RowOp {
     Concat { a: Rows, b: Rows, out: Rows },
     L2Norm { x: Rows, norm: L2Norm, out: Rows },
     RmsNormGated { x: Rows, w: Rows, z: Rows, eps: f32, out: Rows },
+    DeltaGates { inputs: [Rows; 4], outs: [Rows; 2] },
     RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
     Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
 }
@@ -98,6 +99,13 @@ impl Lowering<'_> {
         Ok(RowOp::RmsNormGated { x, w, z, eps: norm.eps, out })
     }
 
+    pub(super) fn delta_gates(&self, node: &Node) -> Result<RowOp, DeviceError> {
+        let value = |idx: usize| self.value(node.reads[idx]);
+        let inputs = [value(0)?, value(1)?, value(2)?, value(3)?];
+        let outs = [self.value(node.writes[0])?, self.value(node.writes[1])?];
+        Ok(RowOp::DeltaGates { inputs, outs })
+    }
+
     pub(super) fn quantize_act(&self, node: &Node) -> Result<RowOp, DeviceError> {
         let dtype = self.plan.tensor(node.writes[0]).dtype;
         let x = self.value(node.reads[0])?;
@@ -128,7 +136,7 @@ impl Lowering<'_> {
         let buffer = Buffer::new(n_rows * row_bytes)
             .ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
         let out = buffer.rows(0, n_rows, row_bytes, row_bytes);
-        self.turns.push(buffer);
+        self.buffers.push(buffer);
         self.known_turns.push(Turns { table, positions, variants, out });
         Ok(out)
     }
