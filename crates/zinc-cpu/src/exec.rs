@@ -5,7 +5,7 @@ mod run;
 
 use crate::NAME;
 use crate::kernels::act::{self, ActBlock, ActSuper};
-use crate::kernels::{attention, matmul};
+use crate::kernels::{attention, experts, matmul};
 use crate::lower::{Lowering, Operand, Step, one_key_head};
 use crate::memory::{Buffer, Rows};
 use crate::pool::{Pool, Worker};
@@ -24,6 +24,9 @@ use zinc_quant::GgmlType;
 /// Working memory of one worker.
 struct Scratch {
     matmul: matmul::Scratch,
+    /// Where the rows of a product begin, and where their results go.
+    places: run::Places,
+    experts: experts::Scratch,
     attention: attention::Scratch,
     /// Results of an attention task.
     attention_out: Vec<f32>,
@@ -49,6 +52,8 @@ pub(crate) struct CpuExecutable {
     steps: Vec<Step>,
     /// Next task of each step.
     counters: Vec<Counter>,
+    /// Finished rows of each router.
+    routed: Vec<Counter>,
     outputs: Vec<Operand>,
     inputs: Vec<(InputKind, Rows)>,
     tiles: Vec<Tile>,
@@ -95,11 +100,11 @@ impl CpuExecutable {
             .ok_or_else(|| refuse("is not prepared: it has no memory layout"))?;
         let arena = new_buffer("activations", memory.arena_bytes)?;
         let (input_buffer, inputs) = input_buffer(&plan)?;
-        let mut lowering =
-            Lowering::new(&plan, weights, &states, &arena, &inputs, pool.n_threads());
+        let mut lowering = Lowering::new(&plan, weights, &states, &arena, &inputs);
         let steps = lowering.steps()?;
         let outputs =
             plan.outputs.iter().map(|id| lowering.operand(*id)).collect::<Result<Vec<_>, _>>()?;
+        let n_routers = lowering.n_routers();
         let mut buffers = lowering.buffers;
         buffers.extend([arena, input_buffer]);
         let (k_dim, v_dim, heads) = attention_limits(&plan);
@@ -110,9 +115,14 @@ impl CpuExecutable {
         let new_scratch = || {
             let attention = attention::Scratch::new(k_dim, v_dim);
             let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
-            let recurrent = run::RecurrentScratch::new(&plan);
-            let matmul = matmul::Scratch::new();
-            Mutex::new(Scratch { matmul, attention, attention_out, recurrent })
+            Mutex::new(Scratch {
+                matmul: matmul::Scratch::new(),
+                places: run::Places::new(),
+                experts: experts::Scratch::new(most_experts(&plan)),
+                attention,
+                attention_out,
+                recurrent: run::RecurrentScratch::new(&plan),
+            })
         };
         Ok(CpuExecutable {
             counters: steps.iter().map(|_| Counter::default()).collect(),
@@ -123,6 +133,7 @@ impl CpuExecutable {
             n_key_blocks: 0,
             split_blocks,
             parts,
+            routed: (0..n_routers).map(|_| Counter::default()).collect(),
             arrived: (0..n_jobs).map(|_| Counter::default()).collect(),
             sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
             n_steps: 0,
@@ -155,7 +166,8 @@ impl CpuExecutable {
         self.n_key_blocks = last / attention::KEY_BLOCK + 1;
         group(&inputs.seq_of, self.rows_per_tile, &mut self.tiles);
         group(&inputs.seq_of, usize::MAX, &mut self.runs);
-        for counter in self.counters.iter_mut().chain(&mut self.arrived) {
+        let finished = self.arrived.iter_mut().chain(&mut self.routed);
+        for counter in self.counters.iter_mut().chain(finished) {
             *counter.0.get_mut() = 0;
         }
     }
@@ -365,4 +377,10 @@ fn attention_limits(plan: &Plan) -> (usize, usize, usize) {
         limits.2 = limits.2.max(run::heads_per_task(&attention));
     }
     limits
+}
+
+/// Experts of the largest router.
+fn most_experts(plan: &Plan) -> usize {
+    let routers = plan.nodes.iter().filter(|node| matches!(node.op, Op::RouterTopK(_)));
+    routers.map(|node| plan.tensor(node.reads[0]).shape.cols as usize).max().unwrap_or(0)
 }

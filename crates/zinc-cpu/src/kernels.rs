@@ -6,6 +6,7 @@ pub(crate) mod cache;
 pub(crate) mod conv;
 pub(crate) mod delta_net;
 pub(crate) mod elementwise;
+pub(crate) mod experts;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod panel;

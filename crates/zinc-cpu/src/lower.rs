@@ -1,6 +1,7 @@
 //! From plan nodes to what the workers run: operands become addresses, symbols stay symbols.
 
 mod attention;
+mod experts;
 mod product;
 mod recurrent;
 mod rows;
@@ -12,7 +13,8 @@ use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
 pub(crate) use attention::{AttentionStep, one_key_head};
-pub(crate) use product::Product;
+pub(crate) use experts::{Combine, Grouping, RouterStep};
+pub(crate) use product::{Matrices, Product, StackOperand};
 pub(crate) use recurrent::{ConvStep, DeltaStep, Recurrence};
 pub(crate) use rows::RowOp;
 
@@ -52,7 +54,9 @@ pub(crate) enum Kind {
         slots: Rows,
         caches: [Operand; 2],
     },
-    MatMul(Product),
+    /// A task is a row; the last one orders the work of the experts.
+    Router(RouterStep),
+    Product(Product),
     Attention(AttentionStep),
     Conv(ConvStep),
     DeltaNet(DeltaStep),
@@ -75,10 +79,11 @@ pub(crate) struct Lowering<'a> {
     pub arena: &'a Buffer,
     /// The inputs, each at its largest size.
     pub inputs: &'a [(InputKind, Rows)],
-    pub n_threads: usize,
-    /// Rope turns and rearranged weights, kept by the executable.
+    /// Memory of the rope turns, groupings and rearranged weights, kept by the executable.
     pub buffers: Vec<Buffer>,
-    known_turns: Vec<Turns>,
+    turns: Vec<Turns>,
+    /// By the ids of the router.
+    groupings: Vec<(TensorId, Grouping)>,
 }
 
 impl<'a> Lowering<'a> {
@@ -88,7 +93,6 @@ impl<'a> Lowering<'a> {
         states: &'a StateStore,
         arena: &'a Buffer,
         inputs: &'a [(InputKind, Rows)],
-        n_threads: usize,
     ) -> Lowering<'a> {
         Lowering {
             plan,
@@ -96,10 +100,15 @@ impl<'a> Lowering<'a> {
             states,
             arena,
             inputs,
-            n_threads,
             buffers: Vec::new(),
-            known_turns: Vec::new(),
+            turns: Vec::new(),
+            groupings: Vec::new(),
         }
+    }
+
+    /// Routers among the nodes that are lowered.
+    pub(crate) fn n_routers(&self) -> usize {
+        self.groupings.len()
     }
 
     /// All nodes, the rope turns first.
@@ -115,7 +124,7 @@ impl<'a> Lowering<'a> {
             let kind = self.kind(node)?;
             steps.push(Step { kind, rows, barrier: node.barrier, node: Some(idx) });
         }
-        let turns = self.known_turns.iter().map(|turns| {
+        let turns = self.turns.iter().map(|turns| {
             let turn = RowOp::RopeTurns {
                 positions: self.input(turns.positions)?,
                 variants: self.input(turns.variants)?,
@@ -138,6 +147,7 @@ impl<'a> Lowering<'a> {
     fn kind(&mut self, node: &Node) -> Result<Kind, DeviceError> {
         let reads = &node.reads;
         let row = |op: Result<RowOp, DeviceError>| op.map(Kind::Row);
+        let product = |product: Result<Product, DeviceError>| product.map(Kind::Product);
         match node.op {
             Op::Embed(embed) => Ok(Kind::Embed {
                 table: self.operand(reads[0])?,
@@ -164,10 +174,14 @@ impl<'a> Lowering<'a> {
             Op::RmsNormGated(norm) => row(self.rms_norm_gated(node, norm)),
             Op::QuantizeAct => row(self.quantize_act(node)),
             Op::Rope(rope) => row(self.rope(node, rope)),
-            Op::MatMul(matmul) => Ok(Kind::MatMul(self.matmul(node, matmul)?)),
-            Op::GateUpAct(pair) => {
-                Ok(Kind::MatMul(self.product(node, Some(pair.act), None, None)?))
+            Op::ExpertCombine(combine) => {
+                self.combine(node, combine).map(|op| Kind::Row(RowOp::Combine(op)))
             }
+            Op::MatMul(matmul) => product(self.matmul(node, matmul)),
+            Op::GateUpAct(pair) => product(self.gate_up_act(node, pair.act)),
+            Op::HeadMatMul(matmul) => product(self.head_matmul(node, matmul)),
+            Op::ExpertMatMul(matmul) => product(self.expert_matmul(node, matmul)),
+            Op::RouterTopK(router) => Ok(Kind::Router(self.router(node, router)?)),
             Op::Attention(attention) => Ok(Kind::Attention(self.attention(node, attention)?)),
             Op::LatentAttention(latent) => {
                 Ok(Kind::Attention(self.latent_attention(node, latent)?))
@@ -175,12 +189,6 @@ impl<'a> Lowering<'a> {
             Op::DeltaGates => row(self.delta_gates(node)),
             Op::CausalConv1d(conv) => Ok(Kind::Conv(self.causal_conv1d(node, conv)?)),
             Op::GatedDeltaNet(net) => Ok(Kind::DeltaNet(self.gated_delta_net(node, net)?)),
-            Op::HeadMatMul(_) | Op::ExpertMatMul(_) | Op::RouterTopK(_) | Op::ExpertCombine(_) => {
-                Err(self.unsupported(
-                    node,
-                    "the CPU device has no kernel for it; --device reference computes it, slowly",
-                ))
-            }
         }
     }
 

@@ -115,6 +115,8 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for [f32; 2] {}
 // SAFETY: plain numbers.
 unsafe impl Plain for [f32; 16] {}
+// SAFETY: `repr(C)`, three i32.
+unsafe impl Plain for crate::kernels::experts::Chunk {}
 // SAFETY: `repr(C)`, 36 bytes of numbers without padding.
 unsafe impl Plain for crate::kernels::act::ActBlock {}
 // SAFETY: `repr(C)`, 292 bytes of numbers without padding.

@@ -6,6 +6,7 @@
 //! alive, and `states.turn` keeps other executables away from the states. The `SAFETY` comments call this *the plan*.
 
 mod attention;
+mod experts;
 mod product;
 mod recurrent;
 mod rows;
@@ -16,6 +17,7 @@ use crate::memory::Rows;
 use zinc_quant::{dequantize, quantize};
 
 pub(super) use attention::heads_per_task;
+pub(super) use product::Places;
 pub(super) use recurrent::RecurrentScratch;
 
 impl CpuExecutable {
@@ -23,18 +25,20 @@ impl CpuExecutable {
     pub(super) fn n_tasks(&self, step: &Step) -> usize {
         let n_rows = self.sizes.rows(step.rows, &self.plan);
         match &step.kind {
-            Kind::MatMul(product) => product::n_tasks(product, n_rows),
+            Kind::Product(product) => self.product_tasks(product, n_rows),
             Kind::Attention(attention) => self.attention_tasks(&attention.attention),
             Kind::Conv(conv) => self.conv_tasks(conv),
             Kind::DeltaNet(delta) => self.delta_tasks(&delta.net),
-            Kind::Row(_) | Kind::Embed { .. } | Kind::KvWrite { .. } => n_rows,
+            Kind::Row(_) | Kind::Embed { .. } | Kind::KvWrite { .. } | Kind::Router(_) => n_rows,
         }
     }
 
     /// Runs task `task` of a step; for most kinds that is one row.
     pub(super) fn task(&self, step: &Step, task: usize, scratch: &mut Scratch) {
+        let n_rows = self.sizes.rows(step.rows, &self.plan);
         match &step.kind {
-            Kind::MatMul(product) => self.product_task(step, product, task, scratch),
+            Kind::Router(router) => self.route(router, n_rows, task, scratch),
+            Kind::Product(product) => self.product_task(product, n_rows, task, scratch),
             Kind::Attention(attention) => self.attention_task(attention, task, scratch),
             Kind::Conv(conv) => self.conv_task(conv, task, &mut scratch.recurrent),
             Kind::DeltaNet(delta) => self.delta_task(delta, task, &mut scratch.recurrent),

@@ -1,6 +1,6 @@
 //! Operations on f32 rows, one row a task.
 
-use super::{Lowering, Turns};
+use super::{Combine, Lowering, Turns};
 use crate::memory::{Buffer, Rows};
 use zinc_backend::DeviceError;
 use zinc_plan::{
@@ -24,6 +24,7 @@ pub(crate) enum RowOp {
     L2Norm { x: Rows, norm: L2Norm, out: Rows },
     RmsNormGated { x: Rows, w: Rows, z: Rows, eps: f32, out: Rows },
     DeltaGates { inputs: [Rows; 4], outs: [Rows; 2] },
+    Combine(Combine),
     RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
     Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
 }
@@ -128,7 +129,7 @@ impl Lowering<'_> {
         let same = |turns: &&Turns| {
             (turns.positions, turns.table, turns.variants) == (positions, table, variants)
         };
-        if let Some(turns) = self.known_turns.iter().find(same) {
+        if let Some(turns) = self.turns.iter().find(same) {
             return Ok(turns.out);
         }
         let n_rows = self.plan.limits.max_tokens as usize;
@@ -137,7 +138,7 @@ impl Lowering<'_> {
             .ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
         let out = buffer.rows(0, n_rows, row_bytes, row_bytes);
         self.buffers.push(buffer);
-        self.known_turns.push(Turns { table, positions, variants, out });
+        self.turns.push(Turns { table, positions, variants, out });
         Ok(out)
     }
 }

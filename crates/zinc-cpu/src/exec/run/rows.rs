@@ -7,8 +7,9 @@ use crate::kernels::elementwise::{
     Add, Gated, Mul, Rope, Scale, SigmoidGate, SigmoidGateRow, Softcap, Zip, concat, head_slice,
     rope_turns,
 };
+use crate::kernels::experts::Combine;
 use crate::kernels::norm::{L2Norm, RmsNorm, RmsNormGated};
-use crate::lower::RowOp;
+use crate::lower::{self, RowOp};
 use zinc_quant::GgmlType;
 
 impl CpuExecutable {
@@ -69,6 +70,11 @@ impl CpuExecutable {
                         eps,
                         out: out.row_mut(row),
                     });
+                }
+                RowOp::Combine(lower::Combine { x, weights, scale, out }) => {
+                    let scale = scale.map(|[ids, scale]| (ids.row(row), scale.row(0)));
+                    let (x, weights) = (x.row(row), weights.row(row));
+                    self.isa.run(Combine { x, weights, scale, out: out.row_mut(row) });
                 }
                 RowOp::QuantizeAct { x, dtype: GgmlType::Q8_K, out } => {
                     self.isa.run(QuantizeSupers { x: x.row(row), out: out.row_mut(row) });
