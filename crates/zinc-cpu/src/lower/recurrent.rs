@@ -15,7 +15,7 @@ pub(crate) struct Recurrence {
     /// Row for the state after the last one.
     pub to: Rows,
     /// Row for the state after each row, or -1.
-    pub saves: Option<Rows>,
+    pub saves: Rows,
 }
 
 /// Causal depthwise convolution with silu.
@@ -92,8 +92,8 @@ impl Lowering<'_> {
             positions: self.input(placed[0])?,
             seq_of: self.input(placed[1])?,
             from: self.input(placed[2])?,
-            to: self.input(placed[2])?,
-            saves: None,
+            to: self.input(placed[3])?,
+            saves: self.input(placed[4])?,
         })
     }
 }

@@ -69,7 +69,7 @@ impl Recurrence {
     /// Row for the state after row `row`, if it is wanted.
     fn save(&self, row: usize) -> Option<usize> {
         // SAFETY: inputs are not written during a step.
-        let slot = unsafe { self.saves?.row::<i32>(row)[0] };
+        let slot = unsafe { self.saves.row::<i32>(row)[0] };
         usize::try_from(slot).ok()
     }
 
