@@ -9,8 +9,8 @@ use std::sync::Arc;
 use zinc_backend::StepInputs;
 use zinc_quant::GgmlType;
 
+use crate::cache_slot::{CacheSlot, Pools};
 use crate::engine::check_ids;
-use crate::kv::{PagePool, PageTable};
 use crate::options::EngineOptions;
 use crate::runner::{LoadedModel, Runner, Wanted};
 use crate::step::{OutRows, Share, push_share};
@@ -58,13 +58,10 @@ pub struct Evaluator {
     max_tokens: u32,
     n_ctx: u32,
     all_logits: bool,
-    pool: PagePool,
-    table: PageTable,
-    /// Tokens in the cache.
+    pools: Pools,
+    /// The cache; it may hold more than `tokens`, or less after an error.
+    slot: CacheSlot,
     tokens: Vec<u32>,
-    rope_variant: i32,
-    /// The recurrent states are past the end of `tokens`: all must be computed anew.
-    is_stale: bool,
     inputs: StepInputs,
 }
 
@@ -80,19 +77,16 @@ impl Evaluator {
     ) -> Result<Evaluator, EngineError> {
         let options = EngineOptions { max_seqs: 1, ..*options };
         let shape = options.cache_shape(loaded.model())?;
-        let max_tokens = options.step_tokens(&shape);
         let wanted = Wanted { all_rows: taps.all_logits, taps: taps.tensors.clone() };
-        let runner = Runner::new(&loaded, shape, max_tokens, &wanted)?;
+        let runner = Runner::new(&loaded, shape, &wanted)?;
         Ok(Evaluator {
             runner,
-            max_tokens,
+            max_tokens: shape.max_tokens,
             n_ctx: shape.n_ctx,
             all_logits: taps.all_logits,
-            pool: PagePool::new(shape.n_pages()),
-            table: PageTable::with_capacity(shape.pages_per_seq()),
+            pools: shape.pools(),
+            slot: shape.slot(0),
             tokens: Vec::new(),
-            rope_variant: 0,
-            is_stale: false,
             inputs: StepInputs::default(),
             loaded,
         })
@@ -113,7 +107,7 @@ impl Evaluator {
             loaded.model(),
             loaded.device().as_ref(),
             shape,
-            options.step_tokens(&shape),
+            shape.max_tokens,
             &Wanted::default(),
         )?;
         let written = plan.nodes.iter().flat_map(|node| &node.writes).map(|id| plan.tensor(*id));
@@ -137,12 +131,10 @@ impl Evaluator {
         self.truncate(0);
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets all but the first `n` tokens. Where the cache cannot go back to them, it goes back to
+    /// the end of the longest earlier call of [`Evaluator::eval`] within them that it still has a
+    /// checkpoint of, and the tokens after that are computed anew with the next ones.
     pub fn truncate(&mut self, n: usize) {
-        // Pages are not shared here, so as many are kept as are asked for.
-        self.table.truncate(&mut self.pool, n as u32);
-        let has_states = self.runner.largest_plan().find("state_slots").is_some();
-        self.is_stale |= has_states && n < self.tokens.len();
         self.tokens.truncate(n);
     }
 
@@ -165,6 +157,7 @@ impl Evaluator {
         let result = self.compute(n_before);
         if result.is_err() {
             self.reset();
+            self.slot.keep(&mut self.pools, 0, 0);
         }
         result
     }
@@ -197,11 +190,10 @@ impl Evaluator {
     fn compute(&mut self, n_before: usize) -> Result<Vec<Tapped>, EngineError> {
         let n_tokens = self.tokens.len();
         let rope_variant = self.loaded.model().graph().rope_variant(n_tokens as u32);
-        let mut position =
-            if rope_variant == self.rope_variant && !self.is_stale { n_before } else { 0 };
-        self.is_stale = false;
-        self.rope_variant = rope_variant;
-        self.table.grow(&mut self.pool, n_tokens as u32)?;
+        let mut position = self.slot.keep(&mut self.pools, n_before, rope_variant);
+        if n_tokens - n_before > 1 {
+            self.slot.want([n_tokens]);
+        }
         let mut taps = self.empty_taps();
         while position < n_tokens {
             // Old tokens are computed apart from new ones, so that taps hold the new ones' rows
@@ -228,17 +220,13 @@ impl Evaluator {
         taps: Option<&mut Vec<Tapped>>,
     ) -> Result<(), EngineError> {
         self.inputs.clear();
-        let share = Share {
-            tokens: &self.tokens[begin..end],
-            position: begin as u32,
-            table: &self.table,
-            rope_variant: self.rope_variant,
-            state_slot: 0,
-            out_rows,
-        };
+        let tokens = &self.tokens[begin..end];
+        self.slot.begin_step(&mut self.pools, tokens.len() as u32)?;
+        let share = Share { tokens, cache: &self.slot, out_rows };
         let pages_per_seq = self.runner.largest_plan().limits.pages_per_seq;
         push_share(&mut self.inputs, &share, pages_per_seq);
         let outputs = self.runner.run(&self.inputs)?;
+        self.slot.end_step(&mut self.pools, tokens);
         for (tapped, values) in taps.into_iter().flatten().zip(&outputs.values) {
             tapped.values.extend_from_slice(values);
         }

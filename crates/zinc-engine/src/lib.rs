@@ -37,6 +37,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod cache_shape;
 mod cache_slot;
 mod engine;
 mod error;
@@ -58,7 +59,7 @@ pub use engine::{Engine, N_REQUESTS_MAX};
 pub use error::EngineError;
 pub use evaluate::{Evaluator, Tapped, Taps};
 pub use model::Model;
-pub use options::{DEFAULT_N_CTX, EngineOptions};
+pub use options::{DEFAULT_N_CTX, EngineOptions, KV_TYPES};
 pub use request::{Event, Request, Usage};
 pub use runner::{LoadedModel, MemoryNeed};
 pub use sampler::SamplingParams;

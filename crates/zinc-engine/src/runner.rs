@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use zinc_backend::{
     Bindings, Device, Executable, States, StepInputs, StepOutputs, WeightSource, Weights,
 };
-use zinc_models::PlanOptions;
-use zinc_plan::{Limits, Plan, TensorKind, passes};
-use zinc_quant::GgmlType;
+use zinc_plan::{Plan, TensorKind, passes};
 
-use crate::kv::{PAGE_SIZE, n_pages_for};
+use crate::cache_shape::CacheShape;
+use crate::options::EngineOptions;
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -55,7 +54,7 @@ impl LoadedModel {
 /// The tensors of the file that the model's plan multiplies with.
 fn weight_sources(model: &Model) -> Result<Vec<WeightSource>, EngineError> {
     // Which weights a plan names does not depend on its limits.
-    let shape = CacheShape { n_ctx: 1, max_seqs: 1, kv_type: GgmlType::F32 };
+    let shape = CacheShape::new(model, &EngineOptions::default(), 1);
     let plan = model.graph().plan(&shape.plan_options(1, 1))?;
     let named = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
     let sources = named.filter_map(|(_, tensor)| model.gguf().tensor(&tensor.name)).map(|entry| {
@@ -68,44 +67,6 @@ fn weight_sources(model: &Model) -> Result<Vec<WeightSource>, EngineError> {
         }
     });
     Ok(sources.collect())
-}
-
-/// Size and type of the key/value cache, the same for all plans that share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CacheShape {
-    /// Longest sequence in tokens.
-    pub n_ctx: u32,
-    /// Sequences with a cache of that length.
-    pub max_seqs: u32,
-    /// Element type.
-    pub kv_type: GgmlType,
-}
-
-impl CacheShape {
-    /// Pages of one sequence.
-    pub fn pages_per_seq(&self) -> u32 {
-        n_pages_for(self.n_ctx)
-    }
-
-    /// Pages of the cache.
-    pub fn n_pages(&self) -> u32 {
-        self.pages_per_seq() * self.max_seqs
-    }
-
-    fn plan_options(&self, max_tokens: u32, max_out_rows: u32) -> PlanOptions {
-        let limits = Limits {
-            max_tokens,
-            max_seqs: self.max_seqs,
-            max_out_rows,
-            page_size: PAGE_SIZE,
-            pages_per_seq: self.pages_per_seq(),
-            n_pages: self.n_pages(),
-            window_pages_per_seq: self.pages_per_seq(),
-            n_window_pages: self.n_pages(),
-            n_state_slots: self.max_seqs,
-        };
-        PlanOptions { limits, kv_type: self.kv_type }
-    }
 }
 
 /// What the plans of a runner compute.
@@ -148,11 +109,10 @@ impl Runner {
     pub fn new(
         loaded: &LoadedModel,
         shape: CacheShape,
-        chunk: u32,
         wanted: &Wanted,
     ) -> Result<Runner, EngineError> {
         let device = loaded.device.as_ref();
-        let plans = bucket_bounds(shape, chunk)
+        let plans = bucket_bounds(shape)
             .map(|max_tokens| prepare(&loaded.model, device, shape, max_tokens, wanted))
             .collect::<Result<Vec<_>, _>>()?;
         // Every bucket names the same states.
@@ -183,8 +143,8 @@ impl Runner {
 }
 
 /// Token bounds of the plans, rising: one token per sequence, and the chunk if it is larger.
-fn bucket_bounds(shape: CacheShape, chunk: u32) -> impl Iterator<Item = u32> {
-    let chunk = Some(chunk).filter(|chunk| *chunk > shape.max_seqs);
+fn bucket_bounds(shape: CacheShape) -> impl Iterator<Item = u32> {
+    let chunk = Some(shape.max_tokens).filter(|chunk| *chunk > shape.max_seqs);
     std::iter::once(shape.max_seqs).chain(chunk)
 }
 
@@ -207,10 +167,9 @@ pub(crate) fn memory_need(
     model: &Model,
     device: &dyn Device,
     shape: CacheShape,
-    chunk: u32,
 ) -> Result<MemoryNeed, EngineError> {
     let wanted = Wanted::default();
-    let plans = bucket_bounds(shape, chunk)
+    let plans = bucket_bounds(shape)
         .map(|max_tokens| prepare(model, device, shape, max_tokens, &wanted))
         .collect::<Result<Vec<_>, _>>()?;
     let states = plans[0].tensors_where(|tensor| tensor.kind == TensorKind::State);
