@@ -3,7 +3,9 @@
 pub(crate) mod act;
 pub(crate) mod attention;
 pub(crate) mod cache;
+pub(crate) mod direct;
 pub(crate) mod elementwise;
+pub(crate) mod format;
 pub(crate) mod matmul;
 pub(crate) mod panel;
 // Loops there index several arrays of registers at once.

@@ -1,6 +1,7 @@
 //! From plan nodes to what the workers run: operands become addresses, symbols stay symbols.
 
-use crate::kernels::panel::{Form, ROWS};
+use crate::kernels::format::Form;
+use crate::kernels::panel::ROWS;
 use crate::memory::{Buffer, Rows};
 use crate::store::{StateStore, WeightStore};
 use zinc_backend::DeviceError;
@@ -259,7 +260,7 @@ impl<'a> Lowering<'a> {
             None => None,
         };
         for weight in [Some(weight), up.map(|(up, _)| up)].into_iter().flatten() {
-            let wanted = match Form::quantized(weight.dtype) {
+            let wanted = match Form::of(weight.dtype) {
                 Some(form) if x.dtype != GgmlType::F32 => form.activations(),
                 _ => GgmlType::F32,
             };
