@@ -217,6 +217,7 @@ impl Engine {
                 rope_variant,
                 state_slot: slot.state_slot,
                 out_rows,
+                hidden: &[],
             };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }

@@ -9,7 +9,8 @@ use crate::kv::PageTable;
 pub(crate) enum OutRows {
     None,
     Last,
-    All,
+    /// From this row of the share on.
+    From(usize),
 }
 
 /// One sequence's share of a step.
@@ -26,6 +27,8 @@ pub(crate) struct Share<'a> {
     pub state_slot: i32,
     /// Rows that give logits.
     pub out_rows: OutRows,
+    /// Hidden states of the tokens, for plans that read them; else empty.
+    pub hidden: &'a [f32],
 }
 
 /// Adds a share to a step; `pages_per_seq` is the length of a row of the page tables.
@@ -39,6 +42,7 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
         inputs.slots.push(share.table.slot(position) as i32);
         inputs.rope_variant.push(share.rope_variant);
     }
+    inputs.hidden.extend_from_slice(share.hidden);
     inputs.state_slots.push(share.state_slot);
     inputs.pages.extend(share.table.pages().iter().map(|page| page.0 as i32));
     // Entries past a sequence's length are never read, but must be there.
@@ -47,7 +51,7 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
     match share.out_rows {
         OutRows::None => {}
         OutRows::Last => inputs.out_rows.push(end - 1),
-        OutRows::All => inputs.out_rows.extend(first_row..end),
+        OutRows::From(row) => inputs.out_rows.extend(first_row + row as i32..end),
     }
 }
 
@@ -70,6 +74,7 @@ mod tests {
             rope_variant,
             state_slot: 0,
             out_rows,
+            hidden: &[],
         };
         push_share(&mut inputs, &share(&[7, 8][..], 1, &tables[0], 0, OutRows::None), 4);
         push_share(
@@ -86,7 +91,8 @@ mod tests {
         assert_eq!(inputs.out_rows, [3]);
 
         inputs.clear();
-        push_share(&mut inputs, &share(&[7, 8][..], 0, &tables[0], 0, OutRows::All), 4);
-        assert_eq!(inputs.out_rows, [0, 1]);
+        push_share(&mut inputs, &share(&[7, 8][..], 0, &tables[0], 0, OutRows::From(0)), 4);
+        push_share(&mut inputs, &share(&[9, 9, 9][..], 0, &tables[1], 0, OutRows::From(1)), 4);
+        assert_eq!(inputs.out_rows, [0, 1, 3, 4]);
     }
 }

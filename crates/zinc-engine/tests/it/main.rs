@@ -6,4 +6,5 @@ mod alloc;
 mod fake;
 mod generate;
 mod golden;
+mod mtp;
 mod support;
