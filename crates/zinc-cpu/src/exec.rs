@@ -293,7 +293,7 @@ fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
     })
 }
 
-/// One buffer for all inputs at their largest size.
+/// One buffer for the inputs that the plan reads, at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
         let shape = kind.shape(&plan.limits);
@@ -303,8 +303,8 @@ fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceE
         let (n_rows, row_bytes) = size(kind);
         (n_rows * row_bytes).next_multiple_of(64)
     };
-    let kinds = InputKind::ALL.into_iter().filter(|kind| size(*kind).1 > 0);
-    let total: usize = kinds.clone().map(bytes_of).sum();
+    let kinds = plan.inputs();
+    let total: usize = kinds.iter().copied().map(bytes_of).sum();
     let buffer = new_buffer("step inputs", total as u64)?;
     let mut inputs = Vec::new();
     let mut offset = 0;

@@ -47,7 +47,8 @@ fn steady_decode_allocates_nothing() {
         let model = Model { cache: GgmlType::F16, ..Model::new(ty) };
         let mut running = Running::cpu(&model, 2, Isa::best());
         let mut outputs = StepOutputs::default();
-        let steps: Vec<_> = (0..20).map(|position| inputs(&[(0, position)])).collect();
+        let limits = running.exec.plan().limits;
+        let steps: Vec<_> = (0..20).map(|position| inputs(&[(0, position)], &limits)).collect();
         let mut before = 0;
         for (i, step) in steps.iter().enumerate() {
             if i == 3 {

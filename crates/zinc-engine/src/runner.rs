@@ -154,6 +154,8 @@ impl CacheShape {
             page_size: PAGE_SIZE,
             pages_per_seq: self.pages_per_seq(),
             n_pages: self.n_pages(),
+            window_pages_per_seq: self.pages_per_seq(),
+            n_window_pages: self.n_pages(),
             n_state_slots: self.max_seqs,
         };
         PlanOptions { limits, kv_type: self.kv_type }

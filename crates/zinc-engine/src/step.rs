@@ -43,10 +43,14 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
         inputs.rope_variant.push(share.rope_variant);
     }
     inputs.hidden.extend_from_slice(share.hidden);
+    inputs.state_from.push(share.state_slot);
     inputs.state_slots.push(share.state_slot);
+    inputs.state_saves.resize(inputs.token_ids.len(), -1);
     inputs.pages.extend(share.table.pages().iter().map(|page| page.0 as i32));
     // Entries past a sequence's length are never read, but must be there.
     inputs.pages.resize((seq as usize + 1) * pages_per_seq as usize, 0);
+    inputs.window_slots.clone_from(&inputs.slots);
+    inputs.window_pages.clone_from(&inputs.pages);
     let end = inputs.token_ids.len() as i32;
     match share.out_rows {
         OutRows::None => {}

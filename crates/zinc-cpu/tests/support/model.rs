@@ -9,8 +9,8 @@ use zinc_backend::{
 };
 use zinc_cpu::{CpuDevice, Isa};
 use zinc_plan::{
-    Activation, Attention, Builder, GatedAct, Limits, Plan, RmsNorm, Rope, RopeMode, TensorKind,
-    passes,
+    Activation, Attention, Builder, CacheGroup, GatedAct, Limits, Plan, RmsNorm, Rope, RopeMode,
+    TensorKind, passes,
 };
 use zinc_quant::{GgmlType, quantize};
 
@@ -58,6 +58,8 @@ impl Model {
             page_size: 8,
             pages_per_seq: 80,
             n_pages: 170,
+            window_pages_per_seq: ring_pages(self.window),
+            n_window_pages: 2 * ring_pages(self.window),
             n_state_slots: 0,
         };
         let mut b = Builder::new("test", limits);
@@ -86,9 +88,14 @@ impl Model {
             let rope = Rope { mode: self.mode, head_dim: self.head_dim, n_dims: self.n_dims };
             let q = b.rope(&name("q_rope"), rope, q, rope_table).unwrap();
             let k = b.rope(&name("k_rope"), rope, k, rope_table).unwrap();
+            // With a window, one layer of each group.
+            let group = match self.window {
+                Some(_) if layer == 0 => CacheGroup::Window,
+                _ => CacheGroup::Full,
+            };
             let caches = [
-                b.cache(&name("k_cache"), self.cache, kv_cols).unwrap(),
-                b.cache(&name("v_cache"), self.cache, kv_cols).unwrap(),
+                b.cache_of(group, &name("k_cache"), self.cache, kv_cols).unwrap(),
+                b.cache_of(group, &name("v_cache"), self.cache, kv_cols).unwrap(),
             ];
             b.kv_write(&name("kv"), [k, v], caches).unwrap();
             let attention = Attention {
@@ -200,7 +207,8 @@ impl Running {
     /// Rows `(sequence, position)`; logits of all.
     pub fn step(&mut self, rows: &[(usize, usize)]) -> Vec<Vec<f32>> {
         let mut outputs = StepOutputs::default();
-        let ticket = self.exec.submit(&inputs(rows)).unwrap();
+        let limits = self.exec.plan().limits;
+        let ticket = self.exec.submit(&inputs(rows, &limits)).unwrap();
         self.exec.wait(ticket, &mut outputs).unwrap();
         outputs.values[0].chunks_exact(VOCAB as usize).map(<[f32]>::to_vec).collect()
     }
@@ -212,19 +220,30 @@ impl Running {
     }
 }
 
+/// Pages of a sequence in the window group.
+fn ring_pages(window: Option<u32>) -> u32 {
+    window.map_or(0, |window| Limits::ring_pages(8, window, MAX_TOKENS))
+}
+
 /// Inputs of a step with rows `(sequence, position)`; logits of all are wanted.
-pub fn inputs(rows: &[(usize, usize)]) -> StepInputs {
+pub fn inputs(rows: &[(usize, usize)], limits: &Limits) -> StepInputs {
     let mut inputs = StepInputs::default();
     // Pages in an order of their own, so that a wrong page table shows.
     let page = |seq: usize, page: usize| ((page * 7 + 3) % 80 + seq * 85) as i32;
+    let n_ring = limits.window_pages_per_seq as usize;
+    let ring_page = |seq: usize, page: usize| ((n_ring - 1 - page % n_ring) * 2 + seq) as i32;
     for seq in 0..2 {
         inputs.pages.extend((0..80).map(|i| page(seq, i)));
+        inputs.window_pages.extend((0..n_ring).map(|i| ring_page(seq, i)));
     }
     for (row, &(seq, position)) in rows.iter().enumerate() {
         inputs.token_ids.push(((seq * 37 + position * 11) % VOCAB as usize) as i32);
         inputs.positions.push(position as i32);
         inputs.seq_of.push(seq as i32);
         inputs.slots.push(page(seq, position / 8) * 8 + position as i32 % 8);
+        if n_ring > 0 {
+            inputs.window_slots.push(ring_page(seq, position / 8) * 8 + position as i32 % 8);
+        }
         inputs.rope_variant.push(0);
         inputs.out_rows.push(row as i32);
     }

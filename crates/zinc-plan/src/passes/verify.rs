@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use zinc_quant::GgmlType;
 
 use crate::op::{Op, delta_net};
-use crate::plan::{Dim, InputKind, Node, Plan, Shape, TensorKind};
+use crate::plan::{CacheGroup, Dim, InputKind, Node, Plan, Shape, TensorId, TensorKind};
 use crate::{Caps, PlanError};
 
 /// Every value has one writer that comes before its readers, names are unique, operands fit and are
@@ -84,7 +84,8 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
 /// inputs, and the inputs are checked by their kind, so one kind in the place of another is an
 /// index out of range.
 fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
-    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, Slots, StateSlots, TokenIds};
+    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, TokenIds};
+    use InputKind::{StateFrom, StateSaves, StateSlots};
     use OperandKind::{Input, State, Weight};
     match op {
         Op::Embed(_) => &[(0, Weight), (1, Input(TokenIds))],
@@ -92,16 +93,27 @@ fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
         Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => &[(0, Weight)],
         Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
         Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
-        Op::KvWrite => &[(2, Input(Slots))],
-        Op::Attention(_) => {
-            &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf)), (5, Input(Pages))]
-        }
+        // Slots and pages of the other operations on caches: see `check_cache_group`.
+        Op::Attention(_) => &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf))],
         Op::LatentAttention(_) => {
             &[(2, State), (3, State), (4, Input(Positions)), (5, Input(SeqOf)), (6, Input(Pages))]
         }
-        Op::CausalConv1d(_) => &[(2, Input(Positions)), (3, Input(SeqOf)), (4, Input(StateSlots))],
-        Op::GatedDeltaNet(_) => &[(5, Input(Positions)), (6, Input(SeqOf)), (7, Input(StateSlots))],
-        Op::Add
+        Op::CausalConv1d(_) => &[
+            (2, Input(Positions)),
+            (3, Input(SeqOf)),
+            (4, Input(StateFrom)),
+            (5, Input(StateSlots)),
+            (6, Input(StateSaves)),
+        ],
+        Op::GatedDeltaNet(_) => &[
+            (5, Input(Positions)),
+            (6, Input(SeqOf)),
+            (7, Input(StateFrom)),
+            (8, Input(StateSlots)),
+            (9, Input(StateSaves)),
+        ],
+        Op::KvWrite
+        | Op::Add
         | Op::Mul
         | Op::Scale(_)
         | Op::Softcap(_)
@@ -138,7 +150,14 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
         }
     }
     let page_size = match node.op {
-        Op::Attention(attention) => attention.page_size,
+        Op::KvWrite => {
+            return check_cache_group(plan, &node.writes, CacheGroup::slots, node.reads[2], true);
+        }
+        Op::Attention(attention) => {
+            let (caches, has_window) = (&node.reads[1..3], attention.window.is_some());
+            check_cache_group(plan, caches, CacheGroup::pages, node.reads[5], has_window)?;
+            attention.page_size
+        }
         Op::LatentAttention(attention) => attention.page_size,
         Op::ExpertMatMul(matmul) => return check_expert_ids(plan, node, matmul.n_experts),
         Op::ExpertCombine(combine) if combine.expert_scale => {
@@ -151,6 +170,29 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("pages of {page_size}, the plan's have {} rows", plan.limits.page_size))
+}
+
+/// The caches are of one group, and the step input `index` that devices index them with is that
+/// group's; the window group is only for what has a window.
+fn check_cache_group(
+    plan: &Plan,
+    caches: &[TensorId],
+    input_of: fn(CacheGroup) -> InputKind,
+    index: TensorId,
+    has_window: bool,
+) -> Result<(), String> {
+    let index = plan.tensor(index);
+    for cache in caches.iter().map(|id| plan.tensor(*id)) {
+        let group = CacheGroup::of(cache.shape.rows);
+        let fits = group.is_some_and(|group| {
+            index.kind == TensorKind::Input(input_of(group))
+                && (has_window || group == CacheGroup::Full)
+        });
+        if !fits {
+            return Err(format!("{} cannot be indexed with {} here", cache.name, index.name));
+        }
+    }
+    Ok(())
 }
 
 /// Operand 2 holds ids that devices index experts with: a router over `n_experts` must have chosen
