@@ -47,16 +47,20 @@ pub fn score(logits: &[f32], next: u32) -> Score {
 /// Compares `logits` with the base model's log-probabilities of the same row.
 ///
 /// Tokens that the base holds for less probable than e^-16 are left out: their stored values are
-/// bounds, not values.
+/// bounds, not values. The stored probabilities of the others are divided by their sum, so that the
+/// divergence is one of distributions: not negative, and blind to the rounding of the stored
+/// values but for its square.
 pub fn compare(logits: &[f32], base: SavedRow<'_>, next: u32) -> Comparison {
     const LOG_PROB_MIN: f32 = -16.0;
     let log_sum = log_sum_exp(logits);
-    let (mut kl, mut base_max) = (0.0, f32::NEG_INFINITY);
+    let (mut weighted, mut mass) = (0.0, 0.0);
+    let mut base_max = f32::NEG_INFINITY;
     let (mut top, mut base_at_top) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
     for (&logit, log_base) in logits.iter().zip(base.log_probs()) {
         if log_base > LOG_PROB_MIN {
-            let difference = f64::from(log_base) - f64::from(logit) + log_sum;
-            kl += f64::from(log_base.exp()) * difference;
+            let p_base = f64::from(log_base.exp());
+            weighted += p_base * (f64::from(log_base) - f64::from(logit) + log_sum);
+            mass += p_base;
         }
         base_max = base_max.max(log_base);
         if logit > top {
@@ -66,7 +70,7 @@ pub fn compare(logits: &[f32], base: SavedRow<'_>, next: u32) -> Comparison {
     Comparison {
         nll: log_sum - f64::from(logits[next as usize]),
         nll_base: f64::from(base.nll(next)),
-        kl,
+        kl: weighted / mass - mass.ln(),
         // Stored values are rounded: the base may hold several tokens for equally probable.
         same_top: base_at_top == base_max,
     }
