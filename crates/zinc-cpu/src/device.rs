@@ -1,6 +1,7 @@
 //! The device: what it can do, and how it is opened.
 
 use crate::exec::CpuExecutable;
+use crate::kernels::cache::KV_TYPES;
 use crate::kernels::panel::Form;
 use crate::pool::Pool;
 use crate::store::{StateStore, WeightStore};
@@ -86,7 +87,7 @@ fn caps() -> Caps {
             .filter(is_number)
             .map(|ty| (ty, activation(ty)))
             .collect(),
-        kv_types: vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0],
+        kv_types: KV_TYPES.to_vec(),
     }
 }
 

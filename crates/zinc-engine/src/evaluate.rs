@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zinc_quant::GgmlType;
 
 use crate::engine::check_ids;
-use crate::lane::{Lane, LaneStep};
+use crate::lane::Lane;
 use crate::options::EngineOptions;
 use crate::runner::{Block, LoadedModel, Wanted};
 use crate::step::OutRows;
@@ -66,11 +66,7 @@ pub struct Evaluator {
     loaded: Arc<LoadedModel>,
     lane: Lane,
     all_logits: bool,
-    /// Tokens in the cache.
     tokens: Vec<u32>,
-    rope_variant: i32,
-    /// The recurrent states are past the end of `tokens`: all must be computed anew.
-    is_stale: bool,
 }
 
 impl Evaluator {
@@ -85,14 +81,7 @@ impl Evaluator {
     ) -> Result<Evaluator, EngineError> {
         let tensors = taps.tensors.clone();
         let lane = Lane::new(&loaded, options, Block::Trunk, taps.all_logits, tensors)?;
-        Ok(Evaluator {
-            lane,
-            all_logits: taps.all_logits,
-            tokens: Vec::new(),
-            rope_variant: 0,
-            is_stale: false,
-            loaded,
-        })
+        Ok(Evaluator { lane, all_logits: taps.all_logits, tokens: Vec::new(), loaded })
     }
 
     /// Names of the f32 tensors that the plans of `options` compute on this device, in order: what
@@ -110,7 +99,7 @@ impl Evaluator {
             loaded.model(),
             loaded.device().as_ref(),
             shape,
-            options.step_tokens(&shape),
+            shape.max_tokens,
             &Wanted::default(),
         )?;
         let written = plan.nodes.iter().flat_map(|node| &node.writes).map(|id| plan.tensor(*id));
@@ -134,10 +123,10 @@ impl Evaluator {
         self.truncate(0);
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets all but the first `n` tokens. Where the cache cannot go back to them, it goes back to
+    /// the end of the longest earlier call of [`Evaluator::eval`] within them that it still has a
+    /// checkpoint of, and the tokens after that are computed anew with the next ones.
     pub fn truncate(&mut self, n: usize) {
-        self.lane.truncate(n);
-        self.is_stale |= self.lane.has_states() && n < self.tokens.len();
         self.tokens.truncate(n);
     }
 
@@ -184,6 +173,7 @@ impl Evaluator {
         let result = self.compute(n_before, n_before.saturating_add(logits_from), look);
         if result.is_err() {
             self.reset();
+            self.lane.keep(0, 0);
         }
         result
     }
@@ -221,11 +211,10 @@ impl Evaluator {
     ) -> Result<(), E> {
         let n_tokens = self.tokens.len();
         let rope_variant = self.loaded.model().graph().rope_variant(n_tokens as u32);
-        let mut position =
-            if rope_variant == self.rope_variant && !self.is_stale { n_before } else { 0 };
-        self.is_stale = false;
-        self.rope_variant = rope_variant;
-        self.lane.grow(n_tokens)?;
+        let mut position = self.lane.keep(n_before, rope_variant);
+        if n_tokens - n_before > 1 {
+            self.lane.want(n_tokens);
+        }
         while position < n_tokens {
             // Old tokens are computed apart from new ones, so that outputs hold the new ones' rows
             // only.
@@ -233,13 +222,8 @@ impl Evaluator {
             let limit = if is_new { n_tokens } else { n_before };
             let end = self.lane.step_end(position, limit, logits_from);
             let first_out = logits_from.clamp(position, end);
-            let outputs = self.lane.step(&LaneStep {
-                tokens: &self.tokens[position..end],
-                hidden: &[],
-                position,
-                rope_variant,
-                out_rows: OutRows::From(first_out - position),
-            })?;
+            let out_rows = OutRows::From(first_out - position);
+            let outputs = self.lane.step(&self.tokens[position..end], &[], out_rows)?;
             if is_new {
                 look(StepRows {
                     tokens: position - n_before..end - n_before,

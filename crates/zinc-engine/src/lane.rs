@@ -1,9 +1,9 @@
-//! One sequence on plans of its own: pages, step inputs, and how much a step may return.
+//! One sequence on plans of its own: its caches, step inputs, and how much a step may return.
 
 use zinc_backend::{StepInputs, StepOutputs};
 use zinc_plan::{Dim, Plan};
 
-use crate::kv::{PagePool, PageTable};
+use crate::cache_slot::{CacheSlot, Pools};
 use crate::options::EngineOptions;
 use crate::runner::{Block, LoadedModel, Runner, Wanted};
 use crate::step::{OutRows, Share, push_share};
@@ -19,8 +19,9 @@ pub(crate) struct Lane {
     runner: Runner,
     limits: StepLimits,
     n_ctx: u32,
-    pool: PagePool,
-    table: PageTable,
+    pools: Pools,
+    /// The cache; it may hold more than the caller's tokens, or less after an error.
+    slot: CacheSlot,
     inputs: StepInputs,
 }
 
@@ -29,20 +30,6 @@ pub(crate) struct Lane {
 struct StepLimits {
     n_tokens: u32,
     n_out_rows: u32,
-}
-
-/// The tokens of a step.
-pub(crate) struct LaneStep<'a> {
-    /// Token ids.
-    pub tokens: &'a [u32],
-    /// Hidden states of the tokens before them, for plans that read them; else empty.
-    pub hidden: &'a [f32],
-    /// Position of the first token.
-    pub position: usize,
-    /// Row of the rope table.
-    pub rope_variant: i32,
-    /// Rows that give logits.
-    pub out_rows: OutRows,
 }
 
 impl Lane {
@@ -55,17 +42,22 @@ impl Lane {
         all_logits: bool,
         taps: Vec<String>,
     ) -> Result<Lane, EngineError> {
+        let model = loaded.model();
         let options = EngineOptions { max_seqs: 1, ..*options };
-        let shape = options.cache_shape(loaded.model())?;
-        let chunk = options.step_tokens(&shape);
-        let limits = StepLimits::new(loaded.model(), block, chunk, all_logits, &taps)?;
+        let chunk = options.cache_shape(model)?.max_tokens;
+        let limits = StepLimits::new(model, block, chunk, all_logits, &taps)?;
+        let shape = EngineOptions { chunk: limits.n_tokens, ..options }.cache_shape(model)?;
+        let shape = match block {
+            Block::Trunk => shape,
+            Block::Mtp => shape.without_windows_and_states(),
+        };
         let wanted = Wanted { block, out_rows: Some(limits.n_out_rows), taps };
         Ok(Lane {
-            runner: Runner::new(loaded, shape, limits.n_tokens, &wanted)?,
+            runner: Runner::new(loaded, shape, &wanted)?,
             limits,
             n_ctx: shape.n_ctx,
-            pool: PagePool::new(shape.n_pages()),
-            table: PageTable::with_capacity(shape.pages_per_seq()),
+            pools: shape.pools(),
+            slot: shape.slot(0),
             inputs: StepInputs::default(),
         })
     }
@@ -80,20 +72,15 @@ impl Lane {
         self.runner.largest_plan()
     }
 
-    /// Whether the plans carry recurrent states, which cannot be taken back.
-    pub fn has_states(&self) -> bool {
-        self.plan().find("state_slots").is_some()
+    /// Keeps the first `n` tokens, or fewer if they cannot be gone back to with this row of the rope
+    /// table, and returns how many.
+    pub fn keep(&mut self, n: usize, rope_variant: i32) -> usize {
+        self.slot.keep(&mut self.pools, n, rope_variant)
     }
 
-    /// Makes room for the first `n_tokens` tokens.
-    pub fn grow(&mut self, n_tokens: usize) -> Result<(), EngineError> {
-        Ok(self.table.grow(&mut self.pool, n_tokens as u32)?)
-    }
-
-    /// Gives back the room behind the first `n_tokens` tokens.
-    pub fn truncate(&mut self, n_tokens: usize) {
-        // Pages are not shared here, so as many are kept as are asked for.
-        self.table.truncate(&mut self.pool, n_tokens as u32);
+    /// Makes a checkpoint at this length, when it is computed.
+    pub fn want(&mut self, n: usize) {
+        self.slot.want([n]);
     }
 
     /// End of the longest step that begins at `begin`, ends by `end` and gives logits of the tokens
@@ -104,21 +91,22 @@ impl Lane {
         end.min(by_tokens).min(by_rows)
     }
 
-    /// Computes a step for which there is room.
-    pub fn step(&mut self, step: &LaneStep<'_>) -> Result<&StepOutputs, EngineError> {
+    /// Computes the next tokens; `hidden` are the hidden states of the tokens before them, for plans
+    /// that read them.
+    pub fn step(
+        &mut self,
+        tokens: &[u32],
+        hidden: &[f32],
+        out_rows: OutRows,
+    ) -> Result<&StepOutputs, EngineError> {
         self.inputs.clear();
-        let share = Share {
-            tokens: step.tokens,
-            position: step.position as u32,
-            table: &self.table,
-            rope_variant: step.rope_variant,
-            state_slot: 0,
-            out_rows: step.out_rows,
-            hidden: step.hidden,
-        };
+        self.slot.begin_step(&mut self.pools, tokens.len() as u32)?;
+        let share = Share { tokens, cache: &self.slot, out_rows, hidden };
         let pages_per_seq = self.runner.largest_plan().limits.pages_per_seq;
         push_share(&mut self.inputs, &share, pages_per_seq);
-        self.runner.run(&self.inputs)
+        let outputs = self.runner.run(&self.inputs)?;
+        self.slot.end_step(&mut self.pools, tokens);
+        Ok(outputs)
     }
 }
 

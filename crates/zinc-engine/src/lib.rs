@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod activations;
+mod cache_shape;
 mod cache_slot;
 mod engine;
 mod error;
@@ -63,7 +64,7 @@ pub use error::EngineError;
 pub use evaluate::{Evaluator, StepRows, Tapped, Taps};
 pub use model::Model;
 pub use mtp::{Draft, MtpHead, MtpRows};
-pub use options::{DEFAULT_N_CTX, EngineOptions};
+pub use options::{DEFAULT_N_CTX, EngineOptions, KV_TYPES};
 pub use request::{Event, Request, Usage};
 pub use runner::{LoadedModel, MemoryNeed};
 pub use sampler::SamplingParams;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::check_ids;
-use crate::lane::{Lane, LaneStep};
+use crate::lane::Lane;
 use crate::options::EngineOptions;
 use crate::runner::{Block, LoadedModel};
 use crate::step::OutRows;
@@ -64,9 +64,8 @@ impl MtpHead {
 
     /// Forgets all but the first `n` rows.
     pub fn truncate(&mut self, n: usize) {
-        let n = n.min(self.n_rows);
-        self.lane.truncate(n);
-        self.n_rows = n;
+        // One row of the rope table: no model with a head has two.
+        self.n_rows = self.lane.keep(n, 0);
     }
 
     /// Computes the rows of `tokens`, which follow the rows so far; `hidden` has the hidden state of
@@ -147,18 +146,12 @@ impl MtpHead {
             let (n_prompt, n_ctx_train) = (n_rows, config.n_ctx_train);
             return Err(EngineError::PromptTooLong { n_prompt, n_ctx, n_ctx_train });
         }
-        self.lane.grow(n_rows)?;
         let mut begin = 0;
         while begin < tokens.len() {
             let end = self.lane.step_end(begin, tokens.len(), wanted.start);
-            let step = LaneStep {
-                tokens: &tokens[begin..end],
-                hidden: &hidden[begin * d_model..end * d_model],
-                position: n_before + begin,
-                rope_variant: 0,
-                out_rows: OutRows::From(wanted.start.clamp(begin, end) - begin),
-            };
-            look(&self.lane.step(&step)?.values);
+            let hidden = &hidden[begin * d_model..end * d_model];
+            let out_rows = OutRows::From(wanted.start.clamp(begin, end) - begin);
+            look(&self.lane.step(&tokens[begin..end], hidden, out_rows)?.values);
             begin = end;
             self.n_rows = n_before + end;
         }

@@ -8,10 +8,10 @@ use zinc_backend::{
     Bindings, Device, Executable, States, StepInputs, StepOutputs, WeightSource, Weights,
 };
 use zinc_models::PlanOptions;
-use zinc_plan::{Limits, Plan, TensorKind, passes};
-use zinc_quant::GgmlType;
+use zinc_plan::{Plan, TensorKind, passes};
 
-use crate::kv::{PAGE_SIZE, n_pages_for};
+use crate::cache_shape::CacheShape;
+use crate::options::EngineOptions;
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -100,7 +100,7 @@ impl Block {
 
     /// The plan of one token, for what does not depend on limits: names, weights, columns.
     pub fn smallest_plan(self, model: &Model) -> Result<Plan, EngineError> {
-        let shape = CacheShape { n_ctx: 1, max_seqs: 1, kv_type: GgmlType::F32 };
+        let shape = CacheShape::new(model, &EngineOptions::default(), 1);
         self.plan(model, &shape.plan_options(1, 1))
     }
 }
@@ -122,44 +122,6 @@ fn weight_sources(model: &Model, blocks: &[Block]) -> Result<Vec<WeightSource>, 
         data: model.gguf().data(entry),
     });
     Ok(sources.collect())
-}
-
-/// Size and type of the key/value cache, the same for all plans that share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CacheShape {
-    /// Longest sequence in tokens.
-    pub n_ctx: u32,
-    /// Sequences with a cache of that length.
-    pub max_seqs: u32,
-    /// Element type.
-    pub kv_type: GgmlType,
-}
-
-impl CacheShape {
-    /// Pages of one sequence.
-    pub fn pages_per_seq(&self) -> u32 {
-        n_pages_for(self.n_ctx)
-    }
-
-    /// Pages of the cache.
-    pub fn n_pages(&self) -> u32 {
-        self.pages_per_seq() * self.max_seqs
-    }
-
-    fn plan_options(&self, max_tokens: u32, max_out_rows: u32) -> PlanOptions {
-        let limits = Limits {
-            max_tokens,
-            max_seqs: self.max_seqs,
-            max_out_rows,
-            page_size: PAGE_SIZE,
-            pages_per_seq: self.pages_per_seq(),
-            n_pages: self.n_pages(),
-            window_pages_per_seq: self.pages_per_seq(),
-            n_window_pages: self.n_pages(),
-            n_state_slots: self.max_seqs,
-        };
-        PlanOptions { limits, kv_type: self.kv_type }
-    }
 }
 
 /// What the plans of a runner compute.
@@ -204,14 +166,13 @@ impl Runner {
     pub fn new(
         loaded: &LoadedModel,
         shape: CacheShape,
-        chunk: u32,
         wanted: &Wanted,
     ) -> Result<Runner, EngineError> {
         let device = loaded.device.as_ref();
         if !loaded.blocks.contains(&wanted.block) {
             return Err(EngineError::NoMtpHead { arch: loaded.model.config().arch.clone() });
         }
-        let plans = bucket_bounds(shape, chunk)
+        let plans = bucket_bounds(shape)
             .map(|max_tokens| prepare(&loaded.model, device, shape, max_tokens, wanted))
             .collect::<Result<Vec<_>, _>>()?;
         // Every bucket names the same states.
@@ -242,8 +203,8 @@ impl Runner {
 }
 
 /// Token bounds of the plans, rising: one token per sequence, and the chunk if it is larger.
-fn bucket_bounds(shape: CacheShape, chunk: u32) -> impl Iterator<Item = u32> {
-    let chunk = Some(chunk).filter(|chunk| *chunk > shape.max_seqs);
+fn bucket_bounds(shape: CacheShape) -> impl Iterator<Item = u32> {
+    let chunk = Some(shape.max_tokens).filter(|chunk| *chunk > shape.max_seqs);
     std::iter::once(shape.max_seqs).chain(chunk)
 }
 
@@ -266,10 +227,9 @@ pub(crate) fn memory_need(
     model: &Model,
     device: &dyn Device,
     shape: CacheShape,
-    chunk: u32,
 ) -> Result<MemoryNeed, EngineError> {
     let wanted = Wanted::default();
-    let plans = bucket_bounds(shape, chunk)
+    let plans = bucket_bounds(shape)
         .map(|max_tokens| prepare(model, device, shape, max_tokens, &wanted))
         .collect::<Result<Vec<_>, _>>()?;
     let states = plans[0].tensors_where(|tensor| tensor.kind == TensorKind::State);

@@ -1,7 +1,7 @@
 //! Matrix products `y[t, o] = Σ_i W[o, i]·x[t, i]`.
 //!
 //! Shapes: `W [n_out, n_in]` of any GGUF type, `x [n, n_in]` as f32, 32-value or 256-value 8-bit blocks.
-//! A task is 16 output columns × a range of rows of `x`: for each step of k it unpacks one panel of `W` and runs the
+//! A task is 16 output columns × some rows of `x`, which may lie anywhere: for each step of k it unpacks one panel of `W` and runs the
 //! register tiles of [`super::tile`] over all rows, 8, 4, 2 and 1 at a time. Accumulators wait in [`Scratch::acc`]
 //! between steps, so the panel (16 KiB) stays in the first-level cache and `x` comes from the second.
 //! Bytes moved: `W` once per task, `x` once per 16 columns. Bound: memory for one row; for many rows the 8-bit dot
@@ -9,6 +9,7 @@
 //! The number of rows in a task never changes a result: see the tiles.
 
 use super::act::{ActBlock, ActSuper};
+use super::elementwise::padded;
 use super::panel::{Form, Panel, WeightRows};
 use super::tile::{self, over_rows};
 use crate::simd::{Kernel, Simd, math};
@@ -36,27 +37,32 @@ impl Scratch {
     }
 }
 
-/// Rows of activations.
+/// Rows of activations: all values or blocks that some rows lie in.
 #[derive(Clone, Copy)]
 pub(crate) enum Activations<'a> {
-    /// f32 values; the distance of rows may exceed their length.
-    F32 { data: &'a [f32], stride: usize },
-    /// Blocks of 32, `n_in / 32` per row.
+    F32(&'a [f32]),
+    /// Blocks of 32.
     Blocks(&'a [ActBlock]),
-    /// Blocks of 256, `n_in / 256` per row.
+    /// Blocks of 256.
     Supers(&'a [ActSuper]),
 }
 
-/// Multiplies up to 16 weight rows with rows `first .. first + n_rows` of `x`; result `[row][lane]` in `scratch.acc`.
-pub(crate) struct MatMulTask<'a> {
+/// Up to 16 rows of a weight matrix with the biases of their results.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a> {
     pub weights: WeightRows<'a>,
-    /// The other matrix of a gated pair: the result is `act(W x)·(W_up x)`.
-    pub up: Option<(WeightRows<'a>, Activation)>,
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Multiplies up to 16 weight rows with rows of `x` and adds the biases; result `[row][lane]` in `scratch.acc`.
+pub(crate) struct MatMulTask<'a> {
+    pub matrix: Panels<'a>,
+    /// The other matrix of a gated pair: the result is `act(W x + b)·(W_up x + b_up)`.
+    pub up: Option<(Panels<'a>, Activation)>,
     pub x: Activations<'a>,
     pub n_in: usize,
-    pub first: usize,
-    /// At most [`MAX_ROWS`].
-    pub n_rows: usize,
+    /// Index in `x` of the first value or block of each row; at most [`MAX_ROWS`].
+    pub starts: &'a [usize],
     pub scratch: &'a mut Scratch,
 }
 
@@ -66,13 +72,17 @@ impl Kernel for MatMulTask<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Scratch { panel, acc, acc_up } = self.scratch;
-        let rows = Rows { x: self.x, n_in: self.n_in, first: self.first };
-        let (acc, acc_up) = (&mut acc[..self.n_rows], &mut acc_up[..self.n_rows]);
+        let rows = Rows { x: self.x, n_in: self.n_in, starts: self.starts };
+        let n_rows = self.starts.len();
+        let (acc, acc_up) = (&mut acc[..n_rows], &mut acc_up[..n_rows]);
         // One call in a loop: the product is inlined, and large.
         let second = self.up.map(|(up, _)| up);
-        for (weights, acc) in [(Some(self.weights), &mut *acc), (second, &mut *acc_up)] {
-            if let Some(weights) = weights {
+        for (matrix, acc) in [(Some(self.matrix), &mut *acc), (second, &mut *acc_up)] {
+            if let Some(Panels { weights, bias }) = matrix {
                 product(s, weights, rows, panel, acc);
+                if let Some(bias) = bias {
+                    add_bias(s, bias, acc);
+                }
             }
         }
         if let Some((_, activation)) = self.up {
@@ -83,11 +93,20 @@ impl Kernel for MatMulTask<'_> {
     }
 }
 
+#[inline(always)]
+fn add_bias<S: Simd>(s: S, bias: &[f32], acc: &mut [[f32; 16]]) {
+    let bias = s.load(&padded(bias));
+    for acc in acc {
+        let sum = s.add(s.load(acc), bias);
+        s.store(acc, sum);
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     x: Activations<'a>,
     n_in: usize,
-    first: usize,
+    starts: &'a [usize],
 }
 
 #[inline(always)]
@@ -99,7 +118,7 @@ fn product<S: Simd>(
     acc: &mut [[f32; 16]],
 ) {
     let form = match rows.x {
-        Activations::F32 { .. } => Form::Floats,
+        Activations::F32(_) => Form::Floats,
         // Checked when the plan is compiled: only types with an integer form get 8-bit activations.
         _ => Form::quantized(weights.ty).unwrap_or(Form::Floats),
     };
@@ -109,17 +128,16 @@ fn product<S: Simd>(
         let n = form.k_step().min(rows.n_in - k);
         panel.unpack(s, form, weights, k, n);
         match rows.x {
-            Activations::F32 { data, stride } => {
+            Activations::F32(data) => {
                 let floats = &panel.floats[..n];
-                let row = |t: usize| &data[(rows.first + t) * stride + k..][..n];
+                let row = |t: usize| &data[rows.starts[t] + k..][..n];
                 match S::MANY_REGISTERS {
                     true => over_rows!(8, acc, row, C => tile::floats::<S, C>(s, floats)),
                     false => over_rows!(2, acc, row, C => tile::floats::<S, C>(s, floats)),
                 }
             }
             Activations::Blocks(blocks) => {
-                let per_row = rows.n_in / 32;
-                let row = |t: usize| &blocks[(rows.first + t) * per_row + k / 32..][..n / 32];
+                let row = |t: usize| &blocks[rows.starts[t] + k / 32..][..n / 32];
                 match (form, S::MANY_REGISTERS) {
                     (Form::WideBlocks, true) => {
                         over_rows!(8, acc, row, C => tile::blocks::<S, 128, C>(s, panel))
@@ -132,8 +150,7 @@ fn product<S: Simd>(
                 }
             }
             Activations::Supers(supers) => {
-                let per_row = rows.n_in / 256;
-                let row = |t: usize| &supers[(rows.first + t) * per_row + k / 256..][..n / 256];
+                let row = |t: usize| &supers[rows.starts[t] + k / 256..][..n / 256];
                 match (form, S::MANY_REGISTERS) {
                     (Form::SupersCentred, true) => {
                         over_rows!(8, acc, row, C => tile::supers_centred::<S, C>(s, panel))

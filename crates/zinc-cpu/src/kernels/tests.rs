@@ -1,7 +1,7 @@
 //! Every product against a plain f64 oracle, on every instruction set of the machine.
 
 use super::act::{ActBlock, ActSuper, QuantizeBlocks, QuantizeSupers};
-use super::matmul::{Activations, MatMulTask, Scratch};
+use super::matmul::{Activations, MatMulTask, Panels, Scratch};
 use super::panel::WeightRows;
 use crate::simd::Isa;
 use zinc_quant::{GgmlType, dequantize, quantize};
@@ -83,11 +83,20 @@ impl Act {
         }
     }
 
-    fn rows(&self, n_in: usize) -> Activations<'_> {
+    fn rows(&self) -> Activations<'_> {
         match self {
-            Act::F32(data) => Activations::F32 { data, stride: n_in },
+            Act::F32(data) => Activations::F32(data),
             Act::Blocks(blocks) => Activations::Blocks(blocks),
             Act::Supers(supers) => Activations::Supers(supers),
+        }
+    }
+
+    /// Where a row of `n_in` values begins.
+    fn start(&self, row: usize, n_in: usize) -> usize {
+        match self {
+            Act::F32(_) => row * n_in,
+            Act::Blocks(_) => row * n_in / 32,
+            Act::Supers(_) => row * n_in / 256,
         }
     }
 
@@ -120,16 +129,16 @@ fn multiply(
     range: std::ops::Range<usize>,
 ) -> Vec<[f32; 16]> {
     let mut scratch = Scratch::new();
+    let starts: Vec<usize> = range.map(|row| x.start(row, n_in)).collect();
     isa.run(MatMulTask {
-        weights,
+        matrix: Panels { weights, bias: None },
         up: None,
-        x: x.rows(n_in),
+        x: x.rows(),
         n_in,
-        first: range.start,
-        n_rows: range.len(),
+        starts: &starts,
         scratch: &mut scratch,
     });
-    scratch.acc[..range.len()].to_vec()
+    scratch.acc[..starts.len()].to_vec()
 }
 
 const TYPES: &[(GgmlType, &[usize])] = &[

@@ -7,4 +7,5 @@ mod fake;
 mod generate;
 mod golden;
 mod mtp;
+mod reuse;
 mod support;

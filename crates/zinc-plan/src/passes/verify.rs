@@ -31,12 +31,13 @@ pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
             }
         }
     }
-    let mut written = vec![false; plan.tensors.len()];
-    for node in &plan.nodes {
-        check_node(plan, node, &mut written)?;
+    // Node that has written each value so far.
+    let mut written: Vec<Option<usize>> = vec![None; plan.tensors.len()];
+    for idx in 0..plan.nodes.len() {
+        check_node(plan, idx, &mut written)?;
     }
     for id in &plan.outputs {
-        if !written[plan.locate(*id).0.index()] {
+        if written[plan.locate(*id).0.index()].is_none() {
             let at = plan.tensor(*id).name.clone();
             return Err(PlanError::Invalid { at, reason: "output is never computed".into() });
         }
@@ -44,11 +45,12 @@ pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), PlanError> {
+fn check_node(plan: &Plan, idx: usize, written: &mut [Option<usize>]) -> Result<(), PlanError> {
+    let node = &plan.nodes[idx];
     let invalid = |reason: String| PlanError::Invalid { at: node.label.clone(), reason };
     for id in &node.reads {
         let owner = plan.locate(*id).0;
-        if plan.tensor(owner).kind == TensorKind::Value && !written[owner.index()] {
+        if plan.tensor(owner).kind == TensorKind::Value && written[owner.index()].is_none() {
             return Err(invalid(format!("reads {} before it is written", plan.tensor(*id).name)));
         }
     }
@@ -58,7 +60,7 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
         op: node.op.kind().name(),
         reason,
     })?;
-    check_operand_kinds(plan, node).map_err(invalid)?;
+    check_operand_kinds(plan, node, written).map_err(invalid)?;
     check_results(plan, node, results.len()).map_err(invalid)?;
     for (id, (dtype, shape)) in node.writes.iter().zip(results) {
         let tensor = plan.tensor(*id);
@@ -67,15 +69,15 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
         }
     }
     let n_values = node.writes.len() - node.op.n_state_writes();
-    for (idx, id) in node.writes.iter().enumerate() {
+    for (result, id) in node.writes.iter().enumerate() {
         let tensor = plan.tensor(*id);
-        if idx >= n_values && tensor.kind == TensorKind::State {
+        if result >= n_values && tensor.kind == TensorKind::State {
             continue;
         }
-        if tensor.kind != TensorKind::Value || written[id.index()] {
+        if tensor.kind != TensorKind::Value || written[id.index()].is_some() {
             return Err(invalid(format!("{} cannot be written here", tensor.name)));
         }
-        written[id.index()] = true;
+        written[id.index()] = Some(idx);
     }
     Ok(())
 }
@@ -137,7 +139,7 @@ enum OperandKind {
     Input(InputKind),
 }
 
-fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
+fn check_operand_kinds(plan: &Plan, node: &Node, written: &[Option<usize>]) -> Result<(), String> {
     for (operand, kind) in operand_kinds(&node.op) {
         let tensor = plan.tensor(node.reads[*operand]);
         let fits = match kind {
@@ -159,10 +161,12 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
             attention.page_size
         }
         Op::LatentAttention(attention) => attention.page_size,
-        Op::ExpertMatMul(matmul) => return check_expert_ids(plan, node, matmul.n_experts),
+        Op::ExpertMatMul(matmul) => {
+            return check_expert_ids(plan, node.reads[2], matmul.n_experts, written);
+        }
         Op::ExpertCombine(combine) if combine.expert_scale => {
             let n_experts = plan.tensor(node.reads[3]).shape.cols;
-            return check_expert_ids(plan, node, n_experts);
+            return check_expert_ids(plan, node.reads[2], n_experts, written);
         }
         _ => return Ok(()),
     };
@@ -195,11 +199,14 @@ fn check_cache_group(
     Ok(())
 }
 
-/// Operand 2 holds ids that devices index experts with: a router over `n_experts` must have chosen
-/// them.
-fn check_expert_ids(plan: &Plan, node: &Node, n_experts: u32) -> Result<(), String> {
-    let ids = node.reads[2];
-    let writer = plan.nodes.iter().find(|node| node.writes.contains(&ids));
+/// Devices index experts with `ids`: a router over `n_experts` must have chosen them.
+fn check_expert_ids(
+    plan: &Plan,
+    ids: TensorId,
+    n_experts: u32,
+    written: &[Option<usize>],
+) -> Result<(), String> {
+    let writer = written[ids.index()].map(|idx| &plan.nodes[idx]);
     let chosen = writer.filter(|writer| matches!(writer.op, Op::RouterTopK(_)));
     let n_found = chosen.map(|router| plan.tensor(router.reads[0]).shape.cols);
     if n_found == Some(n_experts) {

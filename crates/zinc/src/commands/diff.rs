@@ -161,7 +161,12 @@ impl Side {
     ) -> anyhow::Result<Side> {
         let device = backends::open(name, args.threads.threads)?;
         let n_ctx = u32::try_from(n_tokens).unwrap_or(u32::MAX);
-        let options = EngineOptions { n_ctx: Some(n_ctx), chunk, kv_type: args.kv, max_seqs: 1 };
+        let options = EngineOptions {
+            n_ctx: Some(n_ctx),
+            chunk,
+            kv_type: args.kv,
+            ..EngineOptions::default()
+        };
         let (loaded, _) = crate::model::load(Arc::clone(model), device, &options)?;
         Ok(Side { title: title(name, chunk), loaded, options })
     }
