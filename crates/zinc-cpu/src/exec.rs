@@ -294,6 +294,11 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
             let blocks = unsafe { operand.rows.row::<ActBlock>(row) };
             blocks.iter().for_each(|block| append(values, block.d(), &block.q));
         }
+        GgmlType::I32 => {
+            // SAFETY: as above.
+            let ids = unsafe { operand.rows.row::<i32>(row) };
+            values.extend(ids.iter().map(|id| *id as f32));
+        }
         // SAFETY: as above.
         _ => values.extend_from_slice(unsafe { operand.rows.row::<f32>(row) }),
     }
