@@ -2,7 +2,7 @@
 
 use crate::exec::CpuExecutable;
 use crate::kernels::cache::KV_TYPES;
-use crate::kernels::panel::Form;
+use crate::kernels::format::Form;
 use crate::pool::Pool;
 use crate::store::{StateStore, WeightStore};
 use crate::{Isa, NAME, machine};
@@ -75,7 +75,7 @@ fn caps() -> Caps {
         let mut value = vec![0.0; ty.block_len()];
         zinc_quant::dequantize(*ty, &vec![0; ty.block_bytes()], &mut value).is_ok()
     };
-    let activation = |ty: GgmlType| match Form::quantized(ty) {
+    let activation = |ty: GgmlType| match Form::of(ty) {
         Some(form) => ActivationType::Quantized(form.activations()),
         None => ActivationType::F32,
     };

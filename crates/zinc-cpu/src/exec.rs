@@ -30,9 +30,10 @@ struct Scratch {
     attention: attention::Scratch,
     /// Results of an attention task.
     attention_out: Vec<f32>,
+    recurrent: run::RecurrentScratch,
 }
 
-/// Consecutive rows of one sequence that attention takes together.
+/// Consecutive rows of one sequence that are taken together.
 #[derive(Clone, Copy)]
 struct Tile {
     first: usize,
@@ -57,6 +58,8 @@ pub(crate) struct CpuExecutable {
     inputs: Vec<(InputKind, Rows)>,
     tiles: Vec<Tile>,
     rows_per_tile: usize,
+    /// All rows of each sequence.
+    runs: Vec<Tile>,
     /// Blocks of keys of the longest sequence of the step.
     n_key_blocks: usize,
     /// Tokens times blocks of keys up to which the keys of one head may be split among threads.
@@ -118,12 +121,14 @@ impl CpuExecutable {
                 experts: experts::Scratch::new(most_experts(&plan)),
                 attention,
                 attention_out,
+                recurrent: run::RecurrentScratch::new(&plan),
             })
         };
         Ok(CpuExecutable {
             counters: steps.iter().map(|_| Counter::default()).collect(),
             scratch: (0..pool.n_threads()).map(|_| new_scratch()).collect(),
             tiles: Vec::with_capacity(plan.limits.max_tokens as usize),
+            runs: Vec::with_capacity(plan.limits.max_seqs as usize),
             rows_per_tile: (attention::MAX_COLUMNS / heads).max(1),
             n_key_blocks: 0,
             split_blocks,
@@ -159,17 +164,8 @@ impl CpuExecutable {
         }
         let last = inputs.positions.iter().max().map_or(0, |last| *last as usize);
         self.n_key_blocks = last / attention::KEY_BLOCK + 1;
-        self.tiles.clear();
-        for (row, seq) in inputs.seq_of.iter().enumerate() {
-            match self.tiles.last_mut() {
-                Some(tile)
-                    if tile.n_rows < self.rows_per_tile && inputs.seq_of[tile.first] == *seq =>
-                {
-                    tile.n_rows += 1
-                }
-                _ => self.tiles.push(Tile { first: row, n_rows: 1 }),
-            }
-        }
+        group(&inputs.seq_of, self.rows_per_tile, &mut self.tiles);
+        group(&inputs.seq_of, usize::MAX, &mut self.runs);
         let finished = self.arrived.iter_mut().chain(&mut self.routed);
         for counter in self.counters.iter_mut().chain(finished) {
             *counter.0.get_mut() = 0;
@@ -270,6 +266,17 @@ impl Executable for CpuExecutable {
     }
 }
 
+/// Neighbouring rows of one sequence, at most `most` of them together.
+fn group(seq_of: &[i32], most: usize, tiles: &mut Vec<Tile>) {
+    tiles.clear();
+    for (row, seq) in seq_of.iter().enumerate() {
+        match tiles.last_mut() {
+            Some(tile) if tile.n_rows < most && seq_of[tile.first] == *seq => tile.n_rows += 1,
+            _ => tiles.push(Tile { first: row, n_rows: 1 }),
+        }
+    }
+}
+
 /// Appends a row of an output as f32.
 fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
     let append = |values: &mut Vec<f32>, d: f32, q: &[i32]| {
@@ -287,6 +294,11 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
             let blocks = unsafe { operand.rows.row::<ActBlock>(row) };
             blocks.iter().for_each(|block| append(values, block.d(), &block.q));
         }
+        GgmlType::I32 => {
+            // SAFETY: as above.
+            let ids = unsafe { operand.rows.row::<i32>(row) };
+            values.extend(ids.iter().map(|id| *id as f32));
+        }
         // SAFETY: as above.
         _ => values.extend_from_slice(unsafe { operand.rows.row::<f32>(row) }),
     }
@@ -301,7 +313,7 @@ fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
     })
 }
 
-/// One buffer for all inputs at their largest size.
+/// One buffer for the inputs that the plan reads, at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
         let shape = kind.shape(&plan.limits);
@@ -311,8 +323,8 @@ fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceE
         let (n_rows, row_bytes) = size(kind);
         (n_rows * row_bytes).next_multiple_of(64)
     };
-    let kinds = InputKind::ALL.into_iter().filter(|kind| size(*kind).1 > 0);
-    let total: usize = kinds.clone().map(bytes_of).sum();
+    let kinds = plan.inputs();
+    let total: usize = kinds.iter().copied().map(bytes_of).sum();
     let buffer = new_buffer("step inputs", total as u64)?;
     let mut inputs = Vec::new();
     let mut offset = 0;

@@ -3,6 +3,7 @@
 mod attention;
 mod experts;
 mod product;
+mod recurrent;
 mod rows;
 
 use crate::memory::{Buffer, Rows};
@@ -14,6 +15,7 @@ use zinc_quant::GgmlType;
 pub(crate) use attention::{AttentionStep, one_key_head};
 pub(crate) use experts::{Combine, Grouping, RouterStep};
 pub(crate) use product::{Matrices, Product, StackOperand};
+pub(crate) use recurrent::{ConvStep, DeltaStep, Recurrence};
 pub(crate) use rows::RowOp;
 
 /// An operand or result: where, and of which type.
@@ -56,6 +58,8 @@ pub(crate) enum Kind {
     Router(RouterStep),
     Product(Product),
     Attention(AttentionStep),
+    Conv(ConvStep),
+    DeltaNet(DeltaStep),
 }
 
 /// Cosines and sines that several nodes share.
@@ -75,7 +79,7 @@ pub(crate) struct Lowering<'a> {
     pub arena: &'a Buffer,
     /// The inputs, each at its largest size.
     pub inputs: &'a [(InputKind, Rows)],
-    /// Memory of the rope turns and groupings, kept by the executable.
+    /// Memory of the rope turns, groupings and rearranged weights, kept by the executable.
     pub buffers: Vec<Buffer>,
     turns: Vec<Turns>,
     /// By the ids of the router.
@@ -183,10 +187,9 @@ impl<'a> Lowering<'a> {
             Op::LatentAttention(latent) => {
                 Ok(Kind::Attention(self.latent_attention(node, latent)?))
             }
-            Op::CausalConv1d(_) | Op::DeltaGates | Op::GatedDeltaNet(_) => Err(self.unsupported(
-                node,
-                "the CPU device has no kernel for it; --device reference computes it, slowly",
-            )),
+            Op::DeltaGates => row(self.delta_gates(node)),
+            Op::CausalConv1d(conv) => Ok(Kind::Conv(self.causal_conv1d(node, conv)?)),
+            Op::GatedDeltaNet(net) => Ok(Kind::DeltaNet(self.gated_delta_net(node, net)?)),
         }
     }
 

@@ -438,7 +438,7 @@ fn goldens_notice_wrong_recurrences() {
             swap_operands(plan, |op| matches!(op, Op::DeltaGates));
         }),
         inputs("qwen3_5.f32", "state not carried over a chunk", |inputs| {
-            inputs.state_slots[0] = (inputs.positions[0] / 7) % 3;
+            inputs.state_from[0] = (inputs.positions[0] / 7) % 3;
         }),
         inputs("qwen3_next.f32", "state forgotten in each chunk", |inputs| {
             let first = inputs.positions[0];

@@ -35,7 +35,7 @@ impl Bound {
             Dim::Tokens => self.tokens,
             Dim::Seqs => self.seqs,
             Dim::OutRows => self.out_rows,
-            Dim::CacheRows => self.mean_keys * self.seqs,
+            Dim::CacheRows | Dim::WindowRows => self.mean_keys * self.seqs,
             Dim::StateSlots => self.seqs,
         }
     }
@@ -105,7 +105,13 @@ impl Plan {
             }
             Op::Attention(a) => {
                 let per_key = 2 * u64::from(a.n_heads) * u64::from(a.k_dim + a.v_dim);
-                cost.flops = bound.tokens * bound.mean_keys * per_key;
+                let window = a.window.map_or(u64::MAX, u64::from);
+                cost.flops = bound.tokens * bound.mean_keys.min(window) * per_key;
+                // No more of the caches is read than the window.
+                let beyond = bound.mean_keys.saturating_sub(window) * bound.seqs;
+                let row_bytes = |id: &_| self.tensor(*id).row_bytes() as u64;
+                let cache_bytes: u64 = node.reads[1..3].iter().map(row_bytes).sum();
+                cost.read_bytes -= beyond * cache_bytes;
             }
             _ => cost.flops = n_results,
         }

@@ -28,5 +28,6 @@ pub use op::{
     Scale, Softcap,
 };
 pub use plan::{
-    Const, Dim, InputKind, Limits, Memory, Node, Plan, Shape, TensorId, TensorInfo, TensorKind,
+    CacheGroup, Const, Dim, InputKind, Limits, Memory, Node, Plan, Shape, TensorId, TensorInfo,
+    TensorKind,
 };

@@ -10,7 +10,7 @@
 
 use zinc_quant::GgmlType;
 
-use crate::plan::{Dim, Shape, TensorInfo};
+use crate::plan::{CacheGroup, Dim, Shape, TensorInfo};
 
 pub(crate) mod delta_net;
 mod elementwise;
@@ -122,8 +122,7 @@ pub struct Attention {
     /// Each head has one more score without a value, which the softmax counts: operand 6,
     /// `[1, n_heads]`, not scaled.
     pub sinks: bool,
-    /// Rows of a cache page: key `j` of sequence `s` is cache row
-    /// `pages[s][j / page_size] * page_size + j % page_size`.
+    /// Rows of a cache page; where a key lies is said by [`CacheGroup`].
     pub page_size: u32,
 }
 
@@ -177,26 +176,31 @@ pub enum Op {
     /// by the last column of the table row (the attention factor of YaRN and longrope).
     Rope(Rope),
     /// `k [T, dk], v [T, dv], slots -> cache_k, cache_v`: row `slots[t]` of each cache becomes row t,
-    /// converted to the cache's type (nearest even for floats, ggml's reference for quants).
+    /// converted to the cache's type (nearest even for floats, ggml's reference for quants). Both
+    /// caches are of one [`CacheGroup`], and the slots are that group's.
     KvWrite,
     /// `q [T, n_heads * k_dim], cache_k, cache_v, positions, seq_of, pages (, sinks [1, n_heads]) ->
     /// y [T, n_heads * v_dim]`:
-    /// softmax(scale * q k^T) v over the keys that the position and window allow.
+    /// softmax(scale * q k^T) v over the keys that the position and window allow. Both caches are of
+    /// one [`CacheGroup`], and the pages are that group's; the window group is for layers with a
+    /// window.
     Attention(Attention),
     /// `q [T, n_heads * latent_dim], q_rope [T, n_heads * rope_dim], cache [C, latent_dim],
     /// cache_rope [C, rope_dim], positions, seq_of, pages -> y [T, n_heads * latent_dim]`: multi-head
     /// latent attention with the projections absorbed. A score is scale * (q c + q_rope r) for the
     /// cache row (c, r); the result is the softmax-weighted sum of the c over the keys `0 ..= p`.
     LatentAttention(LatentAttention),
-    /// `x [T, d], w [d, kernel], positions, seq_of, state_slots -> y [T, d], state [slots,
-    /// (kernel - 1) * d]`: y = silu(sum_i w\[c\]\[i\] * x\[t - kernel + 1 + i\]\[c\]) over the
-    /// sequence; the state is its last `kernel - 1` rows of x, oldest first.
+    /// `x [T, d], w [d, kernel], positions, seq_of, state_from, state_slots, state_saves -> y [T, d],
+    /// state [slots, (kernel - 1) * d]`: y = silu(sum_i w\[c\]\[i\] * x\[t - kernel + 1 + i\]\[c\])
+    /// over the sequence; the state is its last `kernel - 1` rows of x, oldest first, read and
+    /// written as [`delta_net`] says.
     CausalConv1d(CausalConv1d),
     /// `a [n, h], b [n, h], a_log [1, h], dt_bias [1, h] -> g [n, h], beta [n, h]`:
     /// g = a_log * softplus(a + dt_bias), where a_log is -exp(A_log) already; beta = sigmoid(b).
     DeltaGates,
     /// `q, k [T, n_k_heads * k_dim], v [T, n_v_heads * v_dim], g, beta [T, n_v_heads], positions,
-    /// seq_of, state_slots -> y [T, n_v_heads * v_dim], state [slots, n_v_heads * k_dim * v_dim]`.
+    /// seq_of, state_from, state_slots, state_saves -> y [T, n_v_heads * v_dim], state [slots,
+    /// n_v_heads * k_dim * v_dim]`, read and written as [`delta_net`] says.
     /// Each value head has a matrix S (k_dim rows) and, token by token:
     /// S = exp(g) S; S = S + k (beta (v - S^T k))^T; y = S^T (scale q). This recurrence is the
     /// definition; a chunked evaluation must not let a row depend on where chunks end.
@@ -503,9 +507,8 @@ impl Op {
             Op::ExpertCombine(combine) => 2 + 2 * usize::from(combine.expert_scale),
             Op::RmsNormGated(_) => 3,
             Op::DeltaGates => 4,
-            Op::CausalConv1d(_) => 5,
-            Op::LatentAttention(_) => 7,
-            Op::GatedDeltaNet(_) => 8,
+            Op::CausalConv1d(_) | Op::LatentAttention(_) => 7,
+            Op::GatedDeltaNet(_) => 10,
             Op::MatMul(matmul) => 2 + usize::from(matmul.bias) + usize::from(matmul.residual),
             Op::KvWrite | Op::GateUpAct(_) => 3,
             Op::Rope(_) => 4,
@@ -603,8 +606,12 @@ fn infer_attention(attention: &Attention, ins: &[&TensorInfo]) -> Inferred {
     }
     expect_f32(ins[0])?;
     expect_shape(ins[0], Shape::new(Dim::Tokens, n_heads * k_dim))?;
-    expect_shape(ins[1], Shape::new(Dim::CacheRows, n_kv_heads * k_dim))?;
-    expect_shape(ins[2], Shape::new(Dim::CacheRows, n_kv_heads * v_dim))?;
+    let rows = ins[1].shape.rows;
+    if CacheGroup::of(rows).is_none() {
+        return Err(format!("{} must be a cache, has {rows:?} rows", ins[1].name));
+    }
+    expect_shape(ins[1], Shape::new(rows, n_kv_heads * k_dim))?;
+    expect_shape(ins[2], Shape::new(rows, n_kv_heads * v_dim))?;
     expect_rows(ins[3], Dim::Tokens)?;
     expect_rows(ins[4], Dim::Tokens)?;
     expect_rows(ins[5], Dim::Seqs)?;

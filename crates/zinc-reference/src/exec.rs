@@ -167,12 +167,14 @@ impl Step<'_> {
         }
     }
 
-    /// Operands positions, seq_of and state_slots.
+    /// Operands positions, seq_of, state_from, state_slots and state_saves.
     fn recurrence(&self, reads: &[TensorId], state: TensorId) -> Recurrence<'_> {
         Recurrence {
             positions: self.input(reads[0]),
             seq_of: self.input(reads[1]),
-            slots: self.input(reads[2]),
+            from: self.input(reads[2]),
+            slots: self.input(reads[3]),
+            saves: self.input(reads[4]),
             state: self.state(state),
         }
     }

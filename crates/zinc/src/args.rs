@@ -89,7 +89,7 @@ impl EngineArgs {
 impl StepArgs {
     /// Options for one sequence of at most `n_ctx` tokens.
     pub fn options(&self, n_ctx: Option<u32>) -> EngineOptions {
-        EngineOptions { n_ctx, chunk: self.chunk, kv_type: self.kv, max_seqs: 1 }
+        EngineOptions { n_ctx, chunk: self.chunk, kv_type: self.kv, ..EngineOptions::default() }
     }
 }
 

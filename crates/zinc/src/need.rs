@@ -112,6 +112,8 @@ fn one_token_plan(model: &Model, options: &EngineOptions) -> anyhow::Result<Plan
         page_size: 1,
         pages_per_seq: 1,
         n_pages: 1,
+        window_pages_per_seq: 1,
+        n_window_pages: 1,
         n_state_slots: 1,
     };
     Ok(model.graph().plan(&PlanOptions { limits, kv_type: options.kv_type })?)

@@ -2,12 +2,13 @@
 //!
 //! Every access to shared rows below rests on one argument. The plan's barriers separate each node from all earlier
 //! ones that write what it reads or touch what it writes, and concurrent nodes have disjoint results; tasks of one
-//! node write disjoint rows (or, for products and attention, disjoint columns of a row). `exec` keeps the memory
+//! node write disjoint rows (or, for products, attention and recurrences, disjoint columns of a row). `exec` keeps the memory
 //! alive, and `states.turn` keeps other executables away from the states. The `SAFETY` comments call this *the plan*.
 
 mod attention;
 mod experts;
 mod product;
+mod recurrent;
 mod rows;
 
 use super::{CpuExecutable, Scratch, Tile};
@@ -17,6 +18,7 @@ use zinc_quant::{dequantize, quantize};
 
 pub(super) use attention::heads_per_task;
 pub(super) use product::Places;
+pub(super) use recurrent::RecurrentScratch;
 
 impl CpuExecutable {
     /// Number of tasks of a step of the present size.
@@ -25,6 +27,8 @@ impl CpuExecutable {
         match &step.kind {
             Kind::Product(product) => self.product_tasks(product, n_rows),
             Kind::Attention(attention) => self.attention_tasks(&attention.attention),
+            Kind::Conv(conv) => self.conv_tasks(conv),
+            Kind::DeltaNet(delta) => self.delta_tasks(&delta.net),
             Kind::Row(_) | Kind::Embed { .. } | Kind::KvWrite { .. } | Kind::Router(_) => n_rows,
         }
     }
@@ -36,6 +40,8 @@ impl CpuExecutable {
             Kind::Router(router) => self.route(router, n_rows, task, scratch),
             Kind::Product(product) => self.product_task(product, n_rows, task, scratch),
             Kind::Attention(attention) => self.attention_task(attention, task, scratch),
+            Kind::Conv(conv) => self.conv_task(conv, task, &mut scratch.recurrent),
+            Kind::DeltaNet(delta) => self.delta_task(delta, task, &mut scratch.recurrent),
             Kind::Embed { table, ids, scale, out } => self.embed(table, *ids, *scale, *out, task),
             Kind::KvWrite { values, slots, caches } => self.kv_write(values, *slots, caches, task),
             Kind::Row(op) => self.row(op, task),

@@ -82,7 +82,7 @@ pub(crate) struct Tile<'a> {
     pub sinks: Option<&'a [f32]>,
     /// Position of each row of the tile; times `n_heads` at most [`MAX_COLUMNS`].
     pub positions: &'a [i32],
-    /// Pages of the sequence.
+    /// Pages of the sequence: a ring.
     pub pages: &'a [i32],
 }
 
@@ -480,11 +480,16 @@ fn load_rows<S: Simd>(
     let stride = dim.next_multiple_of(16);
     let page_size = tile.attention.page_size as usize;
     let n_keys = range.len();
-    for (key, out) in range.zip(rows.chunks_exact_mut(stride)) {
-        let row = tile.pages[key / page_size] as usize * page_size + key % page_size;
-        let start = kv_head * dim;
-        let out = &mut out[..dim];
-        cache.widen(s, row, n_cols, start, out);
+    // The page table is a ring.
+    let (mut page, mut key) = (range.start / page_size % tile.pages.len(), range.start % page_size);
+    for out in rows.chunks_exact_mut(stride).take(n_keys) {
+        let row = tile.pages[page] as usize * page_size + key;
+        cache.widen(s, row, n_cols, kv_head * dim, &mut out[..dim]);
+        key += 1;
+        if key == page_size {
+            key = 0;
+            page = if page + 1 == tile.pages.len() { 0 } else { page + 1 };
+        }
     }
     rows[n_keys * stride..16 * stride].fill(0.0);
 }

@@ -1,7 +1,7 @@
 //! Matrix products: one matrix for all rows, one for each head, or the matrices of the chosen experts.
 
 use super::{Grouping, Lowering, Operand};
-use crate::kernels::panel::Form;
+use crate::kernels::format::Form;
 use crate::memory::Rows;
 use zinc_backend::DeviceError;
 use zinc_plan::{Activation, ExpertGateUpAct, ExpertMatMul, HeadMatMul, MatMul, Node, TensorId};
@@ -131,7 +131,7 @@ impl Lowering<'_> {
         let x = self.operand(node.reads[node.op.n_weight_operands()])?;
         let types = [Some(weight), up.map(|(up, _)| up)].into_iter().flatten();
         for dtype in types.map(|stack| stack.weight.dtype) {
-            let wanted = match Form::quantized(dtype) {
+            let wanted = match Form::of(dtype) {
                 Some(form) if x.dtype != GgmlType::F32 => form.activations(),
                 _ => GgmlType::F32,
             };

@@ -23,6 +23,7 @@ pub(crate) enum RowOp {
     Concat { a: Rows, b: Rows, out: Rows },
     L2Norm { x: Rows, norm: L2Norm, out: Rows },
     RmsNormGated { x: Rows, w: Rows, z: Rows, eps: f32, out: Rows },
+    DeltaGates { inputs: [Rows; 4], outs: [Rows; 2] },
     Combine(Combine),
     RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
     Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
@@ -97,6 +98,13 @@ impl Lowering<'_> {
         let [x, w] = [self.value(node.reads[0])?, self.value(node.reads[1])?];
         let (z, out) = (self.value(node.reads[2])?, self.value(node.writes[0])?);
         Ok(RowOp::RmsNormGated { x, w, z, eps: norm.eps, out })
+    }
+
+    pub(super) fn delta_gates(&self, node: &Node) -> Result<RowOp, DeviceError> {
+        let value = |idx: usize| self.value(node.reads[idx]);
+        let inputs = [value(0)?, value(1)?, value(2)?, value(3)?];
+        let outs = [self.value(node.writes[0])?, self.value(node.writes[1])?];
+        Ok(RowOp::DeltaGates { inputs, outs })
     }
 
     pub(super) fn quantize_act(&self, node: &Node) -> Result<RowOp, DeviceError> {

@@ -6,4 +6,6 @@ mod alloc;
 mod fake;
 mod generate;
 mod golden;
+mod mtp;
+mod reuse;
 mod support;

@@ -2,6 +2,7 @@
 
 use super::CpuExecutable;
 use crate::kernels::act::{QuantizeBlocks, QuantizeSupers};
+use crate::kernels::delta_net::{GateRow, gates};
 use crate::kernels::elementwise::{
     Add, Gated, Mul, Rope, Scale, SigmoidGate, SigmoidGateRow, Softcap, Zip, concat, head_slice,
     rope_turns,
@@ -80,6 +81,11 @@ impl CpuExecutable {
                 }
                 RowOp::QuantizeAct { x, out, .. } => {
                     self.isa.run(QuantizeBlocks { x: x.row(row), out: out.row_mut(row) });
+                }
+                RowOp::DeltaGates { inputs: [a, b, a_log, dt_bias], outs: [g, beta] } => {
+                    let (a, b) = (a.row(row), b.row(row));
+                    let inputs = GateRow { a, b, a_log: a_log.row(0), dt_bias: dt_bias.row(0) };
+                    gates(inputs, g.row_mut(row), beta.row_mut(row));
                 }
                 RowOp::RopeTurns { positions, variants, table, out } => {
                     let variant = variants.row::<i32>(row)[0] as usize;
