@@ -5,7 +5,7 @@
 #[path = "support/model.rs"]
 mod model;
 
-use model::{Mixer, Model, Running, inputs};
+use model::{Experts, Mixer, Model, Running, inputs};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use zinc_backend::StepOutputs;
@@ -44,12 +44,12 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn steady_decode_allocates_nothing() {
     let models = [
-        (GgmlType::F32, Mixer::Attention),
-        (GgmlType::Q8_0, Mixer::DeltaNet),
-        (GgmlType::Q4_K, Mixer::Latent),
+        (GgmlType::F32, Mixer::Attention, None),
+        (GgmlType::Q8_0, Mixer::DeltaNet, None),
+        (GgmlType::Q4_K, Mixer::Latent, Some(Experts { n: 9, n_used: 3, packed: false })),
     ];
-    for (ty, mixer) in models {
-        let model = Model { cache: GgmlType::F16, sinks: true, mixer, ..Model::new(ty) };
+    for (ty, mixer, experts) in models {
+        let model = Model { cache: GgmlType::F16, sinks: true, mixer, experts, ..Model::new(ty) };
         let mut running = Running::cpu(&model, 2, Isa::best());
         let mut outputs = StepOutputs::default();
         let limits = running.exec.plan().limits;

@@ -6,11 +6,11 @@
 #[path = "support/model.rs"]
 mod model;
 
-use model::{Mixer, Model, Running};
+use model::{Experts, Mixer, Model, Running};
 use std::sync::Arc;
 use zinc_backend::{Bindings, Device, WeightSource};
 use zinc_cpu::{CpuDevice, Isa};
-use zinc_plan::{MatMul, Op, Plan, RopeMode, TensorKind, passes};
+use zinc_plan::{OpKind, Plan, RopeMode, TensorKind, passes};
 use zinc_quant::{GgmlType, dequantize};
 use zinc_reference::ReferenceDevice;
 
@@ -38,13 +38,16 @@ fn float_models() -> Vec<(&'static str, Model)> {
         ("f32", base),
         ("f16", Model::new(GgmlType::F16)),
         ("bf16", Model::new(GgmlType::BF16)),
-        ("q4_1", Model::new(GgmlType::Q4_1)),
-        ("q5_1", Model::new(GgmlType::Q5_1)),
         (
             "odd sizes",
             Model { d: 100, heads: 6, kv_heads: 2, head_dim: 20, ff: 77, n_dims: 12, ..base },
         ),
         ("norm rope, bias", Model { mode: RopeMode::Norm, bias: true, n_dims: 32, ..base }),
+        ("experts", Model { experts: Some(Experts { n: 9, n_used: 3, packed: false }), ..base }),
+        (
+            "packed experts of odd size",
+            Model { ff: 37, experts: Some(Experts { n: 4, n_used: 2, packed: true }), ..base },
+        ),
         ("window", Model { window: Some(13), ..base }),
         ("many heads", Model { heads: 40, kv_heads: 1, head_dim: 8, n_dims: 8, ..base }),
         ("sinks", Model { sinks: true, window: Some(40), ..base }),
@@ -92,7 +95,16 @@ fn steps_match_the_reference() {
 
 #[test]
 fn quantised_steps_are_near_the_reference() {
-    for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K] {
+    let types = [
+        GgmlType::Q8_0,
+        GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_1,
+        GgmlType::Q4_K,
+        GgmlType::Q5_K,
+        GgmlType::Q6_K,
+    ];
+    for ty in types {
         let model = Model::new(ty);
         let mut reference = Running::new(&model, Arc::new(ReferenceDevice::new()), model.sources());
         let want = reference.prefill(40, 40);
@@ -159,6 +171,35 @@ fn other_mixers_are_reproducible() {
     }
 }
 
+/// The same for experts: rows that share one are multiplied together in a chunk and alone in a step of one.
+#[test]
+fn experts_are_reproducible() {
+    let few = Experts { n: 7, n_used: 3, packed: false };
+    let models = [
+        (GgmlType::F32, few),
+        (GgmlType::F16, Experts { packed: true, ..few }),
+        (GgmlType::Q8_0, Experts { n: 1, n_used: 1, packed: false }),
+        (GgmlType::Q4_K, Experts { n: 40, n_used: 8, packed: true }),
+        (GgmlType::Q6_K, Experts { n: 5, n_used: 5, packed: false }),
+    ];
+    for (ty, experts) in models {
+        let model = Model { ff: 256, bias: true, experts: Some(experts), ..Model::new(ty) };
+        for isa in Isa::available() {
+            let what = format!("{ty} {experts:?} on {}", isa.name());
+            let alone = Running::cpu(&model, 1, isa).prefill(60, 1);
+            for (n_threads, chunk) in [(4, 1), (1, 7), (2, 16), (3, 48), (5, 48)] {
+                let got = Running::cpu(&model, n_threads, isa).prefill(60, chunk);
+                assert!(got == alone, "{what}, {n_threads} threads, chunk {chunk}");
+            }
+            let mut both = Running::cpu(&model, 2, isa);
+            for (position, alone) in alone.iter().take(20).enumerate() {
+                let got = both.step(&[(1, position), (0, position)]);
+                assert!(got[1] == *alone, "{what}, next to another sequence, position {position}");
+            }
+        }
+    }
+}
+
 #[test]
 fn windows_are_reproducible() {
     let model = Model { window: Some(100), ..Model::new(GgmlType::F32) };
@@ -189,25 +230,37 @@ fn keys_split_among_threads_give_the_same_bits() {
 /// A fused operation equals its decomposition, bit for bit.
 #[test]
 fn fused_equals_decomposed() {
-    for ty in [GgmlType::F32, GgmlType::Q4_K, GgmlType::Q8_0] {
-        let model = Model { bias: true, ..Model::new(ty) };
+    let few = Experts { n: 6, n_used: 2, packed: false };
+    let models = [
+        (GgmlType::F32, None),
+        (GgmlType::Q4_K, None),
+        (GgmlType::Q8_0, None),
+        (GgmlType::F32, Some(few)),
+        (GgmlType::Q4_K, Some(few)),
+        (GgmlType::Q8_0, Some(Experts { packed: true, ..few })),
+    ];
+    for (ty, experts) in models {
+        let model = Model { bias: true, experts, ..Model::new(ty) };
         let mut fused = Running::cpu(&model, 2, Isa::best());
+        let has = |plan: &Plan, kind| plan.nodes.iter().any(|node| node.op.kind() == kind);
         let has_fused = |plan: &Plan| {
-            plan.nodes.iter().any(|node| {
-                matches!(node.op, Op::GateUpAct(_) | Op::MatMul(MatMul { residual: true, .. }))
-            })
+            let pair = match experts {
+                Some(_) => OpKind::ExpertGateUpAct,
+                None => OpKind::GateUpAct,
+            };
+            has(plan, pair) && has(plan, OpKind::MatMulAdd)
         };
         assert!(has_fused(fused.exec.plan()));
         let mut caps = fused.device.caps().clone();
         caps.fused.clear();
         let plan = Arc::new(passes::prepare(model.plan(), &caps).unwrap());
-        assert!(!has_fused(&plan));
+        assert!(plan.nodes.iter().all(|node| !node.op.kind().is_fused()));
         let states = fused.device.alloc_states(&plan).unwrap();
         let bind = Bindings { weights: &fused.weights, states: &states };
         let exec = fused.device.compile(plan, &bind).unwrap();
         let (device, weights) = (fused.device.clone(), fused.weights.clone());
         let mut plain = Running { device, weights, states, exec };
-        assert!(fused.prefill(30, 30) == plain.prefill(30, 30), "{ty}");
+        assert!(fused.prefill(30, 30) == plain.prefill(30, 30), "{ty} {experts:?}");
     }
 }
 

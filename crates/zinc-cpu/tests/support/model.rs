@@ -9,8 +9,9 @@ use zinc_backend::{
 };
 use zinc_cpu::{CpuDevice, Isa};
 use zinc_plan::{
-    Activation, Attention, Builder, CacheGroup, CausalConv1d, GatedAct, GatedDeltaNet, HeadOrder,
-    L2Norm, LatentAttention, Limits, Plan, RmsNorm, Rope, RopeMode, TensorId, TensorKind, passes,
+    Activation, Attention, Builder, CacheGroup, CausalConv1d, GatedAct, GatedDeltaNet, Gating,
+    HeadOrder, HeadSlice, L2Norm, LatentAttention, Limits, Plan, RmsNorm, Rope, RopeMode,
+    RouterTopK, TensorId, TensorKind, passes,
 };
 use zinc_quant::{GgmlType, quantize};
 
@@ -30,6 +31,16 @@ pub struct Model {
     pub bias: bool,
     pub sinks: bool,
     pub mixer: Mixer,
+    pub experts: Option<Experts>,
+}
+
+/// Experts in place of a dense feed-forward block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Experts {
+    pub n: u32,
+    pub n_used: u32,
+    /// Gate and up of an expert are one matrix.
+    pub packed: bool,
 }
 
 /// What mixes the tokens of a sequence.
@@ -60,6 +71,7 @@ impl Model {
             bias: false,
             sinks: false,
             mixer: Mixer::Attention,
+            experts: None,
         }
     }
 
@@ -96,14 +108,10 @@ impl Model {
             x = b.add(&name("x_attn"), x, y).unwrap();
             let w = b.weight(&name("ffn_norm.w"), GgmlType::F32, 1, self.d).unwrap();
             let h = b.rms_norm(&name("ffn_norm"), norm(self.d), x, w).unwrap();
-            let gate = b.weight(&name("gate.w"), self.weights, self.ff, self.d).unwrap();
-            let up = b.weight(&name("up.w"), self.weights, self.ff, self.d).unwrap();
-            let gate = b.matmul(&name("gate"), gate, h, None).unwrap();
-            let up = b.matmul(&name("up"), up, h, None).unwrap();
-            let h =
-                b.gated_act(&name("act"), GatedAct { act: Activation::Silu }, gate, up).unwrap();
-            let w = b.weight(&name("down.w"), self.weights, self.d, self.ff).unwrap();
-            let y = b.matmul(&name("down"), w, h, None).unwrap();
+            let y = match self.experts {
+                Some(experts) => self.experts(&mut b, layer, h, experts),
+                None => self.dense(&mut b, layer, h),
+            };
             x = b.add(&name("x_ffn"), x, y).unwrap();
         }
         let x = b.gather_out_rows("out", x).unwrap();
@@ -111,6 +119,52 @@ impl Model {
         let x = b.rms_norm("out_norm", RmsNorm { eps: 1e-5, group: self.d }, x, w).unwrap();
         let logits = b.matmul("logits", table, x, None).unwrap();
         b.finish(vec![logits])
+    }
+
+    fn dense(&self, b: &mut Builder, layer: u32, h: TensorId) -> TensorId {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let gate = b.weight(&name("gate.w"), self.weights, self.ff, self.d).unwrap();
+        let up = b.weight(&name("up.w"), self.weights, self.ff, self.d).unwrap();
+        let gate = b.matmul(&name("gate"), gate, h, None).unwrap();
+        let up = b.matmul(&name("up"), up, h, None).unwrap();
+        let h = b.gated_act(&name("act"), GatedAct { act: Activation::Silu }, gate, up).unwrap();
+        let w = b.weight(&name("down.w"), self.weights, self.d, self.ff).unwrap();
+        b.matmul(&name("down"), w, h, None).unwrap()
+    }
+
+    fn experts(&self, b: &mut Builder, layer: u32, h: TensorId, experts: Experts) -> TensorId {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let Experts { n, n_used, packed } = experts;
+        let router = b.weight(&name("router.w"), GgmlType::F32, n, self.d).unwrap();
+        let logits = b.matmul(&name("router"), router, h, None).unwrap();
+        let attributes = RouterTopK {
+            n_experts_used: n_used,
+            gating: Gating::Softmax,
+            bias: false,
+            groups: None,
+            normalize: true,
+            scale: 1.5,
+        };
+        let [ids, weights] = b.router_top_k(&name("top_k"), attributes, logits, None).unwrap();
+        let product = |b: &mut Builder, part: &str, x: TensorId, rows: u32, cols: u32| {
+            let w = b.weight(&name(&format!("{part}.w")), self.weights, n * rows, cols).unwrap();
+            let bias = (self.bias && !packed)
+                .then(|| b.weight(&name(&format!("{part}.b")), GgmlType::F32, n, rows).unwrap());
+            b.expert_matmul(&name(part), n, [w, x, ids], bias).unwrap()
+        };
+        let [gate, up] = if packed {
+            let both = product(b, "gate_up", h, 2 * self.ff, self.d);
+            [("gate", 0), ("up", self.ff)].map(|(part, start)| {
+                let slice = HeadSlice { head_dim: 2 * self.ff, start, len: self.ff };
+                b.head_slice(&name(part), slice, both).unwrap()
+            })
+        } else {
+            ["gate", "up"].map(|part| product(b, part, h, self.ff, self.d))
+        };
+        let h = b.gated_act(&name("act"), GatedAct { act: Activation::Silu }, gate, up).unwrap();
+        let y = product(b, "down", h, self.d, self.ff);
+        let scale = b.weight(&name("down.scale"), GgmlType::F32, 1, n).unwrap();
+        b.expert_combine(&name("experts"), y, weights, Some([ids, scale])).unwrap()
     }
 
     /// Heads of attention, before the projection.

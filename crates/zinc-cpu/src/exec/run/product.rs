@@ -69,11 +69,14 @@ impl CpuExecutable {
         part.place(product, places);
         let x = activations(&product.x, n_rows);
         let first_panel = task % tasks_per_part * per_task;
-        for panel in first_panel..n_panels.min(first_panel + per_task) {
+        let last_panel = n_panels.min(first_panel + per_task);
+        let end = product.n_out.min(last_panel * ROWS);
+        for panel in first_panel..last_panel {
             let outs = panel * ROWS..product.n_out.min((panel + 1) * ROWS);
+            let panels = |stack: &StackOperand| panels(stack, matrix, outs.clone(), end);
             self.isa.run(MatMulTask {
-                matrix: panels(&product.weight, matrix, outs.clone()),
-                up: product.up.as_ref().map(|(up, act)| (panels(up, matrix, outs.clone()), *act)),
+                matrix: panels(&product.weight),
+                up: product.up.as_ref().map(|(up, act)| (panels(up), *act)),
                 x,
                 n_in: product.n_in,
                 starts: &places.starts,
@@ -170,12 +173,12 @@ fn activations<'a>(x: &Operand, n_rows: usize) -> Activations<'a> {
     }
 }
 
-/// Rows `outs` of matrix `matrix`.
-fn panels(stack: &StackOperand, matrix: usize, outs: Range<usize>) -> Panels<'_> {
+/// Rows `outs` of matrix `matrix`, for a task whose last row is `end - 1`.
+fn panels<'a>(stack: &StackOperand, matrix: usize, outs: Range<usize>, end: usize) -> Panels<'a> {
     let rows = &stack.weight.rows;
     let first = stack.first + matrix * stack.distance;
     // SAFETY: weights are never written, and the executable keeps them.
-    let data = unsafe { rows.span::<u8>(first + outs.end) };
+    let data = unsafe { rows.span::<u8>(first + end) };
     let row_bytes = rows.stride;
     let weights = WeightRows {
         ty: stack.weight.dtype,
