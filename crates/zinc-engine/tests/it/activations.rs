@@ -37,7 +37,8 @@ fn check_entry(name: &str, entry: &ImatrixEntry, tensor: &TensorEntry, n_tokens:
         assert_eq!(n_seen as usize, n_tokens, "{name}");
     } else {
         assert_eq!(entry.counts.len() as u64, n_matrices, "{name}");
-        assert!(n_seen as usize >= n_tokens && n_seen as usize % n_tokens == 0, "{name}");
+        let n_seen = n_seen as usize;
+        assert!(n_seen >= n_tokens && n_seen.is_multiple_of(n_tokens), "{name}");
     }
     let width = tensor.dims[0] as usize;
     for (matrix, sums) in entry.sums.chunks(width).enumerate() {
