@@ -29,6 +29,7 @@ mod session;
 mod terminal;
 mod think;
 mod tokens;
+mod traffic;
 mod values;
 
 use std::process::ExitCode;

@@ -6,5 +6,6 @@ mod alloc;
 mod fake;
 mod generate;
 mod golden;
+mod memory;
 mod reuse;
 mod support;
