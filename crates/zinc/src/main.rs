@@ -33,6 +33,7 @@ mod terminal;
 mod text_chunks;
 mod think;
 mod tokens;
+mod traffic;
 mod values;
 
 use std::process::ExitCode;
