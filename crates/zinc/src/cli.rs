@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, diff, doctor, inspect, logits, run, template, tokenize,
+    bench, chat, completions, diff, doctor, inspect, logits, quantize, run, template, tokenize,
 };
 
 const EXAMPLES: &str = "\
@@ -39,6 +39,8 @@ pub enum Command {
     Template(template::Args),
     /// Write the logits of given tokens to a safetensors file
     Logits(logits::Args),
+    /// Make a smaller file of the same model
+    Quantize(Box<quantize::Args>),
     /// Measure speed
     Bench(bench::Args),
     /// Find the first tensor that differs between two devices or two chunk sizes

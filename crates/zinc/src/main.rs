@@ -22,6 +22,7 @@ mod model;
 mod need;
 mod output;
 mod progress;
+mod quantize;
 mod report;
 mod safetensors;
 mod selftest;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Template(args) => commands::template::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
         Command::Diff(args) => commands::diff::run(args),
         Command::Completions(args) => commands::completions::run(args),
     };

@@ -10,6 +10,7 @@ mod chat;
 mod data;
 mod errors;
 mod model;
+mod quantize;
 mod text;
 
 use std::io::Write;
