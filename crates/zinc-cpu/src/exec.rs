@@ -360,19 +360,36 @@ impl SplitKeys {
         v_dim: usize,
         heads: usize,
     ) -> Result<SplitKeys, DeviceError> {
+        let (n_blocks, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
+        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
+        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
+    }
+
+    /// Blocks that fit one row, bytes of a row, and number of rows.
+    fn sizes(plan: &Plan, n_threads: usize, v_dim: usize, heads: usize) -> (usize, usize, usize) {
         let keys = u64::from(plan.limits.pages_per_seq) * u64::from(plan.limits.page_size);
         let n_blocks = usize::try_from(keys).unwrap_or(usize::MAX).div_ceil(attention::KEY_BLOCK);
         let vectors = n_blocks.saturating_mul(heads * (1 + v_dim.div_ceil(16)));
         let row_bytes = vectors.saturating_mul(size_of::<[f32; 16]>());
         // One thread never splits, and a plan without attention needs nothing.
         let n_jobs = if v_dim == 0 { 0 } else { n_threads - 1 };
-        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
-        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
+        (n_blocks, row_bytes, n_jobs)
     }
 
     fn rows(&self) -> Rows {
         self.buffer.rows(0, self.n_jobs, self.row_bytes, self.row_bytes)
     }
+}
+
+/// Bytes that grow with the context, besides the arena: page tables, and room for split keys.
+pub(crate) fn scratch_need(plan: &Plan, n_threads: usize) -> u64 {
+    let (_, v_dim, heads) = attention_limits(plan);
+    let (_, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
+    let inputs = plan.inputs().into_iter().map(|kind| kind.shape(&plan.limits));
+    let input_bytes = inputs.map(|shape| {
+        plan.limits.bound(shape.rows) * u64::from(shape.cols) * size_of::<i32>() as u64
+    });
+    input_bytes.sum::<u64>().saturating_add(row_bytes.saturating_mul(n_jobs) as u64)
 }
 
 /// Largest part of a key head, largest value head, and query heads of one task, over all attention nodes.

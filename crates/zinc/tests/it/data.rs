@@ -205,6 +205,8 @@ fn inspect_and_doctor() {
     assert!(text.contains("n_kv_heads    1") && text.contains("fits"), "{text}");
     let report = place.zinc(&["doctor", "-m", "m.gguf", "--json"]).json();
     assert_eq!(report["healthy"], true);
+    assert_eq!(report["model"]["memory"]["fits"], true);
+    assert_eq!(report["model"]["memory"]["n_ctx"], 512);
     let devices: Vec<_> =
         report["devices"].as_array().unwrap().iter().map(|device| &device["name"]).collect();
     assert_eq!(devices, ["cpu", "reference"]);
