@@ -197,10 +197,8 @@ impl<W: Write> TensorStream<'_, W> {
     /// If there are more bytes than the tensor lacks, or no further tensor.
     pub fn tensor_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.missing == 0 {
+            self.pad()?;
             let tensor = &self.header.tensors[self.tensor];
-            let padding = self.header.padded(self.position) - self.position;
-            io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out)?;
-            self.position += padding;
             self.missing = tensor.n_bytes;
             self.tensor += 1;
         }
@@ -224,8 +222,17 @@ impl<W: Write> TensorStream<'_, W> {
             self.tensor == self.header.tensors.len() && self.missing == 0,
             "tensors are missing"
         );
+        self.pad()?;
         self.out.flush()?;
         Ok(self.out)
+    }
+
+    /// Fills up to the alignment: before each tensor, and after the last one.
+    fn pad(&mut self) -> io::Result<()> {
+        let padding = self.header.padded(self.position) - self.position;
+        io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out)?;
+        self.position += padding;
+        Ok(())
     }
 }
 

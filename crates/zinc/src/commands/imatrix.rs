@@ -1,6 +1,6 @@
 //! `zinc imatrix`: how strongly a text drives each column of each weight matrix.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use zinc_engine::ActivationSums;
 use zinc_gguf::Imatrix;
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
-use crate::out_file::OutFile;
+use crate::new_file::NewFile;
 use crate::progress::{Progress, Unit};
 use crate::text_chunks::TextChunks;
 use crate::{model, report};
@@ -25,6 +25,9 @@ pub struct Args {
     /// File to write, in GGUF format
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
     /// Tokens of each chunk that the text is cut into
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     ctx: u32,
@@ -47,7 +50,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
     let text = TextChunks::read(&args.file, &model, args.ctx, args.chunks)?;
-    let mut out = OutFile::create(&args.out)?;
+    let inputs: Vec<&Path> =
+        args.model.model.iter().chain([&args.file]).map(PathBuf::as_path).collect();
+    let mut out = NewFile::create(&args.out, &inputs, 0, args.force)?;
     let options = args.step.options(Some(args.ctx));
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let mut sums = ActivationSums::new(loaded, &options, args.process_output)?;
@@ -63,7 +68,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         chunk_size: args.ctx,
         entries: sums.entries(),
     };
-    out.write(|out| imatrix.writer().write_to(out))?;
+    let context = || format!("writing {}", args.out.display());
+    imatrix.writer().write_to(&mut out).with_context(context)?;
     out.finish()?;
     warn_of_unseen(&imatrix);
     report::note(format!(

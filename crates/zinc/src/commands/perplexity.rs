@@ -1,7 +1,7 @@
 //! `zinc perplexity`: how well a model predicts a text, and how far it is from another one.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -39,6 +39,9 @@ pub struct Args {
     /// entry of the vocabulary and each scored token; llama-perplexity can read it)
     #[arg(long, value_name = "FILE", conflicts_with = "kl_base")]
     save_logits: Option<PathBuf>,
+    /// Replace the file of saved log-probabilities if it is there
+    #[arg(long, requires = "save_logits")]
+    force: bool,
     /// Compare with the base model whose log-probabilities this file holds: Kullback-Leibler
     /// divergence and more. The text comes from it
     #[arg(long, value_name = "FILE")]
@@ -103,7 +106,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let n_vocab = model.config().n_vocab;
     let layout = Layout { n_ctx: text.n_ctx() as u32, n_vocab, n_chunks: text.len() as u32 };
     if let (Task::Score { save, .. }, Some(path)) = (&mut task, &args.save_logits) {
-        *save = Some(saved_logits::Writer::create(path, layout, text.tokens())?);
+        let inputs: Vec<&Path> =
+            args.model.model.iter().chain(&args.file).map(PathBuf::as_path).collect();
+        let (tokens, force) = (text.tokens(), args.force);
+        *save = Some(saved_logits::Writer::create(path, layout, tokens, &inputs, force)?);
     }
     let device = args.device.open()?;
     let options = args.step.options(Some(layout.n_ctx));
