@@ -11,7 +11,7 @@ use zinc_gguf::Imatrix;
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::new_file::NewFile;
 use crate::progress::{Progress, Unit};
-use crate::text_chunks::TextChunks;
+use crate::text_chunks::{TextChunks, default_n_ctx};
 use crate::{model, report};
 
 /// Flags of `imatrix`.
@@ -28,9 +28,10 @@ pub struct Args {
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
-    /// Tokens of each chunk that the text is cut into
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    ctx: u32,
+    /// Tokens of each chunk that the text is cut into. Default: 512, less if the model was trained for
+    /// less
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx: Option<u32>,
     /// Use only this many chunks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
@@ -49,11 +50,12 @@ pub struct Args {
 /// The text is too short, the model cannot be run, or the file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
-    let text = TextChunks::read(&args.file, &model, args.ctx, args.chunks)?;
+    let n_ctx = args.ctx.unwrap_or_else(|| default_n_ctx(&model));
+    let text = TextChunks::read(&args.file, &model, n_ctx, args.chunks)?;
     let inputs: Vec<&Path> =
         args.model.model.iter().chain([&args.file]).map(PathBuf::as_path).collect();
     let mut out = NewFile::create(&args.out, &inputs, 0, args.force)?;
-    let options = args.step.options(Some(args.ctx));
+    let options = args.step.options(Some(n_ctx));
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let mut sums = ActivationSums::new(loaded, &options, args.process_output)?;
     let mut progress = Progress::new("collecting", Unit::Chunks);
@@ -65,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let imatrix = Imatrix {
         datasets: vec![args.file.display().to_string()],
         chunk_count: text.len() as u32,
-        chunk_size: args.ctx,
+        chunk_size: n_ctx,
         entries: sums.entries(),
     };
     let context = || format!("writing {}", args.out.display());
@@ -77,7 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.out.display(),
         imatrix.entries.len(),
         text.len(),
-        args.ctx
+        n_ctx
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -13,11 +13,8 @@ use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::progress::{Progress, Unit};
 use crate::saved_logits::{self, Layout};
 use crate::scores::{self, Comparison, Mean, Score, in_parallel, percentile};
-use crate::text_chunks::TextChunks;
+use crate::text_chunks::{TextChunks, default_n_ctx};
 use crate::{model, output, report};
-
-/// Tokens of a chunk when nothing else says: what published figures use.
-const N_CTX: u32 = 512;
 
 /// Flags of `perplexity`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Tokens of each chunk that the text is cut into; the second half of each is scored.
-    /// Default: 512, or what the base was saved with
+    /// Default: 512, less if the model was trained for less; or what the base was saved with
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(3..))]
     ctx: Option<u32>,
     /// Score only this many chunks
@@ -195,7 +192,12 @@ impl Task {
 fn text(args: &Args, model: &Model, task: &Task) -> anyhow::Result<TextChunks> {
     let Task::Compare { base, .. } = task else {
         let path = args.file.as_deref().unwrap_or("-".as_ref());
-        return TextChunks::read(path, model, args.ctx.unwrap_or(N_CTX), args.chunks);
+        return TextChunks::read(
+            path,
+            model,
+            args.ctx.unwrap_or_else(|| default_n_ctx(model)),
+            args.chunks,
+        );
     };
     let Layout { n_ctx, n_chunks, .. } = base.layout();
     let n_chunks = args.chunks.map_or(n_chunks, |most| n_chunks.min(most));
