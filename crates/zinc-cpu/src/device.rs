@@ -1,7 +1,8 @@
 //! The device: what it can do, and how it is opened.
 
 use crate::exec::{self, CpuExecutable};
-use crate::kernels::panel::Form;
+use crate::kernels::cache::KV_TYPES;
+use crate::kernels::format::Form;
 use crate::pool::Pool;
 use crate::store::{self, StateStore, WeightStore};
 use crate::{Isa, NAME, machine};
@@ -74,7 +75,7 @@ fn caps() -> Caps {
         let mut value = vec![0.0; ty.block_len()];
         zinc_quant::dequantize(*ty, &vec![0; ty.block_bytes()], &mut value).is_ok()
     };
-    let activation = |ty: GgmlType| match Form::quantized(ty) {
+    let activation = |ty: GgmlType| match Form::of(ty) {
         Some(form) => ActivationType::Quantized(form.activations()),
         None => ActivationType::F32,
     };
@@ -86,7 +87,7 @@ fn caps() -> Caps {
             .filter(is_number)
             .map(|ty| (ty, activation(ty)))
             .collect(),
-        kv_types: vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0],
+        kv_types: KV_TYPES.to_vec(),
     }
 }
 

@@ -50,6 +50,11 @@ impl CacheShape {
         shape
     }
 
+    /// The caches of a block whose layers all keep everything, whatever the others of the model do.
+    pub fn without_windows_and_states(self) -> CacheShape {
+        CacheShape { window: None, has_states: false, n_checkpoints: 0, ..self }
+    }
+
     /// Pages of one sequence.
     pub fn pages_per_seq(&self) -> u32 {
         n_pages_for(self.n_ctx)

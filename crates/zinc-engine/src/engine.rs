@@ -206,7 +206,7 @@ impl Engine {
             let tokens = generation.sequence.next_tokens(entry.n_tokens);
             slot.begin_step(&mut self.pools, entry.n_tokens)?;
             let out_rows = if entry.wants_logits { OutRows::Last } else { OutRows::None };
-            let share = Share { tokens, cache: slot, out_rows };
+            let share = Share { tokens, cache: slot, out_rows, hidden: &[] };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }
         Ok(())

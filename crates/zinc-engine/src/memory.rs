@@ -6,7 +6,7 @@ use zinc_backend::{Device, WeightNeed};
 use zinc_plan::{Op, Plan, TensorId};
 
 use crate::cache_shape::CacheShape;
-use crate::runner::{Wanted, bucket_bounds, prepare, weight_sources};
+use crate::runner::{Block, Wanted, bucket_bounds, prepare, weight_sources};
 use crate::{EngineError, Model};
 
 /// Bytes that a model takes on a device.
@@ -111,7 +111,7 @@ pub(crate) struct Estimate<'a> {
 impl<'a> Estimate<'a> {
     /// For `model` on `device`.
     pub fn new(model: &'a Model, device: &'a dyn Device) -> Result<Estimate<'a>, EngineError> {
-        let weights = device.weight_need(&weight_sources(model)?);
+        let weights = device.weight_need(&weight_sources(model, &[Block::Trunk])?);
         Ok(Estimate { model, device, plans: Vec::new(), max_tokens: 0, weights })
     }
 

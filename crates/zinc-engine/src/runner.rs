@@ -1,11 +1,13 @@
 //! A model on a device: weights bound once, plans compiled per bucket, steps run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use zinc_backend::{
     Bindings, Device, Executable, States, StepInputs, StepOutputs, WeightSource, Weights,
 };
+use zinc_models::PlanOptions;
 use zinc_plan::{Plan, TensorKind, passes};
 
 use crate::cache_shape::CacheShape;
@@ -17,11 +19,13 @@ pub struct LoadedModel {
     model: Arc<Model>,
     device: Arc<dyn Device>,
     weights: Weights,
+    blocks: &'static [Block],
     load_time: Duration,
 }
 
 impl LoadedModel {
-    /// Gives the model's weights to `device`; `progress` is told bytes done and bytes in all.
+    /// Gives the weights of the model's trunk to `device`; `progress` is told bytes done and bytes
+    /// in all.
     ///
     /// # Errors
     /// The device has not enough memory or failed.
@@ -30,9 +34,31 @@ impl LoadedModel {
         device: Arc<dyn Device>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<LoadedModel, EngineError> {
+        LoadedModel::load_blocks(model, device, &[Block::Trunk], progress)
+    }
+
+    /// As [`LoadedModel::load`], with the weights of the multi-token-prediction head as well, for
+    /// [`MtpHead`](crate::MtpHead).
+    ///
+    /// # Errors
+    /// As there; and [`EngineError::NoMtpHead`].
+    pub fn load_with_mtp(
+        model: Arc<Model>,
+        device: Arc<dyn Device>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<LoadedModel, EngineError> {
+        LoadedModel::load_blocks(model, device, &[Block::Trunk, Block::Mtp], progress)
+    }
+
+    fn load_blocks(
+        model: Arc<Model>,
+        device: Arc<dyn Device>,
+        blocks: &'static [Block],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<LoadedModel, EngineError> {
         let begin = Instant::now();
-        let weights = device.bind_weights(weight_sources(&model)?, progress)?;
-        Ok(LoadedModel { model, device, weights, load_time: begin.elapsed() })
+        let weights = device.bind_weights(weight_sources(&model, blocks)?, progress)?;
+        Ok(LoadedModel { model, device, weights, blocks, load_time: begin.elapsed() })
     }
 
     /// The model.
@@ -51,20 +77,52 @@ impl LoadedModel {
     }
 }
 
-/// The tensors of the file that the model's plan multiplies with.
-pub(crate) fn weight_sources(model: &Model) -> Result<Vec<WeightSource>, EngineError> {
-    // Which weights a plan names does not depend on its limits.
-    let shape = CacheShape::new(model, &EngineOptions::default(), 1);
-    let plan = model.graph().plan(&shape.plan_options(1, 1))?;
-    let named = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
-    let sources = named.filter_map(|(_, tensor)| model.gguf().tensor(&tensor.name)).map(|entry| {
-        WeightSource {
-            name: entry.name.clone(),
-            dtype: entry.ty,
-            rows: entry.dims.iter().skip(1).product(),
-            cols: entry.dims.first().copied().unwrap_or(1),
-            data: model.gguf().data(entry),
+/// A part of a model with a plan and a cache of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Block {
+    /// The model.
+    #[default]
+    Trunk,
+    /// The head of multi-token prediction.
+    Mtp,
+}
+
+impl Block {
+    fn plan(self, model: &Model, options: &PlanOptions) -> Result<Plan, EngineError> {
+        match self {
+            Block::Trunk => Ok(model.graph().plan(options)?),
+            Block::Mtp => model
+                .graph()
+                .mtp_plan(options)?
+                .ok_or_else(|| EngineError::NoMtpHead { arch: model.config().arch.clone() }),
         }
+    }
+
+    /// The plan of one token, for what does not depend on limits: names, weights, columns.
+    pub fn smallest_plan(self, model: &Model) -> Result<Plan, EngineError> {
+        let shape = CacheShape::new(model, &EngineOptions::default(), 1);
+        self.plan(model, &shape.plan_options(1, 1))
+    }
+}
+
+/// The tensors of the file that the plans of `blocks` multiply with.
+pub(crate) fn weight_sources(
+    model: &Model,
+    blocks: &[Block],
+) -> Result<Vec<WeightSource>, EngineError> {
+    let mut names = BTreeSet::new();
+    for block in blocks {
+        let plan = block.smallest_plan(model)?;
+        let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
+        names.extend(weights.map(|(_, tensor)| tensor.name.clone()));
+    }
+    let named = model.gguf().tensors().iter().filter(|entry| names.contains(&entry.name));
+    let sources = named.map(|entry| WeightSource {
+        name: entry.name.clone(),
+        dtype: entry.ty,
+        rows: entry.dims.iter().skip(1).product(),
+        cols: entry.dims.first().copied().unwrap_or(1),
+        data: model.gguf().data(entry),
     });
     Ok(sources.collect())
 }
@@ -72,8 +130,10 @@ pub(crate) fn weight_sources(model: &Model) -> Result<Vec<WeightSource>, EngineE
 /// What the plans of a runner compute.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
-    /// Logits of every token, not only of each sequence's last.
-    pub all_rows: bool,
+    /// Which part of the model.
+    pub block: Block,
+    /// Most rows of logits of a step; by default one for each sequence, its last.
+    pub out_rows: Option<u32>,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
 }
@@ -94,6 +154,9 @@ impl Runner {
         wanted: &Wanted,
     ) -> Result<Runner, EngineError> {
         let device = loaded.device.as_ref();
+        if !loaded.blocks.contains(&wanted.block) {
+            return Err(EngineError::NoMtpHead { arch: loaded.model.config().arch.clone() });
+        }
         let plans = bucket_bounds(shape)
             .map(|max_tokens| prepare(&loaded.model, device, shape, max_tokens, wanted))
             .collect::<Result<Vec<_>, _>>()?;
@@ -138,8 +201,8 @@ pub(crate) fn prepare(
     max_tokens: u32,
     wanted: &Wanted,
 ) -> Result<Plan, EngineError> {
-    let max_out_rows = if wanted.all_rows { max_tokens } else { shape.max_seqs };
-    let mut plan = model.graph().plan(&shape.plan_options(max_tokens, max_out_rows))?;
+    let max_out_rows = wanted.out_rows.map_or(shape.max_seqs, |rows| rows.min(max_tokens));
+    let mut plan = wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))?;
     plan.add_outputs(&wanted.taps)?;
     Ok(passes::prepare(plan, device.caps())?)
 }

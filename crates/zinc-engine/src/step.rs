@@ -9,7 +9,8 @@ use crate::cache_slot::CacheSlot;
 pub(crate) enum OutRows {
     None,
     Last,
-    All,
+    /// From this row of the share on.
+    From(usize),
 }
 
 /// One sequence's share of a step.
@@ -20,6 +21,8 @@ pub(crate) struct Share<'a> {
     pub cache: &'a CacheSlot,
     /// Rows that give logits.
     pub out_rows: OutRows,
+    /// Hidden states of the tokens, for plans that read them; else empty.
+    pub hidden: &'a [f32],
 }
 
 /// Adds a share to a step; `pages_per_seq` is the length of a row of the page tables.
@@ -35,6 +38,7 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
         inputs.window_slots.extend(cache.window().map(|window| window.slot(position) as i32));
         inputs.rope_variant.push(cache.rope_variant);
     }
+    inputs.hidden.extend_from_slice(share.hidden);
     if let Some(window) = cache.window() {
         window.push_ring(&mut inputs.window_pages);
     }
@@ -54,7 +58,7 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
     match share.out_rows {
         OutRows::None => {}
         OutRows::Last => inputs.out_rows.push(end - 1),
-        OutRows::All => inputs.out_rows.extend(first_row..end),
+        OutRows::From(row) => inputs.out_rows.extend(first_row + row as i32..end),
     }
 }
 
@@ -83,7 +87,7 @@ mod tests {
         let mut pools = pools();
         let caches = [slot(&mut pools, 1, 2, 0), slot(&mut pools, PAGE_SIZE - 1, 2, 1)];
         let mut inputs = StepInputs::default();
-        let share = |tokens, cache, out_rows| Share { tokens, cache, out_rows };
+        let share = |tokens, cache, out_rows| Share { tokens, cache, out_rows, hidden: &[] };
         push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::None), 4);
         push_share(&mut inputs, &share(&[9, 10][..], &caches[1], OutRows::Last), 4);
         assert_eq!(inputs.token_ids, [7, 8, 9, 10]);
@@ -96,8 +100,9 @@ mod tests {
         assert!(inputs.window_slots.is_empty() && inputs.state_saves.is_empty());
 
         inputs.clear();
-        push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::All), 4);
-        assert_eq!(inputs.out_rows, [0, 1]);
+        push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::From(0)), 4);
+        push_share(&mut inputs, &share(&[9, 10][..], &caches[1], OutRows::From(1)), 4);
+        assert_eq!(inputs.out_rows, [0, 1, 3]);
     }
 
     #[test]
@@ -110,7 +115,7 @@ mod tests {
         let tokens = vec![1; 2 * PAGE_SIZE as usize];
         slot.begin_step(&mut pools, tokens.len() as u32).unwrap();
         fn share<'a>(tokens: &'a [u32], cache: &'a CacheSlot) -> Share<'a> {
-            Share { tokens, cache, out_rows: OutRows::Last }
+            Share { tokens, cache, out_rows: OutRows::Last, hidden: &[] }
         }
         push_share(&mut inputs, &share(&tokens, &slot), 8);
         assert_eq!(inputs.window_pages, [0, 1, 0]);

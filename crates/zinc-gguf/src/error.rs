@@ -95,6 +95,8 @@ pub enum GgufError {
     NotFirstShard { number: u64, first: PathBuf },
     #[error("split model: {reason}")]
     Split { reason: String },
+    #[error("importance matrix: {reason}")]
+    Imatrix { reason: String },
 }
 
 impl GgufError {

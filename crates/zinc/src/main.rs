@@ -20,13 +20,17 @@ mod interrupt;
 mod machine;
 mod model;
 mod need;
+mod out_file;
 mod output;
 mod progress;
 mod report;
 mod safetensors;
+mod saved_logits;
+mod scores;
 mod selftest;
 mod session;
 mod terminal;
+mod text_chunks;
 mod think;
 mod tokens;
 mod traffic;
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         Command::Logits(args) => commands::logits::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Diff(args) => commands::diff::run(args),
+        Command::Perplexity(args) => commands::perplexity::run(args),
+        Command::Imatrix(args) => commands::imatrix::run(args),
         Command::Completions(args) => commands::completions::run(args),
     };
     match result {

@@ -7,5 +7,6 @@ mod fake;
 mod generate;
 mod golden;
 mod memory;
+mod mtp;
 mod reuse;
 mod support;
