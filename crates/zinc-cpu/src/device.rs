@@ -81,7 +81,7 @@ fn caps() -> Caps {
     };
     Caps {
         device: NAME.into(),
-        fused: [OpKind::MatMulAdd, OpKind::GateUpAct].into(),
+        fused: [OpKind::MatMulAdd, OpKind::GateUpAct, OpKind::ExpertGateUpAct].into(),
         matmul: GgmlType::ALL
             .into_iter()
             .filter(is_number)

@@ -7,7 +7,7 @@ use crate::NAME;
 use crate::kernels::act::{self, ActBlock, ActSuper};
 use crate::kernels::{attention, experts, matmul};
 use crate::lower::{Lowering, Operand, Step, one_key_head};
-use crate::memory::{Buffer, Rows};
+use crate::memory::{Buffer, Plain, Rows};
 use crate::pool::{Pool, Worker};
 use crate::simd::Isa;
 use crate::store::{StateStore, WeightStore};
@@ -154,12 +154,17 @@ impl CpuExecutable {
 
     /// Copies the inputs to where the nodes read them, and groups the rows for attention.
     fn load(&mut self, inputs: &StepInputs) {
-        for (kind, rows) in &self.inputs {
-            let from = inputs.get(*kind);
-            let per_row = rows.row_bytes / size_of::<i32>();
+        fn copy<T: Plain>(from: &[T], rows: &Rows) {
+            let per_row = rows.row_bytes / size_of::<T>();
             for (row, values) in from.chunks_exact(per_row).enumerate() {
-                // SAFETY: the buffer belongs to this executable and no step is running: `submit` has `&mut self`.
-                unsafe { rows.row_mut::<i32>(row) }.copy_from_slice(values);
+                // SAFETY: the buffer belongs to this executable and no step is running: `load` has `&mut self`.
+                unsafe { rows.row_mut::<T>(row) }.copy_from_slice(values);
+            }
+        }
+        for (kind, rows) in &self.inputs {
+            match kind {
+                InputKind::Hidden => copy(&inputs.hidden, rows),
+                kind => copy(inputs.get(*kind), rows),
             }
         }
         let last = inputs.positions.iter().max().map_or(0, |last| *last as usize);
@@ -316,7 +321,9 @@ fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
 /// One buffer for the inputs that the plan reads, at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
-        let shape = kind.shape(&plan.limits);
+        // Ids are i32 and hidden states f32; the width of the latter is in their tensor.
+        let found = plan.find(kind.name()).map(|id| plan.tensor(id).shape);
+        let shape = found.unwrap_or(kind.shape(&plan.limits));
         (plan.limits.bound(shape.rows) as usize, shape.cols as usize * size_of::<i32>())
     };
     let bytes_of = |kind: InputKind| {

@@ -180,6 +180,7 @@ impl<'a> Lowering<'a> {
             Op::MatMul(matmul) => product(self.matmul(node, matmul)),
             Op::GateUpAct(pair) => product(self.gate_up_act(node, pair.act)),
             Op::HeadMatMul(matmul) => product(self.head_matmul(node, matmul)),
+            Op::ExpertGateUpAct(pair) => product(self.expert_gate_up_act(node, pair)),
             Op::ExpertMatMul(matmul) => product(self.expert_matmul(node, matmul)),
             Op::RouterTopK(router) => Ok(Kind::Router(self.router(node, router)?)),
             Op::Attention(attention) => Ok(Kind::Attention(self.attention(node, attention)?)),

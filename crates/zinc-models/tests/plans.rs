@@ -32,7 +32,7 @@ fn int8_caps() -> Caps {
     let quantized = ActivationType::Quantized;
     Caps {
         device: "int8".into(),
-        fused: [OpKind::MatMulAdd, OpKind::GateUpAct].into(),
+        fused: [OpKind::MatMulAdd, OpKind::GateUpAct, OpKind::ExpertGateUpAct].into(),
         matmul: vec![
             (F32, ActivationType::F32),
             (Q4_0, quantized(Q8_0)),

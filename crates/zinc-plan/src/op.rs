@@ -18,7 +18,9 @@ mod moe;
 
 pub use delta_net::{CausalConv1d, GatedDeltaNet, HeadOrder};
 pub use elementwise::{HeadMatMul, HeadSlice, L2Norm, LatentAttention, Scale, Softcap};
-pub use moe::{ExpertCombine, ExpertGroups, ExpertMatMul, Gating, GroupScore, RouterTopK};
+pub use moe::{
+    ExpertCombine, ExpertGateUpAct, ExpertGroups, ExpertMatMul, Gating, GroupScore, RouterTopK,
+};
 
 /// Nonlinearity of a gated feed-forward block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -208,6 +210,10 @@ pub enum Op {
     /// Fused `MatMul, MatMul, GatedAct`:
     /// `w_gate, w_up, x -> y`: act(W_gate x) * (W_up x).
     GateUpAct(GateUpAct),
+    /// Fused `ExpertMatMul, ExpertMatMul, GatedAct`: `w_gate, w_up, x, ids (, bias_gate, bias_up) -> y
+    /// [n, k * n_out]`. When packed, fused `ExpertMatMul, HeadSlice, HeadSlice, GatedAct`: `w [n_experts
+    /// * 2 * n_out, n_in], x, ids -> y`, where each expert's matrix has the rows of the gate first.
+    ExpertGateUpAct(ExpertGateUpAct),
 }
 
 /// An operation without its attributes; fused forms of an operation count as kinds of their own.
@@ -269,11 +275,13 @@ pub enum OpKind {
     QuantizeAct,
     /// [`Op::GateUpAct`]
     GateUpAct,
+    /// [`Op::ExpertGateUpAct`]
+    ExpertGateUpAct,
 }
 
 impl OpKind {
     /// Every kind, in the order of `docs/ops.md`.
-    pub const ALL: [OpKind; 28] = [
+    pub const ALL: [OpKind; 29] = [
         OpKind::Embed,
         OpKind::GatherRows,
         OpKind::Add,
@@ -302,6 +310,7 @@ impl OpKind {
         OpKind::QuantizeAct,
         OpKind::MatMulAdd,
         OpKind::GateUpAct,
+        OpKind::ExpertGateUpAct,
     ];
 
     /// Name in the plan's text form and in file names.
@@ -335,12 +344,13 @@ impl OpKind {
             OpKind::GatedDeltaNet => "gated_delta_net",
             OpKind::QuantizeAct => "quantize_act",
             OpKind::GateUpAct => "gate_up_act",
+            OpKind::ExpertGateUpAct => "expert_gate_up_act",
         }
     }
 
     /// Whether the kind exists only as the result of the fusion pass.
     pub fn is_fused(self) -> bool {
-        matches!(self, OpKind::MatMulAdd | OpKind::GateUpAct)
+        matches!(self, OpKind::MatMulAdd | OpKind::GateUpAct | OpKind::ExpertGateUpAct)
     }
 }
 
@@ -378,6 +388,7 @@ impl Op {
             Op::GatedDeltaNet(_) => OpKind::GatedDeltaNet,
             Op::QuantizeAct => OpKind::QuantizeAct,
             Op::GateUpAct(_) => OpKind::GateUpAct,
+            Op::ExpertGateUpAct(_) => OpKind::ExpertGateUpAct,
         }
     }
 
@@ -386,6 +397,7 @@ impl Op {
         match self {
             Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => 1,
             Op::GateUpAct(_) => 2,
+            Op::ExpertGateUpAct(pair) => pair.n_weights(),
             _ => 0,
         }
     }
@@ -466,6 +478,7 @@ impl Op {
             Op::RouterTopK(router) => moe::infer_router(router, ins),
             Op::ExpertMatMul(matmul) => moe::infer_expert_matmul(*matmul, ins),
             Op::ExpertCombine(_) => moe::infer_combine(ins),
+            Op::ExpertGateUpAct(pair) => moe::infer_gate_up(pair, ins),
             Op::CausalConv1d(conv) => delta_net::infer_conv(*conv, ins),
             Op::DeltaGates => delta_net::infer_gates(ins),
             Op::GatedDeltaNet(net) => delta_net::infer_delta_net(net, ins),
@@ -490,6 +503,7 @@ impl Op {
             Op::Mul | Op::SigmoidGate | Op::Concat | Op::HeadMatMul(_) => 2,
             Op::RouterTopK(router) => 1 + usize::from(router.bias),
             Op::ExpertMatMul(matmul) => 3 + usize::from(matmul.bias),
+            Op::ExpertGateUpAct(pair) => 2 + pair.n_weights() + 2 * usize::from(pair.bias),
             Op::ExpertCombine(combine) => 2 + 2 * usize::from(combine.expert_scale),
             Op::RmsNormGated(_) => 3,
             Op::DeltaGates => 4,

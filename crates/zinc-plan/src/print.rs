@@ -142,6 +142,11 @@ impl Display for OpText<'_> {
                 let bias = if matmul.bias { " bias" } else { "" };
                 write!(f, "(experts={}{bias})", matmul.n_experts)
             }
+            Op::ExpertGateUpAct(pair) => {
+                let packed = if pair.packed { " packed" } else { "" };
+                let bias = if pair.bias { " bias" } else { "" };
+                write!(f, "({} experts={}{packed}{bias})", pair.act.name(), pair.n_experts)
+            }
             Op::RouterTopK(router) => write_router(f, router),
             Op::ExpertCombine(combine) if combine.expert_scale => write!(f, "(expert_scale)"),
             Op::ExpertCombine(_) => Ok(()),

@@ -277,7 +277,7 @@ impl Step<'_> {
             }
             Op::DeltaGates => return self.delta_gates(node),
             Op::GatedDeltaNet(net) => self.gated_delta_net(&net, node)?,
-            Op::MatMul(_) | Op::QuantizeAct | Op::GateUpAct(_) => {
+            Op::MatMul(_) | Op::QuantizeAct | Op::GateUpAct(_) | Op::ExpertGateUpAct(_) => {
                 return Err(DeviceError::Plan {
                     plan: self.exec.plan.name.clone(),
                     reason: format!("{} is not a base operation", node.op.kind().name()),

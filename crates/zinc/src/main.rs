@@ -23,6 +23,7 @@ mod need;
 mod out_file;
 mod output;
 mod progress;
+mod quantize;
 mod report;
 mod safetensors;
 mod saved_logits;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Template(args) => commands::template::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
         Command::Diff(args) => commands::diff::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Imatrix(args) => commands::imatrix::run(args),

@@ -4,7 +4,7 @@ use super::{Grouping, Lowering, Operand};
 use crate::kernels::format::Form;
 use crate::memory::Rows;
 use zinc_backend::DeviceError;
-use zinc_plan::{Activation, ExpertMatMul, HeadMatMul, MatMul, Node};
+use zinc_plan::{Activation, ExpertGateUpAct, ExpertMatMul, HeadMatMul, MatMul, Node, TensorId};
 use zinc_quant::GgmlType;
 
 /// Products of rows with the matrices of a stack, or with a gated pair of them.
@@ -26,6 +26,9 @@ pub(crate) struct Product {
 #[derive(Clone, Copy)]
 pub(crate) struct StackOperand {
     pub weight: Operand,
+    /// Where the first matrix begins, and rows from matrix to matrix.
+    pub first: usize,
+    pub distance: usize,
     pub bias: Option<Rows>,
 }
 
@@ -46,9 +49,7 @@ pub(crate) enum Matrices {
 
 impl Lowering<'_> {
     pub(super) fn matmul(&self, node: &Node, matmul: MatMul) -> Result<Product, DeviceError> {
-        let bias = node.reads.get(2).filter(|_| matmul.bias);
-        let bias = bias.map(|id| self.value(*id)).transpose()?;
-        let weight = StackOperand { weight: self.operand(node.reads[0])?, bias };
+        let weight = self.stack(node, 0, 1, node.reads.get(2).filter(|_| matmul.bias))?;
         let residual = node.reads.last().filter(|_| matmul.residual);
         let residual = residual.map(|id| self.value(*id)).transpose()?;
         let product = self.product(node, weight, None, Matrices::One)?;
@@ -56,11 +57,8 @@ impl Lowering<'_> {
     }
 
     pub(super) fn gate_up_act(&self, node: &Node, act: Activation) -> Result<Product, DeviceError> {
-        let stack = |operand: usize| {
-            let weight = self.operand(node.reads[operand])?;
-            Ok::<_, DeviceError>(StackOperand { weight, bias: None })
-        };
-        self.product(node, stack(0)?, Some((stack(1)?, act)), Matrices::One)
+        let [gate, up] = [self.stack(node, 0, 1, None)?, self.stack(node, 1, 1, None)?];
+        self.product(node, gate, Some((up, act)), Matrices::One)
     }
 
     pub(super) fn head_matmul(
@@ -68,7 +66,7 @@ impl Lowering<'_> {
         node: &Node,
         matmul: HeadMatMul,
     ) -> Result<Product, DeviceError> {
-        let weight = StackOperand { weight: self.operand(node.reads[0])?, bias: None };
+        let weight = self.stack(node, 0, matmul.n_heads, None)?;
         self.product(node, weight, None, Matrices::Heads(matmul.n_heads as usize))
     }
 
@@ -78,11 +76,48 @@ impl Lowering<'_> {
         matmul: ExpertMatMul,
     ) -> Result<Product, DeviceError> {
         let bias = node.reads.get(3).filter(|_| matmul.bias);
-        let bias = bias.map(|id| self.value(*id)).transpose()?;
-        let weight = StackOperand { weight: self.operand(node.reads[0])?, bias };
-        let wide = self.operand(node.reads[1])?.cols != weight.weight.cols;
-        let grouping = self.grouping(node, node.reads[2])?;
-        self.product(node, weight, None, Matrices::Experts { grouping, wide })
+        let weight = self.stack(node, 0, matmul.n_experts, bias)?;
+        self.product(node, weight, None, self.chosen(node)?)
+    }
+
+    pub(super) fn expert_gate_up_act(
+        &self,
+        node: &Node,
+        pair: ExpertGateUpAct,
+    ) -> Result<Product, DeviceError> {
+        let bias = |operand: usize| node.reads.get(operand).filter(|_| pair.bias);
+        let gate = self.stack(node, 0, pair.n_experts, bias(4))?;
+        let up = match pair.packed {
+            true => StackOperand { first: gate.distance / 2, ..gate },
+            false => self.stack(node, 1, pair.n_experts, bias(5))?,
+        };
+        self.product(node, gate, Some((up, pair.act)), self.chosen(node)?)
+    }
+
+    /// Weight `operand` with its matrices one after the other.
+    fn stack(
+        &self,
+        node: &Node,
+        operand: usize,
+        n_matrices: u32,
+        bias: Option<&TensorId>,
+    ) -> Result<StackOperand, DeviceError> {
+        let rows = self.plan.tensor(node.reads[operand]).shape.rows;
+        let n_rows = self.plan.limits.bound(rows) as usize;
+        Ok(StackOperand {
+            weight: self.operand(node.reads[operand])?,
+            first: 0,
+            distance: n_rows / n_matrices as usize,
+            bias: bias.map(|id| self.value(*id)).transpose()?,
+        })
+    }
+
+    /// The matrices of the experts chosen by the ids, which are the operand after the activations.
+    fn chosen(&self, node: &Node) -> Result<Matrices, DeviceError> {
+        let n_weights = node.op.n_weight_operands();
+        let [weight, x] = [node.reads[0], node.reads[n_weights]].map(|id| self.plan.tensor(id));
+        let wide = x.shape.cols != weight.shape.cols;
+        Ok(Matrices::Experts { grouping: self.grouping(node, node.reads[n_weights + 1])?, wide })
     }
 
     /// The activations are the operand after the weights.

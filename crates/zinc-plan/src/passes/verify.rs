@@ -93,7 +93,8 @@ fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
         Op::Embed(_) => &[(0, Weight), (1, Input(TokenIds))],
         Op::GatherRows => &[(1, Input(OutRows))],
         Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => &[(0, Weight)],
-        Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
+        Op::ExpertGateUpAct(pair) if pair.packed => &[(0, Weight)],
+        Op::GateUpAct(_) | Op::ExpertGateUpAct(_) => &[(0, Weight), (1, Weight)],
         Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
         // Slots and pages of the other operations on caches: see `check_cache_group`.
         Op::Attention(_) => &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf))],
@@ -163,6 +164,10 @@ fn check_operand_kinds(plan: &Plan, node: &Node, written: &[Option<usize>]) -> R
         Op::LatentAttention(attention) => attention.page_size,
         Op::ExpertMatMul(matmul) => {
             return check_expert_ids(plan, node.reads[2], matmul.n_experts, written);
+        }
+        Op::ExpertGateUpAct(pair) => {
+            let ids = node.reads[pair.n_weights() + 1];
+            return check_expert_ids(plan, ids, pair.n_experts, written);
         }
         Op::ExpertCombine(combine) if combine.expert_scale => {
             let n_experts = plan.tensor(node.reads[3]).shape.cols;

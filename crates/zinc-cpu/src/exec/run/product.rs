@@ -72,11 +72,8 @@ impl CpuExecutable {
         for panel in first_panel..n_panels.min(first_panel + per_task) {
             let outs = panel * ROWS..product.n_out.min((panel + 1) * ROWS);
             self.isa.run(MatMulTask {
-                matrix: panels(&product.weight, matrix, product.n_out, outs.clone()),
-                up: product
-                    .up
-                    .as_ref()
-                    .map(|(up, act)| (panels(up, matrix, product.n_out, outs.clone()), *act)),
+                matrix: panels(&product.weight, matrix, outs.clone()),
+                up: product.up.as_ref().map(|(up, act)| (panels(up, matrix, outs.clone()), *act)),
                 x,
                 n_in: product.n_in,
                 starts: &places.starts,
@@ -173,10 +170,10 @@ fn activations<'a>(x: &Operand, n_rows: usize) -> Activations<'a> {
     }
 }
 
-/// Rows `outs` of matrix `matrix`, of matrices with `n_out` rows.
-fn panels(stack: &StackOperand, matrix: usize, n_out: usize, outs: Range<usize>) -> Panels<'_> {
+/// Rows `outs` of matrix `matrix`.
+fn panels(stack: &StackOperand, matrix: usize, outs: Range<usize>) -> Panels<'_> {
     let rows = &stack.weight.rows;
-    let first = matrix * n_out;
+    let first = stack.first + matrix * stack.distance;
     // SAFETY: weights are never written, and the executable keeps them.
     let data = unsafe { rows.span::<u8>(first + outs.end) };
     let row_bytes = rows.stride;
