@@ -76,19 +76,19 @@ fn search_row<const N: usize, B: SearchBlock<N>>(
     }
 }
 
-/// Weight of each value's squared error, at most 1.
+/// Weight of each value's squared error, at most 1: a²·(3σ + |x|), with a² = 1 where nothing is known.
 ///
-/// With an importance matrix it is a²·√(σ² + x²): large weights matter more than their activations say,
-/// since the calibration text is not all texts. Without one it is σ + |x|. (The rules of llama.cpp.)
+/// Large weights count somewhat more than the activations say, for two reasons: without an importance
+/// matrix, because they tend to stand in columns that are driven strongly; with one, because the
+/// calibration text is not all texts. On the built-in model, the share 3 gave the least error weighted by
+/// measured activations among 0, 1.4, 3 and none of |x|.
 fn weights<const N: usize>(values: &[f32; N], importance: Option<&[f32]>) -> [f32; N] {
     let sum_squares: f32 = values.iter().map(|x| x * x).sum();
-    let variance = sum_squares / N as f32;
-    let raw: [f32; N] = match importance {
-        Some(importance) => {
-            std::array::from_fn(|i| importance[i] * (2.0 * variance + values[i] * values[i]).sqrt())
-        }
-        None => std::array::from_fn(|i| (2.0 * variance).sqrt() + values[i].abs()),
-    };
+    let deviation = (sum_squares / N as f32).sqrt();
+    let raw: [f32; N] = std::array::from_fn(|i| {
+        let activation = importance.map_or(1.0, |importance| importance[i]);
+        activation * (3.0 * deviation + values[i].abs())
+    });
     let max = raw.iter().fold(0.0f32, |max, &weight| max.max(weight));
     if max <= 0.0 || !max.is_finite() {
         return [1.0; N];

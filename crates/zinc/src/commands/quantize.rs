@@ -1,6 +1,7 @@
 //! `zinc quantize`: a smaller file of the same model.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,6 +12,7 @@ use zinc_gguf::{Gguf, TensorEntry, Value};
 use zinc_quant::GgmlType;
 
 use crate::args::{ModelArgs, ThreadArgs};
+use crate::interrupt;
 use crate::new_file::NewFile;
 use crate::output::{self, human_bytes, table};
 use crate::progress::{Progress, Unit};
@@ -104,7 +106,8 @@ struct TensorReport {
 struct Step<'a> {
     tensor: &'a TensorEntry,
     decision: Decision,
-    importance: Option<Vec<f32>>,
+    /// Whether its errors are weighted by the importance matrix.
+    weighted: bool,
 }
 
 impl Step<'_> {
@@ -127,7 +130,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     tell_fallbacks(&steps);
     if let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) {
         let begin = Instant::now();
-        write(args, &gguf, &steps, &header, out)?;
+        if write(args, &gguf, importance.as_ref(), &steps, &header, out)?.is_break() {
+            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        }
         let seconds = begin.elapsed().as_secs_f64();
         report.seconds = Some(seconds);
         note(summary(&report, out, seconds));
@@ -165,11 +170,11 @@ fn plan<'a>(
             return Err(report::with_hint(what, hint));
         }
         let uses_importance = changes && decision.ty.is_quantized();
-        let found = match importance.filter(|_| uses_importance) {
-            Some(importance) => look_up(args, importance, gguf, tensor)?,
-            None => None,
+        let weighted = match importance.filter(|_| uses_importance) {
+            Some(importance) => is_weighted(args, importance, gguf, tensor)?,
+            None => false,
         };
-        steps.push(Step { tensor, decision, importance: found });
+        steps.push(Step { tensor, decision, weighted });
     }
     Ok(steps)
 }
@@ -186,14 +191,15 @@ fn check_overrides(policy: &Policy, gguf: &Gguf) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn look_up(
+/// Whether the importance matrix has `tensor`; it should.
+fn is_weighted(
     args: &Args,
     importance: &Importance,
     gguf: &Gguf,
     tensor: &TensorEntry,
-) -> anyhow::Result<Option<Vec<f32>>> {
-    let found = importance.of(tensor)?;
-    if found.is_none() && Importance::is_expected(gguf, tensor) {
+) -> anyhow::Result<bool> {
+    let found = importance.of(tensor)?.is_some();
+    if !found && Importance::is_expected(gguf, tensor) {
         if !args.imatrix_incomplete {
             let what = format!("the importance matrix lacks tensor {:?}", tensor.name);
             let hint = "make it with this model, or add --imatrix-incomplete";
@@ -229,39 +235,51 @@ fn header(args: &Args, gguf: &Gguf, importance: Option<&Importance>, steps: &[St
     header
 }
 
+/// Writes the file; breaks off, and leaves nothing behind, when Ctrl-C is pressed.
 fn write(
     args: &Args,
     gguf: &Gguf,
+    importance: Option<&Importance>,
     steps: &[Step],
     header: &Header,
     out: &Path,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ControlFlow<()>> {
     let inputs = gguf.shards().iter().filter_map(|shard| shard.path.as_deref());
     let inputs: Vec<&Path> = inputs.chain(args.imatrix.as_deref()).collect();
     let file = NewFile::create(out, &inputs, header.file_bytes(), args.force)?;
+    interrupt::install()?;
     let n_threads = n_threads(args);
     let total = steps.iter().map(|step| step.tensor.n_bytes).sum();
     let mut progress = Progress::new("quantising", Unit::Bytes);
     let mut stream = header.begin(file)?;
     let mut done = 0;
     for step in steps {
-        let data = gguf.data(step.tensor);
+        let (tensor, ty, data) = (step.tensor, step.decision.ty, gguf.data(step.tensor));
         if step.changes() {
-            let (tensor, ty) = (step.tensor, step.decision.ty);
-            let importance = step.importance.as_deref();
-            let job = Job { tensor, data: &data, ty, importance, n_threads };
-            job.run(|bytes, n_read| {
+            let means =
+                importance.filter(|_| step.weighted).map(|all| all.of(tensor)).transpose()?;
+            let importance = means.flatten();
+            let job = Job { tensor, data: &data, ty, importance: importance.as_deref(), n_threads };
+            let flow = job.run(|bytes, n_read| {
                 stream.tensor_bytes(bytes)?;
                 progress.update(done + n_read, total);
-                Ok(())
+                Ok(if interrupt::requested() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
             })?;
+            if flow.is_break() {
+                return Ok(flow);
+            }
         } else {
             stream.tensor_bytes(&data)?;
         }
-        done += step.tensor.n_bytes;
+        done += tensor.n_bytes;
         progress.update(done, total);
     }
-    stream.finish()?.finish()
+    stream.finish()?.finish()?;
+    Ok(ControlFlow::Continue(()))
 }
 
 fn n_threads(args: &Args) -> NonZeroUsize {
@@ -309,7 +327,7 @@ fn tensor_report(step: &Step) -> TensorReport {
         type_new: ty.name(),
         n_bytes: tensor.n_bytes,
         n_bytes_new: tensor.n_elems() / block_bytes.0 * block_bytes.1,
-        imatrix: step.importance.is_some(),
+        imatrix: step.weighted,
         instead_of: step.decision.instead_of.map(GgmlType::name),
     }
 }

@@ -1,6 +1,7 @@
 //! One tensor from its old type to its new one: slab by slab, the rows of a slab by all threads.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use zinc_gguf::TensorEntry;
@@ -31,14 +32,14 @@ pub struct Job<'a> {
 
 impl Job<'_> {
     /// Gives the new bytes to `write`, slab after slab in order, with the number of old ones they came from so
-    /// far.
+    /// far, until it breaks off.
     ///
     /// # Errors
     /// A value that is not finite, or those of `write`.
     pub fn run(
         &self,
-        mut write: impl FnMut(&[u8], u64) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+        mut write: impl FnMut(&[u8], u64) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<ControlFlow<()>> {
         let row_len = self.tensor.dims[0] as usize;
         let (Some(old_bytes), Some(new_bytes)) =
             (self.tensor.ty.row_bytes(row_len), self.ty.row_bytes(row_len))
@@ -52,9 +53,11 @@ impl Job<'_> {
             out.resize(slab.len() / old_bytes * new_bytes, 0);
             self.slab(slab, slab_idx * slab_rows, [old_bytes, new_bytes], &mut out)?;
             n_read += slab.len() as u64;
-            write(&out, n_read)?;
+            if write(&out, n_read)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Converts the rows of `slab`, of which the first is row `first_row` of the tensor.
