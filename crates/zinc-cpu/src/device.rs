@@ -1,15 +1,15 @@
 //! The device: what it can do, and how it is opened.
 
-use crate::exec::CpuExecutable;
+use crate::exec::{self, CpuExecutable};
 use crate::kernels::cache::KV_TYPES;
 use crate::kernels::format::Form;
 use crate::pool::Pool;
-use crate::store::{StateStore, WeightStore};
+use crate::store::{self, StateStore, WeightStore};
 use crate::{Isa, NAME, machine};
 use std::sync::Arc;
 use zinc_backend::{
     ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    WeightSource, Weights,
+    WeightNeed, WeightSource, Weights,
 };
 use zinc_plan::{OpKind, Plan};
 use zinc_quant::GgmlType;
@@ -98,6 +98,22 @@ impl Device for CpuDevice {
 
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
+        let mut need = WeightNeed::default();
+        for source in sources {
+            let n_bytes = source.data.len() as u64;
+            match store::is_copied(source) {
+                true => need.copied += n_bytes,
+                false => need.mapped += n_bytes,
+            }
+        }
+        need
+    }
+
+    fn scratch_need(&self, plan: &Plan) -> u64 {
+        exec::scratch_need(plan, self.pool.n_threads())
     }
 
     fn bind_weights(

@@ -7,7 +7,7 @@ use crate::NAME;
 use crate::kernels::act::{self, ActBlock, ActSuper};
 use crate::kernels::{attention, experts, matmul};
 use crate::lower::{Lowering, Operand, Step, one_key_head};
-use crate::memory::{Buffer, Rows};
+use crate::memory::{Buffer, Plain, Rows};
 use crate::pool::{Pool, Worker};
 use crate::simd::Isa;
 use crate::store::{StateStore, WeightStore};
@@ -154,12 +154,17 @@ impl CpuExecutable {
 
     /// Copies the inputs to where the nodes read them, and groups the rows for attention.
     fn load(&mut self, inputs: &StepInputs) {
-        for (kind, rows) in &self.inputs {
-            let from = inputs.get(*kind);
-            let per_row = rows.row_bytes / size_of::<i32>();
+        fn copy<T: Plain>(from: &[T], rows: &Rows) {
+            let per_row = rows.row_bytes / size_of::<T>();
             for (row, values) in from.chunks_exact(per_row).enumerate() {
-                // SAFETY: the buffer belongs to this executable and no step is running: `submit` has `&mut self`.
-                unsafe { rows.row_mut::<i32>(row) }.copy_from_slice(values);
+                // SAFETY: the buffer belongs to this executable and no step is running: `load` has `&mut self`.
+                unsafe { rows.row_mut::<T>(row) }.copy_from_slice(values);
+            }
+        }
+        for (kind, rows) in &self.inputs {
+            match kind {
+                InputKind::Hidden => copy(&inputs.hidden, rows),
+                kind => copy(inputs.get(*kind), rows),
             }
         }
         let last = inputs.positions.iter().max().map_or(0, |last| *last as usize);
@@ -316,7 +321,9 @@ fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
 /// One buffer for the inputs that the plan reads, at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
-        let shape = kind.shape(&plan.limits);
+        // Ids are i32 and hidden states f32; the width of the latter is in their tensor.
+        let found = plan.find(kind.name()).map(|id| plan.tensor(id).shape);
+        let shape = found.unwrap_or(kind.shape(&plan.limits));
         (plan.limits.bound(shape.rows) as usize, shape.cols as usize * size_of::<i32>())
     };
     let bytes_of = |kind: InputKind| {
@@ -353,19 +360,36 @@ impl SplitKeys {
         v_dim: usize,
         heads: usize,
     ) -> Result<SplitKeys, DeviceError> {
+        let (n_blocks, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
+        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
+        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
+    }
+
+    /// Blocks that fit one row, bytes of a row, and number of rows.
+    fn sizes(plan: &Plan, n_threads: usize, v_dim: usize, heads: usize) -> (usize, usize, usize) {
         let keys = u64::from(plan.limits.pages_per_seq) * u64::from(plan.limits.page_size);
         let n_blocks = usize::try_from(keys).unwrap_or(usize::MAX).div_ceil(attention::KEY_BLOCK);
         let vectors = n_blocks.saturating_mul(heads * (1 + v_dim.div_ceil(16)));
         let row_bytes = vectors.saturating_mul(size_of::<[f32; 16]>());
         // One thread never splits, and a plan without attention needs nothing.
         let n_jobs = if v_dim == 0 { 0 } else { n_threads - 1 };
-        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
-        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
+        (n_blocks, row_bytes, n_jobs)
     }
 
     fn rows(&self) -> Rows {
         self.buffer.rows(0, self.n_jobs, self.row_bytes, self.row_bytes)
     }
+}
+
+/// Bytes that grow with the context, besides the arena: page tables, and room for split keys.
+pub(crate) fn scratch_need(plan: &Plan, n_threads: usize) -> u64 {
+    let (_, v_dim, heads) = attention_limits(plan);
+    let (_, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
+    let inputs = plan.inputs().into_iter().map(|kind| kind.shape(&plan.limits));
+    let input_bytes = inputs.map(|shape| {
+        plan.limits.bound(shape.rows) * u64::from(shape.cols) * size_of::<i32>() as u64
+    });
+    input_bytes.sum::<u64>().saturating_add(row_bytes.saturating_mul(n_jobs) as u64)
 }
 
 /// Largest part of a key head, largest value head, and query heads of one task, over all attention nodes.

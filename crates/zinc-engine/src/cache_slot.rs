@@ -145,6 +145,10 @@ impl CacheSlot {
 
     /// Makes windows and states those after `n` tokens, which are [`CacheSlot::restorable`].
     fn go_back(&mut self, pools: &mut Pools, n: usize) {
+        // Left behind by a step that failed.
+        while let Some(save) = self.saves.pop() {
+            self.forget(pools, Some(save));
+        }
         while self.checkpoints.last().is_some_and(|last| last.n_tokens > n) {
             let last = self.checkpoints.pop();
             self.forget(pools, last);
@@ -309,6 +313,11 @@ mod tests {
         assert_eq!(lengths, [43, 59]);
         assert_eq!(slot.keep(&mut pools, 50, 0), 43);
         assert_eq!(slot.keep(&mut pools, 42, 0), 0);
+        // Nor after a step that failed.
+        slot.want([5]);
+        slot.begin_step(&mut pools, 9).unwrap();
+        assert_eq!(slot.keep(&mut pools, 0, 0), 0);
+        assert_eq!(slot.saves().count(), 0);
         let spare = slot.states.map(|states| states.spare.len());
         assert_eq!(spare, Some(2), "no row is lost");
     }

@@ -5,7 +5,7 @@ use zinc_quant::GgmlType;
 
 use crate::cache_shape::CacheShape;
 use crate::kv::PAGE_SIZE;
-use crate::runner::{MemoryNeed, memory_need};
+use crate::memory::{Estimate, MemoryNeed};
 use crate::{EngineError, Model};
 
 /// Context length when none is asked for, unless the model was trained for less. Long enough for a
@@ -72,7 +72,40 @@ impl EngineOptions {
         model: &Model,
         device: &dyn Device,
     ) -> Result<MemoryNeed, EngineError> {
-        memory_need(model, device, self.cache_shape(model)?)
+        Estimate::new(model, device)?.need(self.cache_shape(model)?)
+    }
+
+    /// The longest context, up to the one asked for, with which what `model` takes on `device` is
+    /// `accepted`; `None` if that is not even so for one token.
+    ///
+    /// # Errors
+    /// As [`EngineOptions::memory_need`].
+    pub fn longest_context(
+        &self,
+        model: &Model,
+        device: &dyn Device,
+        accepted: impl Fn(&MemoryNeed) -> bool,
+    ) -> Result<Option<u32>, EngineError> {
+        let mut estimate = Estimate::new(model, device)?;
+        let mut fits = |n_ctx: u32| -> Result<bool, EngineError> {
+            let options = EngineOptions { n_ctx: Some(n_ctx), ..*self };
+            Ok(accepted(&estimate.need(options.cache_shape(model)?)?))
+        };
+        let n_ctx = self.n_ctx(model)?;
+        // Memory grows with the context, in whole pages.
+        let (mut fitting, mut too_long) = (0, n_ctx.div_ceil(PAGE_SIZE) + 1);
+        while fitting + 1 < too_long {
+            let middle = fitting + (too_long - fitting) / 2;
+            match fits((middle * PAGE_SIZE).min(n_ctx))? {
+                true => fitting = middle,
+                false => too_long = middle,
+            }
+        }
+        match fitting {
+            // Less than a page takes less for a step.
+            0 => Ok(fits(1)?.then_some(1)),
+            n_pages => Ok(Some((n_pages * PAGE_SIZE).min(n_ctx))),
+        }
     }
 
     /// Checks the options and gives the cache they ask for.

@@ -106,7 +106,10 @@ impl Block {
 }
 
 /// The tensors of the file that the plans of `blocks` multiply with.
-fn weight_sources(model: &Model, blocks: &[Block]) -> Result<Vec<WeightSource>, EngineError> {
+pub(crate) fn weight_sources(
+    model: &Model,
+    blocks: &[Block],
+) -> Result<Vec<WeightSource>, EngineError> {
     let mut names = BTreeSet::new();
     for block in blocks {
         let plan = block.smallest_plan(model)?;
@@ -133,24 +136,6 @@ pub(crate) struct Wanted {
     pub out_rows: Option<u32>,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
-}
-
-/// Bytes that a model takes on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// Weights, as in the file.
-    pub weights: u64,
-    /// Key/value cache.
-    pub cache: u64,
-    /// Intermediate values of the largest step.
-    pub activations: u64,
-}
-
-impl MemoryNeed {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations
-    }
 }
 
 /// Compiled plans of a model and the cache they share.
@@ -203,7 +188,7 @@ impl Runner {
 }
 
 /// Token bounds of the plans, rising: one token per sequence, and the chunk if it is larger.
-fn bucket_bounds(shape: CacheShape) -> impl Iterator<Item = u32> {
+pub(crate) fn bucket_bounds(shape: CacheShape) -> impl Iterator<Item = u32> {
     let chunk = Some(shape.max_tokens).filter(|chunk| *chunk > shape.max_seqs);
     std::iter::once(shape.max_seqs).chain(chunk)
 }
@@ -220,26 +205,4 @@ pub(crate) fn prepare(
     let mut plan = wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))?;
     plan.add_outputs(&wanted.taps)?;
     Ok(passes::prepare(plan, device.caps())?)
-}
-
-/// What `model` would take on `device`, without loading it.
-pub(crate) fn memory_need(
-    model: &Model,
-    device: &dyn Device,
-    shape: CacheShape,
-) -> Result<MemoryNeed, EngineError> {
-    let wanted = Wanted::default();
-    let plans = bucket_bounds(shape)
-        .map(|max_tokens| prepare(model, device, shape, max_tokens, &wanted))
-        .collect::<Result<Vec<_>, _>>()?;
-    let states = plans[0].tensors_where(|tensor| tensor.kind == TensorKind::State);
-    let arena = |plan: &Plan| plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
-    Ok(MemoryNeed {
-        weights: weight_sources(model, &[Block::Trunk])?
-            .iter()
-            .map(|source| source.data.len() as u64)
-            .sum(),
-        cache: states.map(|(id, _)| plans[0].max_bytes(id)).sum(),
-        activations: plans.iter().map(arena).sum(),
-    })
 }

@@ -1,4 +1,4 @@
-//! Writing GGUF version 3 files.
+//! Writing GGUF version 3 files, from memory or tensor by tensor.
 
 use crate::array::Array;
 use crate::value::Value;
@@ -6,22 +6,16 @@ use bytes::Bytes;
 use std::io::{self, Write};
 use zinc_quant::GgmlType;
 
+/// Alignment of tensor data where `general.alignment` does not say otherwise.
+const DEFAULT_ALIGNMENT: u32 = 32;
+
 /// A file in the making: metadata and tensors, written in the order they were added.
 ///
 /// Writes what it is given: keys and tensor names given twice give a file that readers refuse.
 #[derive(Clone, Debug, Default)]
 pub struct Writer {
-    metadata: Vec<(String, Value)>,
-    tensors: Vec<NewTensor>,
-    alignment: Option<u32>,
-}
-
-#[derive(Clone, Debug)]
-struct NewTensor {
-    name: String,
-    ty: GgmlType,
-    dims: Vec<u64>,
-    data: Bytes,
+    header: Header,
+    data: Vec<Bytes>,
 }
 
 impl Writer {
@@ -35,14 +29,15 @@ impl Writer {
     /// # Panics
     /// If it is not a power of two.
     pub fn alignment(&mut self, alignment: u32) -> &mut Writer {
-        assert!(alignment.is_power_of_two(), "alignment {alignment}");
-        self.alignment = Some(alignment);
         self.value("general.alignment", Value::U32(alignment))
     }
 
     /// Adds a key.
+    ///
+    /// # Panics
+    /// If it is `general.alignment` and not a power of two.
     pub fn value(&mut self, key: &str, value: Value) -> &mut Writer {
-        self.metadata.push((key.to_owned(), value));
+        self.header.value(key, value);
         self
     }
 
@@ -58,20 +53,21 @@ impl Writer {
         data: impl Into<Bytes>,
     ) -> &mut Writer {
         let data = data.into();
-        assert!((1..=4).contains(&dims.len()), "{name}: {dims:?}");
-        let n_elems = dims.iter().product::<u64>() as usize;
-        assert_eq!(ty.row_bytes(n_elems), Some(data.len()), "{name}: bytes of {dims:?} {ty}");
-        self.tensors.push(NewTensor { name: name.to_owned(), ty, dims: dims.to_vec(), data });
+        let n_bytes = self.header.tensor(name, ty, dims);
+        assert_eq!(n_bytes, data.len() as u64, "{name}: bytes of {dims:?} {ty}");
+        self.data.push(data);
         self
     }
 
     /// The file in memory.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut file = self.header();
-        for tensor in &self.tensors {
-            file.resize(self.padded(file.len() as u64) as usize, 0);
-            file.extend_from_slice(&tensor.data);
+        let mut file = self.header.to_bytes();
+        for data in &self.data {
+            file.resize(self.header.padded(file.len() as u64) as usize, 0);
+            file.extend_from_slice(data);
         }
+        // Readers that take the data section whole expect its last tensor to be padded, too.
+        file.resize(self.header.padded(file.len() as u64) as usize, 0);
         file
     }
 
@@ -80,23 +76,80 @@ impl Writer {
     /// # Errors
     /// Those of `out`.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        let header = self.header();
-        out.write_all(&header)?;
-        let mut position = header.len() as u64;
-        for tensor in &self.tensors {
-            let padding = self.padded(position) - position;
-            io::copy(&mut io::Read::take(io::repeat(0), padding), out)?;
-            out.write_all(&tensor.data)?;
-            position += padding + tensor.data.len() as u64;
+        let mut stream = self.header.begin(out)?;
+        for data in &self.data {
+            stream.tensor_bytes(data)?;
         }
+        stream.finish()?;
         Ok(())
+    }
+}
+
+/// Metadata and the list of tensors: all that comes before the data.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    metadata: Vec<(String, Value)>,
+    tensors: Vec<NewTensor>,
+    alignment: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct NewTensor {
+    name: String,
+    ty: GgmlType,
+    dims: Vec<u64>,
+    n_bytes: u64,
+}
+
+impl Header {
+    /// Adds a key; `general.alignment` also sets the alignment.
+    ///
+    /// # Panics
+    /// If that is not a power of two below 2³².
+    pub fn value(&mut self, key: &str, value: Value) {
+        if key == "general.alignment" {
+            let alignment = value.as_integer().and_then(|value| u32::try_from(value).ok());
+            assert!(alignment.is_some_and(u32::is_power_of_two), "alignment {value:?}");
+            self.alignment = alignment;
+        }
+        self.metadata.push((key.to_owned(), value));
+    }
+
+    /// Adds a tensor and tells how many bytes its data has; `dims` has the row length first.
+    ///
+    /// # Panics
+    /// If `dims` is not one to four sizes or rows are not whole blocks.
+    pub fn tensor(&mut self, name: &str, ty: GgmlType, dims: &[u64]) -> u64 {
+        assert!((1..=4).contains(&dims.len()), "{name}: {dims:?}");
+        let row_bytes = ty.row_bytes(dims[0] as usize);
+        let row_bytes = row_bytes.unwrap_or_else(|| panic!("{name}: rows of {dims:?} {ty}"));
+        let n_bytes = row_bytes as u64 * dims[1..].iter().product::<u64>();
+        self.tensors.push(NewTensor { name: name.to_owned(), ty, dims: dims.to_vec(), n_bytes });
+        n_bytes
+    }
+
+    /// Size of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        let header = self.to_bytes().len() as u64;
+        let end = self.tensors.iter().fold(header, |end, tensor| self.padded(end) + tensor.n_bytes);
+        self.padded(end)
+    }
+
+    /// Writes the header; the data follows through the stream.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn begin<W: Write>(&self, mut out: W) -> io::Result<TensorStream<'_, W>> {
+        let header = self.to_bytes();
+        out.write_all(&header)?;
+        Ok(TensorStream { header: self, out, position: header.len() as u64, tensor: 0, missing: 0 })
     }
 
     fn padded(&self, position: u64) -> u64 {
-        position.next_multiple_of(u64::from(self.alignment.unwrap_or(32)))
+        position.next_multiple_of(u64::from(self.alignment.unwrap_or(DEFAULT_ALIGNMENT)))
     }
 
-    fn header(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -116,9 +169,70 @@ impl Writer {
             out.extend(tensor.ty.id().to_le_bytes());
             offset = self.padded(offset);
             out.extend(offset.to_le_bytes());
-            offset += tensor.data.len() as u64;
+            offset += tensor.n_bytes;
         }
         out
+    }
+}
+
+/// A file whose header is written and whose tensors follow, in the header's order and in pieces of any size.
+#[derive(Debug)]
+pub struct TensorStream<'a, W> {
+    header: &'a Header,
+    out: W,
+    position: u64,
+    /// Tensors begun.
+    tensor: usize,
+    /// Bytes that the last of them still lacks.
+    missing: u64,
+}
+
+impl<W: Write> TensorStream<'_, W> {
+    /// Writes bytes of the current tensor, or the first of the next when that one is whole.
+    ///
+    /// # Errors
+    /// Those of the output.
+    ///
+    /// # Panics
+    /// If there are more bytes than the tensor lacks, or no further tensor.
+    pub fn tensor_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.missing == 0 {
+            self.pad()?;
+            let tensor = &self.header.tensors[self.tensor];
+            self.missing = tensor.n_bytes;
+            self.tensor += 1;
+        }
+        let n_bytes = bytes.len() as u64;
+        assert!(n_bytes <= self.missing, "{}", self.header.tensors[self.tensor - 1].name);
+        self.out.write_all(bytes)?;
+        self.position += n_bytes;
+        self.missing -= n_bytes;
+        Ok(())
+    }
+
+    /// The output, flushed, when all tensors are whole.
+    ///
+    /// # Errors
+    /// Those of the output.
+    ///
+    /// # Panics
+    /// If a tensor is missing or not whole.
+    pub fn finish(mut self) -> io::Result<W> {
+        assert!(
+            self.tensor == self.header.tensors.len() && self.missing == 0,
+            "tensors are missing"
+        );
+        self.pad()?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    /// Fills up to the alignment: before each tensor, and after the last one.
+    fn pad(&mut self) -> io::Result<()> {
+        let padding = self.header.padded(self.position) - self.position;
+        io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out)?;
+        self.position += padding;
+        Ok(())
     }
 }
 

@@ -18,6 +18,12 @@ pub trait QuantizeBlock<const N: usize>: Block<N> {
     fn quantize(src: &[f32; N]) -> Self;
 }
 
+/// A block format with a quantiser that searches, see [`crate::quantize_weights`].
+pub(crate) trait SearchBlock<const N: usize>: Block<N> {
+    /// The block of least weighted error among those tried. All values are finite, weights positive.
+    fn search(values: &[f32; N], weights: &[f32; N]) -> Self;
+}
+
 /// Little-endian IEEE half precision number, unaligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(transparent)]
@@ -35,6 +41,28 @@ impl F16Bits {
     pub fn from_f32(value: f32) -> F16Bits {
         F16Bits(f16::from_f32(value).to_le_bytes())
     }
+
+    /// A half for a scale of integer scales: the nearest, or where halves are coarse (subnormal) the one
+    /// above. Smaller integers make up for it, while no integer would for a scale too small.
+    pub(crate) fn scale_of_scales(value: f32) -> F16Bits {
+        const STEP: f32 = 1.0 / (1 << 24) as f32;
+        match value.abs() < f16::MIN_POSITIVE.to_f32() {
+            true => F16Bits::from_f32((value.abs() / STEP).ceil().copysign(value) * STEP),
+            false => F16Bits::saturating(value),
+        }
+    }
+
+    /// The nearest finite half to `value`.
+    pub(crate) fn saturating(value: f32) -> F16Bits {
+        let max = f16::MAX.to_f32();
+        F16Bits::from_f32(value.clamp(-max, max))
+    }
+}
+
+/// A super-block as its groups.
+pub(crate) fn as_groups<const N: usize, const G: usize>(values: &[f32; QK_K]) -> [[f32; N]; G] {
+    const { assert!(N * G == QK_K) };
+    std::array::from_fn(|g| std::array::from_fn(|i| values[N * g + i]))
 }
 
 /// 1/x, and 0 for 0: the quantisers' inverse scale, which sends an all-zero block to zeros.

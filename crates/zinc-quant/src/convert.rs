@@ -71,7 +71,11 @@ pub fn quantize(ty: GgmlType, src: &[f32], out: &mut [u8]) -> Result<(), QuantEr
     Ok(())
 }
 
-fn check_lengths(ty: GgmlType, n_elems: usize, n_bytes: usize) -> Result<(), QuantError> {
+pub(crate) fn check_lengths(
+    ty: GgmlType,
+    n_elems: usize,
+    n_bytes: usize,
+) -> Result<(), QuantError> {
     let expected = ty.row_bytes(n_elems).ok_or(QuantError::PartialBlock { ty, n_elems })?;
     if expected != n_bytes {
         return Err(QuantError::LengthMismatch { ty, n_elems, expected, found: n_bytes });

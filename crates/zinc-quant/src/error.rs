@@ -29,6 +29,6 @@ pub enum QuantError {
     #[error("{0} tensors cannot be dequantised: integer types hold indices, not weights")]
     CannotDequantize(GgmlType),
     /// There is no quantiser to this type.
-    #[error("no quantiser to {0}; available: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, mxfp4")]
+    #[error("there is no such quantiser to {0}")]
     CannotQuantize(GgmlType),
 }

@@ -1,6 +1,8 @@
 //! MXFP4 and NVFP4: 4-bit floats (E2M1) with 8-bit floating point scales.
 
-use crate::block::{Block, QuantizeBlock};
+use crate::block::{Block, QuantizeBlock, SearchBlock};
+use crate::search::levels::Fp4;
+use crate::search::scale;
 use bytemuck::{Pod, Zeroable};
 
 /// Twice the value of each E2M1 code, so that all are integers; the scales below are halved to match.
@@ -56,6 +58,26 @@ impl QuantizeBlock<32> for Mxfp4 {
         block.qs =
             std::array::from_fn(|j| nearest_fp4(src[j], d) | nearest_fp4(src[j + 16], d) << 4);
         block
+    }
+}
+
+impl SearchBlock<32> for Mxfp4 {
+    /// The reference's exponent or one of its neighbours: a smaller one clips the largest values.
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Mxfp4 {
+        let plain = Mxfp4::quantize(values).e;
+        let candidates = [plain, plain.saturating_sub(1), plain.saturating_add(1)];
+        let (mut best, mut least) = (Mxfp4 { e: plain, qs: [0; 16] }, f32::INFINITY);
+        for e in candidates {
+            let block = Mxfp4 { e, ..best };
+            let error = scale::error::<Fp4, 32>(values, weights, block.half_scale());
+            if error < least {
+                (best, least) = (block, error);
+            }
+        }
+        let inverse = scale::inverse(best.half_scale());
+        let code = |value: f32| Fp4::code(value * inverse);
+        best.qs = std::array::from_fn(|j| code(values[j]) | code(values[j + 16]) << 4);
+        best
     }
 }
 

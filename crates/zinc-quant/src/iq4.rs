@@ -1,6 +1,9 @@
 //! IQ4_NL and IQ4_XS: 4-bit indices into a fixed table of non-uniform levels.
 
-use crate::block::{Block, F16Bits, QK_K};
+use crate::block::{Block, F16Bits, QK_K, SearchBlock, as_groups};
+use crate::search::groups::{ScaleRange, fit_groups};
+use crate::search::levels::Iq4;
+use crate::search::scale;
 use bytemuck::{Pod, Zeroable};
 
 /// The sixteen levels.
@@ -25,6 +28,13 @@ pub struct Iq4Nl {
 impl Block<32> for Iq4Nl {
     fn dequantize(&self, out: &mut [f32; 32]) {
         levels(self.d.to_f32(), &self.qs, out);
+    }
+}
+
+impl SearchBlock<32> for Iq4Nl {
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Iq4Nl {
+        let d = scale::fit_f16::<Iq4, 32>(values, weights);
+        Iq4Nl { d, qs: codes(d.to_f32(), values) }
     }
 }
 
@@ -73,4 +83,29 @@ fn levels(scale: f32, qs: &[u8; 16], out: &mut [f32; 32]) {
         out[j] = scale * f32::from(IQ4_VALUES[usize::from(q & 15)]);
         out[j + 16] = scale * f32::from(IQ4_VALUES[usize::from(q >> 4)]);
     }
+}
+
+impl SearchBlock<QK_K> for Iq4Xs {
+    fn search(values: &[f32; QK_K], weights: &[f32; QK_K]) -> Iq4Xs {
+        const SCALES: ScaleRange = ScaleRange { low: -32, high: 31, n_starts: 4 };
+        let (values, weights) = (as_groups::<32, 8>(values), as_groups(weights));
+        let scales = fit_groups::<Iq4, 32, 8>(&values, &weights, SCALES);
+        let stored = scales.groups.map(|scale| (scale + 32) as u8);
+        let high = (0..8).fold(0, |bits, g| bits | u16::from(stored[g] >> 4) << (2 * g));
+        Iq4Xs {
+            d: scales.d,
+            scales_h: high.to_le_bytes(),
+            scales_l: std::array::from_fn(|i| stored[2 * i] & 15 | stored[2 * i + 1] << 4),
+            qs: std::array::from_fn(|g| {
+                codes(scales.d.to_f32() * f32::from(scales.groups[g]), &values[g])
+            }),
+        }
+    }
+}
+
+/// Nearest levels of 32 values, packed.
+fn codes(scale: f32, values: &[f32; 32]) -> [u8; 16] {
+    let inverse = scale::inverse(scale);
+    let code = |value: f32| Iq4::code(value * inverse);
+    std::array::from_fn(|j| code(values[j]) | code(values[j + 16]) << 4)
 }

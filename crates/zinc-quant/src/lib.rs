@@ -4,7 +4,9 @@
 //! - [`GgmlType`] knows every tensor type of the format, so that any file can be indexed and sized.
 //! - [`dequantize`] is the definition of what a block's bytes mean. It is scalar, allocation-free and
 //!   bit-exact with ggml's reference; kernels are tested against it.
-//! - [`quantize`] is the deterministic reference quantiser of the simple formats.
+//! - [`quantize`] is the deterministic reference quantiser of the simple formats, bit-exact with ggml's;
+//!   the cache and activations are quantised with it.
+//! - [`quantize_weights`] searches for the block of least weighted error; model files are made with it.
 //! - Block structs ([`Q4K`], [`Q8_0`], …) have alignment 1 and no padding, so any byte slice whose
 //!   length is a multiple of the block size can be viewed as blocks with [`bytemuck::cast_slice`].
 //!
@@ -32,6 +34,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod q8_k;
+mod search;
 mod ternary;
 
 pub use block::{Block, F16Bits, QK_K, QuantizeBlock};
@@ -53,4 +56,5 @@ pub use q5_k::Q5K;
 pub use q6_k::Q6K;
 pub use q8_0::{Q8_0, Q8_1};
 pub use q8_k::Q8K;
+pub use search::quantize_weights;
 pub use ternary::{Tq1_0, Tq2_0};

@@ -1,6 +1,10 @@
 //! Q4_0 and Q4_1: 32 elements of 4 bits with one scale, and for Q4_1 one minimum.
 
-use crate::block::{Block, F16Bits, QuantizeBlock, inverse_or_zero, min_max, signed_max};
+use crate::block::{
+    Block, F16Bits, QuantizeBlock, SearchBlock, inverse_or_zero, min_max, signed_max,
+};
+use crate::search::levels::{Integers, Levels};
+use crate::search::{affine, scale};
 use bytemuck::{Pod, Zeroable};
 
 /// 18 bytes: x = d · (q − 8).
@@ -38,6 +42,16 @@ impl QuantizeBlock<32> for Q4_0 {
             d: F16Bits::from_f32(d),
             qs: std::array::from_fn(|j| quant(src[j]) | quant(src[j + 16]) << 4),
         }
+    }
+}
+
+impl SearchBlock<32> for Q4_0 {
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Q4_0 {
+        type Range = Integers<-8, 7>;
+        let d = scale::fit_f16::<Range, 32>(values, weights);
+        let inverse = scale::inverse(d.to_f32());
+        let quant = |value: f32| (Range::nearest(value * inverse) + 8.0) as u8;
+        Q4_0 { d, qs: std::array::from_fn(|j| quant(values[j]) | quant(values[j + 16]) << 4) }
     }
 }
 
@@ -80,5 +94,12 @@ impl QuantizeBlock<32> for Q4_1 {
             m: F16Bits::from_f32(min),
             qs: std::array::from_fn(|j| quant(src[j]) | quant(src[j + 16]) << 4),
         }
+    }
+}
+
+impl SearchBlock<32> for Q4_1 {
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Q4_1 {
+        let (d, m, qs) = affine::fit_f16::<15, 32>(values, weights);
+        Q4_1 { d, m, qs: std::array::from_fn(|j| qs[j] | qs[j + 16] << 4) }
     }
 }

@@ -1,6 +1,7 @@
 //! Q4_K: 256 elements of 4 bits, 8 groups of 32 with a 6-bit scale and a 6-bit minimum each.
 
-use crate::block::{Block, F16Bits, QK_K};
+use crate::block::{Block, F16Bits, QK_K, SearchBlock, as_groups};
+use crate::search::affine;
 use bytemuck::{Pod, Zeroable};
 
 /// 144 bytes: x = (d · scale) · q − (dmin · min).
@@ -40,6 +41,15 @@ pub fn scale_min(scales: &[u8; 12], group: usize) -> (u8, u8) {
     }
 }
 
+/// The 12 bytes of which [`scale_min`] reads `scales` and `mins`, each below 64.
+pub(crate) fn pack_scale_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => scales[i] | scales[i + 4] >> 4 << 6,
+        4..8 => mins[i - 4] | mins[i] >> 4 << 6,
+        _ => scales[i - 4] & 15 | mins[i - 4] << 4,
+    })
+}
+
 impl Block<QK_K> for Q4K {
     fn dequantize(&self, out: &mut [f32; QK_K]) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
@@ -50,6 +60,37 @@ impl Block<QK_K> for Q4K {
             for (value, &q) in values.iter_mut().zip(&self.qs[32 * (group / 2)..]) {
                 *value = scale * f32::from(q >> shift & 15) - min;
             }
+        }
+    }
+}
+
+impl SearchBlock<QK_K> for Q4K {
+    fn search(values: &[f32; QK_K], weights: &[f32; QK_K]) -> Q4K {
+        let (values, weights) = (as_groups(values), as_groups(weights));
+        let lines = affine::fit_groups::<15>(&values, &weights);
+        let quants: [[u8; 32]; 8] =
+            std::array::from_fn(|g| affine::levels::<15, 32>(&values[g], lines.line(g)));
+        let quant = |pair: usize, l: usize| quants[2 * pair][l] | quants[2 * pair + 1][l] << 4;
+        Q4K {
+            d: lines.d,
+            dmin: lines.dmin,
+            scales: pack_scale_mins(&lines.scales, &lines.mins),
+            qs: std::array::from_fn(|i| quant(i / 32, i % 32)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_and_minimums_pack() {
+        let scales = [0, 63, 17, 32, 15, 16, 63, 1];
+        let mins = [63, 0, 33, 5, 48, 31, 2, 63];
+        let packed = pack_scale_mins(&scales, &mins);
+        for group in 0..8 {
+            assert_eq!(scale_min(&packed, group), (scales[group], mins[group]));
         }
     }
 }

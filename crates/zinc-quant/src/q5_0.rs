@@ -1,6 +1,10 @@
 //! Q5_0 and Q5_1: 32 elements of 5 bits; the fifth bits lie together in one 32-bit word.
 
-use crate::block::{Block, F16Bits, QuantizeBlock, inverse_or_zero, min_max, signed_max};
+use crate::block::{
+    Block, F16Bits, QuantizeBlock, SearchBlock, inverse_or_zero, min_max, signed_max,
+};
+use crate::search::levels::{Integers, Levels};
+use crate::search::{affine, scale};
 use bytemuck::{Pod, Zeroable};
 
 /// 22 bytes: x = d · (q − 16).
@@ -37,6 +41,16 @@ impl QuantizeBlock<32> for Q5_0 {
         let inverse = inverse_or_zero(d);
         let (qh, qs) = pack(src.map(|value| ((value * inverse + 16.5) as u8).min(31)));
         Q5_0 { d: F16Bits::from_f32(d), qh, qs }
+    }
+}
+
+impl SearchBlock<32> for Q5_0 {
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Q5_0 {
+        type Range = Integers<-16, 15>;
+        let d = scale::fit_f16::<Range, 32>(values, weights);
+        let inverse = scale::inverse(d.to_f32());
+        let (qh, qs) = pack(values.map(|value| (Range::nearest(value * inverse) + 16.0) as u8));
+        Q5_0 { d, qh, qs }
     }
 }
 
@@ -77,6 +91,14 @@ impl QuantizeBlock<32> for Q5_1 {
         let inverse = inverse_or_zero(d);
         let (qh, qs) = pack(src.map(|value| (((value - min) * inverse + 0.5) as u8).min(31)));
         Q5_1 { d: F16Bits::from_f32(d), m: F16Bits::from_f32(min), qh, qs }
+    }
+}
+
+impl SearchBlock<32> for Q5_1 {
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Q5_1 {
+        let (d, m, quants) = affine::fit_f16::<31, 32>(values, weights);
+        let (qh, qs) = pack(quants);
+        Q5_1 { d, m, qh, qs }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Q5_K: Q4_K with a fifth bit per element.
 
-use crate::block::{Block, F16Bits, QK_K};
-use crate::q4_k::scale_min;
+use crate::block::{Block, F16Bits, QK_K, SearchBlock, as_groups};
+use crate::q4_k::{pack_scale_mins, scale_min};
+use crate::search::affine;
 use bytemuck::{Pod, Zeroable};
 
 /// 176 bytes: x = (d · scale) · q − (dmin · min).
@@ -40,6 +41,24 @@ impl Block<QK_K> for Q5K {
                 let high = self.qh[l] >> group & 1;
                 *value = scale * f32::from(low | high << 4) - min;
             }
+        }
+    }
+}
+
+impl SearchBlock<QK_K> for Q5K {
+    fn search(values: &[f32; QK_K], weights: &[f32; QK_K]) -> Q5K {
+        let (values, weights) = (as_groups(values), as_groups(weights));
+        let lines = affine::fit_groups::<31>(&values, &weights);
+        let quants: [[u8; 32]; 8] =
+            std::array::from_fn(|g| affine::levels::<31, 32>(&values[g], lines.line(g)));
+        let low = |pair: usize, l: usize| quants[2 * pair][l] & 15 | quants[2 * pair + 1][l] << 4;
+        let high = |l: usize| (0..8).fold(0, |bits, g| bits | quants[g][l] >> 4 << g);
+        Q5K {
+            d: lines.d,
+            dmin: lines.dmin,
+            scales: pack_scale_mins(&lines.scales, &lines.mins),
+            qh: std::array::from_fn(high),
+            qs: std::array::from_fn(|i| low(i / 32, i % 32)),
         }
     }
 }

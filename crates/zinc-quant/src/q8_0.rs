@@ -1,6 +1,8 @@
 //! Q8_0 and Q8_1: 32 elements of 8 bits.
 
-use crate::block::{Block, F16Bits, QuantizeBlock, inverse_or_zero};
+use crate::block::{Block, F16Bits, QuantizeBlock, SearchBlock, inverse_or_zero};
+use crate::search::levels::{Integers, Levels};
+use crate::search::scale;
 use bytemuck::{Pod, Zeroable};
 
 /// 34 bytes: x = d · q.
@@ -34,6 +36,18 @@ impl QuantizeBlock<32> for Q8_0 {
         let d = max / 127.0;
         let inverse = inverse_or_zero(d);
         Q8_0 { d: F16Bits::from_f32(d), qs: src.map(|value| (value * inverse).round() as i8) }
+    }
+}
+
+impl SearchBlock<32> for Q8_0 {
+    /// Without −128: kernels that negate quants have no room for it.
+    fn search(values: &[f32; 32], weights: &[f32; 32]) -> Q8_0 {
+        type Range = Integers<-127, 127>;
+        // Both signs of the scale lead to the same values; readers expect the positive one.
+        let d = scale::fit_f16::<Range, 32>(values, weights).to_f32().abs();
+        let inverse = scale::inverse(d);
+        let d = F16Bits::from_f32(d);
+        Q8_0 { d, qs: values.map(|value| Range::nearest(value * inverse) as i8) }
     }
 }
 

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, diff, doctor, imatrix, inspect, logits, perplexity, run, template,
-    tokenize,
+    bench, chat, completions, diff, doctor, imatrix, inspect, logits, perplexity, quantize, run,
+    template, tokenize,
 };
 
 const EXAMPLES: &str = "\
@@ -40,6 +40,8 @@ pub enum Command {
     Template(template::Args),
     /// Write the logits of given tokens to a safetensors file
     Logits(logits::Args),
+    /// Make a smaller file of the same model
+    Quantize(Box<quantize::Args>),
     /// Measure speed
     Bench(bench::Args),
     /// Find the first tensor that differs between two devices or two chunk sizes

@@ -9,6 +9,7 @@ pub mod imatrix;
 pub mod inspect;
 pub mod logits;
 pub mod perplexity;
+pub mod quantize;
 pub mod run;
 pub mod template;
 pub mod tokenize;

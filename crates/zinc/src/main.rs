@@ -20,9 +20,10 @@ mod interrupt;
 mod machine;
 mod model;
 mod need;
-mod out_file;
+mod new_file;
 mod output;
 mod progress;
+mod quantize;
 mod report;
 mod safetensors;
 mod saved_logits;
@@ -33,6 +34,7 @@ mod terminal;
 mod text_chunks;
 mod think;
 mod tokens;
+mod traffic;
 mod values;
 
 use std::process::ExitCode;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Template(args) => commands::template::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
         Command::Diff(args) => commands::diff::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Imatrix(args) => commands::imatrix::run(args),

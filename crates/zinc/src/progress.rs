@@ -99,7 +99,7 @@ impl Drop for Spinner {
 
 fn new_bar(what: &'static str, unit: Unit) -> ProgressBar {
     let counts = match unit {
-        Unit::Bytes => "{binary_bytes}/{binary_total_bytes}",
+        Unit::Bytes => "{binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}",
         Unit::Tokens => "{pos}/{len} tokens",
         Unit::Runs => "{pos}/{len} runs",
         Unit::Chunks => "{pos}/{len} chunks",

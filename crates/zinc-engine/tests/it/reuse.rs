@@ -6,12 +6,10 @@ use std::sync::Arc;
 
 use zinc_engine::sampler::SamplingParams;
 use zinc_engine::{Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, Taps};
-use zinc_reference::ReferenceDevice;
 
-use crate::support::{exact, golden, ids, load};
+use crate::support::{devices, exact, golden, ids, load};
 
-/// Models whose caches differ, and whether a cache can go back to any length that is in it. The
-/// operations of most run on the reference device only.
+/// Models whose caches differ, and whether a cache can go back to any length that is in it.
 const MODELS: [(&str, bool); 7] = [
     ("qwen3", true),
     ("deepseek_v2_lite", true),
@@ -22,15 +20,18 @@ const MODELS: [(&str, bool); 7] = [
     ("qwen3_5", false),
 ];
 
-/// Every model that is there with its longest golden prompt.
+/// Every model that is there, on every device, with its longest golden prompt.
 fn with_models(test: impl Fn(&str, bool, &Arc<LoadedModel>, Vec<u32>)) {
     for (name, goes_back) in MODELS {
         let Some((golden, prompts)) = golden(&format!("{name}.f32")) else {
             continue;
         };
-        let loaded = load(&golden.gguf, Arc::new(ReferenceDevice::new()));
         let longest = prompts.iter().max_by_key(|prompt| prompt.tokens.len()).unwrap();
-        test(name, goes_back, &loaded, ids(&longest.tokens));
+        for device in devices() {
+            let loaded = load(&golden.gguf, device);
+            let what = format!("{name} on {}", loaded.device().info().name);
+            test(&what, goes_back, &loaded, ids(&longest.tokens));
+        }
     }
 }
 
@@ -174,7 +175,7 @@ fn cache_types_are_those_of_the_device() {
     let Some((golden, prompts)) = golden("qwen3.f32") else {
         return;
     };
-    for device in crate::support::devices() {
+    for device in devices() {
         let caps = device.caps().clone();
         let loaded = load(&golden.gguf, device);
         for kv_type in zinc_engine::KV_TYPES {

@@ -11,6 +11,7 @@ mod data;
 mod errors;
 mod measure;
 mod model;
+mod quantize;
 mod text;
 
 use std::io::Write;
