@@ -20,7 +20,7 @@ mod interrupt;
 mod machine;
 mod model;
 mod need;
-mod out_file;
+mod new_file;
 mod output;
 mod progress;
 mod quantize;

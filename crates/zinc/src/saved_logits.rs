@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::out_file::OutFile;
+use crate::new_file::NewFile;
 use crate::report;
 use crate::scores::log_sum_exp;
 
@@ -150,25 +150,33 @@ pub fn encode_row(logits: &[f32]) -> Vec<u8> {
 
 /// A file being written.
 pub struct Writer {
-    out: OutFile,
+    path: PathBuf,
+    out: NewFile,
     /// Of the rows so far.
     nll: Vec<f32>,
 }
 
 impl Writer {
-    /// Begins the file with its layout and the tokens of all chunks.
+    /// Begins the file with its layout and the tokens of all chunks; `inputs` and `force` are as those
+    /// of [`NewFile::create`].
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn create(path: &Path, layout: Layout, tokens: &[u32]) -> anyhow::Result<Writer> {
-        let mut out = OutFile::create(path)?;
-        out.write(|out| {
-            out.write_all(MAGIC)?;
-            let sizes = [layout.n_ctx, layout.n_vocab, layout.n_chunks];
-            let mut values = sizes.iter().chain(tokens);
-            values.try_for_each(|value| out.write_all(&value.to_le_bytes()))
-        })?;
-        Ok(Writer { out, nll: Vec::new() })
+    /// As there.
+    pub fn create(
+        path: &Path,
+        layout: Layout,
+        tokens: &[u32],
+        inputs: &[&Path],
+        force: bool,
+    ) -> anyhow::Result<Writer> {
+        let n_bytes = layout.rows_end().map_or(u64::MAX, |end| end + layout.nll_bytes());
+        let out = NewFile::create(path, inputs, n_bytes, force)?;
+        let mut writer = Writer { path: path.to_owned(), out, nll: Vec::new() };
+        writer.write(MAGIC)?;
+        for value in [layout.n_ctx, layout.n_vocab, layout.n_chunks].iter().chain(tokens) {
+            writer.write(&value.to_le_bytes())?;
+        }
+        Ok(writer)
     }
 
     /// Appends a row of [`encode_row`], whose next token has the log-probability `-nll`.
@@ -177,7 +185,7 @@ impl Writer {
     /// The file cannot be written.
     pub fn row(&mut self, row: &[u8], nll: f64) -> anyhow::Result<()> {
         self.nll.push(nll as f32);
-        self.out.write(|out| out.write_all(row))
+        self.write(row)
     }
 
     /// Ends the file.
@@ -185,11 +193,15 @@ impl Writer {
     /// # Errors
     /// The file cannot be written.
     pub fn finish(mut self) -> anyhow::Result<()> {
-        self.out.write(|out| {
-            out.write_all(NLL_MAGIC)?;
-            self.nll.iter().try_for_each(|nll| out.write_all(&nll.to_le_bytes()))
-        })?;
+        self.write(NLL_MAGIC)?;
+        for nll in std::mem::take(&mut self.nll) {
+            self.write(&nll.to_le_bytes())?;
+        }
         self.out.finish()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.out.write_all(bytes).with_context(|| format!("writing {}", self.path.display()))
     }
 }
 

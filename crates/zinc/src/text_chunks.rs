@@ -8,6 +8,14 @@ use zinc_token::EncodeOptions;
 
 use crate::{input, model, report};
 
+/// Tokens of a piece when nothing else says: what published figures use.
+const N_CTX: u32 = 512;
+
+/// Tokens of a piece for `model`, if it was trained for as many.
+pub fn default_n_ctx(model: &Model) -> u32 {
+    N_CTX.min(model.config().n_ctx_train)
+}
+
 /// Pieces of a text, each computed as a sequence of its own.
 pub struct TextChunks {
     /// Token ids, [`TextChunks::n_ctx`] for each piece.

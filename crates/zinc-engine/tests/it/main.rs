@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod activations;
 mod alloc;
 mod fake;
 mod generate;

@@ -1,6 +1,6 @@
 //! `zinc imatrix`: how strongly a text drives each column of each weight matrix.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use zinc_engine::ActivationSums;
 use zinc_gguf::Imatrix;
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
-use crate::out_file::OutFile;
+use crate::new_file::NewFile;
 use crate::progress::{Progress, Unit};
-use crate::text_chunks::TextChunks;
+use crate::text_chunks::{TextChunks, default_n_ctx};
 use crate::{model, report};
 
 /// Flags of `imatrix`.
@@ -25,9 +25,13 @@ pub struct Args {
     /// File to write, in GGUF format
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
-    /// Tokens of each chunk that the text is cut into
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    ctx: u32,
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
+    /// Tokens of each chunk that the text is cut into. Default: 512, less if the model was trained for
+    /// less
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx: Option<u32>,
     /// Use only this many chunks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
@@ -46,9 +50,12 @@ pub struct Args {
 /// The text is too short, the model cannot be run, or the file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
-    let text = TextChunks::read(&args.file, &model, args.ctx, args.chunks)?;
-    let mut out = OutFile::create(&args.out)?;
-    let options = args.step.options(Some(args.ctx));
+    let n_ctx = args.ctx.unwrap_or_else(|| default_n_ctx(&model));
+    let text = TextChunks::read(&args.file, &model, n_ctx, args.chunks)?;
+    let inputs: Vec<&Path> =
+        args.model.model.iter().chain([&args.file]).map(PathBuf::as_path).collect();
+    let mut out = NewFile::create(&args.out, &inputs, 0, args.force)?;
+    let options = args.step.options(Some(n_ctx));
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let mut sums = ActivationSums::new(loaded, &options, args.process_output)?;
     let mut progress = Progress::new("collecting", Unit::Chunks);
@@ -60,10 +67,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let imatrix = Imatrix {
         datasets: vec![args.file.display().to_string()],
         chunk_count: text.len() as u32,
-        chunk_size: args.ctx,
+        chunk_size: n_ctx,
         entries: sums.entries(),
     };
-    out.write(|out| imatrix.writer().write_to(out))?;
+    let context = || format!("writing {}", args.out.display());
+    imatrix.writer().write_to(&mut out).with_context(context)?;
     out.finish()?;
     warn_of_unseen(&imatrix);
     report::note(format!(
@@ -71,7 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args.out.display(),
         imatrix.entries.len(),
         text.len(),
-        args.ctx
+        n_ctx
     ));
     Ok(ExitCode::SUCCESS)
 }

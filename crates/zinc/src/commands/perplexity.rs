@@ -1,7 +1,7 @@
 //! `zinc perplexity`: how well a model predicts a text, and how far it is from another one.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,11 +13,8 @@ use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::progress::{Progress, Unit};
 use crate::saved_logits::{self, Layout};
 use crate::scores::{self, Comparison, Mean, Score, in_parallel, percentile};
-use crate::text_chunks::TextChunks;
+use crate::text_chunks::{TextChunks, default_n_ctx};
 use crate::{model, output, report};
-
-/// Tokens of a chunk when nothing else says: what published figures use.
-const N_CTX: u32 = 512;
 
 /// Flags of `perplexity`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Tokens of each chunk that the text is cut into; the second half of each is scored.
-    /// Default: 512, or what the base was saved with
+    /// Default: 512, less if the model was trained for less; or what the base was saved with
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(3..))]
     ctx: Option<u32>,
     /// Score only this many chunks
@@ -39,6 +36,9 @@ pub struct Args {
     /// entry of the vocabulary and each scored token; llama-perplexity can read it)
     #[arg(long, value_name = "FILE", conflicts_with = "kl_base")]
     save_logits: Option<PathBuf>,
+    /// Replace the file of saved log-probabilities if it is there
+    #[arg(long, requires = "save_logits")]
+    force: bool,
     /// Compare with the base model whose log-probabilities this file holds: Kullback-Leibler
     /// divergence and more. The text comes from it
     #[arg(long, value_name = "FILE")]
@@ -103,7 +103,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let n_vocab = model.config().n_vocab;
     let layout = Layout { n_ctx: text.n_ctx() as u32, n_vocab, n_chunks: text.len() as u32 };
     if let (Task::Score { save, .. }, Some(path)) = (&mut task, &args.save_logits) {
-        *save = Some(saved_logits::Writer::create(path, layout, text.tokens())?);
+        let inputs: Vec<&Path> =
+            args.model.model.iter().chain(&args.file).map(PathBuf::as_path).collect();
+        let (tokens, force) = (text.tokens(), args.force);
+        *save = Some(saved_logits::Writer::create(path, layout, tokens, &inputs, force)?);
     }
     let device = args.device.open()?;
     let options = args.step.options(Some(layout.n_ctx));
@@ -189,7 +192,12 @@ impl Task {
 fn text(args: &Args, model: &Model, task: &Task) -> anyhow::Result<TextChunks> {
     let Task::Compare { base, .. } = task else {
         let path = args.file.as_deref().unwrap_or("-".as_ref());
-        return TextChunks::read(path, model, args.ctx.unwrap_or(N_CTX), args.chunks);
+        return TextChunks::read(
+            path,
+            model,
+            args.ctx.unwrap_or_else(|| default_n_ctx(model)),
+            args.chunks,
+        );
     };
     let Layout { n_ctx, n_chunks, .. } = base.layout();
     let n_chunks = args.chunks.map_or(n_chunks, |most| n_chunks.min(most));

@@ -107,15 +107,6 @@ fn devices_and_chunks_agree() {
     assert!(layer.contains("no tensor differs"), "{layer}");
 }
 
-/// Whether a device refused the model's plan, because it lacks an operation so far.
-fn is_lacking(outcome: &Outcome) -> bool {
-    let lacks = outcome.code == 1 && outcome.stderr.starts_with("error: plan ");
-    if lacks {
-        eprintln!("skipped: {}", outcome.stderr.trim());
-    }
-    lacks
-}
-
 /// The validate mode on every golden model there is: a device against itself with other steps, and
 /// against the reference with other steps than that.
 #[test]
@@ -124,11 +115,8 @@ fn steps_do_not_change_golden_models() {
     for golden in goldens().unwrap() {
         let model = golden.gguf.display().to_string();
         let diff = |more: &[&str]| {
-            let outcome = place.zinc(&[&["diff", "-m", &model, "--json"][..], more].concat());
-            if is_lacking(&outcome) {
-                return;
-            }
-            let report = outcome.json();
+            let args = [&["diff", "-m", &model, "--json"][..], more].concat();
+            let report = place.zinc(&args).json();
             assert_eq!(report["first"], Value::Null, "{}: {more:?}: {report}", golden.name);
             assert!(report["n_compared"].as_u64().unwrap() > 10, "{}", golden.name);
         };
@@ -160,11 +148,7 @@ fn the_multi_token_prediction_head() {
         {
             let args = ["logits", "-m", &model, "--tokens", &ids, "--kv", "f32", "--out", "o.st"];
             let more = ["--mtp", "--greedy", "3", "--device", device, "--chunk", chunk];
-            let outcome = place.zinc(&[&args[..], &more].concat());
-            if is_lacking(&outcome) {
-                continue;
-            }
-            outcome.ok();
+            place.zinc(&[&args[..], &more].concat()).ok();
             let file = place.path("o.st");
             for (name, values) in [
                 ("logits", &prompt.logits),

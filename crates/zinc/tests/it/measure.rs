@@ -233,6 +233,12 @@ fn importance_matrices_name_every_product() {
     let fewer = imatrix("c.gguf", &["--chunks", "1", "--process-output"]);
     assert_eq!(fewer.entries.len(), found.entries.len() + 1);
     assert_eq!(fewer.entries["output.weight"].counts, [20.0]);
+
+    let args = ["imatrix", "-m", "m.gguf", "--file", "text", "--ctx", "20", "-o"];
+    refused(&place, &[&args[..], &["a.gguf"]].concat(), &["a.gguf", "--force"]);
+    refused(&place, &[&args[..], &["m.gguf", "--force"]].concat(), &["m.gguf", "to be read"]);
+    assert_eq!(place.zinc(&[&args[..], &["c.gguf", "--force"]].concat()).ok(), "");
+    assert_eq!(Imatrix::open(&place.path("c.gguf")).unwrap(), found);
 }
 
 #[test]
@@ -279,6 +285,11 @@ fn texts_that_do_not_fit() {
     assert!(!place.path("i").exists());
 
     place.zinc(&with(&["text", "--ctx", "20", "--save-logits", "base"])).ok();
+    // Nothing is overwritten by accident, least of all what is read.
+    let again = ["text", "--ctx", "20", "--save-logits"];
+    refused(&place, &with(&[&again[..], &["base"]].concat()), &["base", "--force"]);
+    refused(&place, &with(&[&again[..], &["text", "--force"]].concat()), &["text", "to be read"]);
+    place.zinc(&with(&[&again[..], &["base", "--force"]].concat())).ok();
     refused(&place, &with(&["other", "--kl-base", "base"]), &["token ", "other", "hint:"]);
     refused(&place, &with(&["text", "--kl-base", "base", "--ctx", "30"]), &["--ctx is 30", "20"]);
     for usage in [&["perplexity", "-m", "m.gguf"][..], &with(&["text", "--ctx", "2"])] {
