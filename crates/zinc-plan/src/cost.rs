@@ -62,11 +62,8 @@ impl Plan {
                 cost.read_bytes = bound.tokens * (table.row_bytes() as u64 + 4);
             }
             Op::KvWrite => {
-                cost.write_bytes = node
-                    .writes
-                    .iter()
-                    .map(|id| bound.tokens * self.tensor(*id).row_bytes() as u64)
-                    .sum();
+                let row_bytes = |id: &_| self.tensor(*id).row_bytes() as u64;
+                cost.write_bytes = bound.tokens * node.writes.iter().map(row_bytes).sum::<u64>();
             }
             Op::MatMul(_) | Op::GateUpAct(_) => {
                 let n_in = u64::from(self.tensor(node.reads[0]).shape.cols);
@@ -105,17 +102,20 @@ impl Plan {
             }
             Op::Attention(a) => {
                 let per_key = 2 * u64::from(a.n_heads) * u64::from(a.k_dim + a.v_dim);
-                let window = a.window.map_or(u64::MAX, u64::from);
-                cost.flops = bound.tokens * bound.mean_keys.min(window) * per_key;
-                // No more of the caches is read than the window.
-                let beyond = bound.mean_keys.saturating_sub(window) * bound.seqs;
-                let row_bytes = |id: &_| self.tensor(*id).row_bytes() as u64;
-                let cache_bytes: u64 = node.reads[1..3].iter().map(row_bytes).sum();
-                cost.read_bytes -= beyond * cache_bytes;
+                let mean_keys = a.window.map_or(u64::MAX, u64::from).min(bound.mean_keys);
+                cost.flops = bound.tokens * mean_keys * per_key;
+                let unseen = Bound { mean_keys: bound.mean_keys - mean_keys, ..*bound };
+                cost.read_bytes -= self.cache_bytes(node, &unseen);
             }
             _ => cost.flops = n_results,
         }
         cost
+    }
+
+    /// Bytes of the keys and values of `bound` that attention reads.
+    fn cache_bytes(&self, node: &Node, bound: &Bound) -> u64 {
+        let caches = node.reads[1..3].iter().map(|id| self.tensor(*id));
+        caches.map(|cache| bound.rows(cache.shape.rows) * cache.row_bytes() as u64).sum()
     }
 
     /// Cost of the whole step.

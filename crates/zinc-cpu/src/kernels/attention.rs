@@ -15,7 +15,7 @@
 //! lane (the keys are transposed into a float panel, see [`super::tile::floats`]), values have one element per lane.
 //! Bytes moved: `n_keys·(k_dim + v_dim)` elements of the cache per task; memory bound for one row.
 
-use super::cache::Cache;
+use super::cache::{Cache, RingRows};
 use super::tile::{self, over_rows};
 use crate::simd::{Kernel, Simd, math};
 use std::ops::Range;
@@ -480,16 +480,9 @@ fn load_rows<S: Simd>(
     let stride = dim.next_multiple_of(16);
     let page_size = tile.attention.page_size as usize;
     let n_keys = range.len();
-    // The page table is a ring.
-    let (mut page, mut key) = (range.start / page_size % tile.pages.len(), range.start % page_size);
-    for out in rows.chunks_exact_mut(stride).take(n_keys) {
-        let row = tile.pages[page] as usize * page_size + key;
+    let places = RingRows::new(tile.pages, page_size, range.start);
+    for (row, out) in places.zip(rows.chunks_exact_mut(stride).take(n_keys)) {
         cache.widen(s, row, n_cols, kv_head * dim, &mut out[..dim]);
-        key += 1;
-        if key == page_size {
-            key = 0;
-            page = if page + 1 == tile.pages.len() { 0 } else { page + 1 };
-        }
     }
     rows[n_keys * stride..16 * stride].fill(0.0);
 }

@@ -7,6 +7,41 @@ use zinc_quant::GgmlType;
 pub(crate) const KV_TYPES: [GgmlType; 5] =
     [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
 
+/// Rows of a sequence's positions, one after another; its page table is a ring.
+pub(super) struct RingRows<'a> {
+    pages: &'a [i32],
+    page_size: usize,
+    page: usize,
+    /// Row of the page.
+    row: usize,
+}
+
+impl<'a> RingRows<'a> {
+    /// From the position `start` on.
+    #[inline(always)]
+    pub(super) fn new(pages: &'a [i32], page_size: usize, start: usize) -> RingRows<'a> {
+        let (page, row) = (start / page_size % pages.len(), start % page_size);
+        RingRows { pages, page_size, page, row }
+    }
+}
+
+impl Iterator for RingRows<'_> {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        let row = self.pages[self.page] as usize * self.page_size + self.row;
+        self.row += 1;
+        if self.row == self.page_size {
+            (self.page, self.row) = (self.page + 1, 0);
+        }
+        if self.page == self.pages.len() {
+            self.page = 0;
+        }
+        Some(row)
+    }
+}
+
 /// All rows of a key or value cache.
 #[derive(Clone, Copy)]
 pub(crate) enum Cache<'a> {
