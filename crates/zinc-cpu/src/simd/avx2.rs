@@ -221,7 +221,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn prefetch(self, data: &[u8], offset: usize) {
         // SAFETY: a prefetch touches no memory and faults on no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(offset).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().wrapping_add(offset).cast()) }
     }
 
     #[inline(always)]

@@ -200,7 +200,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         let address = data.as_ptr().wrapping_add(offset);
         // SAFETY: a prefetch touches no memory and faults on no address.
         unsafe {
-            asm!("prfm pldl1keep, [{address}]", address = in(reg) address,
+            asm!("prfm pldl2keep, [{address}]", address = in(reg) address,
                 options(nostack, preserves_flags, readonly));
         }
     }
