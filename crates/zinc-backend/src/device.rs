@@ -52,6 +52,23 @@ pub struct WeightSource {
     pub data: Bytes,
 }
 
+/// Bytes that the weights of a model take on a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WeightNeed {
+    /// Read where the file is mapped: memory of the machine that holds the file, as long as nothing
+    /// else wants it.
+    pub mapped: u64,
+    /// Copied into memory of the device's own.
+    pub copied: u64,
+}
+
+impl WeightNeed {
+    /// Bytes of all weights.
+    pub fn total(&self) -> u64 {
+        self.mapped + self.copied
+    }
+}
+
 /// Weights of one model on one device. What is inside belongs to the device.
 #[derive(Clone)]
 pub struct Weights(pub Arc<dyn Any + Send + Sync>);
@@ -75,6 +92,18 @@ pub trait Device: Send + Sync {
 
     /// What the plan passes may ask of it.
     fn caps(&self) -> &Caps;
+
+    /// What [`Device::bind_weights`] will take for `sources`.
+    fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
+        let copied = sources.iter().map(|source| source.data.len() as u64).sum();
+        WeightNeed { mapped: 0, copied }
+    }
+
+    /// What [`Device::compile`] will take for a prepared plan besides its arena.
+    fn scratch_need(&self, plan: &Plan) -> u64 {
+        let _ = plan;
+        0
+    }
 
     /// Takes a model's weights: in place where the device can read the mapped file, else copied or
     /// repacked. `progress` is told bytes done and bytes in all.

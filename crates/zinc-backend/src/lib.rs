@@ -15,8 +15,8 @@ mod error;
 mod step;
 
 pub use device::{
-    Backend, Bindings, Device, DeviceInfo, Executable, NodeTime, States, Ticket, WeightSource,
-    Weights,
+    Backend, Bindings, Device, DeviceInfo, Executable, NodeTime, States, Ticket, WeightNeed,
+    WeightSource, Weights,
 };
 pub use error::DeviceError;
 pub use step::{StepInputs, StepOutputs, StepSizes};

@@ -1,6 +1,6 @@
 //! Data that flows in and out of a step.
 
-use zinc_plan::{Dim, InputKind, Plan, TensorKind};
+use zinc_plan::{CacheGroup, Dim, InputKind, Op, Plan, TensorKind};
 
 use crate::DeviceError;
 
@@ -18,13 +18,25 @@ pub struct StepInputs {
     pub slots: Vec<i32>,
     /// Page tables, `pages_per_seq` entries for each sequence; entries past its length are ignored.
     pub pages: Vec<i32>,
+    /// Row of the window group's caches that receives each row's keys and values; empty for plans
+    /// without windows.
+    pub window_slots: Vec<i32>,
+    /// Page tables of the window group, `window_pages_per_seq` entries for each sequence; a ring,
+    /// see [`CacheGroup`]. Entries that no position of a row's window uses are ignored.
+    pub window_pages: Vec<i32>,
     /// Rows whose logits are wanted, ascending.
     pub out_rows: Vec<i32>,
     /// Row of the rope table that each row uses.
     pub rope_variant: Vec<i32>,
-    /// Recurrent state of each sequence; empty for plans without such states. The rows of one
-    /// sequence must be neighbours then, in order of position, the sequences in order of `seq_of`.
+    /// Recurrent state that each sequence goes on from; empty for plans without such states. The
+    /// rows of one sequence must be neighbours then, in order of position, the sequences in order
+    /// of `seq_of`.
+    pub state_from: Vec<i32>,
+    /// Recurrent state that each sequence leaves behind; empty for plans without such states.
     pub state_slots: Vec<i32>,
+    /// Recurrent state that also receives the state after each row, or -1; empty for plans without
+    /// such states.
+    pub state_saves: Vec<i32>,
     /// Hidden states, row-major, for plans that read them; else empty.
     pub hidden: Vec<f32>,
 }
@@ -48,7 +60,7 @@ impl StepSizes {
             Dim::Tokens => self.tokens,
             Dim::Seqs => self.seqs,
             Dim::OutRows => self.out_rows,
-            Dim::CacheRows | Dim::StateSlots => plan.limits.bound(dim) as usize,
+            Dim::CacheRows | Dim::WindowRows | Dim::StateSlots => plan.limits.bound(dim) as usize,
         }
     }
 }
@@ -72,9 +84,13 @@ impl StepInputs {
             InputKind::SeqOf => &self.seq_of,
             InputKind::Slots => &self.slots,
             InputKind::Pages => &self.pages,
+            InputKind::WindowSlots => &self.window_slots,
+            InputKind::WindowPages => &self.window_pages,
             InputKind::OutRows => &self.out_rows,
             InputKind::RopeVariant => &self.rope_variant,
+            InputKind::StateFrom => &self.state_from,
             InputKind::StateSlots => &self.state_slots,
+            InputKind::StateSaves => &self.state_saves,
             InputKind::Hidden => &[],
         }
     }
@@ -86,66 +102,69 @@ impl StepInputs {
             InputKind::SeqOf => &mut self.seq_of,
             InputKind::Slots => &mut self.slots,
             InputKind::Pages => &mut self.pages,
+            InputKind::WindowSlots => &mut self.window_slots,
+            InputKind::WindowPages => &mut self.window_pages,
             InputKind::OutRows => &mut self.out_rows,
             InputKind::RopeVariant => &mut self.rope_variant,
+            InputKind::StateFrom => &mut self.state_from,
             InputKind::StateSlots => &mut self.state_slots,
+            InputKind::StateSaves => &mut self.state_saves,
             InputKind::Hidden => return None,
         })
     }
 
     /// Checks the inputs against the plan, so that no backend indexes with a value from outside its
-    /// tensors: lengths agree, every index lies inside what it indexes.
+    /// tensors: lengths agree, every index lies inside what it indexes. Also that nothing is written
+    /// twice, that no row of a window is overwritten by the step that reads it, and that states
+    /// follow each other.
     ///
     /// # Errors
     /// [`DeviceError::Step`] naming the input.
     pub fn check(&self, plan: &Plan) -> Result<StepSizes, DeviceError> {
         let limits = &plan.limits;
-        let step =
-            |kind: InputKind, reason: String| DeviceError::Step { input: kind.name(), reason };
         let tokens = self.token_ids.len();
         let per_seq = limits.pages_per_seq.max(1) as usize;
         let seqs = self.pages.len() / per_seq;
         if tokens == 0 || tokens > limits.max_tokens as usize {
             let reason = format!("{tokens} tokens, the plan takes 1 to {}", limits.max_tokens);
-            return Err(step(InputKind::TokenIds, reason));
+            return Err(refused(InputKind::TokenIds, reason));
         }
         let per_token =
             [InputKind::Positions, InputKind::SeqOf, InputKind::Slots, InputKind::RopeVariant];
         for kind in per_token {
             if self.get(kind).len() != tokens {
                 let reason = format!("{} entries for {tokens} tokens", self.get(kind).len());
-                return Err(step(kind, reason));
+                return Err(refused(kind, reason));
             }
         }
         if self.pages.len() != seqs * per_seq || seqs > limits.max_seqs as usize {
-            return Err(step(InputKind::Pages, format!("{} entries", self.pages.len())));
+            return Err(refused(InputKind::Pages, format!("{} entries", self.pages.len())));
         }
         let out_rows = self.out_rows.len();
         if out_rows > limits.max_out_rows as usize {
             let reason = format!("{out_rows} rows, the plan gives {}", limits.max_out_rows);
-            return Err(step(InputKind::OutRows, reason));
+            return Err(refused(InputKind::OutRows, reason));
         }
         self.check_hidden(plan, tokens)?;
-        self.check_states(plan, seqs)?;
-        let cache_rows = limits.bound(Dim::CacheRows);
+        let max_positions = u64::from(limits.pages_per_seq) * u64::from(limits.page_size);
         let ranges = [
-            (InputKind::Positions, u64::from(limits.pages_per_seq) * u64::from(limits.page_size)),
+            (InputKind::Positions, max_positions),
             (InputKind::SeqOf, seqs as u64),
-            (InputKind::Slots, cache_rows),
+            (InputKind::Slots, limits.bound(Dim::CacheRows)),
             (InputKind::Pages, u64::from(limits.n_pages)),
-            (InputKind::StateSlots, u64::from(limits.n_state_slots)),
             (InputKind::OutRows, tokens as u64),
             (InputKind::TokenIds, operand_rows(plan, InputKind::TokenIds, 0)),
             (InputKind::RopeVariant, operand_rows(plan, InputKind::RopeVariant, 2)),
         ];
-        for (kind, limit) in ranges {
-            let outside = |value: &&i32| u64::try_from(**value).map_or(true, |v| v >= limit);
-            if let Some(value) = self.get(kind).iter().find(outside) {
-                return Err(step(kind, format!("{value} is not inside 0..{limit}")));
-            }
-        }
+        ranges.into_iter().try_for_each(|(kind, limit)| self.check_range(kind, 0, limit))?;
         if plan.find(InputKind::Slots.name()).is_some() {
-            self.check_slots()?;
+            self.check_slots(InputKind::Slots)?;
+        }
+        if plan.find(InputKind::WindowSlots.name()).is_some() {
+            self.check_window(plan, seqs)?;
+        }
+        if plan.find(InputKind::StateSlots.name()).is_some() {
+            self.check_states(limits.n_state_slots, seqs)?;
         }
         Ok(StepSizes { tokens, seqs, out_rows })
     }
@@ -165,53 +184,125 @@ impl StepInputs {
         })
     }
 
+    /// The values of `kind` lie in `first..limit`.
+    fn check_range(&self, kind: InputKind, first: i64, limit: u64) -> Result<(), DeviceError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let outside = |value: &&i32| !(first..limit).contains(&i64::from(**value));
+        match self.get(kind).iter().find(outside) {
+            None => Ok(()),
+            Some(value) => Err(refused(kind, format!("{value} is not inside {first}..{limit}"))),
+        }
+    }
+
+    fn check_len(&self, kind: InputKind, n: usize, of: &str) -> Result<(), DeviceError> {
+        match self.get(kind).len() {
+            len if len == n => Ok(()),
+            len => Err(refused(kind, format!("{len} entries, {n} for the {of} are needed"))),
+        }
+    }
+
     /// No two tokens are written to one cache row: devices write rows side by side.
-    fn check_slots(&self) -> Result<(), DeviceError> {
+    fn check_slots(&self, kind: InputKind) -> Result<(), DeviceError> {
         // Decode steps are short, and this way they allocate nothing.
         const SHORT: usize = 64;
-        let slots = &self.slots;
+        let slots = self.get(kind);
         let twice = if slots.len() <= SHORT {
             let seen_before = |(idx, slot): &(usize, &i32)| slots[..*idx].contains(slot);
             slots.iter().enumerate().find(seen_before).map(|(_, slot)| *slot)
         } else {
-            let mut sorted = slots.clone();
+            let mut sorted = slots.to_vec();
             sorted.sort_unstable();
             sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
         };
         match twice {
             None => Ok(()),
-            Some(slot) => Err(DeviceError::Step {
-                input: InputKind::Slots.name(),
-                reason: format!("two tokens share cache row {slot}"),
-            }),
+            Some(slot) => Err(refused(kind, format!("two tokens share cache row {slot}"))),
         }
     }
 
-    /// Recurrent states: one slot of its own for each sequence, and rows in order.
-    fn check_states(&self, plan: &Plan, seqs: usize) -> Result<(), DeviceError> {
-        let kind = InputKind::StateSlots;
-        if plan.find(kind.name()).is_none() {
-            return Ok(());
-        }
-        let step = |reason: String| DeviceError::Step { input: kind.name(), reason };
-        let slots = &self.state_slots;
-        if slots.len() != seqs {
-            return Err(step(format!("{} entries for {seqs} sequences", slots.len())));
-        }
-        for (idx, slot) in slots.iter().enumerate() {
-            if slots[..idx].contains(slot) {
-                return Err(step(format!("two sequences share slot {slot}")));
-            }
-        }
-        for t in 1..self.seq_of.len() {
-            let same_seq = self.seq_of[t] == self.seq_of[t - 1];
-            let follows = self.positions[t] == self.positions[t - 1].wrapping_add(1);
-            if same_seq && !follows || self.seq_of[t] < self.seq_of[t - 1] {
-                return Err(step(format!("row {t} does not follow the row before it")));
+    /// The window group: all rows are written before attention reads, so the pages from the first
+    /// one that a row of the step sees to the last one it writes must be apart in the ring.
+    fn check_window(&self, plan: &Plan, seqs: usize) -> Result<(), DeviceError> {
+        let limits = &plan.limits;
+        let (kind, n_entries) = (InputKind::WindowPages, limits.window_pages_per_seq as usize);
+        self.check_len(InputKind::WindowSlots, self.token_ids.len(), "tokens")?;
+        self.check_len(kind, seqs * n_entries, "sequences")?;
+        self.check_range(InputKind::WindowSlots, 0, limits.bound(Dim::WindowRows))?;
+        self.check_range(kind, 0, u64::from(limits.n_window_pages))?;
+        self.check_slots(InputKind::WindowSlots)?;
+        let window = largest_window(plan);
+        for seq in 0..seqs as i32 {
+            let rows = self.positions.iter().zip(&self.seq_of).filter(|(_, of)| **of == seq);
+            let positions = rows.map(|(position, _)| position.unsigned_abs());
+            let Some(first) = positions.clone().min() else { continue };
+            let last = positions.max().unwrap_or(first) / limits.page_size;
+            let oldest = (first + 1).saturating_sub(window) / limits.page_size;
+            if (last - oldest) as usize >= n_entries {
+                let reason = format!(
+                    "{n_entries} pages of {} rows cannot hold the window of {window} before \
+                     position {first} and the rows of the step",
+                    limits.page_size
+                );
+                return Err(refused(kind, reason));
             }
         }
         Ok(())
     }
+
+    /// Recurrent states: rows in order, no slot written twice, and none read that another sequence
+    /// writes.
+    fn check_states(&self, n_slots: u32, seqs: usize) -> Result<(), DeviceError> {
+        let n_slots = u64::from(n_slots);
+        self.check_len(InputKind::StateFrom, seqs, "sequences")?;
+        self.check_len(InputKind::StateSlots, seqs, "sequences")?;
+        self.check_len(InputKind::StateSaves, self.token_ids.len(), "tokens")?;
+        self.check_range(InputKind::StateFrom, 0, n_slots)?;
+        self.check_range(InputKind::StateSlots, 0, n_slots)?;
+        self.check_range(InputKind::StateSaves, -1, n_slots)?;
+        for t in 1..self.seq_of.len() {
+            let same_seq = self.seq_of[t] == self.seq_of[t - 1];
+            let follows = self.positions[t] == self.positions[t - 1].wrapping_add(1);
+            if same_seq && !follows || self.seq_of[t] < self.seq_of[t - 1] {
+                let reason = format!("row {t} does not follow the row before it");
+                return Err(refused(InputKind::StateSlots, reason));
+            }
+        }
+        for (idx, slot) in self.state_slots.iter().enumerate() {
+            let from_other = self.state_from.iter().enumerate().any(|(s, f)| s != idx && f == slot);
+            if self.state_slots[..idx].contains(slot) || from_other {
+                let reason = format!("two sequences share slot {slot}");
+                return Err(refused(InputKind::StateSlots, reason));
+            }
+        }
+        // Saves are few; rows without one are passed over.
+        for (t, slot) in self.state_saves.iter().enumerate().filter(|(_, slot)| **slot >= 0) {
+            let mut others = self.state_from.iter().enumerate();
+            let twice = self.state_slots.contains(slot)
+                || self.state_saves[..t].contains(slot)
+                || others.any(|(seq, from)| seq as i32 != self.seq_of[t] && from == slot);
+            if twice {
+                let reason = format!("slot {slot} of row {t} is in use");
+                return Err(refused(InputKind::StateSaves, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refused(input: InputKind, reason: String) -> DeviceError {
+    DeviceError::Step { input: input.name(), reason }
+}
+
+/// The longest window of the layers that keep no more than it.
+fn largest_window(plan: &Plan) -> u32 {
+    let windows = plan.nodes.iter().filter_map(|node| match node.op {
+        Op::Attention(attention) => {
+            let rows = plan.tensor(node.reads[1]).shape.rows;
+            attention.window.filter(|_| CacheGroup::of(rows) == Some(CacheGroup::Window))
+        }
+        _ => None,
+    });
+    windows.max().unwrap_or(1)
 }
 
 /// Rows of the smallest table that some node indexes with `kind`; the table is operand `table`.
@@ -226,7 +317,8 @@ fn operand_rows(plan: &Plan, kind: InputKind, table: usize) -> u64 {
 }
 
 /// What a step returns: one row-major f32 buffer for each of the plan's outputs, in their order.
-/// The buffers are kept and refilled.
+/// Outputs of another type come as the f32 of their values: an expert id 7 as 7.0. The buffers are
+/// kept and refilled.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutputs {
     /// Values of each output: rows of the step times columns of the tensor.
@@ -241,10 +333,13 @@ mod tests {
     fn two_tokens_never_share_a_cache_row() {
         for n in [1, 2, 64, 65, 500] {
             let mut inputs = StepInputs { slots: (0..n).rev().collect(), ..StepInputs::default() };
-            assert!(inputs.check_slots().is_ok());
+            assert!(inputs.check_slots(InputKind::Slots).is_ok());
             if n > 1 {
                 inputs.slots[0] = 0;
-                let error = inputs.check_slots().expect_err("row 0 is named twice").to_string();
+                let error = inputs
+                    .check_slots(InputKind::Slots)
+                    .expect_err("row 0 is named twice")
+                    .to_string();
                 assert!(error.contains("two tokens share cache row 0"), "{error}");
             }
         }

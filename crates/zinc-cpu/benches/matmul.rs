@@ -81,6 +81,8 @@ fn time(device: &dyn Device, ty: GgmlType, width: u32, rows: u32, budget: Durati
         page_size: 1,
         pages_per_seq: rows,
         n_pages: rows,
+        window_pages_per_seq: 0,
+        n_window_pages: 0,
         n_state_slots: 0,
     };
     let n_matrices = n_matrices(ty, width);

@@ -1,14 +1,15 @@
 //! The device: what it can do, and how it is opened.
 
-use crate::exec::CpuExecutable;
-use crate::kernels::panel::Form;
+use crate::exec::{self, CpuExecutable};
+use crate::kernels::cache::KV_TYPES;
+use crate::kernels::format::Form;
 use crate::pool::Pool;
-use crate::store::{StateStore, WeightStore};
+use crate::store::{self, StateStore, WeightStore};
 use crate::{Isa, NAME, machine};
 use std::sync::Arc;
 use zinc_backend::{
     ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    WeightSource, Weights,
+    WeightNeed, WeightSource, Weights,
 };
 use zinc_plan::{OpKind, Plan};
 use zinc_quant::GgmlType;
@@ -74,19 +75,19 @@ fn caps() -> Caps {
         let mut value = vec![0.0; ty.block_len()];
         zinc_quant::dequantize(*ty, &vec![0; ty.block_bytes()], &mut value).is_ok()
     };
-    let activation = |ty: GgmlType| match Form::quantized(ty) {
+    let activation = |ty: GgmlType| match Form::of(ty) {
         Some(form) => ActivationType::Quantized(form.activations()),
         None => ActivationType::F32,
     };
     Caps {
         device: NAME.into(),
-        fused: [OpKind::MatMulAdd, OpKind::GateUpAct].into(),
+        fused: [OpKind::MatMulAdd, OpKind::GateUpAct, OpKind::ExpertGateUpAct].into(),
         matmul: GgmlType::ALL
             .into_iter()
             .filter(is_number)
             .map(|ty| (ty, activation(ty)))
             .collect(),
-        kv_types: vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0],
+        kv_types: KV_TYPES.to_vec(),
     }
 }
 
@@ -97,6 +98,22 @@ impl Device for CpuDevice {
 
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
+        let mut need = WeightNeed::default();
+        for source in sources {
+            let n_bytes = source.data.len() as u64;
+            match store::is_copied(source) {
+                true => need.copied += n_bytes,
+                false => need.mapped += n_bytes,
+            }
+        }
+        need
+    }
+
+    fn scratch_need(&self, plan: &Plan) -> u64 {
+        exec::scratch_need(plan, self.pool.n_threads())
     }
 
     fn bind_weights(

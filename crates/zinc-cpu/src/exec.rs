@@ -5,9 +5,9 @@ mod run;
 
 use crate::NAME;
 use crate::kernels::act::{self, ActBlock, ActSuper};
-use crate::kernels::{attention, matmul};
-use crate::lower::{Lowering, Operand, Step};
-use crate::memory::{Buffer, Rows};
+use crate::kernels::{attention, experts, matmul};
+use crate::lower::{Lowering, Operand, Step, one_key_head};
+use crate::memory::{Buffer, Plain, Rows};
 use crate::pool::{Pool, Worker};
 use crate::simd::Isa;
 use crate::store::{StateStore, WeightStore};
@@ -24,12 +24,16 @@ use zinc_quant::GgmlType;
 /// Working memory of one worker.
 struct Scratch {
     matmul: matmul::Scratch,
+    /// Where the rows of a product begin, and where their results go.
+    places: run::Places,
+    experts: experts::Scratch,
     attention: attention::Scratch,
     /// Results of an attention task.
     attention_out: Vec<f32>,
+    recurrent: run::RecurrentScratch,
 }
 
-/// Consecutive rows of one sequence that attention takes together.
+/// Consecutive rows of one sequence that are taken together.
 #[derive(Clone, Copy)]
 struct Tile {
     first: usize,
@@ -48,10 +52,14 @@ pub(crate) struct CpuExecutable {
     steps: Vec<Step>,
     /// Next task of each step.
     counters: Vec<Counter>,
+    /// Finished rows of each router.
+    routed: Vec<Counter>,
     outputs: Vec<Operand>,
     inputs: Vec<(InputKind, Rows)>,
     tiles: Vec<Tile>,
     rows_per_tile: usize,
+    /// All rows of each sequence.
+    runs: Vec<Tile>,
     /// Blocks of keys of the longest sequence of the step.
     n_key_blocks: usize,
     /// Tokens times blocks of keys up to which the keys of one head may be split among threads.
@@ -92,12 +100,12 @@ impl CpuExecutable {
             .ok_or_else(|| refuse("is not prepared: it has no memory layout"))?;
         let arena = new_buffer("activations", memory.arena_bytes)?;
         let (input_buffer, inputs) = input_buffer(&plan)?;
-        let mut lowering =
-            Lowering::new(&plan, weights, &states, &arena, &inputs, pool.n_threads());
+        let mut lowering = Lowering::new(&plan, weights, &states, &arena, &inputs);
         let steps = lowering.steps()?;
         let outputs =
             plan.outputs.iter().map(|id| lowering.operand(*id)).collect::<Result<Vec<_>, _>>()?;
-        let mut buffers = lowering.turns;
+        let n_routers = lowering.n_routers();
+        let mut buffers = lowering.buffers;
         buffers.extend([arena, input_buffer]);
         let (k_dim, v_dim, heads) = attention_limits(&plan);
         let split = SplitKeys::new(&plan, pool.n_threads(), v_dim, heads)?;
@@ -107,16 +115,25 @@ impl CpuExecutable {
         let new_scratch = || {
             let attention = attention::Scratch::new(k_dim, v_dim);
             let attention_out = vec![0.0; attention::MAX_COLUMNS * v_dim];
-            Mutex::new(Scratch { matmul: matmul::Scratch::new(), attention, attention_out })
+            Mutex::new(Scratch {
+                matmul: matmul::Scratch::new(),
+                places: run::Places::new(),
+                experts: experts::Scratch::new(most_experts(&plan)),
+                attention,
+                attention_out,
+                recurrent: run::RecurrentScratch::new(&plan),
+            })
         };
         Ok(CpuExecutable {
             counters: steps.iter().map(|_| Counter::default()).collect(),
             scratch: (0..pool.n_threads()).map(|_| new_scratch()).collect(),
             tiles: Vec::with_capacity(plan.limits.max_tokens as usize),
+            runs: Vec::with_capacity(plan.limits.max_seqs as usize),
             rows_per_tile: (attention::MAX_COLUMNS / heads).max(1),
             n_key_blocks: 0,
             split_blocks,
             parts,
+            routed: (0..n_routers).map(|_| Counter::default()).collect(),
             arrived: (0..n_jobs).map(|_| Counter::default()).collect(),
             sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
             n_steps: 0,
@@ -137,28 +154,25 @@ impl CpuExecutable {
 
     /// Copies the inputs to where the nodes read them, and groups the rows for attention.
     fn load(&mut self, inputs: &StepInputs) {
-        for (kind, rows) in &self.inputs {
-            let from = inputs.get(*kind);
-            let per_row = rows.row_bytes / size_of::<i32>();
+        fn copy<T: Plain>(from: &[T], rows: &Rows) {
+            let per_row = rows.row_bytes / size_of::<T>();
             for (row, values) in from.chunks_exact(per_row).enumerate() {
-                // SAFETY: the buffer belongs to this executable and no step is running: `submit` has `&mut self`.
-                unsafe { rows.row_mut::<i32>(row) }.copy_from_slice(values);
+                // SAFETY: the buffer belongs to this executable and no step is running: `load` has `&mut self`.
+                unsafe { rows.row_mut::<T>(row) }.copy_from_slice(values);
+            }
+        }
+        for (kind, rows) in &self.inputs {
+            match kind {
+                InputKind::Hidden => copy(&inputs.hidden, rows),
+                kind => copy(inputs.get(*kind), rows),
             }
         }
         let last = inputs.positions.iter().max().map_or(0, |last| *last as usize);
         self.n_key_blocks = last / attention::KEY_BLOCK + 1;
-        self.tiles.clear();
-        for (row, seq) in inputs.seq_of.iter().enumerate() {
-            match self.tiles.last_mut() {
-                Some(tile)
-                    if tile.n_rows < self.rows_per_tile && inputs.seq_of[tile.first] == *seq =>
-                {
-                    tile.n_rows += 1
-                }
-                _ => self.tiles.push(Tile { first: row, n_rows: 1 }),
-            }
-        }
-        for counter in self.counters.iter_mut().chain(&mut self.arrived) {
+        group(&inputs.seq_of, self.rows_per_tile, &mut self.tiles);
+        group(&inputs.seq_of, usize::MAX, &mut self.runs);
+        let finished = self.arrived.iter_mut().chain(&mut self.routed);
+        for counter in self.counters.iter_mut().chain(finished) {
             *counter.0.get_mut() = 0;
         }
     }
@@ -257,6 +271,17 @@ impl Executable for CpuExecutable {
     }
 }
 
+/// Neighbouring rows of one sequence, at most `most` of them together.
+fn group(seq_of: &[i32], most: usize, tiles: &mut Vec<Tile>) {
+    tiles.clear();
+    for (row, seq) in seq_of.iter().enumerate() {
+        match tiles.last_mut() {
+            Some(tile) if tile.n_rows < most && seq_of[tile.first] == *seq => tile.n_rows += 1,
+            _ => tiles.push(Tile { first: row, n_rows: 1 }),
+        }
+    }
+}
+
 /// Appends a row of an output as f32.
 fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
     let append = |values: &mut Vec<f32>, d: f32, q: &[i32]| {
@@ -274,6 +299,11 @@ fn fetch(operand: &Operand, row: usize, values: &mut Vec<f32>) {
             let blocks = unsafe { operand.rows.row::<ActBlock>(row) };
             blocks.iter().for_each(|block| append(values, block.d(), &block.q));
         }
+        GgmlType::I32 => {
+            // SAFETY: as above.
+            let ids = unsafe { operand.rows.row::<i32>(row) };
+            values.extend(ids.iter().map(|id| *id as f32));
+        }
         // SAFETY: as above.
         _ => values.extend_from_slice(unsafe { operand.rows.row::<f32>(row) }),
     }
@@ -288,18 +318,20 @@ fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
     })
 }
 
-/// One buffer for all inputs at their largest size.
+/// One buffer for the inputs that the plan reads, at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
     let size = |kind: InputKind| {
-        let shape = kind.shape(&plan.limits);
+        // Ids are i32 and hidden states f32; the width of the latter is in their tensor.
+        let found = plan.find(kind.name()).map(|id| plan.tensor(id).shape);
+        let shape = found.unwrap_or(kind.shape(&plan.limits));
         (plan.limits.bound(shape.rows) as usize, shape.cols as usize * size_of::<i32>())
     };
     let bytes_of = |kind: InputKind| {
         let (n_rows, row_bytes) = size(kind);
         (n_rows * row_bytes).next_multiple_of(64)
     };
-    let kinds = InputKind::ALL.into_iter().filter(|kind| size(*kind).1 > 0);
-    let total: usize = kinds.clone().map(bytes_of).sum();
+    let kinds = plan.inputs();
+    let total: usize = kinds.iter().copied().map(bytes_of).sum();
     let buffer = new_buffer("step inputs", total as u64)?;
     let mut inputs = Vec::new();
     let mut offset = 0;
@@ -328,14 +360,20 @@ impl SplitKeys {
         v_dim: usize,
         heads: usize,
     ) -> Result<SplitKeys, DeviceError> {
+        let (n_blocks, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
+        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
+        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
+    }
+
+    /// Blocks that fit one row, bytes of a row, and number of rows.
+    fn sizes(plan: &Plan, n_threads: usize, v_dim: usize, heads: usize) -> (usize, usize, usize) {
         let keys = u64::from(plan.limits.pages_per_seq) * u64::from(plan.limits.page_size);
         let n_blocks = usize::try_from(keys).unwrap_or(usize::MAX).div_ceil(attention::KEY_BLOCK);
         let vectors = n_blocks.saturating_mul(heads * (1 + v_dim.div_ceil(16)));
         let row_bytes = vectors.saturating_mul(size_of::<[f32; 16]>());
         // One thread never splits, and a plan without attention needs nothing.
         let n_jobs = if v_dim == 0 { 0 } else { n_threads - 1 };
-        let buffer = new_buffer("attention", row_bytes.saturating_mul(n_jobs) as u64)?;
-        Ok(SplitKeys { buffer, n_blocks, n_jobs, row_bytes })
+        (n_blocks, row_bytes, n_jobs)
     }
 
     fn rows(&self) -> Rows {
@@ -343,15 +381,35 @@ impl SplitKeys {
     }
 }
 
-/// Largest key and value heads, and query heads of one task, over all attention nodes.
+/// Bytes that grow with the context, besides the arena: page tables, and room for split keys.
+pub(crate) fn scratch_need(plan: &Plan, n_threads: usize) -> u64 {
+    let (_, v_dim, heads) = attention_limits(plan);
+    let (_, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
+    let inputs = plan.inputs().into_iter().map(|kind| kind.shape(&plan.limits));
+    let input_bytes = inputs.map(|shape| {
+        plan.limits.bound(shape.rows) * u64::from(shape.cols) * size_of::<i32>() as u64
+    });
+    input_bytes.sum::<u64>().saturating_add(row_bytes.saturating_mul(n_jobs) as u64)
+}
+
+/// Largest part of a key head, largest value head, and query heads of one task, over all attention nodes.
 fn attention_limits(plan: &Plan) -> (usize, usize, usize) {
     let mut limits = (0, 0, 1);
     for node in &plan.nodes {
-        if let Op::Attention(attention) = node.op {
-            limits.0 = limits.0.max(attention.k_dim as usize);
-            limits.1 = limits.1.max(attention.v_dim as usize);
-            limits.2 = limits.2.max(run::heads_per_task(&attention));
-        }
+        let (attention, rope_dim) = match node.op {
+            Op::Attention(attention) => (attention, 0),
+            Op::LatentAttention(latent) => (one_key_head(&latent), latent.rope_dim),
+            _ => continue,
+        };
+        limits.0 = limits.0.max(attention.k_dim.max(rope_dim) as usize);
+        limits.1 = limits.1.max(attention.v_dim as usize);
+        limits.2 = limits.2.max(run::heads_per_task(&attention));
     }
     limits
+}
+
+/// Experts of the largest router.
+fn most_experts(plan: &Plan) -> usize {
+    let routers = plan.nodes.iter().filter(|node| matches!(node.op, Op::RouterTopK(_)));
+    routers.map(|node| plan.tensor(node.reads[0]).shape.cols as usize).max().unwrap_or(0)
 }

@@ -1,13 +1,22 @@
 //! From plan nodes to what the workers run: operands become addresses, symbols stay symbols.
 
-use crate::kernels::panel::{Form, ROWS};
+mod attention;
+mod experts;
+mod product;
+mod recurrent;
+mod rows;
+
 use crate::memory::{Buffer, Rows};
 use crate::store::{StateStore, WeightStore};
 use zinc_backend::DeviceError;
-use zinc_plan::{
-    Activation, Attention, Dim, InputKind, Node, Op, Plan, RopeMode, TensorId, TensorKind,
-};
+use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
+
+pub(crate) use attention::{AttentionStep, one_key_head};
+pub(crate) use experts::{Combine, Grouping, RouterStep};
+pub(crate) use product::{Matrices, Product, StackOperand};
+pub(crate) use recurrent::{ConvStep, DeltaStep, Recurrence};
+pub(crate) use rows::RowOp;
 
 /// An operand or result: where, and of which type.
 #[derive(Clone, Copy)]
@@ -30,42 +39,27 @@ pub(crate) struct Step {
 
 /// What a node does.
 pub(crate) enum Kind {
-    Embed { table: Operand, ids: Rows, scale: f32, out: Rows },
-    GatherRows { x: Rows, rows: Rows, out: Rows },
-    Add { a: Rows, b: Rows, out: Rows },
-    GatedAct { act: Activation, gate: Rows, up: Rows, out: Rows },
-    RmsNorm { x: Rows, w: Rows, eps: f32, out: Rows },
-    QuantizeAct { x: Rows, dtype: GgmlType, out: Rows },
-    MatMul(Product),
-    RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
-    Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
-    KvWrite { values: [Rows; 2], slots: Rows, caches: [Operand; 2] },
+    /// A task is a row.
+    Row(RowOp),
+    /// A task is a row.
+    Embed {
+        table: Operand,
+        ids: Rows,
+        scale: f32,
+        out: Rows,
+    },
+    /// A task is a row.
+    KvWrite {
+        values: [Rows; 2],
+        slots: Rows,
+        caches: [Operand; 2],
+    },
+    /// A task is a row; the last one orders the work of the experts.
+    Router(RouterStep),
+    Product(Product),
     Attention(AttentionStep),
-}
-
-/// One matrix product, or a gated pair.
-pub(crate) struct Product {
-    pub weight: Operand,
-    pub up: Option<(Operand, Activation)>,
-    pub x: Operand,
-    pub bias: Option<Rows>,
-    pub residual: Option<Rows>,
-    pub out: Rows,
-    pub n_out: usize,
-    /// Sixteen-row panels of weights that one task takes.
-    pub panels_per_task: usize,
-}
-
-/// Attention over a cache.
-pub(crate) struct AttentionStep {
-    pub attention: Attention,
-    pub q: Rows,
-    pub k: Operand,
-    pub v: Operand,
-    pub positions: Rows,
-    pub seq_of: Rows,
-    pub pages: Rows,
-    pub out: Rows,
+    Conv(ConvStep),
+    DeltaNet(DeltaStep),
 }
 
 /// Cosines and sines that several nodes share.
@@ -85,10 +79,11 @@ pub(crate) struct Lowering<'a> {
     pub arena: &'a Buffer,
     /// The inputs, each at its largest size.
     pub inputs: &'a [(InputKind, Rows)],
-    pub n_threads: usize,
-    /// Buffers of the rope turns, kept by the executable.
-    pub turns: Vec<Buffer>,
-    known_turns: Vec<Turns>,
+    /// Memory of the rope turns, groupings and rearranged weights, kept by the executable.
+    pub buffers: Vec<Buffer>,
+    turns: Vec<Turns>,
+    /// By the ids of the router.
+    groupings: Vec<(TensorId, Grouping)>,
 }
 
 impl<'a> Lowering<'a> {
@@ -98,7 +93,6 @@ impl<'a> Lowering<'a> {
         states: &'a StateStore,
         arena: &'a Buffer,
         inputs: &'a [(InputKind, Rows)],
-        n_threads: usize,
     ) -> Lowering<'a> {
         Lowering {
             plan,
@@ -106,10 +100,15 @@ impl<'a> Lowering<'a> {
             states,
             arena,
             inputs,
-            n_threads,
+            buffers: Vec::new(),
             turns: Vec::new(),
-            known_turns: Vec::new(),
+            groupings: Vec::new(),
         }
+    }
+
+    /// Routers among the nodes that are lowered.
+    pub(crate) fn n_routers(&self) -> usize {
+        self.groupings.len()
     }
 
     /// All nodes, the rope turns first.
@@ -125,15 +124,15 @@ impl<'a> Lowering<'a> {
             let kind = self.kind(node)?;
             steps.push(Step { kind, rows, barrier: node.barrier, node: Some(idx) });
         }
-        let turns = self.known_turns.iter().map(|turns| {
-            let kind = Kind::RopeTurns {
+        let turns = self.turns.iter().map(|turns| {
+            let turn = RowOp::RopeTurns {
                 positions: self.input(turns.positions)?,
                 variants: self.input(turns.variants)?,
                 table: self.operand(turns.table)?.rows,
                 out: turns.out,
             };
             // A barrier lies between these and their readers: a rotation reads a value that some node wrote before it.
-            Ok(Step { kind, rows: Dim::Tokens, barrier: false, node: None })
+            Ok(Step { kind: Kind::Row(turn), rows: Dim::Tokens, barrier: false, node: None })
         });
         let mut all = turns.collect::<Result<Vec<_>, DeviceError>>()?;
         all.append(&mut steps);
@@ -147,161 +146,50 @@ impl<'a> Lowering<'a> {
 
     fn kind(&mut self, node: &Node) -> Result<Kind, DeviceError> {
         let reads = &node.reads;
-        Ok(match node.op {
-            Op::Embed(embed) => Kind::Embed {
+        let row = |op: Result<RowOp, DeviceError>| op.map(Kind::Row);
+        let product = |product: Result<Product, DeviceError>| product.map(Kind::Product);
+        match node.op {
+            Op::Embed(embed) => Ok(Kind::Embed {
                 table: self.operand(reads[0])?,
                 ids: self.input(reads[1])?,
                 scale: embed.scale,
                 out: self.value(node.writes[0])?,
-            },
-            Op::GatherRows => Kind::GatherRows {
-                x: self.value(reads[0])?,
-                rows: self.input(reads[1])?,
-                out: self.value(node.writes[0])?,
-            },
-            Op::Add => Kind::Add {
-                a: self.value(reads[0])?,
-                b: self.value(reads[1])?,
-                out: self.value(node.writes[0])?,
-            },
-            Op::GatedAct(gated) => Kind::GatedAct {
-                act: gated.act,
-                gate: self.value(reads[0])?,
-                up: self.value(reads[1])?,
-                out: self.value(node.writes[0])?,
-            },
-            Op::RmsNorm(norm) => Kind::RmsNorm {
-                x: self.value(reads[0])?,
-                w: self.operand(reads[1])?.rows,
-                eps: norm.eps,
-                out: self.value(node.writes[0])?,
-            },
-            Op::QuantizeAct => Kind::QuantizeAct {
-                x: self.value(reads[0])?,
-                dtype: self.plan.tensor(node.writes[0]).dtype,
-                out: self.value(node.writes[0])?,
-            },
-            Op::MatMul(matmul) => {
-                let mut rest = reads[2..].iter();
-                let bias =
-                    rest.next().filter(|_| matmul.bias).map(|id| self.operand(*id)).transpose()?;
-                let residual = reads
-                    .last()
-                    .filter(|_| matmul.residual)
-                    .map(|id| self.value(*id))
-                    .transpose()?;
-                let bias = bias.map(|bias| bias.rows);
-                Kind::MatMul(self.product(node, None, bias, residual)?)
-            }
-            Op::GateUpAct(pair) => Kind::MatMul(self.product(node, Some(pair.act), None, None)?),
-            Op::Rope(rope) => Kind::Rope {
-                mode: rope.mode,
-                head_dim: rope.head_dim as usize,
-                x: self.value(reads[0])?,
-                turns: self.turns_of(node, rope.n_dims as usize / 2)?,
-                out: self.value(node.writes[0])?,
-            },
-            Op::KvWrite => Kind::KvWrite {
+            }),
+            Op::KvWrite => Ok(Kind::KvWrite {
                 values: [self.value(reads[0])?, self.value(reads[1])?],
                 slots: self.input(reads[2])?,
                 caches: [self.operand(node.writes[0])?, self.operand(node.writes[1])?],
-            },
-            Op::Attention(attention) if attention.sinks => {
-                return Err(self.unsupported(node, "sinks"));
-            }
-            Op::Mul
-            | Op::Scale(_)
-            | Op::Softcap(_)
-            | Op::SigmoidGate
-            | Op::HeadSlice(_)
-            | Op::Concat
-            | Op::L2Norm(_)
-            | Op::RmsNormGated(_)
-            | Op::HeadMatMul(_)
-            | Op::ExpertMatMul(_)
-            | Op::RouterTopK(_)
-            | Op::ExpertCombine(_)
-            | Op::LatentAttention(_)
-            | Op::CausalConv1d(_)
-            | Op::DeltaGates
-            | Op::GatedDeltaNet(_) => {
-                return Err(self.unsupported(
-                    node,
-                    "the CPU device has no kernel for it; --device reference computes it, slowly",
-                ));
-            }
-            Op::Attention(attention) => Kind::Attention(AttentionStep {
-                attention,
-                q: self.value(reads[0])?,
-                k: self.cache(node, reads[1])?,
-                v: self.cache(node, reads[2])?,
-                positions: self.input(reads[3])?,
-                seq_of: self.input(reads[4])?,
-                pages: self.input(reads[5])?,
-                out: self.value(node.writes[0])?,
             }),
-        })
-    }
-
-    /// `reads` starts with the weight or the pair of weights, then the activations.
-    fn product(
-        &self,
-        node: &Node,
-        act: Option<Activation>,
-        bias: Option<Rows>,
-        residual: Option<Rows>,
-    ) -> Result<Product, DeviceError> {
-        let n_weights = node.op.n_weight_operands();
-        let x = self.operand(node.reads[n_weights])?;
-        let weight = self.operand(node.reads[0])?;
-        let up = match act {
-            Some(act) => Some((self.operand(node.reads[1])?, act)),
-            None => None,
-        };
-        for weight in [Some(weight), up.map(|(up, _)| up)].into_iter().flatten() {
-            let wanted = match Form::quantized(weight.dtype) {
-                Some(form) if x.dtype != GgmlType::F32 => form.activations(),
-                _ => GgmlType::F32,
-            };
-            if wanted != x.dtype {
-                let reason = format!(
-                    "weights of type {} with activations of type {}",
-                    weight.dtype, x.dtype
-                );
-                return Err(self.unsupported(node, reason));
+            Op::GatherRows => row(self.gather_rows(node)),
+            Op::Add => row(self.add(node)),
+            Op::GatedAct(gated) => row(self.gated_act(node, gated)),
+            Op::RmsNorm(norm) => row(self.rms_norm(node, norm)),
+            Op::Mul => row(self.mul(node)),
+            Op::Scale(scale) => row(self.scale(node, scale)),
+            Op::Softcap(softcap) => row(self.softcap(node, softcap)),
+            Op::SigmoidGate => row(self.sigmoid_gate(node)),
+            Op::HeadSlice(slice) => row(self.head_slice(node, slice)),
+            Op::Concat => row(self.concat(node)),
+            Op::L2Norm(norm) => row(self.l2_norm(node, norm)),
+            Op::RmsNormGated(norm) => row(self.rms_norm_gated(node, norm)),
+            Op::QuantizeAct => row(self.quantize_act(node)),
+            Op::Rope(rope) => row(self.rope(node, rope)),
+            Op::ExpertCombine(combine) => {
+                self.combine(node, combine).map(|op| Kind::Row(RowOp::Combine(op)))
             }
-        }
-        let out = self.value(node.writes[0])?;
-        let n_out = self.plan.tensor(node.writes[0]).shape.cols as usize;
-        // Several tasks per thread, so that none waits long for the last; few enough that taking one costs nothing.
-        let panels_per_task = (n_out.div_ceil(ROWS) / (self.n_threads * 8)).clamp(1, 16);
-        Ok(Product { weight, up, x, bias, residual, out, n_out, panels_per_task })
-    }
-
-    /// The buffer that holds the cosines and sines of a rotation: one for each table, computed once per step.
-    fn turns_of(&mut self, node: &Node, n_pairs: usize) -> Result<Rows, DeviceError> {
-        let [positions, table, variants] = [node.reads[1], node.reads[2], node.reads[3]];
-        let same = |turns: &&Turns| {
-            (turns.positions, turns.table, turns.variants) == (positions, table, variants)
-        };
-        if let Some(turns) = self.known_turns.iter().find(same) {
-            return Ok(turns.out);
-        }
-        let n_rows = self.plan.limits.max_tokens as usize;
-        let row_bytes = n_pairs * size_of::<[f32; 2]>();
-        let buffer = Buffer::new(n_rows * row_bytes)
-            .ok_or_else(|| self.unsupported(node, "no memory for angles"))?;
-        let out = buffer.rows(0, n_rows, row_bytes, row_bytes);
-        self.turns.push(buffer);
-        self.known_turns.push(Turns { table, positions, variants, out });
-        Ok(out)
-    }
-
-    fn cache(&self, node: &Node, id: TensorId) -> Result<Operand, DeviceError> {
-        let operand = self.operand(id)?;
-        match operand.dtype {
-            GgmlType::F32 | GgmlType::F16 | GgmlType::Q8_0 => Ok(operand),
-            other => Err(self.unsupported(node, format!("a cache of type {other}"))),
+            Op::MatMul(matmul) => product(self.matmul(node, matmul)),
+            Op::GateUpAct(pair) => product(self.gate_up_act(node, pair.act)),
+            Op::HeadMatMul(matmul) => product(self.head_matmul(node, matmul)),
+            Op::ExpertGateUpAct(pair) => product(self.expert_gate_up_act(node, pair)),
+            Op::ExpertMatMul(matmul) => product(self.expert_matmul(node, matmul)),
+            Op::RouterTopK(router) => Ok(Kind::Router(self.router(node, router)?)),
+            Op::Attention(attention) => Ok(Kind::Attention(self.attention(node, attention)?)),
+            Op::LatentAttention(latent) => {
+                Ok(Kind::Attention(self.latent_attention(node, latent)?))
+            }
+            Op::DeltaGates => row(self.delta_gates(node)),
+            Op::CausalConv1d(conv) => Ok(Kind::Conv(self.causal_conv1d(node, conv)?)),
+            Op::GatedDeltaNet(net) => Ok(Kind::DeltaNet(self.gated_delta_net(node, net)?)),
         }
     }
 

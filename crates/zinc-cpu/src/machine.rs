@@ -29,11 +29,22 @@ pub(crate) fn memory() -> (u64, u64) {
     };
     match cgroup("memory.max") {
         Some(limit) if limit < total => {
-            let used = cgroup("memory.current").unwrap_or(0);
+            let stat = fs::read_to_string("/sys/fs/cgroup/memory.stat").unwrap_or_default();
+            let used = cgroup("memory.current").unwrap_or(0).saturating_sub(file_pages(&stat));
             (limit, free.min(limit.saturating_sub(used)))
         }
         _ => (total, free),
     }
+}
+
+/// Bytes of a group's memory that hold parts of files, a mapped model among them: they are in use and can be had, as
+/// `MemAvailable` counts them.
+fn file_pages(stat: &str) -> u64 {
+    let value = |line: &str| -> Option<u64> {
+        let (name, value) = line.split_once(' ')?;
+        ["inactive_file", "active_file"].contains(&name).then(|| value.trim().parse().ok())?
+    };
+    stat.lines().filter_map(value).sum()
 }
 
 /// Threads worth running: physical cores that this process may use. A second thread on a core shares its vector
@@ -69,6 +80,13 @@ fn parse_list(list: &str) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_files_can_be_had() {
+        let stat = "anon 100\nfile 90\ninactive_file 30\nactive_file 12\nunevictable 0\n";
+        assert_eq!(file_pages(stat), 42);
+        assert_eq!(file_pages(""), 0);
+    }
 
     #[test]
     fn lists_of_processors() {

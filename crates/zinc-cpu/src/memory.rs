@@ -40,6 +40,15 @@ impl Buffer {
         Some(Buffer { allocation, start, len })
     }
 
+    /// A copy of these values; `None` when there is not that much memory.
+    pub(crate) fn copy_of<T: Plain>(values: &[T]) -> Option<Buffer> {
+        let n_bytes = size_of_val(values);
+        let buffer = Buffer::new(n_bytes)?;
+        // SAFETY: the buffer is alive and nobody else knows it.
+        unsafe { buffer.rows(0, 1, n_bytes, n_bytes).row_mut::<T>(0) }.copy_from_slice(values);
+        Some(buffer)
+    }
+
     fn layout(len: usize) -> Option<Layout> {
         Layout::from_size_align(len.checked_add(ALIGN)?, 16).ok()
     }
@@ -78,11 +87,7 @@ pub(crate) struct AlignedBytes {
 impl AlignedBytes {
     /// `None` when there is not that much memory.
     pub(crate) fn copy_of(bytes: &[u8]) -> Option<AlignedBytes> {
-        let buffer = Buffer::new(bytes.len())?;
-        let rows = buffer.rows(0, 1, bytes.len(), bytes.len());
-        // SAFETY: the buffer is alive and nobody else knows it.
-        unsafe { rows.row_mut::<u8>(0) }.copy_from_slice(bytes);
-        Some(AlignedBytes { buffer, len: bytes.len() })
+        Some(AlignedBytes { buffer: Buffer::copy_of(bytes)?, len: bytes.len() })
     }
 }
 
@@ -110,6 +115,8 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for [f32; 2] {}
 // SAFETY: plain numbers.
 unsafe impl Plain for [f32; 16] {}
+// SAFETY: `repr(C)`, three i32.
+unsafe impl Plain for crate::kernels::experts::Chunk {}
 // SAFETY: `repr(C)`, 36 bytes of numbers without padding.
 unsafe impl Plain for crate::kernels::act::ActBlock {}
 // SAFETY: `repr(C)`, 292 bytes of numbers without padding.
@@ -194,6 +201,24 @@ impl Rows {
         unsafe { std::slice::from_raw_parts(at, self.len / size_of::<T>()) }
     }
 
+    /// Elements `cols` of one row.
+    ///
+    /// # Safety
+    /// As [`Rows::row`], for these elements.
+    #[inline(always)]
+    pub(crate) unsafe fn cols<'a, T: Plain>(&self, row: usize, cols: Range<usize>) -> &'a [T] {
+        let at = self.check_cols::<T>(row, &cols);
+        // SAFETY: `check_cols` covers range and alignment, the caller the rest.
+        unsafe { std::slice::from_raw_parts(at, cols.len()) }
+    }
+
+    #[inline(always)]
+    fn check_cols<T: Plain>(&self, row: usize, cols: &Range<usize>) -> *mut T {
+        assert!(cols.end * size_of::<T>() <= self.row_bytes, "columns inside the row");
+        let start = row * self.stride;
+        self.check(&(start + cols.start * size_of::<T>()..start + cols.end * size_of::<T>()))
+    }
+
     /// Elements `cols` of one row, for writing.
     ///
     /// # Safety
@@ -204,11 +229,8 @@ impl Rows {
         row: usize,
         cols: Range<usize>,
     ) -> &'a mut [T] {
-        assert!(cols.end * size_of::<T>() <= self.row_bytes, "columns inside the row");
-        let start = row * self.stride;
-        let bytes = start + cols.start * size_of::<T>()..start + cols.end * size_of::<T>();
-        let at = self.check::<T>(&bytes);
-        // SAFETY: `check` covers range and alignment, the caller the rest.
+        let at = self.check_cols::<T>(row, &cols);
+        // SAFETY: `check_cols` covers range and alignment, the caller the rest.
         unsafe { std::slice::from_raw_parts_mut(at, cols.len()) }
     }
 

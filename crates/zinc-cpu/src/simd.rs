@@ -40,6 +40,10 @@ pub(crate) trait Simd: Copy {
     /// Whether a tile of eight accumulator pairs fits the register file.
     const MANY_REGISTERS: bool;
 
+    /// Runs a part of a kernel as a function of its own, with the same instructions. Everything else is inlined, and
+    /// compilers are slow and careless with functions of many thousand lines.
+    fn outlined<K: Kernel>(self, part: K) -> K::Out;
+
     fn i_splat(self, x: i32) -> Self::I;
     fn i_load(self, x: &[i32; 16]) -> Self::I;
     fn i_store(self, to: &mut [i32; 16], x: Self::I);
@@ -65,6 +69,12 @@ pub(crate) trait Simd: Copy {
     /// `acc[lane] + Σ_j w[lane][j]·x[j]` over two i16. Exact while the sum fits i32.
     fn dot_pairs(self, acc: Self::I, w: Self::I, x: [i16; 2]) -> Self::I;
 
+    /// Each byte of `index`, in 0..=15, replaced by that entry of the table.
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I;
+
+    /// Asks for the cache line at `data[offset]`; an offset beyond the data does nothing or little.
+    fn prefetch(self, data: &[u8], offset: usize);
+
     /// The 16 bytes at `offset + row·stride` of sixteen rows, transposed: output `i` holds bytes `4i..4i + 4` of every
     /// row, one row per lane. Panics when the last row ends beyond `data`.
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [Self::I; 4];
@@ -89,6 +99,11 @@ pub(crate) trait Simd: Copy {
     fn as_float(self, x: Self::I) -> Self::F;
     /// IEEE half in the low 16 bits of each lane, widened exactly; the high bits are ignored.
     fn half_to_f32(self, x: Self::I) -> Self::F;
+    /// The low and the high half of each lane, widened exactly.
+    #[inline(always)]
+    fn halves_to_f32(self, x: Self::I) -> [Self::F; 2] {
+        [self.half_to_f32(x), self.half_to_f32(self.i_shr::<16>(x))]
+    }
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
     fn load_i8(self, x: &[i8; 16]) -> Self::F;
     /// Keeps the low byte of each lane.

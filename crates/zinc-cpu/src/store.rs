@@ -13,6 +13,11 @@ fn binding(tensor: &TensorInfo, reason: impl Into<String>) -> DeviceError {
     DeviceError::Binding { name: tensor.name.clone(), reason: reason.into() }
 }
 
+/// Whether a weight cannot be read where the file is mapped.
+pub(crate) fn is_copied(source: &WeightSource) -> bool {
+    source.dtype == GgmlType::F32 && !source.data.as_ptr().cast::<f32>().is_aligned()
+}
+
 /// A model's weights by name, read in place.
 pub(crate) struct WeightStore {
     by_name: HashMap<String, WeightSource>,
@@ -41,7 +46,7 @@ impl WeightStore {
                 };
                 return Err(DeviceError::Binding { name: source.name, reason });
             }
-            if source.dtype == GgmlType::F32 && !source.data.as_ptr().cast::<f32>().is_aligned() {
+            if is_copied(&source) {
                 let copy = AlignedBytes::copy_of(&source.data).ok_or_else(|| {
                     DeviceError::OutOfMemory {
                         device: NAME.into(),

@@ -5,7 +5,7 @@
 #[path = "support/model.rs"]
 mod model;
 
-use model::{Model, Running, inputs};
+use model::{Mixer, Model, Running, inputs};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use zinc_backend::StepOutputs;
@@ -43,11 +43,17 @@ static ALLOCATOR: Counting = Counting;
 // The only test of this file: another one at the same time would be counted too.
 #[test]
 fn steady_decode_allocates_nothing() {
-    for ty in [GgmlType::F32, GgmlType::Q8_0, GgmlType::Q4_K] {
-        let model = Model { cache: GgmlType::F16, ..Model::new(ty) };
+    let models = [
+        (GgmlType::F32, Mixer::Attention),
+        (GgmlType::Q8_0, Mixer::DeltaNet),
+        (GgmlType::Q4_K, Mixer::Latent),
+    ];
+    for (ty, mixer) in models {
+        let model = Model { cache: GgmlType::F16, sinks: true, mixer, ..Model::new(ty) };
         let mut running = Running::cpu(&model, 2, Isa::best());
         let mut outputs = StepOutputs::default();
-        let steps: Vec<_> = (0..20).map(|position| inputs(&[(0, position)])).collect();
+        let limits = running.exec.plan().limits;
+        let steps: Vec<_> = (0..20).map(|position| inputs(&[(0, position)], &limits)).collect();
         let mut before = 0;
         for (i, step) in steps.iter().enumerate() {
             if i == 3 {
@@ -57,6 +63,6 @@ fn steady_decode_allocates_nothing() {
             running.exec.wait(ticket, &mut outputs).unwrap();
         }
         let n = N_ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert_eq!(n, 0, "{ty}: allocations in 17 decode steps");
+        assert_eq!(n, 0, "{ty} {mixer:?}: allocations in 17 decode steps");
     }
 }

@@ -6,7 +6,7 @@
 #[path = "support/model.rs"]
 mod model;
 
-use model::{Model, Running};
+use model::{Mixer, Model, Running};
 use std::sync::Arc;
 use zinc_backend::{Bindings, Device, WeightSource};
 use zinc_cpu::{CpuDevice, Isa};
@@ -47,6 +47,19 @@ fn float_models() -> Vec<(&'static str, Model)> {
         ("norm rope, bias", Model { mode: RopeMode::Norm, bias: true, n_dims: 32, ..base }),
         ("window", Model { window: Some(13), ..base }),
         ("many heads", Model { heads: 40, kv_heads: 1, head_dim: 8, n_dims: 8, ..base }),
+        ("sinks", Model { sinks: true, window: Some(40), ..base }),
+        ("latent", Model { mixer: Mixer::Latent, ..base }),
+        (
+            "latent, many heads",
+            Model { mixer: Mixer::Latent, heads: 40, head_dim: 8, n_dims: 8, ..base },
+        ),
+        ("delta net", Model { mixer: Mixer::DeltaNet, ..base }),
+        (
+            "delta net, odd sizes",
+            Model { mixer: Mixer::DeltaNet, head_dim: 21, n_dims: 20, ..base },
+        ),
+        ("bf16 cache", Model { cache: GgmlType::BF16, ..base }),
+        ("q4_0 cache", Model { cache: GgmlType::Q4_0, mixer: Mixer::Latent, ..base }),
         ("f16 cache", Model { cache: GgmlType::F16, ..base }),
         ("q8_0 cache", Model { cache: GgmlType::Q8_0, ..base }),
         (
@@ -121,6 +134,31 @@ fn rows_are_reproducible() {
     }
 }
 
+/// The same for states, compressed caches and sinks, with rows of two sequences in one step.
+#[test]
+fn other_mixers_are_reproducible() {
+    let base = Model { sinks: true, ..Model::new(GgmlType::F32) };
+    for mixer in [Mixer::Attention, Mixer::Latent, Mixer::DeltaNet] {
+        let model = Model { mixer, ..base };
+        for isa in Isa::available() {
+            let what = format!("{mixer:?} on {}", isa.name());
+            let alone = Running::cpu(&model, 1, isa).prefill(130, 1);
+            for (n_threads, chunk) in [(4, 1), (2, 7), (3, 16), (5, 48)] {
+                let got = Running::cpu(&model, n_threads, isa).prefill(130, chunk);
+                assert!(got == alone, "{what}, {n_threads} threads, chunk {chunk}");
+            }
+            let mut both = Running::cpu(&model, 2, isa);
+            for start in (0..60).step_by(5) {
+                // Sequence 1 has fewer rows in each step.
+                let first = (start..start + 5).map(|position| (0, position));
+                let second = (start / 5 * 2..start / 5 * 2 + 2).map(|position| (1, position));
+                let got = both.step(&first.chain(second).collect::<Vec<_>>());
+                assert!(got[..5] == alone[start..start + 5], "{what}, next to another sequence");
+            }
+        }
+    }
+}
+
 #[test]
 fn windows_are_reproducible() {
     let model = Model { window: Some(100), ..Model::new(GgmlType::F32) };
@@ -131,8 +169,14 @@ fn windows_are_reproducible() {
 /// With more threads than heads, several threads share the keys of a head; the bits stay.
 #[test]
 fn keys_split_among_threads_give_the_same_bits() {
-    for window in [None, Some(300)] {
-        let model = Model { window, ..Model::new(GgmlType::F32) };
+    let base = Model { sinks: true, ..Model::new(GgmlType::F32) };
+    let models = [
+        base,
+        Model { window: Some(300), ..base },
+        Model { sinks: false, ..base },
+        Model { mixer: Mixer::Latent, ..base },
+    ];
+    for model in models {
         let mut one = Running::cpu(&model, 1, Isa::best());
         let mut many = Running::cpu(&model, 9, Isa::best());
         assert!(one.prefill(600, 48) == many.prefill(600, 48));

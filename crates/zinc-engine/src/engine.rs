@@ -13,9 +13,8 @@ use std::sync::Arc;
 
 use zinc_backend::StepInputs;
 
-use crate::cache_slot::CacheSlot;
+use crate::cache_slot::{CacheSlot, Pools};
 use crate::generation::Generation;
-use crate::kv::PagePool;
 use crate::options::EngineOptions;
 use crate::request::{Event, Request};
 use crate::runner::{LoadedModel, Runner, Wanted};
@@ -36,7 +35,7 @@ pub struct Engine {
     /// Most tokens of a step.
     max_tokens: u32,
     pages_per_seq: u32,
-    pool: PagePool,
+    pools: Pools,
     slots: Vec<CacheSlot>,
     /// Requests in order of arrival.
     generations: VecDeque<Generation>,
@@ -54,18 +53,15 @@ impl Engine {
     /// An option outside its range, or what the device lacks.
     pub fn new(loaded: Arc<LoadedModel>, options: &EngineOptions) -> Result<Engine, EngineError> {
         let shape = options.cache_shape(loaded.model())?;
-        let max_tokens = options.step_tokens(&shape);
-        let runner = Runner::new(&loaded, shape, max_tokens, &Wanted::default())?;
-        let rewinds = runner.largest_plan().find("state_slots").is_none();
-        let slot = |idx| CacheSlot::new(shape.n_ctx, shape.pages_per_seq(), idx as i32, rewinds);
+        let runner = Runner::new(&loaded, shape, &Wanted::default())?;
         Ok(Engine {
             loaded,
             runner,
             n_ctx: shape.n_ctx,
-            max_tokens,
+            max_tokens: shape.max_tokens,
             pages_per_seq: shape.pages_per_seq(),
-            pool: PagePool::new(shape.n_pages()),
-            slots: (0..shape.max_seqs).map(slot).collect(),
+            pools: shape.pools(),
+            slots: (0..shape.max_seqs).map(|idx| shape.slot(idx)).collect(),
             generations: VecDeque::new(),
             next_id: 0,
             batch: Vec::new(),
@@ -149,7 +145,7 @@ impl Engine {
         let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice).chunks_exact(n_vocab);
         for entry in &self.batch {
             let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
-            slot.computed(generation.sequence.next_tokens(entry.n_tokens));
+            slot.end_step(&mut self.pools, generation.sequence.next_tokens(entry.n_tokens));
             let is_complete = generation.advance(entry.n_tokens as usize, sink);
             let logits = if entry.wants_logits { rows.next().unwrap_or(&[]) } else { &[] };
             if is_complete {
@@ -176,7 +172,8 @@ impl Engine {
             let Some((n_reusable, slot)) = best else {
                 break;
             };
-            let n_reused = slot.keep(&mut self.pool, n_reusable, rope_variant);
+            let n_reused = slot.keep(&mut self.pools, n_reusable, rope_variant);
+            slot.want_prompt(prompt.len());
             slot.owner = Some(generation.sequence.id());
             generation.start(n_reused);
         }
@@ -194,7 +191,8 @@ impl Engine {
             };
             let rope_variant = graph.rope_variant(generation.sequence.tokens().len() as u32);
             if rope_variant != slot.rope_variant {
-                slot.keep(&mut self.pool, 0, rope_variant);
+                slot.keep(&mut self.pools, 0, rope_variant);
+                slot.want_prompt(generation.sequence.n_prompt());
                 generation.sequence.restart();
             }
         }
@@ -206,18 +204,9 @@ impl Engine {
         for entry in &self.batch {
             let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
             let tokens = generation.sequence.next_tokens(entry.n_tokens);
-            let position = generation.sequence.n_computed() as u32;
-            slot.table.grow(&mut self.pool, position + entry.n_tokens)?;
+            slot.begin_step(&mut self.pools, entry.n_tokens)?;
             let out_rows = if entry.wants_logits { OutRows::Last } else { OutRows::None };
-            let rope_variant = slot.rope_variant;
-            let share = Share {
-                tokens,
-                position,
-                table: &slot.table,
-                rope_variant,
-                state_slot: slot.state_slot,
-                out_rows,
-            };
+            let share = Share { tokens, cache: slot, out_rows, hidden: &[] };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }
         Ok(())

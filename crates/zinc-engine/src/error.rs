@@ -51,6 +51,30 @@ pub enum EngineError {
         /// What it may be.
         allowed: String,
     },
+    /// The model has no head of multi-token prediction, or was loaded without it.
+    #[error("this model of architecture {arch} has no multi-token-prediction head")]
+    NoMtpHead {
+        /// Its architecture.
+        arch: String,
+    },
+    /// Hidden states do not belong to the tokens they are given with.
+    #[error("{n_values} hidden values are given for {n_tokens} tokens, expected {n_expected}")]
+    HiddenStates {
+        /// Tokens.
+        n_tokens: usize,
+        /// Values given.
+        n_values: usize,
+        /// Values that those tokens need.
+        n_expected: usize,
+    },
+    /// A model computes something that is no number.
+    #[error("{tensor} holds {value}; hint: `zinc diff` finds the first tensor that is not finite")]
+    Activation {
+        /// Name in the plan.
+        tensor: String,
+        /// The value.
+        value: f32,
+    },
     /// The prompt has no tokens.
     #[error("the prompt is empty; hint: give at least one token")]
     EmptyPrompt,

@@ -3,7 +3,12 @@
 //! Positions `i * PAGE_SIZE ..` of a sequence live in its i-th page, whichever that is, so a
 //! sequence grows without moving and gives back what it no longer needs. Pages are counted
 //! references: a full page may belong to several sequences that read it; a page that is still being
-//! written belongs to one.
+//! written belongs to one. Layers with a sliding window keep the last pages only, in pages of their
+//! own: see [`WindowTable`].
+
+mod window;
+
+pub use window::WindowTable;
 
 /// Cache rows of a page, one per position. Large enough that attention reads runs of rows and page
 /// tables stay short, small enough that little of a sequence's last page is wasted.
@@ -65,15 +70,14 @@ impl PagePool {
         self.n_owners[page.0 as usize]
     }
 
-    fn take(&mut self, n_needed: u32, pages: &mut Vec<PageId>) -> Result<(), KvError> {
+    fn take(&mut self, n_needed: u32, pages: &mut impl Extend<PageId>) -> Result<(), KvError> {
         let n_free = self.n_free();
         if n_needed > n_free {
             return Err(KvError::Exhausted { n_needed, n_free, n_pages: self.n_pages() });
         }
-        for page in self.free.drain((n_free - n_needed) as usize..).rev() {
-            self.n_owners[page.0 as usize] = 1;
-            pages.push(page);
-        }
+        let n_owners = &mut self.n_owners;
+        let taken = self.free.drain((n_free - n_needed) as usize..).rev();
+        pages.extend(taken.inspect(|page| n_owners[page.0 as usize] = 1));
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! From token ids to text: the engine between a model file and a device.
 //!
 //! A [`Model`] is an opened GGUF file; a [`LoadedModel`] has given its weights to a device. On it
-//! an [`Engine`] serves [`Request`]s and reports [`Event`]s, and an [`Evaluator`] computes given
-//! tokens and returns logits or any tensor of the plan.
+//! an [`Engine`] serves [`Request`]s and reports [`Event`]s, an [`Evaluator`] computes given tokens
+//! and returns logits or any tensor of the plan, and an [`MtpHead`] drafts tokens ahead of it.
 //!
 //! **Contract.** Nothing here knows a device's kind or a model family's name, and the only way to
 //! compute is a plan that a device compiled. What is asked for is checked when it is asked for and
@@ -37,14 +37,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod activations;
+mod cache_shape;
 mod cache_slot;
 mod engine;
 mod error;
 mod evaluate;
 mod generation;
 pub mod kv;
+mod lane;
 mod matcher;
+mod memory;
 mod model;
+pub mod mtp;
 mod options;
 mod request;
 mod runner;
@@ -54,12 +59,15 @@ pub mod sequence;
 mod step;
 pub mod stop;
 
+pub use activations::ActivationSums;
 pub use engine::{Engine, N_REQUESTS_MAX};
 pub use error::EngineError;
-pub use evaluate::{Evaluator, Tapped, Taps};
+pub use evaluate::{Evaluator, StepRows, Tapped, Taps};
+pub use memory::{CacheNeed, LayerNeed, MemoryNeed};
 pub use model::Model;
-pub use options::{DEFAULT_N_CTX, EngineOptions};
+pub use mtp::{Draft, MtpHead, MtpRows};
+pub use options::{DEFAULT_N_CTX, EngineOptions, KV_TYPES};
 pub use request::{Event, Request, Usage};
-pub use runner::{LoadedModel, MemoryNeed};
+pub use runner::LoadedModel;
 pub use sampler::SamplingParams;
 pub use sequence::{FinishReason, SequenceId};

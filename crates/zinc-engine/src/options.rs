@@ -3,13 +3,18 @@
 use zinc_backend::Device;
 use zinc_quant::GgmlType;
 
+use crate::cache_shape::CacheShape;
 use crate::kv::PAGE_SIZE;
-use crate::runner::{CacheShape, MemoryNeed, memory_need};
+use crate::memory::{Estimate, MemoryNeed};
 use crate::{EngineError, Model};
 
 /// Context length when none is asked for, unless the model was trained for less. Long enough for a
 /// conversation, short enough that its cache fits beside the weights of any model that fits at all.
 pub const DEFAULT_N_CTX: u32 = 8192;
+
+/// Element types of a key/value cache. A device may have fewer; its caps say which.
+pub const KV_TYPES: [GgmlType; 5] =
+    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
 
 /// Sizes of an engine; none of them changes results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,17 +24,21 @@ pub struct EngineOptions {
     pub n_ctx: Option<u32>,
     /// Most tokens of one step: the chunk size of prefill.
     pub chunk: u32,
-    /// Element type of the key/value cache: `F16`, `F32` or `Q8_0`. The one size that does change
-    /// results.
+    /// Element type of the key/value cache, one of [`KV_TYPES`] that the device has. The one size
+    /// that does change results.
     pub kv_type: GgmlType,
     /// Sequences computed at the same time; each has a cache of `n_ctx` tokens.
     pub max_seqs: u32,
+    /// Lengths that each sequence can go back to when its next prompt begins like the last, in models
+    /// with recurrent layers (each takes a copy of their states) or sliding windows.
+    pub checkpoints: u32,
 }
 
 impl Default for EngineOptions {
-    /// One sequence, chunks of 512 tokens, cache in f16.
+    /// One sequence with two checkpoints, chunks of 512 tokens, cache in f16.
     fn default() -> Self {
-        EngineOptions { n_ctx: None, chunk: 512, kv_type: GgmlType::F16, max_seqs: 1 }
+        let kv_type = GgmlType::F16;
+        EngineOptions { n_ctx: None, chunk: 512, kv_type, max_seqs: 1, checkpoints: 2 }
     }
 }
 
@@ -37,6 +46,8 @@ impl Default for EngineOptions {
 const CHUNK_MAX: u32 = 1 << 16;
 /// Largest [`EngineOptions::max_seqs`].
 const MAX_SEQS_MAX: u32 = 1024;
+/// Largest [`EngineOptions::checkpoints`].
+const CHECKPOINTS_MAX: u32 = 64;
 /// Rows of a cache are numbered by the plan's `i32` inputs.
 const CACHE_ROWS_MAX: u64 = i32::MAX as u64;
 
@@ -61,26 +72,52 @@ impl EngineOptions {
         model: &Model,
         device: &dyn Device,
     ) -> Result<MemoryNeed, EngineError> {
-        let shape = self.cache_shape(model)?;
-        memory_need(model, device, shape, self.step_tokens(&shape))
+        Estimate::new(model, device)?.need(self.cache_shape(model)?)
     }
 
-    /// Most tokens of one step: the chunk, but at least a token for every decoding sequence, and no
-    /// more than the sequences can have.
-    pub(crate) fn step_tokens(&self, shape: &CacheShape) -> u32 {
-        let most = shape.n_ctx.saturating_mul(shape.max_seqs);
-        self.chunk.clamp(shape.max_seqs, most)
+    /// The longest context, up to the one asked for, with which what `model` takes on `device` is
+    /// `accepted`; `None` if that is not even so for one token.
+    ///
+    /// # Errors
+    /// As [`EngineOptions::memory_need`].
+    pub fn longest_context(
+        &self,
+        model: &Model,
+        device: &dyn Device,
+        accepted: impl Fn(&MemoryNeed) -> bool,
+    ) -> Result<Option<u32>, EngineError> {
+        let mut estimate = Estimate::new(model, device)?;
+        let mut fits = |n_ctx: u32| -> Result<bool, EngineError> {
+            let options = EngineOptions { n_ctx: Some(n_ctx), ..*self };
+            Ok(accepted(&estimate.need(options.cache_shape(model)?)?))
+        };
+        let n_ctx = self.n_ctx(model)?;
+        // Memory grows with the context, in whole pages.
+        let (mut fitting, mut too_long) = (0, n_ctx.div_ceil(PAGE_SIZE) + 1);
+        while fitting + 1 < too_long {
+            let middle = fitting + (too_long - fitting) / 2;
+            match fits((middle * PAGE_SIZE).min(n_ctx))? {
+                true => fitting = middle,
+                false => too_long = middle,
+            }
+        }
+        match fitting {
+            // Less than a page takes less for a step.
+            0 => Ok(fits(1)?.then_some(1)),
+            n_pages => Ok(Some((n_pages * PAGE_SIZE).min(n_ctx))),
+        }
     }
 
     /// Checks the options and gives the cache they ask for.
     pub(crate) fn cache_shape(&self, model: &Model) -> Result<CacheShape, EngineError> {
         check("chunk", self.chunk, CHUNK_MAX)?;
         check("number of sequences", self.max_seqs, MAX_SEQS_MAX)?;
-        if !matches!(self.kv_type, GgmlType::F16 | GgmlType::F32 | GgmlType::Q8_0) {
+        check_least("checkpoints", self.checkpoints, 0, CHECKPOINTS_MAX)?;
+        if !KV_TYPES.contains(&self.kv_type) {
             return Err(EngineError::Option {
                 option: "cache type",
                 value: self.kv_type.to_string(),
-                allowed: "f16, f32 or q8_0".into(),
+                allowed: "f32, f16, bf16, q8_0 or q4_0".into(),
             });
         }
         let n_ctx = self.n_ctx(model)?;
@@ -92,13 +129,18 @@ impl EngineOptions {
                 allowed: format!("up to {CACHE_ROWS_MAX}"),
             });
         }
-        Ok(CacheShape { n_ctx, max_seqs: self.max_seqs, kv_type: self.kv_type })
+        Ok(CacheShape::new(model, self, n_ctx))
     }
 }
 
 fn check(option: &'static str, value: u32, max: u32) -> Result<(), EngineError> {
-    if (1..=max).contains(&value) {
+    check_least(option, value, 1, max)
+}
+
+fn check_least(option: &'static str, value: u32, min: u32, max: u32) -> Result<(), EngineError> {
+    if (min..=max).contains(&value) {
         return Ok(());
     }
-    Err(EngineError::Option { option, value: value.to_string(), allowed: format!("1 to {max}") })
+    let allowed = format!("{min} to {max}");
+    Err(EngineError::Option { option, value: value.to_string(), allowed })
 }

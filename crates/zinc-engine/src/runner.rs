@@ -1,5 +1,6 @@
 //! A model on a device: weights bound once, plans compiled per bucket, steps run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,10 +8,10 @@ use zinc_backend::{
     Bindings, Device, Executable, States, StepInputs, StepOutputs, WeightSource, Weights,
 };
 use zinc_models::PlanOptions;
-use zinc_plan::{Limits, Plan, TensorKind, passes};
-use zinc_quant::GgmlType;
+use zinc_plan::{Plan, TensorKind, passes};
 
-use crate::kv::{PAGE_SIZE, n_pages_for};
+use crate::cache_shape::CacheShape;
+use crate::options::EngineOptions;
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -18,11 +19,13 @@ pub struct LoadedModel {
     model: Arc<Model>,
     device: Arc<dyn Device>,
     weights: Weights,
+    blocks: &'static [Block],
     load_time: Duration,
 }
 
 impl LoadedModel {
-    /// Gives the model's weights to `device`; `progress` is told bytes done and bytes in all.
+    /// Gives the weights of the model's trunk to `device`; `progress` is told bytes done and bytes
+    /// in all.
     ///
     /// # Errors
     /// The device has not enough memory or failed.
@@ -31,9 +34,31 @@ impl LoadedModel {
         device: Arc<dyn Device>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<LoadedModel, EngineError> {
+        LoadedModel::load_blocks(model, device, &[Block::Trunk], progress)
+    }
+
+    /// As [`LoadedModel::load`], with the weights of the multi-token-prediction head as well, for
+    /// [`MtpHead`](crate::MtpHead).
+    ///
+    /// # Errors
+    /// As there; and [`EngineError::NoMtpHead`].
+    pub fn load_with_mtp(
+        model: Arc<Model>,
+        device: Arc<dyn Device>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<LoadedModel, EngineError> {
+        LoadedModel::load_blocks(model, device, &[Block::Trunk, Block::Mtp], progress)
+    }
+
+    fn load_blocks(
+        model: Arc<Model>,
+        device: Arc<dyn Device>,
+        blocks: &'static [Block],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<LoadedModel, EngineError> {
         let begin = Instant::now();
-        let weights = device.bind_weights(weight_sources(&model)?, progress)?;
-        Ok(LoadedModel { model, device, weights, load_time: begin.elapsed() })
+        let weights = device.bind_weights(weight_sources(&model, blocks)?, progress)?;
+        Ok(LoadedModel { model, device, weights, blocks, load_time: begin.elapsed() })
     }
 
     /// The model.
@@ -52,85 +77,65 @@ impl LoadedModel {
     }
 }
 
-/// The tensors of the file that the model's plan multiplies with.
-fn weight_sources(model: &Model) -> Result<Vec<WeightSource>, EngineError> {
-    // Which weights a plan names does not depend on its limits.
-    let shape = CacheShape { n_ctx: 1, max_seqs: 1, kv_type: GgmlType::F32 };
-    let plan = model.graph().plan(&shape.plan_options(1, 1))?;
-    let named = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
-    let sources = named.filter_map(|(_, tensor)| model.gguf().tensor(&tensor.name)).map(|entry| {
-        WeightSource {
-            name: entry.name.clone(),
-            dtype: entry.ty,
-            rows: entry.dims.iter().skip(1).product(),
-            cols: entry.dims.first().copied().unwrap_or(1),
-            data: model.gguf().data(entry),
+/// A part of a model with a plan and a cache of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Block {
+    /// The model.
+    #[default]
+    Trunk,
+    /// The head of multi-token prediction.
+    Mtp,
+}
+
+impl Block {
+    fn plan(self, model: &Model, options: &PlanOptions) -> Result<Plan, EngineError> {
+        match self {
+            Block::Trunk => Ok(model.graph().plan(options)?),
+            Block::Mtp => model
+                .graph()
+                .mtp_plan(options)?
+                .ok_or_else(|| EngineError::NoMtpHead { arch: model.config().arch.clone() }),
         }
+    }
+
+    /// The plan of one token, for what does not depend on limits: names, weights, columns.
+    pub fn smallest_plan(self, model: &Model) -> Result<Plan, EngineError> {
+        let shape = CacheShape::new(model, &EngineOptions::default(), 1);
+        self.plan(model, &shape.plan_options(1, 1))
+    }
+}
+
+/// The tensors of the file that the plans of `blocks` multiply with.
+pub(crate) fn weight_sources(
+    model: &Model,
+    blocks: &[Block],
+) -> Result<Vec<WeightSource>, EngineError> {
+    let mut names = BTreeSet::new();
+    for block in blocks {
+        let plan = block.smallest_plan(model)?;
+        let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
+        names.extend(weights.map(|(_, tensor)| tensor.name.clone()));
+    }
+    let named = model.gguf().tensors().iter().filter(|entry| names.contains(&entry.name));
+    let sources = named.map(|entry| WeightSource {
+        name: entry.name.clone(),
+        dtype: entry.ty,
+        rows: entry.dims.iter().skip(1).product(),
+        cols: entry.dims.first().copied().unwrap_or(1),
+        data: model.gguf().data(entry),
     });
     Ok(sources.collect())
-}
-
-/// Size and type of the key/value cache, the same for all plans that share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CacheShape {
-    /// Longest sequence in tokens.
-    pub n_ctx: u32,
-    /// Sequences with a cache of that length.
-    pub max_seqs: u32,
-    /// Element type.
-    pub kv_type: GgmlType,
-}
-
-impl CacheShape {
-    /// Pages of one sequence.
-    pub fn pages_per_seq(&self) -> u32 {
-        n_pages_for(self.n_ctx)
-    }
-
-    /// Pages of the cache.
-    pub fn n_pages(&self) -> u32 {
-        self.pages_per_seq() * self.max_seqs
-    }
-
-    fn plan_options(&self, max_tokens: u32, max_out_rows: u32) -> PlanOptions {
-        let limits = Limits {
-            max_tokens,
-            max_seqs: self.max_seqs,
-            max_out_rows,
-            page_size: PAGE_SIZE,
-            pages_per_seq: self.pages_per_seq(),
-            n_pages: self.n_pages(),
-            n_state_slots: self.max_seqs,
-        };
-        PlanOptions { limits, kv_type: self.kv_type }
-    }
 }
 
 /// What the plans of a runner compute.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
-    /// Logits of every token, not only of each sequence's last.
-    pub all_rows: bool,
+    /// Which part of the model.
+    pub block: Block,
+    /// Most rows of logits of a step; by default one for each sequence, its last.
+    pub out_rows: Option<u32>,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
-}
-
-/// Bytes that a model takes on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// Weights, as in the file.
-    pub weights: u64,
-    /// Key/value cache.
-    pub cache: u64,
-    /// Intermediate values of the largest step.
-    pub activations: u64,
-}
-
-impl MemoryNeed {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations
-    }
 }
 
 /// Compiled plans of a model and the cache they share.
@@ -146,11 +151,13 @@ impl Runner {
     pub fn new(
         loaded: &LoadedModel,
         shape: CacheShape,
-        chunk: u32,
         wanted: &Wanted,
     ) -> Result<Runner, EngineError> {
         let device = loaded.device.as_ref();
-        let plans = bucket_bounds(shape, chunk)
+        if !loaded.blocks.contains(&wanted.block) {
+            return Err(EngineError::NoMtpHead { arch: loaded.model.config().arch.clone() });
+        }
+        let plans = bucket_bounds(shape)
             .map(|max_tokens| prepare(&loaded.model, device, shape, max_tokens, wanted))
             .collect::<Result<Vec<_>, _>>()?;
         // Every bucket names the same states.
@@ -181,8 +188,8 @@ impl Runner {
 }
 
 /// Token bounds of the plans, rising: one token per sequence, and the chunk if it is larger.
-fn bucket_bounds(shape: CacheShape, chunk: u32) -> impl Iterator<Item = u32> {
-    let chunk = Some(chunk).filter(|chunk| *chunk > shape.max_seqs);
+pub(crate) fn bucket_bounds(shape: CacheShape) -> impl Iterator<Item = u32> {
+    let chunk = Some(shape.max_tokens).filter(|chunk| *chunk > shape.max_seqs);
     std::iter::once(shape.max_seqs).chain(chunk)
 }
 
@@ -194,28 +201,8 @@ pub(crate) fn prepare(
     max_tokens: u32,
     wanted: &Wanted,
 ) -> Result<Plan, EngineError> {
-    let max_out_rows = if wanted.all_rows { max_tokens } else { shape.max_seqs };
-    let mut plan = model.graph().plan(&shape.plan_options(max_tokens, max_out_rows))?;
+    let max_out_rows = wanted.out_rows.map_or(shape.max_seqs, |rows| rows.min(max_tokens));
+    let mut plan = wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))?;
     plan.add_outputs(&wanted.taps)?;
     Ok(passes::prepare(plan, device.caps())?)
-}
-
-/// What `model` would take on `device`, without loading it.
-pub(crate) fn memory_need(
-    model: &Model,
-    device: &dyn Device,
-    shape: CacheShape,
-    chunk: u32,
-) -> Result<MemoryNeed, EngineError> {
-    let wanted = Wanted::default();
-    let plans = bucket_bounds(shape, chunk)
-        .map(|max_tokens| prepare(model, device, shape, max_tokens, &wanted))
-        .collect::<Result<Vec<_>, _>>()?;
-    let states = plans[0].tensors_where(|tensor| tensor.kind == TensorKind::State);
-    let arena = |plan: &Plan| plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
-    Ok(MemoryNeed {
-        weights: weight_sources(model)?.iter().map(|source| source.data.len() as u64).sum(),
-        cache: states.map(|(id, _)| plans[0].max_bytes(id)).sum(),
-        activations: plans.iter().map(arena).sum(),
-    })
 }

@@ -66,6 +66,8 @@ impl Writer {
             file.resize(self.header.padded(file.len() as u64) as usize, 0);
             file.extend_from_slice(data);
         }
+        // Readers that take the data section whole expect its last tensor to be padded, too.
+        file.resize(self.header.padded(file.len() as u64) as usize, 0);
         file
     }
 
@@ -129,7 +131,8 @@ impl Header {
     /// Size of the whole file.
     pub fn file_bytes(&self) -> u64 {
         let header = self.to_bytes().len() as u64;
-        self.tensors.iter().fold(header, |end, tensor| self.padded(end) + tensor.n_bytes)
+        let end = self.tensors.iter().fold(header, |end, tensor| self.padded(end) + tensor.n_bytes);
+        self.padded(end)
     }
 
     /// Writes the header; the data follows through the stream.
@@ -194,10 +197,8 @@ impl<W: Write> TensorStream<'_, W> {
     /// If there are more bytes than the tensor lacks, or no further tensor.
     pub fn tensor_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.missing == 0 {
+            self.pad()?;
             let tensor = &self.header.tensors[self.tensor];
-            let padding = self.header.padded(self.position) - self.position;
-            io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out)?;
-            self.position += padding;
             self.missing = tensor.n_bytes;
             self.tensor += 1;
         }
@@ -221,8 +222,17 @@ impl<W: Write> TensorStream<'_, W> {
             self.tensor == self.header.tensors.len() && self.missing == 0,
             "tensors are missing"
         );
+        self.pad()?;
         self.out.flush()?;
         Ok(self.out)
+    }
+
+    /// Fills up to the alignment: before each tensor, and after the last one.
+    fn pad(&mut self) -> io::Result<()> {
+        let padding = self.header.padded(self.position) - self.position;
+        io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.out)?;
+        self.position += padding;
+        Ok(())
     }
 }
 

@@ -206,6 +206,11 @@ impl ModelConfig {
         })
     }
 
+    /// The longest window of any layer; caches of layers with one keep no more than it.
+    pub fn longest_window(&self) -> Option<u32> {
+        self.layers.iter().filter_map(|layer| layer.window).max()
+    }
+
     /// The block `layer`; there is one for every block of the file.
     pub(crate) fn layer(&self, layer: u32) -> LayerConfig {
         self.layers[layer as usize]

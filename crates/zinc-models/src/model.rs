@@ -74,6 +74,8 @@ impl Model {
             page_size: 1,
             pages_per_seq: 1,
             n_pages: 1,
+            window_pages_per_seq: 1,
+            n_window_pages: 1,
             n_state_slots: 1,
         };
         let options = PlanOptions { limits, kv_type: GgmlType::F32 };

@@ -438,7 +438,7 @@ fn goldens_notice_wrong_recurrences() {
             swap_operands(plan, |op| matches!(op, Op::DeltaGates));
         }),
         inputs("qwen3_5.f32", "state not carried over a chunk", |inputs| {
-            inputs.state_slots[0] = (inputs.positions[0] / 7) % 3;
+            inputs.state_from[0] = (inputs.positions[0] / 7) % 3;
         }),
         inputs("qwen3_next.f32", "state forgotten in each chunk", |inputs| {
             let first = inputs.positions[0];
@@ -524,6 +524,16 @@ fn operation_cases_notice_wrong_operations() {
     });
     let first_sequence = Breakage::inputs("sequences confused", |inputs| inputs.seq_of.fill(0));
     let first_variant = Breakage::inputs("variant ignored", |inputs| inputs.rope_variant.fill(0));
+    let rotated_ring =
+        || Breakage::inputs("ring read a page late", |inputs| inputs.window_pages.rotate_left(1));
+    let not_restored = || {
+        Breakage::inputs("going on from the latest state", |inputs| {
+            inputs.state_from.clone_from(&inputs.state_slots);
+        })
+    };
+    let saved_late = || {
+        Breakage::inputs("states saved a token late", |inputs| inputs.state_saves.rotate_right(1))
+    };
     let caps = ReferenceDevice::new().caps().clone();
     let cases = cases::all(&caps).expect("the case table is readable");
     let case_notices = |label, breakage| case_notices(&cases, label, breakage);
@@ -533,6 +543,13 @@ fn operation_cases_notice_wrong_operations() {
         case_notices("attention/gqa_chunk/f32", attention(|attention| attention.scale *= 1.01)),
         case_notices("attention/sequences/f16", identity_pages),
         case_notices("attention/sequences/f32", first_sequence),
+        case_notices("attention/ring/f32", attention(off_by_one)),
+        case_notices("attention/ring/f32", rotated_ring()),
+        case_notices("attention/ring_decode/q8_0", rotated_ring()),
+        case_notices("causal_conv1d/saves", not_restored()),
+        case_notices("causal_conv1d/saves", saved_late()),
+        case_notices("gated_delta_net/saves", not_restored()),
+        case_notices("gated_delta_net/saves", saved_late()),
         case_notices("rope/variants", first_variant),
         case_notices("rope/norm_partial", Breakage::plan("rope mode", swap_rope_mode)),
         case_notices("rope/neox_partial", Breakage::plan("rope mode", swap_rope_mode)),

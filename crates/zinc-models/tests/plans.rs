@@ -10,7 +10,9 @@ use zinc_quant::GgmlType;
 use zinc_testkit::{golden, paths, snapshot};
 
 /// A context of 96 tokens in pages of 16, and room for two sequences.
-fn limits(max_tokens: u32, max_out_rows: u32) -> Limits {
+fn limits(model: &Model, max_tokens: u32, max_out_rows: u32) -> Limits {
+    let ring = |window| Limits::ring_pages(16, window, 64).min(6);
+    let window_pages_per_seq = model.config().longest_window().map_or(0, ring);
     Limits {
         max_tokens,
         max_seqs: 2,
@@ -18,6 +20,8 @@ fn limits(max_tokens: u32, max_out_rows: u32) -> Limits {
         page_size: 16,
         pages_per_seq: 6,
         n_pages: 12,
+        window_pages_per_seq,
+        n_window_pages: 2 * window_pages_per_seq,
         n_state_slots: 2,
     }
 }
@@ -28,7 +32,7 @@ fn int8_caps() -> Caps {
     let quantized = ActivationType::Quantized;
     Caps {
         device: "int8".into(),
-        fused: [OpKind::MatMulAdd, OpKind::GateUpAct].into(),
+        fused: [OpKind::MatMulAdd, OpKind::GateUpAct, OpKind::ExpertGateUpAct].into(),
         matmul: vec![
             (F32, ActivationType::F32),
             (Q4_0, quantized(Q8_0)),
@@ -48,7 +52,8 @@ fn plans_are_as_recorded() {
     for golden in goldens {
         let gguf = Gguf::open(&golden.gguf).expect("a readable model");
         let model = Model::from_gguf(&gguf).expect("a supported model");
-        for (phase, limits) in [("decode", limits(1, 1)), ("prefill", limits(64, 2))] {
+        for (phase, max_tokens, max_out_rows) in [("decode", 1, 1), ("prefill", 64, 2)] {
+            let limits = limits(&model, max_tokens, max_out_rows);
             let options = PlanOptions { limits, kv_type: GgmlType::F16 };
             let plan = model.plan(&options).expect("a plan");
             let name = golden.name.strip_suffix(".f32").unwrap_or(&golden.name);

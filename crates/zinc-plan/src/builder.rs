@@ -5,7 +5,7 @@ use zinc_quant::GgmlType;
 use crate::PlanError;
 use crate::op::{Attention, Embed, GatedAct, MatMul, Op, RmsNorm, Rope};
 use crate::plan::{
-    Const, Dim, InputKind, Limits, Node, Plan, Shape, TensorId, TensorInfo, TensorKind,
+    CacheGroup, Const, Dim, InputKind, Limits, Node, Plan, Shape, TensorId, TensorInfo, TensorKind,
 };
 
 mod delta_net;
@@ -126,12 +126,26 @@ impl Builder {
         Ok(id)
     }
 
-    /// A cache of `cols` elements per row that lives across steps.
+    /// A cache of `cols` elements per row that lives across steps and keeps every position.
     ///
     /// # Errors
     /// A row that is no whole number of blocks, or a name that is taken.
     pub fn cache(&mut self, name: &str, dtype: GgmlType, cols: u32) -> Result<TensorId, PlanError> {
-        let shape = Shape::new(Dim::CacheRows, cols);
+        self.cache_of(CacheGroup::Full, name, dtype, cols)
+    }
+
+    /// A cache of `cols` elements per row that lives across steps.
+    ///
+    /// # Errors
+    /// As [`Builder::cache`].
+    pub fn cache_of(
+        &mut self,
+        group: CacheGroup,
+        name: &str,
+        dtype: GgmlType,
+        cols: u32,
+    ) -> Result<TensorId, PlanError> {
+        let shape = Shape::new(group.rows(), cols);
         self.add_tensor(TensorInfo { name: name.into(), dtype, shape, kind: TensorKind::State })
     }
 
@@ -307,7 +321,7 @@ impl Builder {
         [k, v]: [TensorId; 2],
         [cache_k, cache_v]: [TensorId; 2],
     ) -> Result<(), PlanError> {
-        let slots = self.input(InputKind::Slots)?;
+        let slots = self.input(self.group_of(cache_k).slots())?;
         let reads = vec![k, v, slots];
         let operand = |reason| PlanError::Operand {
             label: label.into(),
@@ -355,10 +369,15 @@ impl Builder {
     ) -> Result<TensorId, PlanError> {
         let op = Op::Attention(Attention { sinks: sinks.is_some(), ..attributes });
         let mut reads = vec![q, cache_k, cache_v];
-        for kind in [InputKind::Positions, InputKind::SeqOf, InputKind::Pages] {
+        for kind in [InputKind::Positions, InputKind::SeqOf, self.group_of(cache_k).pages()] {
             reads.push(self.input(kind)?);
         }
         reads.extend(sinks);
         self.node(label, op, reads)
+    }
+
+    /// The group of a cache; what is none is refused by the node's shape rule.
+    fn group_of(&self, cache: TensorId) -> CacheGroup {
+        CacheGroup::of(self.plan.tensor(cache).shape.rows).unwrap_or(CacheGroup::Full)
     }
 }

@@ -1,6 +1,6 @@
 //! What an operation moves and computes, for rooflines and memory estimates.
 
-use crate::op::Op;
+use crate::op::{ExpertGateUpAct, ExpertMatMul, Op, OpKind};
 use crate::plan::{Dim, Node, Plan, TensorKind};
 
 /// Actual sizes of one step.
@@ -35,7 +35,7 @@ impl Bound {
             Dim::Tokens => self.tokens,
             Dim::Seqs => self.seqs,
             Dim::OutRows => self.out_rows,
-            Dim::CacheRows => self.mean_keys * self.seqs,
+            Dim::CacheRows | Dim::WindowRows => self.mean_keys * self.seqs,
             Dim::StateSlots => self.seqs,
         }
     }
@@ -76,13 +76,17 @@ impl Plan {
                 let n_in = u64::from(self.tensor(node.reads[0]).shape.cols);
                 cost.flops = 2 * n_in * n_results;
             }
-            Op::ExpertMatMul(matmul) => {
-                let weight = self.tensor(node.reads[0]);
-                cost.flops = 2 * u64::from(weight.shape.cols) * n_results;
+            Op::ExpertMatMul(ExpertMatMul { n_experts, .. })
+            | Op::ExpertGateUpAct(ExpertGateUpAct { n_experts, .. }) => {
+                let n_weights = node.op.n_weight_operands();
+                let n_in = u64::from(self.tensor(node.reads[0]).shape.cols);
+                let n_products = if node.op.kind() == OpKind::ExpertMatMul { 1 } else { 2 };
+                cost.flops = 2 * n_in * n_results * n_products;
                 // At most as many experts are read as there are tokens times choices.
-                let n_experts = u64::from(matmul.n_experts.max(1));
-                let n_chosen = bound.tokens * u64::from(self.tensor(node.reads[2]).shape.cols);
-                let all = bytes(&node.reads[0]);
+                let n_experts = u64::from(n_experts.max(1));
+                let ids = self.tensor(node.reads[n_weights + 1]);
+                let n_chosen = bound.tokens * u64::from(ids.shape.cols);
+                let all: u64 = node.reads[..n_weights].iter().map(bytes).sum();
                 cost.read_bytes -= all - all / n_experts * n_experts.min(n_chosen);
             }
             Op::LatentAttention(a) => {
@@ -101,7 +105,13 @@ impl Plan {
             }
             Op::Attention(a) => {
                 let per_key = 2 * u64::from(a.n_heads) * u64::from(a.k_dim + a.v_dim);
-                cost.flops = bound.tokens * bound.mean_keys * per_key;
+                let window = a.window.map_or(u64::MAX, u64::from);
+                cost.flops = bound.tokens * bound.mean_keys.min(window) * per_key;
+                // No more of the caches is read than the window.
+                let beyond = bound.mean_keys.saturating_sub(window) * bound.seqs;
+                let row_bytes = |id: &_| self.tensor(*id).row_bytes() as u64;
+                let cache_bytes: u64 = node.reads[1..3].iter().map(row_bytes).sum();
+                cost.read_bytes -= beyond * cache_bytes;
             }
             _ => cost.flops = n_results,
         }

@@ -22,11 +22,12 @@ pub use caps::{ActivationType, Caps};
 pub use cost::{Bound, Cost};
 pub use error::PlanError;
 pub use op::{
-    Activation, Attention, CausalConv1d, Embed, ExpertCombine, ExpertGroups, ExpertMatMul,
-    GateUpAct, GatedAct, GatedDeltaNet, Gating, GroupScore, HeadMatMul, HeadOrder, HeadSlice,
-    L2Norm, LatentAttention, MatMul, Op, OpKind, RmsNorm, Rope, RopeMode, RouterTopK, Scale,
-    Softcap,
+    Activation, Attention, CausalConv1d, Embed, ExpertCombine, ExpertGateUpAct, ExpertGroups,
+    ExpertMatMul, GateUpAct, GatedAct, GatedDeltaNet, Gating, GroupScore, HeadMatMul, HeadOrder,
+    HeadSlice, L2Norm, LatentAttention, MatMul, Op, OpKind, RmsNorm, Rope, RopeMode, RouterTopK,
+    Scale, Softcap,
 };
 pub use plan::{
-    Const, Dim, InputKind, Limits, Memory, Node, Plan, Shape, TensorId, TensorInfo, TensorKind,
+    CacheGroup, Const, Dim, InputKind, Limits, Memory, Node, Plan, Shape, TensorId, TensorInfo,
+    TensorKind,
 };

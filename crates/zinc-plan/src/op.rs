@@ -10,7 +10,7 @@
 
 use zinc_quant::GgmlType;
 
-use crate::plan::{Dim, Shape, TensorInfo};
+use crate::plan::{CacheGroup, Dim, Shape, TensorInfo};
 
 pub(crate) mod delta_net;
 mod elementwise;
@@ -18,7 +18,9 @@ mod moe;
 
 pub use delta_net::{CausalConv1d, GatedDeltaNet, HeadOrder};
 pub use elementwise::{HeadMatMul, HeadSlice, L2Norm, LatentAttention, Scale, Softcap};
-pub use moe::{ExpertCombine, ExpertGroups, ExpertMatMul, Gating, GroupScore, RouterTopK};
+pub use moe::{
+    ExpertCombine, ExpertGateUpAct, ExpertGroups, ExpertMatMul, Gating, GroupScore, RouterTopK,
+};
 
 /// Nonlinearity of a gated feed-forward block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -120,8 +122,7 @@ pub struct Attention {
     /// Each head has one more score without a value, which the softmax counts: operand 6,
     /// `[1, n_heads]`, not scaled.
     pub sinks: bool,
-    /// Rows of a cache page: key `j` of sequence `s` is cache row
-    /// `pages[s][j / page_size] * page_size + j % page_size`.
+    /// Rows of a cache page; where a key lies is said by [`CacheGroup`].
     pub page_size: u32,
 }
 
@@ -175,26 +176,31 @@ pub enum Op {
     /// by the last column of the table row (the attention factor of YaRN and longrope).
     Rope(Rope),
     /// `k [T, dk], v [T, dv], slots -> cache_k, cache_v`: row `slots[t]` of each cache becomes row t,
-    /// converted to the cache's type (nearest even for floats, ggml's reference for quants).
+    /// converted to the cache's type (nearest even for floats, ggml's reference for quants). Both
+    /// caches are of one [`CacheGroup`], and the slots are that group's.
     KvWrite,
     /// `q [T, n_heads * k_dim], cache_k, cache_v, positions, seq_of, pages (, sinks [1, n_heads]) ->
     /// y [T, n_heads * v_dim]`:
-    /// softmax(scale * q k^T) v over the keys that the position and window allow.
+    /// softmax(scale * q k^T) v over the keys that the position and window allow. Both caches are of
+    /// one [`CacheGroup`], and the pages are that group's; the window group is for layers with a
+    /// window.
     Attention(Attention),
     /// `q [T, n_heads * latent_dim], q_rope [T, n_heads * rope_dim], cache [C, latent_dim],
     /// cache_rope [C, rope_dim], positions, seq_of, pages -> y [T, n_heads * latent_dim]`: multi-head
     /// latent attention with the projections absorbed. A score is scale * (q c + q_rope r) for the
     /// cache row (c, r); the result is the softmax-weighted sum of the c over the keys `0 ..= p`.
     LatentAttention(LatentAttention),
-    /// `x [T, d], w [d, kernel], positions, seq_of, state_slots -> y [T, d], state [slots,
-    /// (kernel - 1) * d]`: y = silu(sum_i w\[c\]\[i\] * x\[t - kernel + 1 + i\]\[c\]) over the
-    /// sequence; the state is its last `kernel - 1` rows of x, oldest first.
+    /// `x [T, d], w [d, kernel], positions, seq_of, state_from, state_slots, state_saves -> y [T, d],
+    /// state [slots, (kernel - 1) * d]`: y = silu(sum_i w\[c\]\[i\] * x\[t - kernel + 1 + i\]\[c\])
+    /// over the sequence; the state is its last `kernel - 1` rows of x, oldest first, read and
+    /// written as [`delta_net`] says.
     CausalConv1d(CausalConv1d),
     /// `a [n, h], b [n, h], a_log [1, h], dt_bias [1, h] -> g [n, h], beta [n, h]`:
     /// g = a_log * softplus(a + dt_bias), where a_log is -exp(A_log) already; beta = sigmoid(b).
     DeltaGates,
     /// `q, k [T, n_k_heads * k_dim], v [T, n_v_heads * v_dim], g, beta [T, n_v_heads], positions,
-    /// seq_of, state_slots -> y [T, n_v_heads * v_dim], state [slots, n_v_heads * k_dim * v_dim]`.
+    /// seq_of, state_from, state_slots, state_saves -> y [T, n_v_heads * v_dim], state [slots,
+    /// n_v_heads * k_dim * v_dim]`, read and written as [`delta_net`] says.
     /// Each value head has a matrix S (k_dim rows) and, token by token:
     /// S = exp(g) S; S = S + k (beta (v - S^T k))^T; y = S^T (scale q). This recurrence is the
     /// definition; a chunked evaluation must not let a row depend on where chunks end.
@@ -204,6 +210,10 @@ pub enum Op {
     /// Fused `MatMul, MatMul, GatedAct`:
     /// `w_gate, w_up, x -> y`: act(W_gate x) * (W_up x).
     GateUpAct(GateUpAct),
+    /// Fused `ExpertMatMul, ExpertMatMul, GatedAct`: `w_gate, w_up, x, ids (, bias_gate, bias_up) -> y
+    /// [n, k * n_out]`. When packed, fused `ExpertMatMul, HeadSlice, HeadSlice, GatedAct`: `w [n_experts
+    /// * 2 * n_out, n_in], x, ids -> y`, where each expert's matrix has the rows of the gate first.
+    ExpertGateUpAct(ExpertGateUpAct),
 }
 
 /// An operation without its attributes; fused forms of an operation count as kinds of their own.
@@ -265,11 +275,13 @@ pub enum OpKind {
     QuantizeAct,
     /// [`Op::GateUpAct`]
     GateUpAct,
+    /// [`Op::ExpertGateUpAct`]
+    ExpertGateUpAct,
 }
 
 impl OpKind {
     /// Every kind, in the order of `docs/ops.md`.
-    pub const ALL: [OpKind; 28] = [
+    pub const ALL: [OpKind; 29] = [
         OpKind::Embed,
         OpKind::GatherRows,
         OpKind::Add,
@@ -298,6 +310,7 @@ impl OpKind {
         OpKind::QuantizeAct,
         OpKind::MatMulAdd,
         OpKind::GateUpAct,
+        OpKind::ExpertGateUpAct,
     ];
 
     /// Name in the plan's text form and in file names.
@@ -331,12 +344,13 @@ impl OpKind {
             OpKind::GatedDeltaNet => "gated_delta_net",
             OpKind::QuantizeAct => "quantize_act",
             OpKind::GateUpAct => "gate_up_act",
+            OpKind::ExpertGateUpAct => "expert_gate_up_act",
         }
     }
 
     /// Whether the kind exists only as the result of the fusion pass.
     pub fn is_fused(self) -> bool {
-        matches!(self, OpKind::MatMulAdd | OpKind::GateUpAct)
+        matches!(self, OpKind::MatMulAdd | OpKind::GateUpAct | OpKind::ExpertGateUpAct)
     }
 }
 
@@ -374,6 +388,7 @@ impl Op {
             Op::GatedDeltaNet(_) => OpKind::GatedDeltaNet,
             Op::QuantizeAct => OpKind::QuantizeAct,
             Op::GateUpAct(_) => OpKind::GateUpAct,
+            Op::ExpertGateUpAct(_) => OpKind::ExpertGateUpAct,
         }
     }
 
@@ -382,6 +397,7 @@ impl Op {
         match self {
             Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => 1,
             Op::GateUpAct(_) => 2,
+            Op::ExpertGateUpAct(pair) => pair.n_weights(),
             _ => 0,
         }
     }
@@ -462,6 +478,7 @@ impl Op {
             Op::RouterTopK(router) => moe::infer_router(router, ins),
             Op::ExpertMatMul(matmul) => moe::infer_expert_matmul(*matmul, ins),
             Op::ExpertCombine(_) => moe::infer_combine(ins),
+            Op::ExpertGateUpAct(pair) => moe::infer_gate_up(pair, ins),
             Op::CausalConv1d(conv) => delta_net::infer_conv(*conv, ins),
             Op::DeltaGates => delta_net::infer_gates(ins),
             Op::GatedDeltaNet(net) => delta_net::infer_delta_net(net, ins),
@@ -486,12 +503,12 @@ impl Op {
             Op::Mul | Op::SigmoidGate | Op::Concat | Op::HeadMatMul(_) => 2,
             Op::RouterTopK(router) => 1 + usize::from(router.bias),
             Op::ExpertMatMul(matmul) => 3 + usize::from(matmul.bias),
+            Op::ExpertGateUpAct(pair) => 2 + pair.n_weights() + 2 * usize::from(pair.bias),
             Op::ExpertCombine(combine) => 2 + 2 * usize::from(combine.expert_scale),
             Op::RmsNormGated(_) => 3,
             Op::DeltaGates => 4,
-            Op::CausalConv1d(_) => 5,
-            Op::LatentAttention(_) => 7,
-            Op::GatedDeltaNet(_) => 8,
+            Op::CausalConv1d(_) | Op::LatentAttention(_) => 7,
+            Op::GatedDeltaNet(_) => 10,
             Op::MatMul(matmul) => 2 + usize::from(matmul.bias) + usize::from(matmul.residual),
             Op::KvWrite | Op::GateUpAct(_) => 3,
             Op::Rope(_) => 4,
@@ -589,8 +606,12 @@ fn infer_attention(attention: &Attention, ins: &[&TensorInfo]) -> Inferred {
     }
     expect_f32(ins[0])?;
     expect_shape(ins[0], Shape::new(Dim::Tokens, n_heads * k_dim))?;
-    expect_shape(ins[1], Shape::new(Dim::CacheRows, n_kv_heads * k_dim))?;
-    expect_shape(ins[2], Shape::new(Dim::CacheRows, n_kv_heads * v_dim))?;
+    let rows = ins[1].shape.rows;
+    if CacheGroup::of(rows).is_none() {
+        return Err(format!("{} must be a cache, has {rows:?} rows", ins[1].name));
+    }
+    expect_shape(ins[1], Shape::new(rows, n_kv_heads * k_dim))?;
+    expect_shape(ins[2], Shape::new(rows, n_kv_heads * v_dim))?;
     expect_rows(ins[3], Dim::Tokens)?;
     expect_rows(ins[4], Dim::Tokens)?;
     expect_rows(ins[5], Dim::Seqs)?;

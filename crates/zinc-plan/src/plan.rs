@@ -28,8 +28,58 @@ pub enum Dim {
     OutRows,
     /// Rows of a key/value cache: pages times page size.
     CacheRows,
-    /// Rows of a recurrent state: one per sequence that is kept.
+    /// Rows of a cache whose sequences keep a window only: window pages times page size.
+    WindowRows,
+    /// Rows of a recurrent state: one per sequence or snapshot that is kept.
     StateSlots,
+}
+
+/// Which page tables a cache is addressed through. In both groups the table of a sequence is a
+/// ring: the key at position `j` of sequence `s` is cache row
+/// `pages[s][(j / page_size) % n] * page_size + j % page_size`, `n` being the table's columns.
+/// Tables of the full group have a column for every page of the longest sequence, so they never
+/// come round.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CacheGroup {
+    /// Every position of a sequence is kept.
+    Full,
+    /// The last positions of a sequence are kept: caches of layers with a sliding window.
+    Window,
+}
+
+impl CacheGroup {
+    /// The group of a cache with these rows.
+    pub fn of(rows: Dim) -> Option<CacheGroup> {
+        match rows {
+            Dim::CacheRows => Some(CacheGroup::Full),
+            Dim::WindowRows => Some(CacheGroup::Window),
+            _ => None,
+        }
+    }
+
+    /// Rows of the group's caches.
+    pub fn rows(self) -> Dim {
+        match self {
+            CacheGroup::Full => Dim::CacheRows,
+            CacheGroup::Window => Dim::WindowRows,
+        }
+    }
+
+    /// The input with the cache row of each token.
+    pub fn slots(self) -> InputKind {
+        match self {
+            CacheGroup::Full => InputKind::Slots,
+            CacheGroup::Window => InputKind::WindowSlots,
+        }
+    }
+
+    /// The input with the page table of each sequence.
+    pub fn pages(self) -> InputKind {
+        match self {
+            CacheGroup::Full => InputKind::Pages,
+            CacheGroup::Window => InputKind::WindowPages,
+        }
+    }
 }
 
 /// Upper bounds of the symbolic dimensions; part of a plan's identity.
@@ -47,11 +97,23 @@ pub struct Limits {
     pub pages_per_seq: u32,
     /// Pages of the whole cache.
     pub n_pages: u32,
-    /// Sequences whose recurrent states are kept.
+    /// Pages one sequence may own in the window group: [`Limits::ring_pages`]; 0 without windows.
+    pub window_pages_per_seq: u32,
+    /// Pages of the whole window group.
+    pub n_window_pages: u32,
+    /// Recurrent states that are kept: those of sequences and snapshots of them.
     pub n_state_slots: u32,
 }
 
 impl Limits {
+    /// Pages that the ring of a sequence needs for steps of `n_tokens` neighbouring tokens in
+    /// layers with `window`: a step writes all its rows before attention reads, so the rows of the
+    /// first token's window and of all tokens must lie apart, wherever they begin in a page.
+    pub fn ring_pages(page_size: u32, window: u32, n_tokens: u32) -> u32 {
+        let n_others = u64::from(window).saturating_sub(1) + u64::from(n_tokens).saturating_sub(1);
+        u32::try_from(n_others.div_ceil(u64::from(page_size.max(1))) + 1).unwrap_or(u32::MAX)
+    }
+
     /// The largest value of `dim`.
     pub fn bound(&self, dim: Dim) -> u64 {
         match dim {
@@ -60,6 +122,7 @@ impl Limits {
             Dim::Seqs => u64::from(self.max_seqs),
             Dim::OutRows => u64::from(self.max_out_rows),
             Dim::CacheRows => u64::from(self.n_pages) * u64::from(self.page_size),
+            Dim::WindowRows => u64::from(self.n_window_pages) * u64::from(self.page_size),
             Dim::StateSlots => u64::from(self.n_state_slots),
         }
     }
@@ -94,12 +157,23 @@ pub enum InputKind {
     Slots,
     /// Cache pages of each sequence in order of position, `[Seqs, pages_per_seq]`.
     Pages,
+    /// Row of the window group's caches that receives the token's keys and values, `[Tokens, 1]`.
+    WindowSlots,
+    /// Pages of each sequence in the window group, `[Seqs, window_pages_per_seq]`: a ring, see
+    /// [`CacheGroup`].
+    WindowPages,
     /// Rows whose logits are wanted, as token indices, `[OutRows, 1]`.
     OutRows,
     /// Row of the rope table that the token uses, `[Tokens, 1]`.
     RopeVariant,
-    /// Row of the recurrent states that belongs to each sequence, `[Seqs, 1]`.
+    /// Row of the recurrent states that each sequence goes on from, `[Seqs, 1]`.
+    StateFrom,
+    /// Row of the recurrent states that receives the state after each sequence's last token of the
+    /// step, `[Seqs, 1]`. May be the row it was read from.
     StateSlots,
+    /// Row of the recurrent states that also receives the state as it is after the token, or -1,
+    /// `[Tokens, 1]`.
+    StateSaves,
     /// A hidden state for each token, f32, `[Tokens, d_model]`: what a multi-token-prediction head
     /// reads.
     Hidden,
@@ -107,15 +181,19 @@ pub enum InputKind {
 
 impl InputKind {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [InputKind; 9] = [
+    pub const ALL: [InputKind; 13] = [
         InputKind::TokenIds,
         InputKind::Positions,
         InputKind::SeqOf,
         InputKind::Slots,
         InputKind::Pages,
+        InputKind::WindowSlots,
+        InputKind::WindowPages,
         InputKind::OutRows,
         InputKind::RopeVariant,
+        InputKind::StateFrom,
         InputKind::StateSlots,
+        InputKind::StateSaves,
         InputKind::Hidden,
     ];
 
@@ -127,9 +205,13 @@ impl InputKind {
             InputKind::SeqOf => "seq_of",
             InputKind::Slots => "slots",
             InputKind::Pages => "pages",
+            InputKind::WindowSlots => "window_slots",
+            InputKind::WindowPages => "window_pages",
             InputKind::OutRows => "out_rows",
             InputKind::RopeVariant => "rope_variant",
+            InputKind::StateFrom => "state_from",
             InputKind::StateSlots => "state_slots",
+            InputKind::StateSaves => "state_saves",
             InputKind::Hidden => "hidden",
         }
     }
@@ -142,11 +224,14 @@ impl InputKind {
             | InputKind::Positions
             | InputKind::SeqOf
             | InputKind::Slots
+            | InputKind::WindowSlots
             | InputKind::RopeVariant
+            | InputKind::StateSaves
             | InputKind::Hidden => Shape::new(Dim::Tokens, 1),
             InputKind::Pages => Shape::new(Dim::Seqs, limits.pages_per_seq),
+            InputKind::WindowPages => Shape::new(Dim::Seqs, limits.window_pages_per_seq),
             InputKind::OutRows => Shape::new(Dim::OutRows, 1),
-            InputKind::StateSlots => Shape::new(Dim::Seqs, 1),
+            InputKind::StateFrom | InputKind::StateSlots => Shape::new(Dim::Seqs, 1),
         }
     }
 }

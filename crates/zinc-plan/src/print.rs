@@ -8,7 +8,7 @@ use crate::plan::{Dim, Plan, Shape, TensorId, TensorInfo, TensorKind};
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let limits = &self.limits;
-        writeln!(
+        write!(
             f,
             "plan {}: tokens<={} seqs<={} out_rows<={} pages={}x{}, {} per sequence",
             self.name,
@@ -19,6 +19,11 @@ impl Display for Plan {
             limits.page_size,
             limits.pages_per_seq
         )?;
+        if limits.n_window_pages > 0 {
+            let per_seq = limits.window_pages_per_seq;
+            write!(f, "; window pages={}, {per_seq} per sequence", limits.n_window_pages)?;
+        }
+        writeln!(f)?;
         for tensor in &self.tensors {
             let kind = match tensor.kind {
                 TensorKind::Input(_) => "input ",
@@ -88,6 +93,7 @@ impl Display for Typed<'_> {
             Dim::Seqs => f.write_char('S')?,
             Dim::OutRows => f.write_char('R')?,
             Dim::CacheRows => f.write_char('C')?,
+            Dim::WindowRows => f.write_char('W')?,
             Dim::StateSlots => f.write_char('L')?,
         }
         write!(f, ", {cols}]")
@@ -135,6 +141,11 @@ impl Display for OpText<'_> {
             Op::ExpertMatMul(matmul) => {
                 let bias = if matmul.bias { " bias" } else { "" };
                 write!(f, "(experts={}{bias})", matmul.n_experts)
+            }
+            Op::ExpertGateUpAct(pair) => {
+                let packed = if pair.packed { " packed" } else { "" };
+                let bias = if pair.bias { " bias" } else { "" };
+                write!(f, "({} experts={}{packed}{bias})", pair.act.name(), pair.n_experts)
             }
             Op::RouterTopK(router) => write_router(f, router),
             Op::ExpertCombine(combine) if combine.expert_scale => write!(f, "(expert_scale)"),

@@ -167,12 +167,14 @@ impl Step<'_> {
         }
     }
 
-    /// Operands positions, seq_of and state_slots.
+    /// Operands positions, seq_of, state_from, state_slots and state_saves.
     fn recurrence(&self, reads: &[TensorId], state: TensorId) -> Recurrence<'_> {
         Recurrence {
             positions: self.input(reads[0]),
             seq_of: self.input(reads[1]),
-            slots: self.input(reads[2]),
+            from: self.input(reads[2]),
+            slots: self.input(reads[3]),
+            saves: self.input(reads[4]),
             state: self.state(state),
         }
     }
@@ -275,7 +277,7 @@ impl Step<'_> {
             }
             Op::DeltaGates => return self.delta_gates(node),
             Op::GatedDeltaNet(net) => self.gated_delta_net(&net, node)?,
-            Op::MatMul(_) | Op::QuantizeAct | Op::GateUpAct(_) => {
+            Op::MatMul(_) | Op::QuantizeAct | Op::GateUpAct(_) | Op::ExpertGateUpAct(_) => {
                 return Err(DeviceError::Plan {
                     plan: self.exec.plan.name.clone(),
                     reason: format!("{} is not a base operation", node.op.kind().name()),

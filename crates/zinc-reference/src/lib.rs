@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use zinc_backend::{
     ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    WeightSource, Weights,
+    WeightNeed, WeightSource, Weights,
 };
 use zinc_plan::Plan;
 use zinc_quant::GgmlType;
@@ -83,6 +83,11 @@ impl Device for ReferenceDevice {
 
     fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
+        let mapped = sources.iter().map(|source| source.data.len() as u64).sum();
+        WeightNeed { mapped, copied: 0 }
     }
 
     fn bind_weights(

@@ -139,7 +139,7 @@ pub(crate) fn kv_write(x: &Matrix, slots: &[i32], cache: &State) -> Result<(), D
 pub(crate) struct Placement<'a> {
     pub positions: &'a [i32],
     pub seq_of: &'a [i32],
-    /// Page table of each sequence.
+    /// Page table of each sequence: a ring.
     pub pages: Vec<&'a [i32]>,
     pub page_size: usize,
 }
@@ -148,7 +148,8 @@ impl Placement<'_> {
     /// Cache row of the key at position `j` of the sequence that `token` belongs to.
     pub(crate) fn cache_row(&self, token: usize, j: usize) -> usize {
         let pages = self.pages[self.seq_of[token] as usize];
-        pages[j / self.page_size] as usize * self.page_size + j % self.page_size
+        let page = pages[j / self.page_size % pages.len()] as usize;
+        page * self.page_size + j % self.page_size
     }
 }
 

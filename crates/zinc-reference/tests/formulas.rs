@@ -330,38 +330,142 @@ fn recurrent(data: &Data<'_>, net: &GatedDeltaNet, row: &Row) -> Vec<f64> {
     let history = data.history(row);
     let mut y = Vec::new();
     for head in 0..net.n_v_heads as usize {
-        let k_head = match net.order {
-            HeadOrder::Grouped => head * net.n_k_heads as usize / net.n_v_heads as usize,
-            HeadOrder::Tiled => head % net.n_k_heads as usize,
-        };
-        let unit = |name: &str, r: &Row| -> Vec<f64> {
-            let start = k_head * k_dim;
-            let root = data.root(name, r, start, k_dim, 1e-6, 1.0);
-            let element = |c| data.operand(name, r, c) / root;
-            (start..start + k_dim).map(element).collect()
-        };
         let mut state = vec![0.0; k_dim * v_dim];
         for r in &history {
-            let k = unit("k", r);
-            let x = data.operand("alpha", r, head) + data.table("dt_bias", 0, head);
-            let decay = (data.table("a_log", 0, head) * x.exp().ln_1p()).exp();
-            let beta = sigmoid(data.operand("beta", r, head));
+            let DeltaRow { k, v, g, beta, .. } = DeltaRow::new(data, net, r, head);
+            let decay = g.exp();
             for j in 0..v_dim {
                 let along: f64 = (0..k_dim).map(|m| k[m] * state[m * v_dim + j]).sum();
-                let v = data.operand("v", r, head * v_dim + j);
                 for i in 0..k_dim {
                     let old = state[i * v_dim + j];
-                    state[i * v_dim + j] = decay * (old - beta * k[i] * along) + beta * k[i] * v;
+                    state[i * v_dim + j] = decay * (old - beta * k[i] * along) + beta * k[i] * v[j];
                 }
             }
         }
-        let q = unit("q", row);
+        let q = DeltaRow::new(data, net, row, head).q;
         y.extend((0..v_dim).map(|j| {
             let sum: f64 = (0..k_dim).map(|i| q[i] * state[i * v_dim + j]).sum();
             sum * f64::from(net.scale)
         }));
     }
     y
+}
+
+/// A row of one head: query and key of unit length, value, log of the decay, step size.
+struct DeltaRow {
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    g: f64,
+    beta: f64,
+}
+
+impl DeltaRow {
+    fn new(data: &Data<'_>, net: &GatedDeltaNet, row: &Row, head: usize) -> DeltaRow {
+        let (k_dim, v_dim) = (net.k_dim as usize, net.v_dim as usize);
+        let k_head = match net.order {
+            HeadOrder::Grouped => head * net.n_k_heads as usize / net.n_v_heads as usize,
+            HeadOrder::Tiled => head % net.n_k_heads as usize,
+        };
+        let unit = |name: &str| -> Vec<f64> {
+            let start = k_head * k_dim;
+            let root = data.root(name, row, start, k_dim, 1e-6, 1.0);
+            (start..start + k_dim).map(|c| data.operand(name, row, c) / root).collect()
+        };
+        let x = data.operand("alpha", row, head) + data.table("dt_bias", 0, head);
+        DeltaRow {
+            q: unit("q"),
+            k: unit("k"),
+            v: (0..v_dim).map(|c| data.operand("v", row, head * v_dim + c)).collect(),
+            g: data.table("a_log", 0, head) * x.exp().ln_1p(),
+            beta: sigmoid(data.operand("beta", row, head)),
+        }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The chunked form (arXiv 2406.06484 with the decay of 2412.06464): inside a chunk the updates u
+/// solve a triangular system, `u_i = beta_i (v_i - e^{G_i} S^T k_i - sum_{j<i} e^{G_i-G_j} (k_i k_j)
+/// u_j)` with G the sums of g from the chunk's start; results and the next state are products with
+/// them. The results of the last row.
+fn chunked(rows: &[DeltaRow], scale: f64, chunk: usize) -> Vec<f64> {
+    let (k_dim, v_dim) = (rows[0].k.len(), rows[0].v.len());
+    // By column.
+    let mut state = vec![vec![0.0; k_dim]; v_dim];
+    let mut y = Vec::new();
+    for rows in rows.chunks(chunk) {
+        let sums: Vec<f64> =
+            (0..rows.len()).map(|i| rows[..=i].iter().map(|row| row.g).sum()).collect();
+        let decay = |i: usize, j: usize| (sums[i] - sums[j]).exp();
+        let last = rows.len() - 1;
+        y.clear();
+        for (col, state) in state.iter_mut().enumerate() {
+            let mut u: Vec<f64> = Vec::new();
+            for (i, row) in rows.iter().enumerate() {
+                let inside =
+                    u.iter().enumerate().map(|(j, u)| decay(i, j) * dot(&row.k, &rows[j].k) * u);
+                let before = sums[i].exp() * dot(&row.k, state);
+                let update = row.beta * (row.v[col] - before - inside.sum::<f64>());
+                u.push(update);
+            }
+            let inside = u
+                .iter()
+                .enumerate()
+                .map(|(j, u)| decay(last, j) * dot(&rows[last].q, &rows[j].k) * u);
+            let before = sums[last].exp() * dot(&rows[last].q, state);
+            y.push(scale * (before + inside.sum::<f64>()));
+            for (i, s) in state.iter_mut().enumerate() {
+                let added = u.iter().enumerate().map(|(j, u)| decay(last, j) * rows[j].k[i] * u);
+                *s = sums[last].exp() * *s + added.sum::<f64>();
+            }
+        }
+    }
+    y
+}
+
+/// The recurrent form is the definition; evaluated in chunks, wherever they end, it is the same.
+#[test]
+fn chunked_delta_nets_agree_with_the_definition() {
+    let caps = zinc_backend::Device::caps(&ReferenceDevice::new()).clone();
+    let cases = cases::all(&caps).expect("the case table is readable");
+    let mut n_checked = 0;
+    for case in cases.iter().filter(|case| case.op == zinc_plan::OpKind::GatedDeltaNet) {
+        let plan = case.plan(case.layout.limits(case.layout.n_rows())).expect("a valid case");
+        let data = Data { case, plan: &plan };
+        let net = plan.nodes.iter().find_map(|node| match node.op {
+            Op::GatedDeltaNet(net) => Some(net),
+            _ => None,
+        });
+        let net = net.expect("the operation of the case");
+        let found = run_on_reference(case).expect("the reference runs the case");
+        let n_cols = (net.n_v_heads * net.v_dim) as usize;
+        // Every row costs its whole history: some are enough, the last ones among them.
+        let rows = data.rows();
+        for (idx, row) in rows.iter().enumerate().rev().step_by(1 + rows.len() / 8) {
+            let history = data.history(row);
+            let mut heads = Vec::new();
+            for head in 0..net.n_v_heads as usize {
+                let rows: Vec<_> =
+                    history.iter().map(|row| DeltaRow::new(&data, &net, row, head)).collect();
+                heads.push(rows);
+            }
+            for chunk in [1, 2, 16, 64] {
+                let y = heads.iter().flat_map(|rows| chunked(rows, f64::from(net.scale), chunk));
+                let y: Vec<f32> = y.map(|y| y as f32).collect();
+                let error = nmse(&found[0][idx * n_cols..][..n_cols], &y);
+                assert!(
+                    error < 1e-12,
+                    "{} row {idx} in chunks of {chunk}: {error:e}",
+                    case.label()
+                );
+                n_checked += 1;
+            }
+        }
+    }
+    assert!(n_checked > 200, "only {n_checked} results were compared");
 }
 
 /// As [`attended`], where key and value are the same compressed row.

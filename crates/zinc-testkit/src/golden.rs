@@ -44,6 +44,21 @@ pub struct Prompt {
     pub greedy: Vec<i32>,
     /// Hidden states in order: `embed`, `0`, `1`, …, `final_norm`; empty where not recorded.
     pub hidden: Vec<(String, Vec<f32>)>,
+    /// Numbers of the multi-token-prediction head, where the model has one.
+    pub mtp: Option<MtpPrompt>,
+}
+
+/// Expected numbers of a multi-token-prediction head after one prompt.
+#[derive(Clone, Debug)]
+pub struct MtpPrompt {
+    /// Logits of the rows of tokens `1..`; empty for a prompt of one token.
+    pub logits: Vec<f32>,
+    /// Hidden states of the same rows.
+    pub hidden: Vec<f32>,
+    /// Tokens drafted after the first greedy one.
+    pub chain_tokens: Vec<i32>,
+    /// Logits that each of them was taken from.
+    pub chain_logits: Vec<f32>,
 }
 
 impl Golden {
@@ -107,6 +122,7 @@ impl Golden {
             n_vocab: shape.last().copied().unwrap_or(1),
             greedy,
             hidden,
+            mtp: numbers.mtp(idx)?,
         })
     }
 }
@@ -219,6 +235,23 @@ impl Numbers {
         let (raw, shape) = self.raw(key, Dtype::F32)?;
         let values = raw.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw));
         Ok((values.collect(), shape))
+    }
+
+    fn mtp(&self, idx: usize) -> Result<Option<MtpPrompt>, TestError> {
+        let key = |name: &str| format!("prompt{idx}.mtp_{name}");
+        if !self.has(&key("chain_tokens")) {
+            return Ok(None);
+        }
+        let optional = |key: &str| match self.has(key) {
+            true => self.f32s(key).map(|(values, _)| values),
+            false => Ok(Vec::new()),
+        };
+        Ok(Some(MtpPrompt {
+            logits: optional(&key("logits"))?,
+            hidden: optional(&key("hidden"))?,
+            chain_tokens: self.i32s(&key("chain_tokens"))?,
+            chain_logits: self.f32s(&key("chain_logits"))?.0,
+        }))
     }
 
     fn i32s(&self, key: &str) -> Result<Vec<i32>, TestError> {

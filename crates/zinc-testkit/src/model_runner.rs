@@ -76,7 +76,7 @@ impl ModelRunner {
     /// # Errors
     /// Those of the plan.
     pub fn converts_activations(&self) -> Result<bool, TestError> {
-        let plan = self.plan(Sequence::limits(1), &[])?;
+        let plan = self.plan(self.limits(1, 1), &[])?;
         Ok(plan.nodes.iter().any(|node| node.op == Op::QuantizeAct))
     }
 
@@ -85,7 +85,7 @@ impl ModelRunner {
     /// # Errors
     /// Those of the plan and the device.
     pub fn prefill(&self, tokens: &[i32], chunk: usize) -> Result<Pass, TestError> {
-        let mut sequence = Sequence::new(self, tokens.len())?;
+        let mut sequence = Sequence::new(self, tokens.len(), chunk)?;
         let taps = self.model.hidden_tensors();
         let mut exec = sequence.compile(chunk, &taps)?;
         let variant = self.model.rope_variant(tokens.len() as u32);
@@ -113,7 +113,7 @@ impl ModelRunner {
     /// # Errors
     /// Those of the plan and the device.
     pub fn greedy(&self, tokens: &[i32], n: usize, chunk: usize) -> Result<Vec<i32>, TestError> {
-        let mut sequence = Sequence::new(self, tokens.len() + n)?;
+        let mut sequence = Sequence::new(self, tokens.len() + n, chunk)?;
         let mut prefill = sequence.compile(chunk, &[])?;
         let mut decode = sequence.compile(1, &[])?;
         let n_vocab = self.model.config().n_vocab as usize;
@@ -135,6 +135,26 @@ impl ModelRunner {
         }
     }
 
+    /// Limits of a decode step in a cache for `max_len` tokens that larger steps of `chunk` tokens
+    /// share, with two pages of nobody.
+    fn limits(&self, max_len: usize, chunk: usize) -> Limits {
+        let pages_per_seq = (max_len as u32).div_ceil(PAGE_SIZE);
+        let window = self.model.config().longest_window().unwrap_or(1);
+        // Just large enough, so that it comes round as often as it can.
+        let ring = Limits::ring_pages(PAGE_SIZE, window, chunk.min(max_len) as u32);
+        Limits {
+            max_tokens: 1,
+            max_seqs: 1,
+            max_out_rows: 1,
+            page_size: PAGE_SIZE,
+            pages_per_seq,
+            n_pages: pages_per_seq + 2,
+            window_pages_per_seq: ring,
+            n_window_pages: ring + 2,
+            n_state_slots: 3,
+        }
+    }
+
     /// The model's plan for steps of `chunk` tokens, prepared for the device.
     fn plan(&self, limits: Limits, taps: &[String]) -> Result<Plan, TestError> {
         let options = PlanOptions { limits, kv_type: self.kv_type };
@@ -153,31 +173,21 @@ struct Sequence<'a> {
     states: States,
     limits: Limits,
     pages: Vec<i32>,
+    window_pages: Vec<i32>,
     n_past: usize,
 }
 
 impl<'a> Sequence<'a> {
-    /// Limits of a decode step in a cache for `max_len` tokens, with two pages of nobody.
-    fn limits(max_len: usize) -> Limits {
-        let pages_per_seq = (max_len as u32).div_ceil(PAGE_SIZE);
-        Limits {
-            max_tokens: 1,
-            max_seqs: 1,
-            max_out_rows: 1,
-            page_size: PAGE_SIZE,
-            pages_per_seq,
-            n_pages: pages_per_seq + 2,
-            n_state_slots: 3,
-        }
-    }
-
-    fn new(runner: &'a ModelRunner, max_len: usize) -> Result<Self, TestError> {
-        let limits = Self::limits(max_len);
+    /// A sequence of up to `max_len` tokens, computed in steps of up to `chunk`.
+    fn new(runner: &'a ModelRunner, max_len: usize, chunk: usize) -> Result<Self, TestError> {
+        let limits = runner.limits(max_len, chunk);
         // Pages in falling order and not from the cache's end: an engine that ignores the table
         // gets nothing right by luck.
-        let pages = (0..limits.pages_per_seq as i32).rev().map(|page| page + 1).collect();
+        let falling = |n: u32| (0..n as i32).rev().map(|page| page + 1).collect();
+        let pages = falling(limits.pages_per_seq);
+        let window_pages = falling(limits.window_pages_per_seq);
         let states = runner.device.alloc_states(&runner.plan(limits, &[])?)?;
-        Ok(Self { runner, states, limits, pages, n_past: 0 })
+        Ok(Self { runner, states, limits, pages, window_pages, n_past: 0 })
     }
 
     fn compile(&self, chunk: usize, taps: &[String]) -> Result<Box<dyn Executable>, TestError> {
@@ -197,16 +207,24 @@ impl<'a> Sequence<'a> {
     ) -> Result<StepOutputs, TestError> {
         let page_size = PAGE_SIZE as usize;
         let positions = self.n_past..self.n_past + tokens.len();
-        let slot = |p: usize| self.pages[p / page_size] * PAGE_SIZE as i32 + (p % page_size) as i32;
+        let slots = |pages: &[i32]| -> Vec<i32> {
+            let page = |p: usize| pages[p / page_size % pages.len()];
+            let rows = positions.clone();
+            rows.map(|p| page(p) * PAGE_SIZE as i32 + (p % page_size) as i32).collect()
+        };
         let mut inputs = StepInputs {
             token_ids: tokens.to_vec(),
             positions: positions.clone().map(|p| p as i32).collect(),
             seq_of: vec![0; tokens.len()],
-            slots: positions.map(slot).collect(),
+            slots: slots(&self.pages),
             pages: self.pages.clone(),
+            window_slots: slots(&self.window_pages),
+            window_pages: self.window_pages.clone(),
             out_rows: (0..tokens.len() as i32).collect(),
             rope_variant: vec![variant; tokens.len()],
+            state_from: vec![1],
             state_slots: vec![1],
+            state_saves: vec![-1; tokens.len()],
             hidden: Vec::new(),
         };
         self.n_past += tokens.len();

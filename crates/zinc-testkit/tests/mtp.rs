@@ -20,6 +20,8 @@ const LIMITS: Limits = Limits {
     page_size: 16,
     pages_per_seq: 8,
     n_pages: 8,
+    window_pages_per_seq: 0,
+    n_window_pages: 0,
     n_state_slots: 1,
 };
 
@@ -44,8 +46,11 @@ fn step(exec: &mut dyn Executable, tokens: &[i32], first: usize, hidden: &[f32])
         pages: (0..LIMITS.pages_per_seq as i32).collect(),
         out_rows: (0..n as i32).collect(),
         rope_variant: vec![0; n],
+        state_from: vec![0],
         state_slots: vec![0],
+        state_saves: vec![-1; n],
         hidden: hidden.to_vec(),
+        ..StepInputs::default()
     };
     let ticket = exec.submit(&inputs).expect("valid inputs");
     let mut outputs = StepOutputs::default();

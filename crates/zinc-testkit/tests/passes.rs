@@ -23,6 +23,8 @@ const LIMITS: Limits = Limits {
     page_size: 4,
     pages_per_seq: 3,
     n_pages: 4,
+    window_pages_per_seq: 0,
+    n_window_pages: 0,
     n_state_slots: 0,
 };
 /// Width of a query, key or value row in the random plans: two heads of 16.

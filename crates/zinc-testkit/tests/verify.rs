@@ -1,8 +1,8 @@
 //! Every rule of a plan, broken once: `passes::verify` must say so.
 
 use zinc_plan::{
-    Attention, Builder, CausalConv1d, Dim, Gating, HeadSlice, Limits, MatMul, Node, Op, Plan,
-    PlanError, RmsNorm, Rope, RopeMode, RouterTopK, TensorId, TensorInfo, TensorKind, passes,
+    Attention, Builder, CacheGroup, CausalConv1d, Dim, Gating, HeadSlice, Limits, MatMul, Node, Op,
+    Plan, PlanError, RmsNorm, Rope, RopeMode, RouterTopK, TensorId, TensorInfo, TensorKind, passes,
 };
 use zinc_quant::GgmlType;
 
@@ -13,6 +13,8 @@ const LIMITS: Limits = Limits {
     page_size: 4,
     pages_per_seq: 2,
     n_pages: 2,
+    window_pages_per_seq: 2,
+    n_window_pages: 2,
     n_state_slots: 2,
 };
 
@@ -197,7 +199,7 @@ fn valid_experts() -> Result<Plan, PlanError> {
     Ok(b.finish(vec![sliced]))
 }
 
-const BROKEN_EXPERTS: [(&str, Edit); 12] = [
+const BROKEN_EXPERTS: [(&str, Edit); 13] = [
     ("ids that no router chose", |plan| {
         let table = id(plan, "token_ids");
         node(plan, "experts").reads[2] = table;
@@ -234,6 +236,9 @@ const BROKEN_EXPERTS: [(&str, Edit); 12] = [
     ("a cache for a state", |plan| {
         tensor(plan, "state").shape.rows = Dim::CacheRows;
     }),
+    ("a state read where it is to be written", |plan| {
+        node(plan, "convolved").reads.swap(4, 5);
+    }),
     ("other taps than the kernel has", |plan| {
         if let Op::CausalConv1d(conv) = &mut node(plan, "convolved").op {
             conv.kernel = 3;
@@ -246,10 +251,59 @@ const BROKEN_EXPERTS: [(&str, Edit); 12] = [
     }),
 ];
 
+/// A layer that keeps its window beside one that keeps everything.
+fn valid_windows() -> Result<Plan, PlanError> {
+    let mut b = Builder::new("windows", LIMITS);
+    let table = b.weight("table", GgmlType::F32, 8, 32)?;
+    let x = b.embed("x", table, 1.0)?;
+    let mut outputs = Vec::new();
+    for (name, group) in [("full", CacheGroup::Full), ("near", CacheGroup::Window)] {
+        let cache = b.cache_of(group, &format!("{name}_cache"), GgmlType::F16, 32)?;
+        b.kv_write(&format!("{name}_write"), [x, x], [cache, cache])?;
+        let attention = Attention {
+            n_heads: 1,
+            n_kv_heads: 1,
+            k_dim: 32,
+            v_dim: 32,
+            scale: 1.0,
+            window: Some(4),
+            page_size: LIMITS.page_size,
+            sinks: false,
+        };
+        outputs.push(b.attention(name, attention, x, [cache, cache])?);
+    }
+    Ok(b.finish(outputs))
+}
+
+const BROKEN_WINDOWS: [(&str, Edit); 5] = [
+    ("a window read through the pages of everything", |plan| {
+        let pages = id(plan, "pages");
+        node(plan, "near").reads[5] = pages;
+    }),
+    ("a window written at the slots of everything", |plan| {
+        let slots = id(plan, "slots");
+        node(plan, "near_write").reads[2] = slots;
+    }),
+    ("everything written at the slots of a window", |plan| {
+        let slots = id(plan, "window_slots");
+        node(plan, "full_write").reads[2] = slots;
+    }),
+    ("a window kept for a layer that sees everything", |plan| {
+        if let Op::Attention(attention) = &mut node(plan, "near").op {
+            attention.window = None;
+        }
+    }),
+    ("keys and values of two groups", |plan| {
+        let cache = id(plan, "full_cache");
+        node(plan, "near").reads[2] = cache;
+    }),
+];
+
 #[test]
 fn the_plan_is_valid_before_it_is_broken() {
     passes::verify(&valid().expect("operands that fit")).expect("a valid plan");
     passes::verify(&valid_experts().expect("operands that fit")).expect("a valid plan");
+    passes::verify(&valid_windows().expect("operands that fit")).expect("a valid plan");
 }
 
 #[test]
@@ -261,7 +315,8 @@ fn every_broken_rule_is_noticed() {
     };
     let of_attention = BROKEN.into_iter().filter_map(|case| missed(valid, case));
     let of_experts = BROKEN_EXPERTS.into_iter().filter_map(|case| missed(valid_experts, case));
-    let missed: Vec<&str> = of_attention.chain(of_experts).collect();
+    let of_windows = BROKEN_WINDOWS.into_iter().filter_map(|case| missed(valid_windows, case));
+    let missed: Vec<&str> = of_attention.chain(of_experts).chain(of_windows).collect();
     assert!(missed.is_empty(), "not noticed: {missed:#?}");
 }
 

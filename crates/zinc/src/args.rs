@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use zinc_engine::sampler::SamplerError;
 use zinc_engine::stop::{N_STOP_STRINGS_MAX, STOP_STRING_BYTES_MAX, StopError, StopStrings};
-use zinc_engine::{EngineError, EngineOptions, Model, SamplingParams};
+use zinc_engine::{EngineError, EngineOptions, KV_TYPES, Model, SamplingParams};
 use zinc_quant::GgmlType;
 
 use crate::report::UsageError;
@@ -56,7 +56,7 @@ pub struct StepArgs {
     /// Most prompt tokens computed in one step; more is faster and takes more memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub chunk: u32,
-    /// Element type of the key/value cache: f32, f16, q8_0
+    /// Element type of the key/value cache: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type)]
     pub kv: GgmlType,
 }
@@ -66,10 +66,10 @@ pub struct StepArgs {
 /// # Errors
 /// There is none of that name.
 pub fn parse_kv_type(name: &str) -> Result<GgmlType, String> {
-    [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0]
+    KV_TYPES
         .into_iter()
         .find(|ty| ty.name() == name.to_ascii_lowercase())
-        .ok_or_else(|| "the cache can be f32, f16 or q8_0".into())
+        .ok_or_else(|| "the cache can be f32, f16, bf16, q8_0 or q4_0".into())
 }
 
 impl EngineArgs {
@@ -89,7 +89,7 @@ impl EngineArgs {
 impl StepArgs {
     /// Options for one sequence of at most `n_ctx` tokens.
     pub fn options(&self, n_ctx: Option<u32>) -> EngineOptions {
-        EngineOptions { n_ctx, chunk: self.chunk, kv_type: self.kv, max_seqs: 1 }
+        EngineOptions { n_ctx, chunk: self.chunk, kv_type: self.kv, ..EngineOptions::default() }
     }
 }
 

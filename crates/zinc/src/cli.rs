@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, diff, doctor, inspect, logits, quantize, run, template, tokenize,
+    bench, chat, completions, diff, doctor, imatrix, inspect, logits, perplexity, quantize, run,
+    template, tokenize,
 };
 
 const EXAMPLES: &str = "\
@@ -45,6 +46,10 @@ pub enum Command {
     Bench(bench::Args),
     /// Find the first tensor that differs between two devices or two chunk sizes
     Diff(diff::Args),
+    /// Measure how well a model predicts a text, and how far it is from another model
+    Perplexity(perplexity::Args),
+    /// Measure what drives each weight matrix, for better quantisation
+    Imatrix(imatrix::Args),
     /// Print the completion script for a shell
     Completions(completions::Args),
 }

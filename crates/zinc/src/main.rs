@@ -20,16 +20,21 @@ mod interrupt;
 mod machine;
 mod model;
 mod need;
+mod new_file;
 mod output;
 mod progress;
 mod quantize;
 mod report;
 mod safetensors;
+mod saved_logits;
+mod scores;
 mod selftest;
 mod session;
 mod terminal;
+mod text_chunks;
 mod think;
 mod tokens;
+mod traffic;
 mod values;
 
 use std::process::ExitCode;
@@ -51,6 +56,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Diff(args) => commands::diff::run(args),
+        Command::Perplexity(args) => commands::perplexity::run(args),
+        Command::Imatrix(args) => commands::imatrix::run(args),
         Command::Completions(args) => commands::completions::run(args),
     };
     match result {

@@ -6,13 +6,15 @@ use anyhow::Context;
 use zinc_backend::Device;
 use zinc_engine::{EngineError, EngineOptions, LoadedModel, MemoryNeed, Model};
 use zinc_gguf::Gguf;
+use zinc_plan::CacheGroup;
 use zinc_quant::GgmlType;
 use zinc_token::Tokenizer;
 
 use crate::args::ModelArgs;
 use crate::output::human_bytes;
 use crate::progress::{Progress, Unit};
-use crate::{builtin, need, report};
+use crate::traffic::one_token_plan;
+use crate::{builtin, report};
 
 impl ModelArgs {
     /// What messages call the model.
@@ -58,6 +60,15 @@ impl ModelArgs {
     }
 }
 
+/// What of a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub enum Parts {
+    /// What gives the next token.
+    Trunk,
+    /// The head of multi-token prediction as well.
+    WithMtp,
+}
+
 /// Gives the weights to the device, after checking that everything fits; also tells what it takes.
 ///
 /// # Errors
@@ -67,39 +78,64 @@ pub fn load(
     device: Arc<dyn Device>,
     options: &EngineOptions,
 ) -> anyhow::Result<(Arc<LoadedModel>, MemoryNeed)> {
+    load_parts(model, device, options, Parts::Trunk)
+}
+
+/// As [`load`], for some `parts` of the model.
+///
+/// # Errors
+/// As there; and a part that the model does not have.
+pub fn load_parts(
+    model: Arc<Model>,
+    device: Arc<dyn Device>,
+    options: &EngineOptions,
+    parts: Parts,
+) -> anyhow::Result<(Arc<LoadedModel>, MemoryNeed)> {
     let need = memory_need(&model, device.as_ref(), options)?;
     check_memory(&need, &model, device.as_ref(), options)?;
     let mut progress = Progress::new("loading", Unit::Bytes);
-    let loaded = LoadedModel::load(model, device, &mut |done, total| progress.update(done, total))?;
+    let mut tell = |done, total| progress.update(done, total);
+    let loaded = match parts {
+        Parts::Trunk => LoadedModel::load(model, device, &mut tell)?,
+        Parts::WithMtp => LoadedModel::load_with_mtp(model, device, &mut tell)?,
+    };
     Ok((Arc::new(loaded), need))
 }
 
 /// What `model` takes on `device`.
 ///
 /// # Errors
-/// A cache type that does not suit the model, an option outside its range, or an operation the
-/// device lacks.
+/// A cache type that does not suit the model or the device, an option outside its range, or an
+/// operation the device lacks.
 pub fn memory_need(
     model: &Model,
     device: &dyn Device,
     options: &EngineOptions,
 ) -> anyhow::Result<MemoryNeed> {
-    check_cache_type(model, options.kv_type)?;
+    check_cache_type(model, device, options.kv_type)?;
     Ok(options.memory_need(model, device)?)
 }
 
-/// Rows of the cache must fill whole blocks of its type.
-fn check_cache_type(model: &Model, ty: GgmlType) -> anyhow::Result<()> {
+/// Rows of the cache must fill whole blocks of its type, and the device must have it.
+fn check_cache_type(model: &Model, device: &dyn Device, ty: GgmlType) -> anyhow::Result<()> {
+    let name = ty.name();
+    let known = &device.caps().kv_types;
+    if !known.contains(&ty) {
+        let known: Vec<_> = known.iter().map(|ty| ty.name()).collect();
+        let what = format!("--kv {name}: {} has no cache of that type", device.info().name);
+        return Err(report::with_hint(what, format!("it has {}", known.join(", "))));
+    }
     // A type that has no blocks holds rows of any length.
     let options = EngineOptions { kv_type: GgmlType::F32, ..EngineOptions::default() };
-    let widths = need::cache_widths(model, &options)?;
+    let plan = one_token_plan(model, &options)?;
+    let caches = plan.tensors.iter().filter(|tensor| CacheGroup::of(tensor.shape.rows).is_some());
     let n_block = ty.block_len() as u32;
-    let Some(width) = widths.into_iter().find(|width| !width.is_multiple_of(n_block)) else {
+    let mut widths = caches.map(|cache| cache.shape.cols);
+    let Some(width) = widths.find(|width| !width.is_multiple_of(n_block)) else {
         return Ok(());
     };
     let what = format!(
-        "--kv {} stores blocks of {n_block} values; the cache of this model has rows of {width}",
-        ty.name()
+        "--kv {name} stores blocks of {n_block} values; the cache of this model has rows of {width}"
     );
     Err(report::with_hint(what, "use --kv f16"))
 }
@@ -119,31 +155,55 @@ pub fn check_context(model: &Model, n_tokens: u64, what: &str, hint: &str) -> an
     Err(report::with_hint(what, hint))
 }
 
-/// Refuses what cannot fit. Weights do not count: a device may read them in the mapped file, and
-/// one that copies them says itself when it has no room.
+/// Refuses what cannot fit, and says so where weights in the mapped file will not stay in memory.
 fn check_memory(
     need: &MemoryNeed,
     model: &Model,
     device: &dyn Device,
     options: &EngineOptions,
 ) -> anyhow::Result<()> {
-    let info = device.info();
-    let own = need.cache + need.activations;
-    if info.memory_free == 0 || own <= info.memory_free {
+    let (total, free) = (device.info().memory_total, device.info().memory_free);
+    if total == 0 {
+        return Ok(());
+    }
+    let fits = |need: &MemoryNeed| need.fits(total, free);
+    if fits(need) {
+        if need.total() > free {
+            report::note(format!(
+                "warning: {} needs {}, {} are free: weights may be read from the disk again and again",
+                device.info().name,
+                human_bytes(need.total()),
+                human_bytes(free),
+            ));
+        }
         return Ok(());
     }
     let what = format!(
-        "{} has {} free; a context of {} tokens needs {} for its cache and {} of scratch space",
-        info.name,
-        human_bytes(info.memory_free),
+        "{} has {} of memory, {} free; a context of {} tokens needs {}: weights {}, cache {}, \
+         scratch {}",
+        device.info().name,
+        human_bytes(total),
+        human_bytes(free),
         options.n_ctx(model)?,
-        human_bytes(need.cache),
-        human_bytes(need.activations),
+        human_bytes(need.total()),
+        human_bytes(need.weights.total()),
+        human_bytes(need.cache.total()),
+        human_bytes(need.scratch),
     );
-    Err(report::with_hint(
-        what,
-        "choose a shorter context with --ctx, a smaller cache type with --kv, or a smaller --chunk",
-    ))
+    Err(match options.longest_context(model, device, fits)? {
+        Some(n_ctx) => report::with_hint(
+            what,
+            format!(
+                "a context of {n_ctx} tokens fits; --kv q8_0 or a smaller --chunk takes less as well"
+            ),
+        ),
+        None => {
+            let least = EngineOptions { n_ctx: Some(1), ..*options }.memory_need(model, device)?;
+            let least = human_bytes(least.total());
+            let what = format!("{what}; it does not fit at any context: one token needs {least}");
+            report::with_hint(what, "free memory, or use a smaller model or quantisation")
+        }
+    })
 }
 
 fn builtin_file() -> anyhow::Result<bytes::Bytes> {

@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 use zinc_backend::Device;
-use zinc_engine::{EngineOptions, Model};
-use zinc_models::PlanOptions;
-use zinc_plan::{Limits, Op, Plan, TensorKind};
+use zinc_engine::{EngineOptions, LayerNeed, MemoryNeed, Model};
 
 use crate::output::human_bytes;
+use crate::traffic::Traffic;
 
 /// Memory for a context length on a device.
 #[derive(Clone, Debug, Serialize)]
@@ -17,20 +16,45 @@ pub struct Need {
     pub n_ctx: u32,
     /// Element type of the cache.
     pub kv_type: &'static str,
-    /// Bytes of weights; a device that reads the mapped file in place takes no memory of its own.
+    /// Bytes of weights, read in place or copied.
     pub weight_bytes: u64,
-    /// Bytes of the key/value cache.
+    /// Bytes of weights that the device copies; the others are read where the file is mapped.
+    pub copied_weight_bytes: u64,
+    /// Bytes of all caches.
     pub kv_bytes: u64,
+    /// The caches by the kind of their layers; layers without one are not there.
+    pub caches: Vec<CacheReport>,
     /// Bytes of intermediate values.
     pub scratch_bytes: u64,
     /// All of it.
     pub total_bytes: u64,
+    /// Bytes of memory the device has, if it says so.
+    pub memory_bytes: Option<u64>,
     /// Bytes free on the device, if it says so.
     pub free_bytes: Option<u64>,
-    /// Bytes of weights that each generated token reads.
+    /// Whether it fits, if the device says how much it has.
+    pub fits: Option<bool>,
+    /// Where it does not: the longest context with which it would, if there is one.
+    pub longest_ctx: Option<u32>,
+    /// Bytes of weights and recurrent states that each generated token reads.
     pub read_bytes_per_token: u64,
     /// Bytes of cache that each generated token reads for each token before it.
     pub kv_bytes_per_token: u64,
+    /// Bytes of cache that it reads besides for each token inside the window.
+    pub window_kv_bytes_per_token: u64,
+    /// The longest window.
+    pub window: Option<u32>,
+}
+
+/// Caches of layers of one kind.
+#[derive(Clone, Debug, Serialize)]
+pub struct CacheReport {
+    /// `full`, `window`, `latent` or `recurrent`.
+    pub kind: &'static str,
+    /// Number of layers.
+    pub n_layers: u32,
+    /// Bytes of all of them.
+    pub n_bytes: u64,
 }
 
 impl Need {
@@ -40,124 +64,107 @@ impl Need {
     /// An option outside its range, or an operation or type the device lacks.
     pub fn of(model: &Model, device: &dyn Device, options: &EngineOptions) -> anyhow::Result<Need> {
         let memory = crate::model::memory_need(model, device, options)?;
-        let n_ctx = options.n_ctx(model)?;
         let info = device.info();
-        let traffic = traffic(model, options)?;
+        let is_known = info.memory_total > 0;
+        let fits = |need: &MemoryNeed| need.fits(info.memory_total, info.memory_free);
+        let longest_ctx = match is_known && !fits(&memory) {
+            true => options.longest_context(model, device, fits)?,
+            false => None,
+        };
+        let traffic = Traffic::of(model, options)?;
+        let window = traffic.window_per_token();
         Ok(Need {
             device: info.name.clone(),
-            n_ctx,
+            n_ctx: options.n_ctx(model)?,
             kv_type: options.kv_type.name(),
-            weight_bytes: memory.weights,
-            kv_bytes: memory.cache,
-            scratch_bytes: memory.activations,
+            weight_bytes: memory.weights.total(),
+            copied_weight_bytes: memory.weights.copied,
+            kv_bytes: memory.cache.total(),
+            caches: caches(&memory),
+            scratch_bytes: memory.scratch,
             total_bytes: memory.total(),
-            free_bytes: Some(info.memory_free).filter(|free| *free > 0),
-            read_bytes_per_token: traffic.weights,
-            kv_bytes_per_token: traffic.cache_per_token,
+            memory_bytes: is_known.then_some(info.memory_total),
+            free_bytes: is_known.then_some(info.memory_free),
+            fits: is_known.then(|| fits(&memory)),
+            longest_ctx,
+            read_bytes_per_token: traffic.step_bytes(1),
+            kv_bytes_per_token: traffic.full_per_token(),
+            window_kv_bytes_per_token: window.map_or(0, |(n_bytes, _)| n_bytes),
+            window: window.map(|(_, window)| window),
         })
     }
 
     /// Lines for people.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("device", self.device.clone()), ("weights", self.weight_words())];
         let context = format!("{} tokens, {}", self.n_ctx, self.kv_type);
-        let mut rows = vec![
-            ("device", self.device.clone()),
-            ("weights", human_bytes(self.weight_bytes)),
-            ("key/value cache", format!("{} ({context})", human_bytes(self.kv_bytes))),
-            ("scratch", human_bytes(self.scratch_bytes)),
-            ("together", human_bytes(self.total_bytes)),
-        ];
-        if let Some(free) = self.free_bytes {
-            let verdict = if self.total_bytes <= free { "fits" } else { "does not fit" };
-            rows.push(("free", format!("{}: {verdict}", human_bytes(free))));
+        rows.push(("cache", format!("{} ({context})", human_bytes(self.kv_bytes))));
+        for cache in &self.caches {
+            let name = match cache.kind {
+                "full" => "  full layers",
+                "window" => "  window layers",
+                "latent" => "  latent layers",
+                _ => "  recurrent layers",
+            };
+            rows.push((name, format!("{} in {}", human_bytes(cache.n_bytes), cache.n_layers)));
         }
-        let (weights, cache) =
-            (human_bytes(self.read_bytes_per_token), human_bytes(self.kv_bytes_per_token));
-        rows.push(("read per token", format!("{weights}, and {cache} for each token before it")));
+        rows.push(("scratch", human_bytes(self.scratch_bytes)));
+        rows.push(("together", human_bytes(self.total_bytes)));
+        if let (Some(free), Some(memory), Some(fits)) =
+            (self.free_bytes, self.memory_bytes, self.fits)
+        {
+            let verdict = match (fits, self.longest_ctx) {
+                (true, _) if self.total_bytes > free => {
+                    "fits, but weights will be read from the disk again".into()
+                }
+                (true, _) => "fits".into(),
+                (false, Some(n_ctx)) => {
+                    format!("does not fit; a context of {n_ctx} tokens would")
+                }
+                (false, None) => "does not fit at any context".into(),
+            };
+            let (free, memory) = (human_bytes(free), human_bytes(memory));
+            rows.push(("free", format!("{free} of {memory}: {verdict}")));
+        }
+        rows.push(("read per token", self.traffic_words()));
         rows
     }
-}
 
-/// Weights that a step of one token reads: every matrix once, one row of the embedding.
-fn weight_bytes_per_token(plan: &Plan) -> u64 {
-    let mut n_bytes = 0;
-    for node in &plan.nodes {
-        for id in &node.reads {
-            let tensor = plan.tensor(*id);
-            if tensor.kind == TensorKind::Weight {
-                let row_only = matches!(node.op, Op::Embed(_));
-                n_bytes += if row_only { tensor.row_bytes() as u64 } else { plan.max_bytes(*id) };
-            }
+    fn weight_words(&self) -> String {
+        let all = human_bytes(self.weight_bytes);
+        match self.copied_weight_bytes {
+            0 => format!("{all}, read where the file is mapped"),
+            copied if copied == self.weight_bytes => format!("{all}, copied"),
+            copied => format!("{all}, of which {} are copied", human_bytes(copied)),
         }
     }
-    n_bytes
+
+    fn traffic_words(&self) -> String {
+        let mut words = human_bytes(self.read_bytes_per_token);
+        if self.kv_bytes_per_token > 0 {
+            let n_bytes = human_bytes(self.kv_bytes_per_token);
+            words += &format!(", and {n_bytes} for each token before it");
+        }
+        if let Some(window) = self.window {
+            let n_bytes = human_bytes(self.window_kv_bytes_per_token);
+            words += &format!(", and {n_bytes} for each of the {window} tokens of the window");
+        }
+        words
+    }
 }
 
-/// Elements of a row of each cache.
-///
-/// # Errors
-/// The model's plan cannot be built.
-pub fn cache_widths(model: &Model, options: &EngineOptions) -> anyhow::Result<Vec<u32>> {
-    let plan = one_token_plan(model, options)?;
-    let caches = plan.tensors.iter().filter(|tensor| tensor.kind == TensorKind::State);
-    Ok(caches.map(|tensor| tensor.shape.cols).collect())
-}
-
-/// The plan of one token with a cache of one row.
-fn one_token_plan(model: &Model, options: &EngineOptions) -> anyhow::Result<Plan> {
-    let limits = Limits {
-        max_tokens: 1,
-        max_seqs: 1,
-        max_out_rows: 1,
-        page_size: 1,
-        pages_per_seq: 1,
-        n_pages: 1,
-        n_state_slots: 1,
+fn caches(memory: &MemoryNeed) -> Vec<CacheReport> {
+    let report = |(kind, need): (&'static str, LayerNeed)| CacheReport {
+        kind,
+        n_layers: need.n_layers,
+        n_bytes: need.n_bytes,
     };
-    Ok(model.graph().plan(&PlanOptions { limits, kv_type: options.kv_type })?)
-}
-
-/// Bytes that steps read.
-#[derive(Clone, Copy, Debug)]
-pub struct Traffic {
-    /// Weights of a step, whatever its number of tokens.
-    weights: u64,
-    /// Cache, for each token that is in it.
-    cache_per_token: u64,
-}
-
-impl Traffic {
-    /// Bytes read to compute `n_tokens` in steps of at most `step` tokens after `depth` others:
-    /// every step reads the weights once and the cache once.
-    pub fn bytes(&self, depth: u32, n_tokens: u32, step: u32) -> u64 {
-        let mut n_bytes = 0;
-        let mut n_done = 0;
-        while n_done < n_tokens {
-            n_done = n_tokens.min(n_done + step.max(1));
-            n_bytes += self.weights + self.cache_per_token * (u64::from(depth) + u64::from(n_done));
-        }
-        n_bytes
-    }
-}
-
-/// What steps of `model` read.
-///
-/// # Errors
-/// The model's plan cannot be built.
-pub fn traffic(model: &Model, options: &EngineOptions) -> anyhow::Result<Traffic> {
-    let plan = one_token_plan(model, options)?;
-    Ok(Traffic { weights: weight_bytes_per_token(&plan), cache_per_token: plan.state_bytes() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_step_reads_weights_and_cache_once() {
-        let traffic = Traffic { weights: 1000, cache_per_token: 1 };
-        assert_eq!(traffic.bytes(0, 3, 1), 3000 + 1 + 2 + 3);
-        assert_eq!(traffic.bytes(10, 5, 4), 2000 + 14 + 15);
-        assert_eq!(traffic.bytes(10, 0, 4), 0);
-    }
+    let cache = &memory.cache;
+    let kinds = [
+        ("full", cache.full),
+        ("window", cache.window),
+        ("latent", cache.latent),
+        ("recurrent", cache.recurrent),
+    ];
+    kinds.into_iter().filter(|(_, need)| need.n_layers > 0).map(report).collect()
 }

@@ -26,6 +26,8 @@ pub enum Unit {
     Tokens,
     /// Runs of a benchmark.
     Runs,
+    /// Pieces of a text.
+    Chunks,
 }
 
 impl Progress {
@@ -44,6 +46,18 @@ impl Progress {
         let bar = self.bar.get_or_insert_with(|| new_bar(what, unit));
         bar.set_length(total);
         bar.set_position(done);
+    }
+
+    /// As [`Progress::update`], with a result so far: behind the bar for people, on a line of its own
+    /// where stderr goes elsewhere.
+    pub fn report(&mut self, done: u64, total: u64, result: &str) {
+        if !self.enabled {
+            crate::report::note(format!("[{done}/{total}] {result}"));
+        }
+        self.update(done, total);
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}: {result}", self.what));
+        }
     }
 
     /// Removes the bar from the terminal.
@@ -88,6 +102,7 @@ fn new_bar(what: &'static str, unit: Unit) -> ProgressBar {
         Unit::Bytes => "{binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}",
         Unit::Tokens => "{pos}/{len} tokens",
         Unit::Runs => "{pos}/{len} runs",
+        Unit::Chunks => "{pos}/{len} chunks",
     };
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     // The template is fixed; should it ever be wrong, indicatif's own is good enough.

@@ -4,6 +4,5 @@ pub mod convert;
 pub mod file_type;
 pub mod importance;
 pub mod policy;
-pub mod replace;
 
 pub use file_type::FileType;

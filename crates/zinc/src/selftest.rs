@@ -66,8 +66,12 @@ fn tested_types(device: &dyn Device) -> Vec<GgmlType> {
 
 fn logits(model: Arc<Model>, device: Arc<dyn Device>) -> anyhow::Result<Vec<f32>> {
     let loaded = Arc::new(LoadedModel::load(model, device, &mut |_, _| {})?);
-    let options =
-        EngineOptions { n_ctx: Some(16), chunk: CHUNK, kv_type: GgmlType::F32, max_seqs: 1 };
+    let options = EngineOptions {
+        n_ctx: Some(16),
+        chunk: CHUNK,
+        kv_type: GgmlType::F32,
+        ..EngineOptions::default()
+    };
     let taps = Taps { all_logits: true, tensors: Vec::new() };
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
     let mut values = Vec::new();

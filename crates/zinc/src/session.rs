@@ -126,14 +126,14 @@ impl Session {
 
     /// One line about the memory in use.
     pub fn memory_line(&self) -> String {
-        let MemoryNeed { weights, cache, activations } = self.memory;
+        let MemoryNeed { weights, cache, scratch } = self.memory;
         format!(
             "device {} · weights {} · cache {} ({} tokens) · scratch {}",
             self.device,
-            human_bytes(weights),
-            human_bytes(cache),
+            human_bytes(weights.total()),
+            human_bytes(cache.total()),
             self.engine.n_ctx(),
-            human_bytes(activations),
+            human_bytes(scratch),
         )
     }
 }

@@ -7,6 +7,7 @@
 //! worker; bytes moved: 4n read, about 1.14n (256) or 1.25n (32) written; memory bound. Every instruction set gives
 //! the same bits, because each step is one IEEE operation per value and the maximum does not depend on order.
 
+use super::matmul::Activations;
 use crate::simd::{Kernel, Simd};
 
 /// 256 activations, the counterpart of a K-quant super-block; the bytes of a [`zinc_quant::Q8K`].
@@ -40,6 +41,50 @@ impl ActBlock {
     #[inline(always)]
     pub(crate) fn d(&self) -> f32 {
         f32::from_bits((self.d as u32) << 16)
+    }
+}
+
+/// A block of activations.
+pub(crate) trait ActBlocks: Sized {
+    /// Values in a block.
+    const LEN: usize;
+    /// Blocks of this kind; panics for activations of another.
+    fn of(x: Activations<'_>) -> &[Self];
+    /// Bytes by four, sums of the values that share a zero point or minimum, scale.
+    fn parts(&self) -> (&[i32], &[i16], f32);
+}
+
+impl ActBlocks for ActBlock {
+    const LEN: usize = 32;
+
+    #[inline(always)]
+    fn of(x: Activations<'_>) -> &[ActBlock] {
+        match x {
+            Activations::Blocks(blocks) => blocks,
+            _ => unreachable!("the plan converts activations to blocks of 32"),
+        }
+    }
+
+    #[inline(always)]
+    fn parts(&self) -> (&[i32], &[i16], f32) {
+        (&self.q, std::slice::from_ref(&self.sum), self.d())
+    }
+}
+
+impl ActBlocks for ActSuper {
+    const LEN: usize = 256;
+
+    #[inline(always)]
+    fn of(x: Activations<'_>) -> &[ActSuper] {
+        match x {
+            Activations::Supers(supers) => supers,
+            _ => unreachable!("the plan converts activations to blocks of 256"),
+        }
+    }
+
+    #[inline(always)]
+    fn parts(&self) -> (&[i32], &[i16], f32) {
+        (&self.q, &self.sums, self.d)
     }
 }
 

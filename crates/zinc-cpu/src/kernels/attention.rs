@@ -3,6 +3,10 @@
 //! ```text
 //! y[t, h] = Σ_j p_j·v_j / Σ_j p_j,   p_j = exp(scale·q[t, h]·k_j - max),   j in the keys that row t sees
 //! ```
+//! A sink of the head is one more score, without a value and not scaled: the running softmax begins with it. A key
+//! may have a second part in a cache of its own: latent attention is attention with one key/value head, whose key is
+//! the compressed row and the rotated one, and whose value is the compressed row.
+//!
 //! A task is a tile of consecutive query rows of one sequence × one key/value head; the query heads of its group and
 //! the rows of the tile are the columns of a small matrix product, so each key and value is read and widened once.
 //! Keys are walked in blocks of [`KEY_BLOCK`], counted from position 0: each block gives a maximum, a sum and a
@@ -52,6 +56,17 @@ impl Scratch {
     }
 }
 
+/// A part of the keys, and what it is multiplied with.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    /// Query rows, all heads, `q_stride` apart.
+    pub q: &'a [f32],
+    pub q_stride: usize,
+    pub cache: Cache<'a>,
+    /// Elements of one head.
+    pub dim: usize,
+}
+
 /// What a tile of query rows and some heads of one group attend to.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
@@ -59,14 +74,15 @@ pub(crate) struct Tile<'a> {
     /// First query head, and how many; all of one key/value head's group.
     pub first_head: usize,
     pub n_heads: usize,
-    /// Query rows, all heads, `q_stride` apart.
-    pub q: &'a [f32],
-    pub q_stride: usize,
-    pub k: Cache<'a>,
+    pub k: Keys<'a>,
+    /// The second part of the keys.
+    pub k_rope: Option<Keys<'a>>,
     pub v: Cache<'a>,
+    /// The sink of each head of the tile.
+    pub sinks: Option<&'a [f32]>,
     /// Position of each row of the tile; times `n_heads` at most [`MAX_COLUMNS`].
     pub positions: &'a [i32],
-    /// Pages of the sequence.
+    /// Pages of the sequence: a ring.
     pub pages: &'a [i32],
 }
 
@@ -164,6 +180,9 @@ impl Kernel for AttentionTask<'_> {
         let columns = &mut columns[..tile.positions.len() * tile.n_heads];
         for (idx, column) in columns.iter_mut().enumerate() {
             (column.first, column.end) = tile.seen(tile.positions[idx / tile.n_heads]);
+            if let Some(sinks) = tile.sinks {
+                (column.max, column.total) = (sinks[idx % tile.n_heads], 1.0);
+            }
         }
         let v_vectors = (tile.attention.v_dim as usize).div_ceil(16);
         scratch.sum[..columns.len() * v_vectors].fill([0.0; 16]);
@@ -269,36 +288,53 @@ fn score<S: Simd>(
     group: usize,
     to: usize,
 ) {
-    let k_dim = tile.attention.k_dim as usize;
-    let stride = k_dim.next_multiple_of(16);
     let start = from + 16 * group;
-    load_rows(s, tile, tile.k, k_dim, start..to.min(start + 16), &mut scratch.rows);
+    let keys = start..to.min(start + 16);
+    scratch.scores[..tile.positions.len() * tile.n_heads].fill([0.0; 16]);
+    add_products(s, tile, &tile.k, keys.clone(), scratch);
+    if let Some(part) = &tile.k_rope {
+        add_products(s, tile, part, keys, scratch);
+    }
+    let acc = &scratch.scores[..tile.positions.len() * tile.n_heads];
+    let scale = s.splat(tile.attention.scale);
+    for (weights, score) in scratch.weights.iter_mut().zip(acc) {
+        s.store(&mut weights[group], s.mul(s.load(score), scale));
+    }
+}
+
+/// Adds `q·k` over one part of the keys `range`, at most sixteen, to the scores.
+#[inline(always)]
+fn add_products<S: Simd>(
+    s: S,
+    tile: &Tile<'_>,
+    part: &Keys<'_>,
+    range: Range<usize>,
+    scratch: &mut Scratch,
+) {
+    let stride = part.dim.next_multiple_of(16);
+    load_rows(s, tile, part.cache, part.dim, range, &mut scratch.rows);
     let rows = as_bytes(&scratch.rows[..16 * stride]);
-    for (i, four) in scratch.panel.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+    let panel = &mut scratch.panel[..stride];
+    for (i, four) in panel.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let words = s.transpose(rows, 16 * i, 4 * stride);
         for j in 0..4 {
             s.store(&mut four[j], s.as_float(words[j]));
         }
     }
     let acc = &mut scratch.scores[..tile.positions.len() * tile.n_heads];
-    acc.fill([0.0; 16]);
     let mut k = 0;
-    while k < k_dim {
-        let n = (k_dim - k).min(super::panel::FLOAT_K_STEP);
-        let panel = &scratch.panel[k..k + n];
+    while k < part.dim {
+        let n = (part.dim - k).min(super::panel::FLOAT_K_STEP);
+        let panel = &panel[k..k + n];
         let row = |c: usize| {
             let head = tile.first_head + c % tile.n_heads;
-            &tile.q[c / tile.n_heads * tile.q_stride + head * k_dim + k..][..n]
+            &part.q[c / tile.n_heads * part.q_stride + head * part.dim + k..][..n]
         };
         match S::MANY_REGISTERS {
             true => over_rows!(8, acc, row, C => tile::floats::<S, C>(s, panel)),
             false => over_rows!(2, acc, row, C => tile::floats::<S, C>(s, panel)),
         }
         k += n;
-    }
-    let scale = s.splat(tile.attention.scale);
-    for (weights, score) in scratch.weights.iter_mut().zip(acc) {
-        s.store(&mut weights[group], s.mul(s.load(score), scale));
     }
 }
 
@@ -444,11 +480,16 @@ fn load_rows<S: Simd>(
     let stride = dim.next_multiple_of(16);
     let page_size = tile.attention.page_size as usize;
     let n_keys = range.len();
-    for (key, out) in range.zip(rows.chunks_exact_mut(stride)) {
-        let row = tile.pages[key / page_size] as usize * page_size + key % page_size;
-        let start = kv_head * dim;
-        let out = &mut out[..dim];
-        cache.widen(s, row, n_cols, start, out);
+    // The page table is a ring.
+    let (mut page, mut key) = (range.start / page_size % tile.pages.len(), range.start % page_size);
+    for out in rows.chunks_exact_mut(stride).take(n_keys) {
+        let row = tile.pages[page] as usize * page_size + key;
+        cache.widen(s, row, n_cols, kv_head * dim, &mut out[..dim]);
+        key += 1;
+        if key == page_size {
+            key = 0;
+            page = if page + 1 == tile.pages.len() { 0 } else { page + 1 };
+        }
     }
     rows[n_keys * stride..16 * stride].fill(0.0);
 }

@@ -1,14 +1,22 @@
 //! Rows of a key or value cache as f32.
 
 use crate::simd::{Simd, scalar};
+use zinc_quant::GgmlType;
+
+/// Types of a cache.
+pub(crate) const KV_TYPES: [GgmlType; 5] =
+    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
 
 /// All rows of a key or value cache.
 #[derive(Clone, Copy)]
 pub(crate) enum Cache<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
+    BF16(&'a [u16]),
     /// Blocks of 34 bytes.
     Q8_0(&'a [u8]),
+    /// Blocks of 18 bytes.
+    Q4_0(&'a [u8]),
 }
 
 impl Cache<'_> {
@@ -25,10 +33,14 @@ impl Cache<'_> {
         match self {
             Cache::F32(data) => out.copy_from_slice(&data[row * n_cols + start..][..out.len()]),
             Cache::F16(data) => widen_halves(s, &data[row * n_cols + start..][..out.len()], out),
-            Cache::Q8_0(data) => {
-                let row_bytes = n_cols / 32 * 34;
-                widen_blocks(s, &data[row * row_bytes..][..row_bytes], start, out);
+            Cache::BF16(data) => {
+                let data = &data[row * n_cols + start..][..out.len()];
+                for (out, bits) in out.iter_mut().zip(data) {
+                    *out = f32::from_bits(u32::from(*bits) << 16);
+                }
             }
+            Cache::Q8_0(data) => widen_blocks::<S, 34>(s, data, row, n_cols, start, out),
+            Cache::Q4_0(data) => widen_blocks::<S, 18>(s, data, row, n_cols, start, out),
         }
     }
 }
@@ -45,27 +57,39 @@ fn widen_halves<S: Simd>(s: S, data: &[u16], out: &mut [f32]) {
     }
 }
 
-/// Elements `start..` of a row of Q8_0 blocks.
+/// Elements `start..` of a row of blocks of `BYTES` bytes: a scale in f16, then 32 integers.
 #[inline(always)]
-fn widen_blocks<S: Simd>(s: S, row: &[u8], start: usize, out: &mut [f32]) {
-    let blocks = row.as_chunks::<34>().0;
-    if start.is_multiple_of(16) && out.len().is_multiple_of(16) {
-        for (i, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let at = start + 16 * i;
-            let block = &blocks[at / 32];
-            let d = scalar::f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
-            let mut q = [0i8; 16];
-            for (q, byte) in q.iter_mut().zip(&block[2 + at % 32..]) {
-                *q = *byte as i8;
-            }
-            s.store(out, s.mul(s.load_i8(&q), s.splat(d)));
-        }
-        return;
-    }
-    for (i, out) in out.iter_mut().enumerate() {
-        let at = start + i;
-        let block = &blocks[at / 32];
+fn widen_blocks<S: Simd, const BYTES: usize>(
+    s: S,
+    data: &[u8],
+    row: usize,
+    n_cols: usize,
+    start: usize,
+    out: &mut [f32],
+) {
+    let n_blocks = n_cols / 32;
+    let blocks = &data.as_chunks::<BYTES>().0[row * n_blocks..][..n_blocks];
+    let mut done = 0;
+    // Halves of blocks; the first and the last one may be cut.
+    while done < out.len() {
+        let at = start + done;
+        let (block, skip) = (&blocks[at / 32], at % 16);
         let d = scalar::f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
-        *out = f32::from(block[2 + at % 32] as i8) * d;
+        let mut half = [0.0; 16];
+        s.store(&mut half, s.mul(s.load_i8(&integers(block, at / 16 % 2)), s.splat(d)));
+        let n = (16 - skip).min(out.len() - done);
+        out[done..done + n].copy_from_slice(&half[skip..skip + n]);
+        done += n;
     }
+}
+
+/// Sixteen integers of a block: signed bytes (Q8_0), or the low or high halves of bytes, 8 too large (Q4_0).
+#[inline(always)]
+fn integers<const BYTES: usize>(block: &[u8; BYTES], half: usize) -> [i8; 16] {
+    let (start, shift) = if BYTES == 34 { (2 + 16 * half, 0) } else { (2, 4 * half) };
+    let mut q = [0i8; 16];
+    for (q, byte) in q.iter_mut().zip(&block[start..]) {
+        *q = if BYTES == 34 { *byte as i8 } else { (byte >> shift & 15) as i8 - 8 };
+    }
+    q
 }

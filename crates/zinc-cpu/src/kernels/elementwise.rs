@@ -1,15 +1,15 @@
-//! Row operations on f32: sums, norms, gated activations, rotations.
+//! Row operations on f32: sums, products, gates, moved columns, rotations.
 //!
-//! All of them are one pass (the norm: two) over a row of f32 in cache and memory bound: 8 to 12 bytes moved per value.
+//! All of them are one pass over a row of f32 in cache and memory bound: 8 to 12 bytes moved per value.
 //! A row is one task. Rows need not be multiples of sixteen: the rest of a row goes through the same vector code,
 //! padded, so a value does not depend on where the vectors end.
 
 use crate::simd::{Kernel, Simd, math};
-use zinc_plan::{Activation, RopeMode};
+use zinc_plan::{Activation, HeadSlice, RopeMode};
 
 /// Copy of up to 16 values, filled up with zeros.
 #[inline(always)]
-fn padded(x: &[f32]) -> [f32; 16] {
+pub(super) fn padded(x: &[f32]) -> [f32; 16] {
     let mut out = [0.0; 16];
     out[..x.len()].copy_from_slice(x);
     out
@@ -34,78 +34,139 @@ impl Kernel for Add<'_> {
     }
 }
 
-/// `out = act(gate)·up`.
-pub(crate) struct GatedAct<'a> {
-    pub act: Activation,
-    pub gate: &'a [f32],
-    pub up: &'a [f32],
+/// `out = a·b`.
+pub(crate) struct Mul<'a> {
+    pub a: &'a [f32],
+    pub b: &'a [f32],
     pub out: &'a mut [f32],
 }
 
-impl Kernel for GatedAct<'_> {
+impl Kernel for Mul<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for ((out, a), b) in self.out.iter_mut().zip(self.a).zip(self.b) {
+            *out = a * b;
+        }
+    }
+}
+
+/// `out = x·factor`.
+pub(crate) struct Scale<'a> {
+    pub x: &'a [f32],
+    pub factor: f32,
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Scale<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (out, x) in self.out.iter_mut().zip(self.x) {
+            *out = x * self.factor;
+        }
+    }
+}
+
+/// A function of two values, on sixteen lanes.
+pub(crate) trait Lanes: Copy {
+    /// Must be `#[inline(always)]`.
+    fn apply<S: Simd>(self, s: S, a: S::F, b: S::F) -> S::F;
+}
+
+/// `out = f(a, b)`.
+pub(crate) struct Zip<'a, L> {
+    pub f: L,
+    pub a: &'a [f32],
+    pub b: &'a [f32],
+    pub out: &'a mut [f32],
+}
+
+impl<L: Lanes> Kernel for Zip<'_, L> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (gate, gate_rest) = self.gate.as_chunks::<16>();
-        let (up, up_rest) = self.up.as_chunks::<16>();
+        let (a, a_rest) = self.a.as_chunks::<16>();
+        let (b, b_rest) = self.b.as_chunks::<16>();
         let (out, out_rest) = self.out.as_chunks_mut::<16>();
-        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            gated_16(s, self.act, gate, up, out);
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            s.store(out, self.f.apply(s, s.load(a), s.load(b)));
         }
         let mut rest = [0.0; 16];
-        gated_16(s, self.act, &padded(gate_rest), &padded(up_rest), &mut rest);
+        s.store(&mut rest, self.f.apply(s, s.load(&padded(a_rest)), s.load(&padded(b_rest))));
         out_rest.copy_from_slice(&rest[..out_rest.len()]);
     }
 }
 
-#[inline(always)]
-fn gated_16<S: Simd>(s: S, act: Activation, gate: &[f32; 16], up: &[f32; 16], out: &mut [f32; 16]) {
-    s.store(out, math::gated(s, act, s.load(gate), s.load(up)));
+/// `act(a)·b`: gate and up.
+#[derive(Clone, Copy)]
+pub(crate) struct Gated(pub Activation);
+
+impl Lanes for Gated {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, gate: S::F, up: S::F) -> S::F {
+        math::gated(s, self.0, gate, up)
+    }
 }
 
-/// `out = x / sqrt(mean(x²) + eps)·w` over each group of `w.len()` columns.
-pub(crate) struct RmsNorm<'a> {
+/// `a·σ(b)`.
+#[derive(Clone, Copy)]
+pub(crate) struct SigmoidGate;
+
+impl Lanes for SigmoidGate {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::F, gate: S::F) -> S::F {
+        s.mul(x, math::sigmoid(s, gate))
+    }
+}
+
+/// `cap·tanh(a / cap)`; the second operand does not matter.
+#[derive(Clone, Copy)]
+pub(crate) struct Softcap(pub f32);
+
+impl Lanes for Softcap {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::F, _: S::F) -> S::F {
+        let cap = s.splat(self.0);
+        s.mul(cap, math::tanh(s, s.div(x, cap)))
+    }
+}
+
+/// `out = x·σ(gate)` with one gate for the row.
+pub(crate) struct SigmoidGateRow<'a> {
     pub x: &'a [f32],
-    pub w: &'a [f32],
-    pub eps: f32,
+    pub gate: f32,
     pub out: &'a mut [f32],
 }
 
-impl Kernel for RmsNorm<'_> {
+impl Kernel for SigmoidGateRow<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let group = self.w.len();
-        for (x, out) in self.x.chunks_exact(group).zip(self.out.chunks_exact_mut(group)) {
-            let factor = 1.0 / (sum_of_squares(s, x) / group as f32 + self.eps).sqrt();
-            for ((out, x), w) in out.iter_mut().zip(x).zip(self.w) {
-                *out = x * factor * w;
-            }
-        }
+        let mut factor = [0.0; 16];
+        s.store(&mut factor, math::sigmoid(s, s.splat(self.gate)));
+        Scale { x: self.x, factor: factor[0], out: self.out }.run(s);
     }
 }
 
-/// Four interleaved sums of sixteen lanes, then a fixed tree.
-#[inline(always)]
-fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let (x, rest) = x.as_chunks::<16>();
-    let mut sums = [s.splat(0.0); 4];
-    let (fours, ones) = x.as_chunks::<4>();
-    for four in fours {
-        for i in 0..4 {
-            let x = s.load(&four[i]);
-            sums[i] = s.mul_add(x, x, sums[i]);
-        }
+/// Columns `start .. start + len` of each head of `head_dim`, moved together.
+pub(crate) fn head_slice(slice: HeadSlice, x: &[f32], out: &mut [f32]) {
+    let (start, len) = (slice.start as usize, slice.len as usize);
+    let heads = x.chunks_exact(slice.head_dim as usize);
+    for (out, head) in out.chunks_exact_mut(len).zip(heads) {
+        out.copy_from_slice(&head[start..start + len]);
     }
-    for (i, one) in ones.iter().enumerate() {
-        let x = s.load(one);
-        sums[i] = s.mul_add(x, x, sums[i]);
-    }
-    let x = s.load(&padded(rest));
-    sums[3] = s.mul_add(x, x, sums[3]);
-    s.sum(s.add(s.add(sums[0], sums[2]), s.add(sums[1], sums[3])))
+}
+
+/// The values of `a`, then those of `b`.
+pub(crate) fn concat(a: &[f32], b: &[f32], out: &mut [f32]) {
+    let (out_a, out_b) = out.split_at_mut(a.len());
+    out_a.copy_from_slice(a);
+    out_b.copy_from_slice(b);
 }
 
 /// Cosines and sines of one position: `turns[i] = (cos, sin)·factor` of `position·table[i]`; the factor is the last

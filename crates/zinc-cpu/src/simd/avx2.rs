@@ -11,6 +11,7 @@ pub(crate) struct Avx2<const VNNI: bool>(());
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2::<false>(()))
@@ -20,6 +21,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
 ///
 /// # Safety
 /// The processor has AVX2, FMA, F16C and AVX-VNNI.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2::<true>(()))
@@ -105,6 +107,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = F;
     const WIDE_BIAS: i32 = if VNNI { 128 } else { 0 };
     const MANY_REGISTERS: bool = false;
+
+    #[inline(always)]
+    fn outlined<K: Kernel>(self, part: K) -> K::Out {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            match VNNI {
+                true => run_vnni(part),
+                false => run(part),
+            }
+        }
+    }
 
     vector_op!(i_splat(x: i32) -> I, [_mm256_set1_epi32(x); 2]);
     #[inline(always)]
@@ -198,6 +211,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let half = |acc, w| _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
             [half(acc[0], w[0]), half(acc[1], w[1])]
         }
+    }
+
+    vector_op!(lookup(table: &[u8; 16], index: I) -> I, {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        [_mm256_shuffle_epi8(table, index[0]), _mm256_shuffle_epi8(table, index[1])]
+    });
+
+    #[inline(always)]
+    fn prefetch(self, data: &[u8], offset: usize) {
+        // SAFETY: a prefetch touches no memory and faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(offset).cast()) }
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ pub(crate) struct Avx512<const VNNI: bool>(());
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW, VL, DQ, FMA and F16C.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx512::<false>(()))
@@ -20,10 +21,23 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW, VL, DQ, VNNI, FMA and F16C.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx512::<true>(()))
 }
+
+/// Words 0, 2, 4 … 30, then 1, 3, 5 … 31.
+const EVEN_THEN_ODD: [u16; 32] = {
+    let mut words = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        words[i] = 2 * i as u16;
+        words[16 + i] = 2 * i as u16 + 1;
+        i += 1;
+    }
+    words
+};
 
 // In this file every unsafe block without its own argument rests on the same invariant: a value of `Avx512` is made
 // only by `run` and `run_vnni`, whose callers detected the features that these intrinsics need. Loads and stores go
@@ -43,6 +57,17 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
     const WIDE_BIAS: i32 = 128;
     const MANY_REGISTERS: bool = true;
+
+    #[inline(always)]
+    fn outlined<K: Kernel>(self, part: K) -> K::Out {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            match VNNI {
+                true => run_vnni(part),
+                false => run(part),
+            }
+        }
+    }
 
     vector_op!(i_splat(x: i32) -> __m512i, _mm512_set1_epi32(x));
     vector_op!(i_load(x: &[i32; 16]) -> __m512i, _mm512_loadu_si512(x.as_ptr().cast()));
@@ -117,6 +142,17 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
     }
 
+    vector_op!(lookup(table: &[u8; 16], index: __m512i) -> __m512i, {
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+        _mm512_shuffle_epi8(table, index)
+    });
+
+    #[inline(always)]
+    fn prefetch(self, data: &[u8], offset: usize) {
+        // SAFETY: a prefetch touches no memory and faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.as_ptr().wrapping_add(offset).cast()) }
+    }
+
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [__m512i; 4] {
         assert!(offset + 15 * stride + 16 <= data.len(), "sixteen rows lie inside the data");
@@ -168,6 +204,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     vector_op!(as_bits(x: __m512) -> __m512i, _mm512_castps_si512(x));
     vector_op!(as_float(x: __m512i) -> __m512, _mm512_castsi512_ps(x));
     vector_op!(half_to_f32(x: __m512i) -> __m512, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)));
+    vector_op!(halves_to_f32(x: __m512i) -> [__m512; 2], {
+        // The low halves of all lanes in the lower 256 bits, the high ones above: one permutation and an extraction
+        // instead of a narrowing of two operations for each.
+        let parted = _mm512_permutexvar_epi16(
+            _mm512_loadu_si512(EVEN_THEN_ODD.as_ptr().cast()),
+            x,
+        );
+        [
+            _mm512_cvtph_ps(_mm512_castsi512_si256(parted)),
+            _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(parted)),
+        ]
+    });
     vector_op!(load_f16(x: &[u16; 16]) -> __m512, _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())));
     vector_op!(load_i8(x: &[i8; 16]) -> __m512, _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))

@@ -12,6 +12,7 @@ pub(crate) struct Neon<const DOT: bool>(());
 ///
 /// # Safety
 /// The processor has NEON.
+#[inline(never)]
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Neon::<false>(()))
@@ -21,6 +22,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
 ///
 /// # Safety
 /// The processor has NEON and FEAT_DotProd.
+#[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn run_dot<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Neon::<true>(()))
@@ -82,6 +84,17 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     type F = F;
     const WIDE_BIAS: i32 = 0;
     const MANY_REGISTERS: bool = false;
+
+    #[inline(always)]
+    fn outlined<K: Kernel>(self, part: K) -> K::Out {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            match DOT {
+                true => run_dot(part),
+                false => run(part),
+            }
+        }
+    }
 
     #[inline(always)]
     fn i_splat(self, x: i32) -> I {
@@ -168,6 +181,27 @@ impl<const DOT: bool> Simd for Neon<DOT> {
                 let low = vmull_s16(vget_low_s16(w), vget_low_s16(x));
                 vaddq_s32(acc[i], vpaddq_s32(low, vmull_high_s16(w, x)))
             })
+        }
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: I) -> I {
+        // SAFETY: `self` proves the features; the load covers the sixteen bytes.
+        unsafe {
+            let table = vld1q_u8(table.as_ptr());
+            std::array::from_fn(|i| {
+                vreinterpretq_s32_u8(vqtbl1q_u8(table, vreinterpretq_u8_s32(index[i])))
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, data: &[u8], offset: usize) {
+        let address = data.as_ptr().wrapping_add(offset);
+        // SAFETY: a prefetch touches no memory and faults on no address.
+        unsafe {
+            asm!("prfm pldl1keep, [{address}]", address = in(reg) address,
+                options(nostack, preserves_flags, readonly));
         }
     }
 

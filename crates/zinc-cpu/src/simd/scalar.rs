@@ -1,6 +1,6 @@
 //! The portable implementation: arrays and loops, which the compiler turns into whatever the baseline has.
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Needs nothing from the processor.
 #[derive(Clone, Copy)]
@@ -32,6 +32,10 @@ impl Simd for Scalar {
     const WIDE_BIAS: i32 = 0;
     const MANY_REGISTERS: bool = false;
 
+    #[inline(never)]
+    fn outlined<K: Kernel>(self, part: K) -> K::Out {
+        part.run(self)
+    }
     #[inline(always)]
     fn i_splat(self, x: i32) -> [i32; 16] {
         [x; 16]
@@ -111,6 +115,14 @@ impl Simd for Scalar {
     fn dot_pairs(self, acc: [i32; 16], w: [i32; 16], x: [i16; 2]) -> [i32; 16] {
         map2(acc, w, |acc, w| acc + (w as i16) as i32 * x[0] as i32 + (w >> 16) * x[1] as i32)
     }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: [i32; 16]) -> [i32; 16] {
+        index.map(|index| {
+            i32::from_le_bytes(index.to_le_bytes().map(|byte| table[usize::from(byte & 15)]))
+        })
+    }
+    #[inline(always)]
+    fn prefetch(self, _data: &[u8], _offset: usize) {}
     #[inline(always)]
     fn transpose(self, data: &[u8], offset: usize, stride: usize) -> [[i32; 16]; 4] {
         let mut out = [[0; 16]; 4];

@@ -9,8 +9,8 @@ use zinc_backend::{
 };
 use zinc_cpu::{CpuDevice, Isa};
 use zinc_plan::{
-    Activation, Attention, Builder, GatedAct, Limits, Plan, RmsNorm, Rope, RopeMode, TensorKind,
-    passes,
+    Activation, Attention, Builder, CacheGroup, CausalConv1d, GatedAct, GatedDeltaNet, HeadOrder,
+    L2Norm, LatentAttention, Limits, Plan, RmsNorm, Rope, RopeMode, TensorId, TensorKind, passes,
 };
 use zinc_quant::{GgmlType, quantize};
 
@@ -28,6 +28,17 @@ pub struct Model {
     pub n_dims: u32,
     pub window: Option<u32>,
     pub bias: bool,
+    pub sinks: bool,
+    pub mixer: Mixer,
+}
+
+/// What mixes the tokens of a sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mixer {
+    Attention,
+    Latent,
+    /// In the first layer; the second one has attention.
+    DeltaNet,
 }
 
 pub const VOCAB: u32 = 131;
@@ -47,6 +58,8 @@ impl Model {
             n_dims: 64,
             window: None,
             bias: false,
+            sinks: false,
+            mixer: Mixer::Attention,
         }
     }
 
@@ -58,7 +71,9 @@ impl Model {
             page_size: 8,
             pages_per_seq: 80,
             n_pages: 170,
-            n_state_slots: 0,
+            window_pages_per_seq: ring_pages(self.window),
+            n_window_pages: 2 * ring_pages(self.window),
+            n_state_slots: if self.mixer == Mixer::DeltaNet { 3 } else { 0 },
         };
         let mut b = Builder::new("test", limits);
         let table = b.weight("embed", self.weights, VOCAB, self.d).unwrap();
@@ -71,38 +86,12 @@ impl Model {
             let norm = |group| RmsNorm { eps: 1e-5, group };
             let w = b.weight(&name("norm.w"), GgmlType::F32, 1, self.d).unwrap();
             let h = b.rms_norm(&name("norm"), norm(self.d), x, w).unwrap();
-            // One product of packed q, k and v, cut into views.
-            let (q_cols, kv_cols) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-            let w = b.weight(&name("qkv.w"), self.weights, q_cols + 2 * kv_cols, self.d).unwrap();
-            let bias = self
-                .bias
-                .then(|| b.weight(&name("qkv.b"), GgmlType::F32, 1, q_cols + 2 * kv_cols).unwrap());
-            let qkv = b.matmul(&name("qkv"), w, h, bias).unwrap();
-            let q = b.view(&name("q"), qkv, 0, q_cols).unwrap();
-            let k = b.view(&name("k"), qkv, q_cols, kv_cols).unwrap();
-            let v = b.view(&name("v"), qkv, q_cols + kv_cols, kv_cols).unwrap();
-            let w = b.weight(&name("q_norm.w"), GgmlType::F32, 1, self.head_dim).unwrap();
-            let q = b.rms_norm(&name("q_norm"), norm(self.head_dim), q, w).unwrap();
-            let rope = Rope { mode: self.mode, head_dim: self.head_dim, n_dims: self.n_dims };
-            let q = b.rope(&name("q_rope"), rope, q, rope_table).unwrap();
-            let k = b.rope(&name("k_rope"), rope, k, rope_table).unwrap();
-            let caches = [
-                b.cache(&name("k_cache"), self.cache, kv_cols).unwrap(),
-                b.cache(&name("v_cache"), self.cache, kv_cols).unwrap(),
-            ];
-            b.kv_write(&name("kv"), [k, v], caches).unwrap();
-            let attention = Attention {
-                n_heads: self.heads,
-                n_kv_heads: self.kv_heads,
-                k_dim: self.head_dim,
-                v_dim: self.head_dim,
-                scale: 1.0 / (self.head_dim as f32).sqrt(),
-                window: self.window,
-                page_size: 8,
-                sinks: false,
+            let (y, cols) = match self.mixer {
+                Mixer::Latent => self.latent(&mut b, layer, h, rope_table),
+                Mixer::DeltaNet if layer == 0 => self.delta_net(&mut b, layer, h),
+                _ => self.attention(&mut b, layer, h, rope_table),
             };
-            let y = b.attention(&name("attn"), attention, q, caches).unwrap();
-            let w = b.weight(&name("o.w"), self.weights, self.d, q_cols).unwrap();
+            let w = b.weight(&name("o.w"), self.weights, self.d, cols).unwrap();
             let y = b.matmul(&name("o"), w, y, None).unwrap();
             x = b.add(&name("x_attn"), x, y).unwrap();
             let w = b.weight(&name("ffn_norm.w"), GgmlType::F32, 1, self.d).unwrap();
@@ -122,6 +111,130 @@ impl Model {
         let x = b.rms_norm("out_norm", RmsNorm { eps: 1e-5, group: self.d }, x, w).unwrap();
         let logits = b.matmul("logits", table, x, None).unwrap();
         b.finish(vec![logits])
+    }
+
+    /// Heads of attention, before the projection.
+    fn attention(
+        &self,
+        b: &mut Builder,
+        layer: u32,
+        h: TensorId,
+        rope_table: TensorId,
+    ) -> (TensorId, u32) {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        // One product of packed q, k and v, cut into views.
+        let (q_cols, kv_cols) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let w = b.weight(&name("qkv.w"), self.weights, q_cols + 2 * kv_cols, self.d).unwrap();
+        let bias = self
+            .bias
+            .then(|| b.weight(&name("qkv.b"), GgmlType::F32, 1, q_cols + 2 * kv_cols).unwrap());
+        let qkv = b.matmul(&name("qkv"), w, h, bias).unwrap();
+        let q = b.view(&name("q"), qkv, 0, q_cols).unwrap();
+        let k = b.view(&name("k"), qkv, q_cols, kv_cols).unwrap();
+        let v = b.view(&name("v"), qkv, q_cols + kv_cols, kv_cols).unwrap();
+        let norm = RmsNorm { eps: 1e-5, group: self.head_dim };
+        let w = b.weight(&name("q_norm.w"), GgmlType::F32, 1, self.head_dim).unwrap();
+        let q = b.rms_norm(&name("q_norm"), norm, q, w).unwrap();
+        let rope = Rope { mode: self.mode, head_dim: self.head_dim, n_dims: self.n_dims };
+        let q = b.rope(&name("q_rope"), rope, q, rope_table).unwrap();
+        let k = b.rope(&name("k_rope"), rope, k, rope_table).unwrap();
+        // With a window, one layer of each group.
+        let group = match self.window {
+            Some(_) if layer == 0 => CacheGroup::Window,
+            _ => CacheGroup::Full,
+        };
+        let caches = [
+            b.cache_of(group, &name("k_cache"), self.cache, kv_cols).unwrap(),
+            b.cache_of(group, &name("v_cache"), self.cache, kv_cols).unwrap(),
+        ];
+        b.kv_write(&name("kv"), [k, v], caches).unwrap();
+        let attention = Attention {
+            n_heads: self.heads,
+            n_kv_heads: self.kv_heads,
+            k_dim: self.head_dim,
+            v_dim: self.head_dim,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            window: self.window,
+            page_size: 8,
+            sinks: self.sinks,
+        };
+        let sinks =
+            self.sinks.then(|| b.weight(&name("sinks"), GgmlType::F32, 1, self.heads).unwrap());
+        (b.attention_with_sinks(&name("attn"), attention, q, caches, sinks).unwrap(), q_cols)
+    }
+
+    /// Heads of latent attention: queries, compressed row and rotated key are columns of one product.
+    fn latent(
+        &self,
+        b: &mut Builder,
+        layer: u32,
+        h: TensorId,
+        rope_table: TensorId,
+    ) -> (TensorId, u32) {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let (dim, rope_dim) = (2 * self.head_dim, self.n_dims);
+        let widths = [self.heads * dim, self.heads * rope_dim, dim, rope_dim];
+        let w = b.weight(&name("qkv.w"), self.weights, widths.iter().sum(), self.d).unwrap();
+        let packed = b.matmul(&name("qkv"), w, h, None).unwrap();
+        let mut start = 0;
+        let [q, q_rope, c, r] = widths.map(|width| {
+            start += width;
+            b.view(&name(&format!("part{start}")), packed, start - width, width).unwrap()
+        });
+        let rope = Rope { mode: self.mode, head_dim: rope_dim, n_dims: rope_dim };
+        let q_rope = b.rope(&name("q_rope"), rope, q_rope, rope_table).unwrap();
+        let r = b.rope(&name("k_rope"), rope, r, rope_table).unwrap();
+        let caches = [
+            b.cache(&name("c_cache"), self.cache, dim).unwrap(),
+            b.cache(&name("r_cache"), self.cache, rope_dim).unwrap(),
+        ];
+        b.kv_write(&name("kv"), [c, r], caches).unwrap();
+        let attention = LatentAttention {
+            n_heads: self.heads,
+            latent_dim: dim,
+            rope_dim,
+            scale: 1.0 / (dim as f32).sqrt(),
+            page_size: 8,
+        };
+        (b.latent_attention(&name("attn"), attention, [q, q_rope], caches).unwrap(), widths[0])
+    }
+
+    /// Heads of a gated DeltaNet: twice as many value heads as key heads, of another size.
+    fn delta_net(&self, b: &mut Builder, layer: u32, h: TensorId) -> (TensorId, u32) {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let net = GatedDeltaNet {
+            n_k_heads: self.kv_heads,
+            n_v_heads: 2 * self.kv_heads,
+            k_dim: self.head_dim,
+            v_dim: self.head_dim / 2 + 8,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            order: HeadOrder::Tiled,
+        };
+        let (keys, values) = (net.n_k_heads * net.k_dim, net.n_v_heads * net.v_dim);
+        let n_channels = 2 * keys + values;
+        let w = b.weight(&name("qkv.w"), self.weights, n_channels, self.d).unwrap();
+        let qkv = b.matmul(&name("qkv"), w, h, None).unwrap();
+        let w = b.weight(&name("conv.w"), GgmlType::F32, n_channels, 4).unwrap();
+        let state = b.recurrent_state(&name("conv_state"), 3 * n_channels).unwrap();
+        let conv = CausalConv1d { kernel: 4 };
+        let qkv = b.causal_conv1d(&name("conv"), conv, [qkv, w], state).unwrap();
+        let norm = L2Norm { eps: 1e-6, group: net.k_dim };
+        let q = b.view(&name("q"), qkv, 0, keys).unwrap();
+        let q = b.l2_norm(&name("q_norm"), norm, q).unwrap();
+        let k = b.view(&name("k"), qkv, keys, keys).unwrap();
+        let k = b.l2_norm(&name("k_norm"), norm, k).unwrap();
+        let v = b.view(&name("v"), qkv, 2 * keys, values).unwrap();
+        let [alpha, beta] = ["alpha", "beta"].map(|part| {
+            let w = b.weight(&name(&format!("{part}.w")), self.weights, net.n_v_heads, self.d);
+            b.matmul(&name(part), w.unwrap(), h, None).unwrap()
+        });
+        let a_log = b.constant(&name("a_log"), net.n_v_heads, vec![-0.1; net.n_v_heads as usize]);
+        let bias = b.constant(&name("dt"), net.n_v_heads, vec![0.3; net.n_v_heads as usize]);
+        let weights = [a_log.unwrap(), bias.unwrap()];
+        let [g, beta] = b.delta_gates(&name("gates"), [alpha, beta], weights).unwrap();
+        let cols = net.n_v_heads * net.k_dim * net.v_dim;
+        let state = b.recurrent_state(&name("state"), cols).unwrap();
+        (b.gated_delta_net(&name("net"), net, [q, k, v, g, beta], state).unwrap(), values)
     }
 
     /// Random weights, the same on every call.
@@ -200,7 +313,8 @@ impl Running {
     /// Rows `(sequence, position)`; logits of all.
     pub fn step(&mut self, rows: &[(usize, usize)]) -> Vec<Vec<f32>> {
         let mut outputs = StepOutputs::default();
-        let ticket = self.exec.submit(&inputs(rows)).unwrap();
+        let limits = self.exec.plan().limits;
+        let ticket = self.exec.submit(&inputs(rows, &limits)).unwrap();
         self.exec.wait(ticket, &mut outputs).unwrap();
         outputs.values[0].chunks_exact(VOCAB as usize).map(<[f32]>::to_vec).collect()
     }
@@ -212,19 +326,37 @@ impl Running {
     }
 }
 
+/// Pages of a sequence in the window group.
+fn ring_pages(window: Option<u32>) -> u32 {
+    window.map_or(0, |window| Limits::ring_pages(8, window, MAX_TOKENS))
+}
+
 /// Inputs of a step with rows `(sequence, position)`; logits of all are wanted.
-pub fn inputs(rows: &[(usize, usize)]) -> StepInputs {
+pub fn inputs(rows: &[(usize, usize)], limits: &Limits) -> StepInputs {
     let mut inputs = StepInputs::default();
     // Pages in an order of their own, so that a wrong page table shows.
     let page = |seq: usize, page: usize| ((page * 7 + 3) % 80 + seq * 85) as i32;
+    let n_ring = limits.window_pages_per_seq as usize;
+    let ring_page = |seq: usize, page: usize| ((n_ring - 1 - page % n_ring) * 2 + seq) as i32;
     for seq in 0..2 {
         inputs.pages.extend((0..80).map(|i| page(seq, i)));
+        inputs.window_pages.extend((0..n_ring).map(|i| ring_page(seq, i)));
+        if limits.n_state_slots > 0 {
+            inputs.state_from.push(2 - seq as i32);
+            inputs.state_slots.push(2 - seq as i32);
+        }
     }
     for (row, &(seq, position)) in rows.iter().enumerate() {
         inputs.token_ids.push(((seq * 37 + position * 11) % VOCAB as usize) as i32);
         inputs.positions.push(position as i32);
         inputs.seq_of.push(seq as i32);
         inputs.slots.push(page(seq, position / 8) * 8 + position as i32 % 8);
+        if n_ring > 0 {
+            inputs.window_slots.push(ring_page(seq, position / 8) * 8 + position as i32 % 8);
+        }
+        if limits.n_state_slots > 0 {
+            inputs.state_saves.push(-1);
+        }
         inputs.rope_variant.push(0);
         inputs.out_rows.push(row as i32);
     }

@@ -369,7 +369,7 @@ fn options_out_of_range_are_refused() {
         return;
     };
     let loaded = load(&golden.gguf, Arc::new(FakeDevice::new(|_, _, _| 0.0)));
-    let q4_0 = zinc_quant::GgmlType::Q4_0;
+    let q4_k = zinc_quant::GgmlType::Q4_K;
     let cases = [
         (
             EngineOptions { n_ctx: Some(513), ..exact(16) },
@@ -382,8 +382,8 @@ fn options_out_of_range_are_refused() {
         ),
         (exact(0), "chunk is 0; allowed: 1 to 65536"),
         (
-            EngineOptions { kv_type: q4_0, ..exact(16) },
-            "cache type is Q4_0; allowed: f16, f32 or q8_0",
+            EngineOptions { kv_type: q4_k, ..exact(16) },
+            "cache type is Q4_K; allowed: f32, f16, bf16, q8_0 or q4_0",
         ),
     ];
     for (options, expected) in cases {

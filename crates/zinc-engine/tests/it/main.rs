@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod activations;
 mod alloc;
 mod fake;
 mod generate;
 mod golden;
+mod memory;
+mod mtp;
+mod reuse;
 mod support;

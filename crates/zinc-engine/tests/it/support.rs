@@ -42,5 +42,5 @@ pub fn load(path: &Path, device: Arc<dyn Device>) -> Arc<LoadedModel> {
 
 /// Options for exact comparison: cache in f32.
 pub fn exact(chunk: u32) -> EngineOptions {
-    EngineOptions { n_ctx: Some(128), chunk, kv_type: GgmlType::F32, max_seqs: 1 }
+    EngineOptions { n_ctx: Some(128), chunk, kv_type: GgmlType::F32, ..EngineOptions::default() }
 }

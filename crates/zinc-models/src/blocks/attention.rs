@@ -1,6 +1,6 @@
 //! Attention over a key/value cache.
 
-use zinc_plan::{Attention, HeadSlice, TensorId};
+use zinc_plan::{Attention, CacheGroup, HeadSlice, TensorId};
 
 use super::blk;
 use crate::ModelError;
@@ -101,7 +101,8 @@ pub(crate) fn attention(
     output_projection(graph, layer, attended)
 }
 
-/// Rotates the keys and writes keys and values into the layer's caches.
+/// Rotates the keys and writes keys and values into the layer's caches, which keep what the layer's
+/// own attention sees.
 pub(crate) fn store_kv(
     graph: &mut Graph<'_>,
     layer: u32,
@@ -113,9 +114,10 @@ pub(crate) fn store_kv(
     let k_width = sizes.n_kv_heads * sizes.head_dim;
     let v_width = sizes.n_kv_heads * sizes.v_head_dim;
     let kv_type = graph.kv_type;
+    let group = sizes.window.map_or(CacheGroup::Full, |_| CacheGroup::Window);
     let caches = [
-        graph.b.cache(&blk(layer, "cache_k"), kv_type, k_width)?,
-        graph.b.cache(&blk(layer, "cache_v"), kv_type, v_width)?,
+        graph.b.cache_of(group, &blk(layer, "cache_k"), kv_type, k_width)?,
+        graph.b.cache_of(group, &blk(layer, "cache_v"), kv_type, v_width)?,
     ];
     graph.b.kv_write(&blk(layer, "kv_write"), [k, v], caches)?;
     Ok(caches)

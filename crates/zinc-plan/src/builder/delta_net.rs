@@ -5,7 +5,7 @@ use zinc_quant::GgmlType;
 use super::Builder;
 use crate::PlanError;
 use crate::op::{CausalConv1d, GatedDeltaNet, Op, RmsNorm, delta_net};
-use crate::plan::{Dim, InputKind, Shape, TensorId, TensorInfo, TensorKind};
+use crate::plan::{Dim, Shape, TensorId, TensorInfo, TensorKind};
 
 impl Builder {
     /// An f32 state of `cols` elements per sequence slot that lives across steps.
@@ -37,7 +37,7 @@ impl Builder {
                 reason: format!("state has {} columns, needs {cols:?}", shape.cols),
             });
         }
-        for kind in [InputKind::Positions, InputKind::SeqOf, InputKind::StateSlots] {
+        for kind in delta_net::PLACEMENT {
             reads.push(self.input(kind)?);
         }
         let y = self.node(label, op, reads)?;

@@ -1,12 +1,19 @@
 //! Gated DeltaNet (arXiv 2412.06464): attributes and shape rules.
 //!
-//! The states have one row per sequence slot. Rows of one sequence are neighbours in a step, in
-//! order of position; a token at position 0 starts from a zero state, whatever the slot holds.
+//! The states have one row per slot. Rows of one sequence are neighbours in a step, in order of
+//! position. A sequence goes on from the state in slot `state_from[s]`, or from zeros when its first
+//! row has position 0, whatever the slot holds; the state after its last row is written to slot
+//! `state_slots[s]`, which may be the same one. The state as it is after row t is also written to
+//! slot `state_saves[t]`, unless that is -1. All reads of a sequence come before its writes, no slot
+//! is written twice in a step, and no sequence reads what another one writes.
+//!
+//! So a snapshot is a save, and going back to it, or to any token of a step that saved each of them,
+//! is a step that reads from its slot; neither needs an operation of its own.
 
 use zinc_quant::GgmlType;
 
 use super::{Inferred, expect_f32, expect_multiple, expect_rows, expect_shape, f32_result};
-use crate::plan::{Dim, Shape, TensorInfo};
+use crate::plan::{Dim, InputKind, Shape, TensorInfo};
 
 /// Which key head a value head belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -51,11 +58,19 @@ pub struct GatedDeltaNet {
     pub order: HeadOrder,
 }
 
-/// Operands that place a step's rows in their sequences: positions, seq_of, state_slots.
+/// Operands that place a step's rows in their sequences, and sequences in the states.
+pub(crate) const PLACEMENT: [InputKind; 5] = [
+    InputKind::Positions,
+    InputKind::SeqOf,
+    InputKind::StateFrom,
+    InputKind::StateSlots,
+    InputKind::StateSaves,
+];
+
+/// The operands [`PLACEMENT`].
 fn expect_placement(ins: &[&TensorInfo]) -> Result<(), String> {
-    expect_rows(ins[0], Dim::Tokens)?;
-    expect_rows(ins[1], Dim::Tokens)?;
-    expect_rows(ins[2], Dim::Seqs)
+    let rows = [Dim::Tokens, Dim::Tokens, Dim::Seqs, Dim::Seqs, Dim::Tokens];
+    ins.iter().zip(rows).try_for_each(|(input, rows)| expect_rows(input, rows))
 }
 
 pub(super) fn infer_conv(conv: CausalConv1d, ins: &[&TensorInfo]) -> Inferred {

@@ -3,6 +3,7 @@
 use zinc_quant::GgmlType;
 
 use super::{Inferred, expect_f32, expect_rows, expect_shape, f32_result};
+use crate::op::Activation;
 use crate::plan::{Dim, Shape, TensorInfo};
 
 /// How router logits become the scores that experts are chosen by.
@@ -73,6 +74,26 @@ pub struct ExpertMatMul {
     pub bias: bool,
 }
 
+/// Attributes of [`Op::ExpertGateUpAct`](crate::Op::ExpertGateUpAct).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExpertGateUpAct {
+    /// Matrices stacked in each weight.
+    pub n_experts: u32,
+    /// Applied to the gate.
+    pub act: Activation,
+    /// One weight holds both matrices of each expert, the gate's rows first; else there are two.
+    pub packed: bool,
+    /// A row of each bias `[n_experts, n_out]` is added to each result: the last two operands.
+    pub bias: bool,
+}
+
+impl ExpertGateUpAct {
+    /// Operands that are weights.
+    pub fn n_weights(&self) -> usize {
+        if self.packed { 1 } else { 2 }
+    }
+}
+
 /// Attributes of [`Op::ExpertCombine`](crate::Op::ExpertCombine).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExpertCombine {
@@ -135,6 +156,30 @@ pub(super) fn infer_expert_matmul(matmul: ExpertMatMul, ins: &[&TensorInfo]) -> 
     }
     let cols = n_out.checked_mul(k).ok_or("result is too wide")?;
     f32_result(x.shape.rows, cols)
+}
+
+pub(super) fn infer_gate_up(pair: &ExpertGateUpAct, ins: &[&TensorInfo]) -> Inferred {
+    let ExpertGateUpAct { n_experts, packed, bias, .. } = *pair;
+    let matmul = ExpertMatMul { n_experts, bias };
+    let [x, ids] = [ins[pair.n_weights()], ins[pair.n_weights() + 1]];
+    let product = |idx: usize| {
+        let operands = [ins[idx], x, ids];
+        let bias = ins.get(4 + idx).copied().filter(|_| bias);
+        infer_expert_matmul(matmul, &operands.into_iter().chain(bias).collect::<Vec<_>>())
+    };
+    let gate = product(0)?;
+    if packed {
+        let Shape { rows, cols } = gate[0].1;
+        let n_slots = ids.shape.cols;
+        if bias || !(cols / n_slots).is_multiple_of(2) {
+            return Err(format!("{} cannot hold gate and up", ins[0].name));
+        }
+        return f32_result(rows, cols / 2);
+    }
+    if gate != product(1)? {
+        return Err(format!("{} and {} have different shapes", ins[0].name, ins[1].name));
+    }
+    Ok(gate)
 }
 
 pub(super) fn infer_combine(ins: &[&TensorInfo]) -> Inferred {

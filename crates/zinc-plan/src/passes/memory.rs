@@ -19,27 +19,73 @@ pub(super) fn run(plan: &mut Plan) {
     // Largest first packs tightest; the index makes the order, and so the layout, stable.
     lifetimes.sort_by_key(|life| (std::cmp::Reverse(life.bytes), life.id));
     let mut offsets: Vec<Option<u64>> = vec![None; plan.tensors.len()];
-    let mut placed: Vec<(u64, &Lifetime)> = Vec::with_capacity(lifetimes.len());
+    let mut placed = Placed::new(&lifetimes);
+    let mut taken: Vec<(u64, u64)> = Vec::new();
     let mut arena_bytes = 0;
-    for life in &lifetimes {
-        let mut taken: Vec<(u64, u64)> = placed
-            .iter()
-            .filter(|(_, other)| life.first <= other.last && other.first <= life.last)
-            .map(|(offset, other)| (*offset, offset + other.bytes))
-            .collect();
+    for (idx, life) in lifetimes.iter().enumerate() {
+        taken.clear();
+        placed.for_each_beside(life, |other| {
+            let other = &lifetimes[other];
+            taken.extend(offsets[other.id.index()].map(|offset| (offset, offset + other.bytes)));
+        });
         taken.sort_unstable();
         let mut offset = 0;
-        for (start, end) in taken {
-            if offset + life.bytes <= start {
+        for (start, end) in &taken {
+            if offset + life.bytes <= *start {
                 break;
             }
             offset = offset.max(end.next_multiple_of(ALIGN));
         }
         offsets[life.id.index()] = Some(offset);
         arena_bytes = arena_bytes.max(offset + life.bytes);
-        placed.push((offset, life));
+        placed.add(idx, life);
     }
     plan.memory = Some(Memory { offsets, arena_bytes });
+}
+
+/// Groups that a value may live for without being looked at by all others.
+const SHORT: u32 = 64;
+
+/// Values that have a place. Nearly all live for a few groups, so those that live beside another one
+/// are found near its own groups; a plan of many layers is laid out in time that grows with it.
+struct Placed {
+    /// Those that live for at most [`SHORT`] groups, by their first one.
+    short: Vec<Vec<usize>>,
+    /// The others: what every layer reads, and the outputs.
+    long: Vec<usize>,
+    /// First and last group of each.
+    spans: Vec<(u32, u32)>,
+}
+
+impl Placed {
+    fn new(lifetimes: &[Lifetime]) -> Placed {
+        let n_groups = lifetimes.iter().map(|life| life.first + 1).max().unwrap_or(0);
+        Placed {
+            short: vec![Vec::new(); n_groups as usize],
+            long: Vec::new(),
+            spans: lifetimes.iter().map(|life| (life.first, life.last)).collect(),
+        }
+    }
+
+    fn add(&mut self, idx: usize, life: &Lifetime) {
+        match life.last - life.first < SHORT {
+            true => self.short[life.first as usize].push(idx),
+            false => self.long.push(idx),
+        }
+    }
+
+    /// Calls `f` for every value that lives in one of the groups of `life`.
+    fn for_each_beside(&self, life: &Lifetime, mut f: impl FnMut(usize)) {
+        let end = self.short.len().min(life.last.saturating_add(1) as usize);
+        let begin = end.min(life.first.saturating_sub(SHORT - 1) as usize);
+        let near = self.short[begin..end].iter().flatten();
+        for idx in near.chain(&self.long) {
+            let (first, last) = self.spans[*idx];
+            if life.first <= last && first <= life.last {
+                f(*idx);
+            }
+        }
+    }
 }
 
 fn lifetimes(plan: &Plan) -> Vec<Lifetime> {

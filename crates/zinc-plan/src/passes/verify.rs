@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use zinc_quant::GgmlType;
 
 use crate::op::{Op, delta_net};
-use crate::plan::{Dim, InputKind, Node, Plan, Shape, TensorKind};
+use crate::plan::{CacheGroup, Dim, InputKind, Node, Plan, Shape, TensorId, TensorKind};
 use crate::{Caps, PlanError};
 
 /// Every value has one writer that comes before its readers, names are unique, operands fit and are
@@ -31,12 +31,13 @@ pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
             }
         }
     }
-    let mut written = vec![false; plan.tensors.len()];
-    for node in &plan.nodes {
-        check_node(plan, node, &mut written)?;
+    // Node that has written each value so far.
+    let mut written: Vec<Option<usize>> = vec![None; plan.tensors.len()];
+    for idx in 0..plan.nodes.len() {
+        check_node(plan, idx, &mut written)?;
     }
     for id in &plan.outputs {
-        if !written[plan.locate(*id).0.index()] {
+        if written[plan.locate(*id).0.index()].is_none() {
             let at = plan.tensor(*id).name.clone();
             return Err(PlanError::Invalid { at, reason: "output is never computed".into() });
         }
@@ -44,11 +45,12 @@ pub(super) fn rules(plan: &Plan) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), PlanError> {
+fn check_node(plan: &Plan, idx: usize, written: &mut [Option<usize>]) -> Result<(), PlanError> {
+    let node = &plan.nodes[idx];
     let invalid = |reason: String| PlanError::Invalid { at: node.label.clone(), reason };
     for id in &node.reads {
         let owner = plan.locate(*id).0;
-        if plan.tensor(owner).kind == TensorKind::Value && !written[owner.index()] {
+        if plan.tensor(owner).kind == TensorKind::Value && written[owner.index()].is_none() {
             return Err(invalid(format!("reads {} before it is written", plan.tensor(*id).name)));
         }
     }
@@ -58,7 +60,7 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
         op: node.op.kind().name(),
         reason,
     })?;
-    check_operand_kinds(plan, node).map_err(invalid)?;
+    check_operand_kinds(plan, node, written).map_err(invalid)?;
     check_results(plan, node, results.len()).map_err(invalid)?;
     for (id, (dtype, shape)) in node.writes.iter().zip(results) {
         let tensor = plan.tensor(*id);
@@ -67,15 +69,15 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
         }
     }
     let n_values = node.writes.len() - node.op.n_state_writes();
-    for (idx, id) in node.writes.iter().enumerate() {
+    for (result, id) in node.writes.iter().enumerate() {
         let tensor = plan.tensor(*id);
-        if idx >= n_values && tensor.kind == TensorKind::State {
+        if result >= n_values && tensor.kind == TensorKind::State {
             continue;
         }
-        if tensor.kind != TensorKind::Value || written[id.index()] {
+        if tensor.kind != TensorKind::Value || written[id.index()].is_some() {
             return Err(invalid(format!("{} cannot be written here", tensor.name)));
         }
-        written[id.index()] = true;
+        written[id.index()] = Some(idx);
     }
     Ok(())
 }
@@ -84,24 +86,37 @@ fn check_node(plan: &Plan, node: &Node, written: &mut [bool]) -> Result<(), Plan
 /// inputs, and the inputs are checked by their kind, so one kind in the place of another is an
 /// index out of range.
 fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
-    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, Slots, StateSlots, TokenIds};
+    use InputKind::{OutRows, Pages, Positions, RopeVariant, SeqOf, TokenIds};
+    use InputKind::{StateFrom, StateSaves, StateSlots};
     use OperandKind::{Input, State, Weight};
     match op {
         Op::Embed(_) => &[(0, Weight), (1, Input(TokenIds))],
         Op::GatherRows => &[(1, Input(OutRows))],
         Op::MatMul(_) | Op::HeadMatMul(_) | Op::ExpertMatMul(_) => &[(0, Weight)],
-        Op::GateUpAct(_) => &[(0, Weight), (1, Weight)],
+        Op::ExpertGateUpAct(pair) if pair.packed => &[(0, Weight)],
+        Op::GateUpAct(_) | Op::ExpertGateUpAct(_) => &[(0, Weight), (1, Weight)],
         Op::Rope(_) => &[(1, Input(Positions)), (3, Input(RopeVariant))],
-        Op::KvWrite => &[(2, Input(Slots))],
-        Op::Attention(_) => {
-            &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf)), (5, Input(Pages))]
-        }
+        // Slots and pages of the other operations on caches: see `check_cache_group`.
+        Op::Attention(_) => &[(1, State), (2, State), (3, Input(Positions)), (4, Input(SeqOf))],
         Op::LatentAttention(_) => {
             &[(2, State), (3, State), (4, Input(Positions)), (5, Input(SeqOf)), (6, Input(Pages))]
         }
-        Op::CausalConv1d(_) => &[(2, Input(Positions)), (3, Input(SeqOf)), (4, Input(StateSlots))],
-        Op::GatedDeltaNet(_) => &[(5, Input(Positions)), (6, Input(SeqOf)), (7, Input(StateSlots))],
-        Op::Add
+        Op::CausalConv1d(_) => &[
+            (2, Input(Positions)),
+            (3, Input(SeqOf)),
+            (4, Input(StateFrom)),
+            (5, Input(StateSlots)),
+            (6, Input(StateSaves)),
+        ],
+        Op::GatedDeltaNet(_) => &[
+            (5, Input(Positions)),
+            (6, Input(SeqOf)),
+            (7, Input(StateFrom)),
+            (8, Input(StateSlots)),
+            (9, Input(StateSaves)),
+        ],
+        Op::KvWrite
+        | Op::Add
         | Op::Mul
         | Op::Scale(_)
         | Op::Softcap(_)
@@ -125,7 +140,7 @@ enum OperandKind {
     Input(InputKind),
 }
 
-fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
+fn check_operand_kinds(plan: &Plan, node: &Node, written: &[Option<usize>]) -> Result<(), String> {
     for (operand, kind) in operand_kinds(&node.op) {
         let tensor = plan.tensor(node.reads[*operand]);
         let fits = match kind {
@@ -138,12 +153,25 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
         }
     }
     let page_size = match node.op {
-        Op::Attention(attention) => attention.page_size,
+        Op::KvWrite => {
+            return check_cache_group(plan, &node.writes, CacheGroup::slots, node.reads[2], true);
+        }
+        Op::Attention(attention) => {
+            let (caches, has_window) = (&node.reads[1..3], attention.window.is_some());
+            check_cache_group(plan, caches, CacheGroup::pages, node.reads[5], has_window)?;
+            attention.page_size
+        }
         Op::LatentAttention(attention) => attention.page_size,
-        Op::ExpertMatMul(matmul) => return check_expert_ids(plan, node, matmul.n_experts),
+        Op::ExpertMatMul(matmul) => {
+            return check_expert_ids(plan, node.reads[2], matmul.n_experts, written);
+        }
+        Op::ExpertGateUpAct(pair) => {
+            let ids = node.reads[pair.n_weights() + 1];
+            return check_expert_ids(plan, ids, pair.n_experts, written);
+        }
         Op::ExpertCombine(combine) if combine.expert_scale => {
             let n_experts = plan.tensor(node.reads[3]).shape.cols;
-            return check_expert_ids(plan, node, n_experts);
+            return check_expert_ids(plan, node.reads[2], n_experts, written);
         }
         _ => return Ok(()),
     };
@@ -153,11 +181,37 @@ fn check_operand_kinds(plan: &Plan, node: &Node) -> Result<(), String> {
     Err(format!("pages of {page_size}, the plan's have {} rows", plan.limits.page_size))
 }
 
-/// Operand 2 holds ids that devices index experts with: a router over `n_experts` must have chosen
-/// them.
-fn check_expert_ids(plan: &Plan, node: &Node, n_experts: u32) -> Result<(), String> {
-    let ids = node.reads[2];
-    let writer = plan.nodes.iter().find(|node| node.writes.contains(&ids));
+/// The caches are of one group, and the step input `index` that devices index them with is that
+/// group's; the window group is only for what has a window.
+fn check_cache_group(
+    plan: &Plan,
+    caches: &[TensorId],
+    input_of: fn(CacheGroup) -> InputKind,
+    index: TensorId,
+    has_window: bool,
+) -> Result<(), String> {
+    let index = plan.tensor(index);
+    for cache in caches.iter().map(|id| plan.tensor(*id)) {
+        let group = CacheGroup::of(cache.shape.rows);
+        let fits = group.is_some_and(|group| {
+            index.kind == TensorKind::Input(input_of(group))
+                && (has_window || group == CacheGroup::Full)
+        });
+        if !fits {
+            return Err(format!("{} cannot be indexed with {} here", cache.name, index.name));
+        }
+    }
+    Ok(())
+}
+
+/// Devices index experts with `ids`: a router over `n_experts` must have chosen them.
+fn check_expert_ids(
+    plan: &Plan,
+    ids: TensorId,
+    n_experts: u32,
+    written: &[Option<usize>],
+) -> Result<(), String> {
+    let writer = written[ids.index()].map(|idx| &plan.nodes[idx]);
     let chosen = writer.filter(|writer| matches!(writer.op, Op::RouterTopK(_)));
     let n_found = chosen.map(|router| plan.tensor(router.reads[0]).shape.cols);
     if n_found == Some(n_experts) {

@@ -7,25 +7,37 @@ use super::elementwise::sigmoid;
 use crate::exec::Matrix;
 use crate::storage::State;
 
-/// Where a step's rows stand in their sequences, and the state of each sequence.
+/// Where a step's rows stand in their sequences, and where their states are.
 pub(crate) struct Recurrence<'a> {
     pub positions: &'a [i32],
     pub seq_of: &'a [i32],
+    /// Slot that each sequence goes on from.
+    pub from: &'a [i32],
+    /// Slot that holds each sequence's state after the step.
     pub slots: &'a [i32],
+    /// Slot that also holds the state after each token, or -1.
+    pub saves: &'a [i32],
     pub state: &'a State,
 }
 
 impl Recurrence<'_> {
     /// Runs `step` for every token on its sequence's state, which is zero before position 0.
     fn run(&self, mut step: impl FnMut(usize, &mut Vec<f32>)) -> Result<(), DeviceError> {
-        for (token, position) in self.positions.iter().enumerate() {
-            let slot = self.slots[self.seq_of[token] as usize] as usize;
-            let mut state = self.state.read(slot)?;
-            if *position == 0 {
+        let mut first = 0;
+        for rows in self.seq_of.chunk_by(|a, b| a == b) {
+            let seq = rows[0] as usize;
+            let mut state = self.state.read(self.from[seq] as usize)?;
+            if self.positions[first] == 0 {
                 state.fill(0.0);
             }
-            step(token, &mut state);
-            self.state.write(slot, &state)?;
+            for token in first..first + rows.len() {
+                step(token, &mut state);
+                if let Ok(slot) = usize::try_from(self.saves[token]) {
+                    self.state.write(slot, &state)?;
+                }
+            }
+            self.state.write(self.slots[seq] as usize, &state)?;
+            first += rows.len();
         }
         Ok(())
     }

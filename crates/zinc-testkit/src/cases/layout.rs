@@ -20,6 +20,10 @@ pub struct Row {
     pub variant: i32,
     /// Whether the row is listed in `out_rows`.
     pub wanted: bool,
+    /// State slot that the sequence goes on from when a step begins with this row; its own if none.
+    pub from: Option<i32>,
+    /// State slot that also receives the state after this row, or -1.
+    pub save: i32,
 }
 
 /// The steps of a case.
@@ -31,6 +35,10 @@ pub struct Layout {
     pub n_pages: u32,
     /// Page table of each sequence, all of one length.
     pub pages: Vec<Vec<i32>>,
+    /// Page table of each sequence in the window group, a ring; empty without windows.
+    pub window_pages: Vec<Vec<i32>>,
+    /// State slots, numbered from 0: one of nobody, one of each sequence, those of saves.
+    pub n_state_slots: u32,
     /// Steps in order; rows of one step may be run together or apart.
     pub steps: Vec<Vec<Row>>,
 }
@@ -46,8 +54,17 @@ impl Layout {
             slot: 0,
             variant: 0,
             wanted: true,
+            from: None,
+            save: -1,
         });
-        Self { page_size: 1 << 20, n_pages: 1, pages: vec![vec![0]], steps: vec![rows.collect()] }
+        Self {
+            page_size: 1 << 20,
+            n_pages: 1,
+            pages: vec![vec![0]],
+            window_pages: Vec::new(),
+            n_state_slots: 2,
+            steps: vec![rows.collect()],
+        }
     }
 
     /// One step with the rows `n - 1 .. 0` of the operand tables: not the identity, so that a
@@ -68,7 +85,14 @@ impl Layout {
         rng.shuffle(&mut free);
         let pages = free.chunks_exact(per_seq as usize).take(seqs.len());
         let pages: Vec<Vec<i32>> = pages.map(<[i32]>::to_vec).collect();
-        let mut layout = Self { page_size, n_pages, pages, steps: Vec::new() };
+        let mut layout = Self {
+            page_size,
+            n_pages,
+            pages,
+            window_pages: Vec::new(),
+            n_state_slots: seqs.len() as u32 + 1,
+            steps: Vec::new(),
+        };
         let mut token = 0;
         let mut row = |layout: &Layout, seq: usize, position: u32| {
             token += 1;
@@ -96,14 +120,48 @@ impl Layout {
         layout
     }
 
+    /// The same steps in rings of pages just large enough for `window`, shuffled over sequences.
+    pub(crate) fn with_window(mut self, window: u32, rng: &mut Rng) -> Self {
+        let of_seq = |step: &Vec<Row>, seq| step.iter().filter(|row| row.seq == seq).count();
+        let steps = self.steps.iter();
+        let most = steps.flat_map(|step| (0..self.pages.len()).map(|seq| of_seq(step, seq))).max();
+        let per_seq = Limits::ring_pages(self.page_size, window, most.unwrap_or(1) as u32) as usize;
+        let mut free: Vec<i32> = (0..(per_seq * self.pages.len()) as i32).collect();
+        rng.shuffle(&mut free);
+        self.window_pages = free.chunks_exact(per_seq).map(<[i32]>::to_vec).collect();
+        self
+    }
+
     /// As [`Layout::sequences`], for operations with a state: the rows of a sequence stay together.
-    /// At the end every sequence starts anew in the same slot.
-    pub(crate) fn recurrent(seqs: &[[u32; 2]], rng: &mut Rng) -> Self {
+    /// The step under test saves the states after its tokens at the offsets `saves`; later steps go
+    /// on from each of them, over the same tokens. At the end every sequence starts anew in the same
+    /// slot.
+    pub(crate) fn recurrent(seqs: &[[u32; 2]], saves: &[u32], rng: &mut Rng) -> Self {
         let mut layout = Self::sequences(seqs, 1 << 20, rng);
         for step in &mut layout.steps {
             step.sort_by_key(|row| (row.seq, row.position));
         }
         let n_tokens = layout.n_rows() as i32;
+        let tested = layout.steps.len() - 1;
+        for offset in saves {
+            let mut again = Vec::new();
+            for (seq, [past, _]) in seqs.iter().enumerate() {
+                let slot = layout.n_state_slots as i32;
+                let is_later =
+                    |row: &&mut Row| row.seq == seq && row.position >= (past + offset) as i32;
+                let mut later = layout.steps[tested].iter_mut().filter(is_later);
+                if let Some(row) = later.next() {
+                    row.save = slot;
+                    layout.n_state_slots += 1;
+                }
+                again.extend(later.enumerate().map(|(idx, row)| Row {
+                    from: Some(slot).filter(|_| idx == 0),
+                    save: -1,
+                    ..*row
+                }));
+            }
+            layout.steps.push(again);
+        }
         let restart = (0..seqs.len()).flat_map(|seq| (0..2).map(move |position| (seq, position)));
         let restart = restart.map(|(seq, position)| {
             let token = (seq as i32 * 2 + position) % n_tokens;
@@ -119,7 +177,7 @@ impl Layout {
         let page_size = self.page_size as i32;
         let page = self.pages[seq][(position / page_size) as usize];
         let slot = page * page_size + position % page_size;
-        Row { token, seq, position, slot, variant: 0, wanted: true }
+        Row { token, seq, position, slot, variant: 0, wanted: true, from: None, save: -1 }
     }
 
     /// Number of rows of all steps.
@@ -136,8 +194,9 @@ impl Layout {
             page_size: self.page_size,
             pages_per_seq: self.pages[0].len() as u32,
             n_pages: self.n_pages,
-            // One more than there are sequences: slot 0 belongs to nobody.
-            n_state_slots: self.pages.len() as u32 + 1,
+            window_pages_per_seq: self.window_pages.first().map_or(0, |pages| pages.len() as u32),
+            n_window_pages: self.window_pages.iter().map(|pages| pages.len() as u32).sum(),
+            n_state_slots: self.n_state_slots,
         }
     }
 
@@ -155,14 +214,22 @@ impl Layout {
             let seq = seqs.iter().position(|seq| *seq == row.seq).unwrap_or_else(|| {
                 seqs.push(row.seq);
                 inputs.pages.extend(&self.pages[row.seq]);
-                let slot = self.pages.len() - row.seq;
-                inputs.state_slots.push(slot as i32);
+                inputs.window_pages.extend(self.window_pages.get(row.seq).into_iter().flatten());
+                let slot = (self.pages.len() - row.seq) as i32;
+                inputs.state_from.push(row.from.unwrap_or(slot));
+                inputs.state_slots.push(slot);
                 seqs.len() - 1
             });
             inputs.token_ids.push(row.token);
             inputs.positions.push(row.position);
             inputs.seq_of.push(seq as i32);
             inputs.slots.push(row.slot);
+            if let Some(ring) = self.window_pages.get(row.seq) {
+                let page = ring[(row.position / self.page_size as i32) as usize % ring.len()];
+                let offset = row.position % self.page_size as i32;
+                inputs.window_slots.push(page * self.page_size as i32 + offset);
+            }
+            inputs.state_saves.push(row.save);
             inputs.rope_variant.push(row.variant);
             if row.wanted {
                 inputs.out_rows.push(idx as i32);

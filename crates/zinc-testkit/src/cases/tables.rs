@@ -136,6 +136,7 @@ fn read_op(op: OpKind, caps: &Caps) -> Result<Vec<Case>, TestError> {
         OpKind::L2Norm => read::<elementwise::L2Norm>(caps),
         OpKind::RmsNormGated => read::<elementwise::RmsNormGated>(caps),
         OpKind::HeadMatMul => read::<experts::HeadMatMul>(caps),
+        OpKind::ExpertGateUpAct => read::<experts::ExpertGateUpAct>(caps),
         OpKind::ExpertMatMul => read::<experts::ExpertMatMul>(caps),
         OpKind::RouterTopK => read::<experts::RouterTopK>(caps),
         OpKind::ExpertCombine => read::<experts::ExpertCombine>(caps),

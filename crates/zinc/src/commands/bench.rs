@@ -8,8 +8,8 @@ use serde::Serialize;
 use zinc_engine::{Evaluator, LoadedModel, Taps};
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
-use crate::need::{Traffic, traffic};
 use crate::progress::{Progress, Unit};
+use crate::traffic::Traffic;
 use crate::{model, output, report, tokens};
 
 /// Flags of `bench`.
@@ -125,7 +125,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let load_time = begin.elapsed();
-    let traffic = traffic(&model, &options)?;
+    let traffic = Traffic::of(&model, &options)?;
     let mut evaluator = Evaluator::new(Arc::clone(&loaded), &options, &Taps::default())?;
     let n_runs = tests.len() as u64 * u64::from(args.repetitions + 1);
     let mut progress = Progress::new("measuring", Unit::Runs);
@@ -143,7 +143,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             times.push(measure_once(&mut evaluator, test, args)?);
             tick();
         }
-        results.push(measurement(args, test, times, traffic, &loaded, load_time));
+        results.push(measurement(args, test, times, &traffic, &loaded, load_time));
     }
     progress.finish();
     match args.json {
@@ -180,7 +180,7 @@ fn measurement(
     args: &Args,
     test: Test,
     mut times: Vec<Duration>,
-    traffic: Traffic,
+    traffic: &Traffic,
     loaded: &LoadedModel,
     load_time: Duration,
 ) -> Measurement {

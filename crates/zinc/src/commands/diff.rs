@@ -1,4 +1,5 @@
-//! `zinc diff`: the first tensor that two devices, or two chunk sizes, compute differently.
+//! `zinc diff`: the first tensor that two devices, or two ways of cutting a text into steps, compute
+//! differently.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,16 +28,17 @@ pub struct Args {
     /// Device to check. Default: the fastest
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     device: Option<String>,
-    /// Device that is right
-    #[arg(long, value_name = "NAME", default_value = "reference", value_parser = NonEmptyStringValueParser::new())]
-    against: String,
+    /// Device that is right. Default: reference; with --against-chunk, the device to check
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    against: Option<String>,
     /// Token ids, such as 1,2,3. Default: 37 fixed pseudo-random ones
     #[arg(long, value_name = "IDS")]
     tokens: Option<TokenList>,
     /// Most tokens of a step on the device to check
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     chunk: u32,
-    /// The same on the device that is right. Default: as --chunk
+    /// The same for the results to compare with: a device must give the same, however a text is cut.
+    /// Default: as --chunk
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=65536))]
     against_chunk: Option<u32>,
     /// Compare from this layer on
@@ -99,14 +101,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let n_tokens = tokens.len() as u64;
     crate::model::check_context(&model, n_tokens, &what, "give fewer tokens")?;
     let name = args.device.clone().map_or_else(|| fastest(args), Ok)?;
+    let against = match (&args.against, args.against_chunk) {
+        (Some(against), _) => against.as_str(),
+        (None, Some(_)) => name.as_str(),
+        (None, None) => zinc_reference::NAME,
+    };
+    let against_chunk = args.against_chunk.unwrap_or(args.chunk);
     let found = Side::open(args, &model, &name, args.chunk, tokens.len())?;
-    let expected = Side::open(
-        args,
-        &model,
-        &args.against,
-        args.against_chunk.unwrap_or(args.chunk),
-        tokens.len(),
-    )?;
+    let expected = match against == name {
+        true => found.with_chunk(&name, against_chunk),
+        false => Side::open(args, &model, against, against_chunk, tokens.len())?,
+    };
     let names = common_tensors(args, &found, &expected)?;
     let tolerance = tolerance(found.device().as_ref(), expected.device().as_ref(), &model);
     let (worst_nmse, first) = first_difference(
@@ -156,9 +161,23 @@ impl Side {
     ) -> anyhow::Result<Side> {
         let device = backends::open(name, args.threads.threads)?;
         let n_ctx = u32::try_from(n_tokens).unwrap_or(u32::MAX);
-        let options = EngineOptions { n_ctx: Some(n_ctx), chunk, kv_type: args.kv, max_seqs: 1 };
+        let options = EngineOptions {
+            n_ctx: Some(n_ctx),
+            chunk,
+            kv_type: args.kv,
+            ..EngineOptions::default()
+        };
         let (loaded, _) = crate::model::load(Arc::clone(model), device, &options)?;
-        Ok(Side { title: format!("{name} (chunk {chunk})"), loaded, options })
+        Ok(Side { title: title(name, chunk), loaded, options })
+    }
+
+    /// The same device with other steps.
+    fn with_chunk(&self, name: &str, chunk: u32) -> Side {
+        Side {
+            title: title(name, chunk),
+            loaded: Arc::clone(&self.loaded),
+            options: EngineOptions { chunk, ..self.options },
+        }
     }
 
     fn device(&self) -> &Arc<dyn Device> {
@@ -171,6 +190,10 @@ impl Side {
         let mut evaluator = Evaluator::new(Arc::clone(&self.loaded), &self.options, &taps)?;
         Ok(evaluator.eval(tokens)?)
     }
+}
+
+fn title(name: &str, chunk: u32) -> String {
+    format!("{name} (chunk {chunk})")
 }
 
 /// Tensors that both sides compute, in the order of the plan. Fusion may leave some out on one side.

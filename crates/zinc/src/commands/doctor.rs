@@ -9,6 +9,7 @@ use zinc_engine::{EngineOptions, Evaluator, Taps};
 
 use crate::args::{DeviceArgs, ModelArgs, ThreadArgs};
 use crate::machine::Machine;
+use crate::need::Need;
 use crate::output::{self, fields, human_bytes};
 use crate::report::{self, printable};
 use crate::{backends, builtin, model, selftest, tokens};
@@ -57,6 +58,8 @@ struct ModelReport {
     passed: bool,
     /// Device it was tried on.
     device: Option<String>,
+    /// What it takes there with the context that `run` gives it.
+    memory: Option<Need>,
     seconds: f64,
     error: Option<String>,
 }
@@ -110,21 +113,28 @@ const N_TOKENS: usize = 8;
 /// Loads the model as `run` would and computes a few tokens.
 fn check_model(args: &ModelArgs, threads: Option<u32>) -> ModelReport {
     let begin = Instant::now();
-    let outcome = compute(args, threads);
+    let mut memory = None;
+    let outcome = compute(args, threads, &mut memory);
     ModelReport {
         name: args.name(),
         passed: outcome.is_ok(),
         device: outcome.as_ref().ok().cloned(),
+        memory,
         seconds: begin.elapsed().as_secs_f64(),
         error: outcome.as_ref().err().map(report::render),
     }
 }
 
-/// Returns the device's name.
-fn compute(args: &ModelArgs, threads: Option<u32>) -> anyhow::Result<String> {
+/// Returns the device's name, and in `memory` what a usual context takes there.
+fn compute(
+    args: &ModelArgs,
+    threads: Option<u32>,
+    memory: &mut Option<Need>,
+) -> anyhow::Result<String> {
     let model = args.open()?;
     let device = DeviceArgs { device: None, threads: ThreadArgs { threads } }.open()?;
     let name = device.info().name.clone();
+    *memory = Some(Need::of(&model, device.as_ref(), &EngineOptions::default())?);
     let options = EngineOptions { n_ctx: Some(N_TOKENS as u32), ..EngineOptions::default() };
     let tokens = tokens::pseudo_random(N_TOKENS, model.config().n_vocab);
     let (loaded, _) = model::load(model, device, &options)?;
@@ -156,6 +166,9 @@ fn people(report: &Report) -> String {
             Some(error) => format!("FAILED\n{error}"),
         };
         text += &indent(&verdict);
+        if let Some(memory) = &model.memory {
+            text += &indent(&fields(&memory.rows()));
+        }
     }
     text += match report.healthy {
         true => "\nEverything is all right.\n",

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use zinc_engine::{Evaluator, Model, Tapped, Taps, sampler};
+use zinc_engine::mtp::HIDDEN_TENSOR;
+use zinc_engine::{
+    Draft, EngineOptions, Evaluator, LoadedModel, Model, MtpHead, MtpRows, Tapped, Taps, sampler,
+};
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::output::human_bytes;
@@ -27,9 +30,13 @@ pub struct Args {
     /// Also the hidden states: before the first layer, after each layer, after the final norm
     #[arg(long)]
     hidden: bool,
-    /// Also the logits of the multi-token-prediction head (refused so far)
+    /// Also the rows of the multi-token-prediction head, as mtp_logits and mtp_hidden; with --greedy
+    /// also what it drafts after the first of those tokens, as mtp_chain_tokens and mtp_chain_logits
     #[arg(long)]
     mtp: bool,
+    /// Tokens that the head drafts
+    #[arg(long, value_name = "N", default_value_t = 4, requires_all = ["mtp", "greedy"])]
+    mtp_drafts: u32,
     #[command(flatten)]
     step: StepArgs,
     #[command(flatten)]
@@ -45,17 +52,14 @@ pub struct Args {
 /// The model cannot be run, a token is not in its vocabulary, or the file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = args.model.open()?;
-    if args.mtp {
-        let config = model.config();
-        let why = match config.n_mtp_layers {
-            0 => "has no multi-token-prediction head",
-            _ => "has a multi-token-prediction head, which this command does not run",
-        };
-        let what = format!("{}: architecture {} {why}", args.model.name(), config.arch);
+    if args.mtp && model.config().n_mtp_layers == 0 {
+        let arch = &model.config().arch;
+        let name = args.model.name();
+        let what =
+            format!("{name}: architecture {arch} has no multi-token-prediction head in this file");
         return Err(report::with_hint(what, "leave out --mtp"));
     }
-    let n_greedy = args.greedy.unwrap_or(0);
-    let n_ctx = n_positions(args.tokens.0.len(), n_greedy);
+    let n_ctx = n_positions(args);
     let hint = match args.greedy {
         Some(_) => "give fewer tokens, or less to --greedy",
         None => "give fewer tokens",
@@ -64,31 +68,93 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let device = args.device.open()?;
     check_memory(&model, args, device.info().memory_free)?;
     let options = args.step.options(u32::try_from(n_ctx).ok());
-    let (loaded, _) = model::load(Arc::clone(&model), device, &options)?;
-    let hidden = if args.hidden { model.graph().hidden_tensors() } else { Vec::new() };
-    let taps = Taps { all_logits: true, tensors: hidden };
-    let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
+    let parts = if args.mtp { model::Parts::WithMtp } else { model::Parts::Trunk };
+    let (loaded, _) = model::load_parts(Arc::clone(&model), device, &options, parts)?;
     let spinner = Spinner::new(format!("computing {} tokens", args.tokens.0.len()));
-    let tapped = evaluator.eval(&args.tokens.0)?;
-    check_finite(&tapped[0])?;
-    let greedy = greedy(&mut evaluator, tapped[0].last_row(), n_greedy as usize)?;
+    let tensors = compute(args, &loaded, &options)?;
     drop(spinner);
-    let mut tensors: Vec<_> = tapped.into_iter().map(tensor).collect();
-    if args.greedy.is_some() {
-        let ids: Vec<i32> = greedy.into_iter().map(|id| id as i32).collect();
-        tensors.push(Tensor {
-            name: "greedy".into(),
-            shape: vec![ids.len()],
-            data: Data::I32(ids),
-        });
-    }
     safetensors::write(&args.out, &tensors)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tokens that are computed. Of the greedy ones, the last is only chosen.
-fn n_positions(n_tokens: usize, n_greedy: u32) -> u64 {
-    n_tokens as u64 + u64::from(n_greedy.saturating_sub(1))
+/// Everything that goes to the file.
+fn compute(
+    args: &Args,
+    loaded: &Arc<LoadedModel>,
+    options: &EngineOptions,
+) -> anyhow::Result<Vec<Tensor>> {
+    let graph = loaded.model().graph();
+    let mut taps = if args.hidden { graph.hidden_tensors() } else { Vec::new() };
+    if args.mtp && !args.hidden {
+        taps.push(HIDDEN_TENSOR.into());
+    }
+    let taps = Taps { all_logits: true, tensors: taps };
+    let mut evaluator = Evaluator::new(Arc::clone(loaded), options, &taps)?;
+    let mut tapped = evaluator.eval(&args.tokens.0)?;
+    check_finite(&tapped[0])?;
+    let n_greedy = args.greedy.unwrap_or(0) as usize;
+    let greedy = greedy(&mut evaluator, tapped[0].last_row(), n_greedy)?;
+    let mut mtp = Vec::new();
+    if args.mtp {
+        let hidden = tapped.iter().find(|tensor| tensor.name == HIDDEN_TENSOR);
+        if let Some(hidden) = hidden {
+            let drafts = greedy.first().map(|token| (*token, args.mtp_drafts as usize));
+            mtp = mtp_tensors(loaded, options, &args.tokens.0, hidden, drafts)?;
+        }
+        if !args.hidden {
+            tapped.retain(|tensor| tensor.name != HIDDEN_TENSOR);
+        }
+    }
+    let mut tensors: Vec<_> = tapped.into_iter().map(tensor).collect();
+    if args.greedy.is_some() {
+        tensors.push(ids("greedy", greedy));
+    }
+    tensors.extend(mtp);
+    Ok(tensors)
+}
+
+/// The head's rows of all tokens but the first, and what it drafts after `drafts.0`.
+fn mtp_tensors(
+    loaded: &Arc<LoadedModel>,
+    options: &EngineOptions,
+    tokens: &[u32],
+    hidden: &Tapped,
+    drafts: Option<(u32, usize)>,
+) -> anyhow::Result<Vec<Tensor>> {
+    let mut head = MtpHead::new(Arc::clone(loaded), options)?;
+    let (before_last, last) = hidden.values.split_at(hidden.values.len() - hidden.n_cols);
+    let rows = match tokens {
+        [] | [_] => MtpRows::default(),
+        [_, rest @ ..] => head.eval(rest, before_last)?,
+    };
+    let n_vocab = loaded.model().config().n_vocab as usize;
+    let matrix = |name: &str, n_cols: usize, values: Vec<f32>| {
+        let shape = vec![values.len() / n_cols, n_cols];
+        Tensor { name: name.into(), shape, data: Data::F32(values) }
+    };
+    let mut tensors = vec![
+        matrix("mtp_logits", n_vocab, rows.logits),
+        matrix("mtp_hidden", hidden.n_cols, rows.hidden),
+    ];
+    if let Some((token, n)) = drafts {
+        let Draft { tokens, rows } = head.draft(token, last, n)?;
+        tensors.push(ids("mtp_chain_tokens", tokens));
+        tensors.push(matrix("mtp_chain_logits", n_vocab, rows.logits));
+    }
+    Ok(tensors)
+}
+
+/// Tokens that are computed. Of the greedy ones, the last is only chosen; so it is with drafts,
+/// which begin after the first greedy one.
+fn n_positions(args: &Args) -> u64 {
+    let n_greedy = args.greedy.unwrap_or(0);
+    let n_drafts = if args.mtp && n_greedy > 0 { args.mtp_drafts } else { 0 };
+    args.tokens.0.len() as u64 + u64::from(n_greedy.saturating_sub(1).max(n_drafts))
+}
+
+fn ids(name: &str, ids: Vec<u32>) -> Tensor {
+    let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+    Tensor { name: name.into(), shape: vec![ids.len()], data: Data::I32(ids) }
 }
 
 /// The flags that decide the length of the context, as typed.

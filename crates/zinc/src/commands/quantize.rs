@@ -13,13 +13,13 @@ use zinc_quant::GgmlType;
 
 use crate::args::{ModelArgs, ThreadArgs};
 use crate::interrupt;
+use crate::new_file::NewFile;
 use crate::output::{self, human_bytes, table};
 use crate::progress::{Progress, Unit};
 use crate::quantize::convert::Job;
 use crate::quantize::file_type::{FileType, parse_tensor_type};
 use crate::quantize::importance::Importance;
 use crate::quantize::policy::{Decision, Pattern, Policy};
-use crate::quantize::replace::NewFile;
 use crate::report::{self, note, printable};
 
 /// Version of the block formats, which every file with blocks records.

@@ -1,13 +1,35 @@
 //! Commands whose output programs read.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
+use zinc_testkit::compare::max_abs;
+use zinc_testkit::golden::goldens;
 
 use crate::model::{self, N_VOCAB, Spec};
 use crate::{Outcome, Place};
 
 /// A tensor of a safetensors file: type, shape, bytes.
 fn tensor(place: &Place, file: &str, name: &str) -> (Value, Value, Vec<u8>) {
-    let bytes = std::fs::read(place.path(file)).unwrap();
+    tensor_of(&place.path(file), name)
+}
+
+/// Values of an f32 tensor of a safetensors file.
+pub fn f32s(path: &Path, name: &str) -> Vec<f32> {
+    let (dtype, _, bytes) = tensor_of(path, name);
+    assert_eq!(dtype, "F32", "{name}");
+    bytes.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
+}
+
+/// Values of an i32 tensor of a safetensors file.
+pub fn i32s(path: &Path, name: &str) -> Vec<i32> {
+    let (dtype, _, bytes) = tensor_of(path, name);
+    assert_eq!(dtype, "I32", "{name}");
+    bytes.as_chunks().0.iter().map(|raw| i32::from_le_bytes(*raw)).collect()
+}
+
+fn tensor_of(path: &Path, name: &str) -> (Value, Value, Vec<u8>) {
+    let bytes = std::fs::read(path).unwrap();
     let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + n_header]).unwrap();
     let entry = &header[name];
@@ -85,6 +107,73 @@ fn devices_and_chunks_agree() {
     assert!(layer.contains("no tensor differs"), "{layer}");
 }
 
+/// The validate mode on every golden model there is: a device against itself with other steps, and
+/// against the reference with other steps than that.
+#[test]
+fn steps_do_not_change_golden_models() {
+    let place = Place::new();
+    for golden in goldens().unwrap() {
+        let model = golden.gguf.display().to_string();
+        let diff = |more: &[&str]| {
+            let args = [&["diff", "-m", &model, "--json"][..], more].concat();
+            let report = place.zinc(&args).json();
+            assert_eq!(report["first"], Value::Null, "{}: {more:?}: {report}", golden.name);
+            assert!(report["n_compared"].as_u64().unwrap() > 10, "{}", golden.name);
+        };
+        diff(&["--device", "reference", "--chunk", "16", "--against-chunk", "1"]);
+        diff(&["--device", "cpu", "--chunk", "16", "--against-chunk", "1"]);
+        diff(&["--device", "cpu", "--chunk", "7", "--against-chunk", "128"]);
+        if !golden.is_quantized() {
+            let against = ["--against", "reference", "--against-chunk", "128"];
+            diff(&[&["--device", "cpu", "--chunk", "7"][..], &against].concat());
+        }
+    }
+}
+
+#[test]
+fn the_multi_token_prediction_head() {
+    let name = "qwen3_5_mtp.f32";
+    let Some(golden) = goldens().unwrap().into_iter().find(|golden| golden.name == name) else {
+        eprintln!("skipped: golden model {name} is not there");
+        return;
+    };
+    let place = Place::new();
+    let model = golden.gguf.display().to_string();
+    for prompt in golden.prompts().unwrap() {
+        let expected = prompt.mtp.as_ref().unwrap();
+        let ids = prompt.tokens.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+        for (device, chunk) in ["cpu", "reference"]
+            .iter()
+            .flat_map(|device| ["1", "7", "16", "128"].map(|c| (device, c)))
+        {
+            let args = ["logits", "-m", &model, "--tokens", &ids, "--kv", "f32", "--out", "o.st"];
+            let more = ["--mtp", "--greedy", "3", "--device", device, "--chunk", chunk];
+            place.zinc(&[&args[..], &more].concat()).ok();
+            let file = place.path("o.st");
+            for (name, values) in [
+                ("logits", &prompt.logits),
+                ("mtp_logits", &expected.logits),
+                ("mtp_hidden", &expected.hidden),
+                ("mtp_chain_logits", &expected.chain_logits),
+            ] {
+                let found = f32s(&file, name);
+                assert_eq!(found.len(), values.len(), "{name}");
+                let (error, _) = max_abs(&found, values);
+                assert!(error <= golden.tolerance, "{device}, chunk {chunk}: {name}: {error:e}");
+            }
+            assert_eq!(i32s(&file, "mtp_chain_tokens"), expected.chain_tokens);
+            assert_eq!(i32s(&file, "greedy"), prompt.greedy[..3]);
+            // What was not asked for is not there.
+            let bytes = std::fs::read(&file).unwrap();
+            assert!(!bytes.windows(10).any(|window| window == b"\"hidden.fi"));
+        }
+    }
+    let args = ["logits", "-m", &model, "--device", "reference", "--tokens", "5,6", "--mtp"];
+    place.zinc(&[&args[..], &["--hidden", "--out", "o.st"]].concat()).ok();
+    let file = place.path("o.st");
+    assert_eq!(f32s(&file, "hidden.final_norm").len(), 2 * f32s(&file, "mtp_hidden").len());
+}
+
 #[test]
 fn values_that_are_not_finite_are_found() {
     let place = Place::new();
@@ -116,6 +205,8 @@ fn inspect_and_doctor() {
     assert!(text.contains("n_kv_heads    1") && text.contains("fits"), "{text}");
     let report = place.zinc(&["doctor", "-m", "m.gguf", "--json"]).json();
     assert_eq!(report["healthy"], true);
+    assert_eq!(report["model"]["memory"]["fits"], true);
+    assert_eq!(report["model"]["memory"]["n_ctx"], 512);
     let devices: Vec<_> =
         report["devices"].as_array().unwrap().iter().map(|device| &device["name"]).collect();
     assert_eq!(devices, ["cpu", "reference"]);

@@ -25,6 +25,7 @@ fn usage() {
         &["fly"],
         &["run", "--tmep", "0", "hi"],
         &["run", "--kv", "q2_k", "hi"],
+        &["chat", "--kv", "f64"],
         &["run", "--chunk", "0", "hi"],
         &["run", "--temp", "warm", "hi"],
         &["run", "--logit-bias", "7", "hi"],
@@ -237,6 +238,37 @@ fn cache_types_that_do_not_suit() {
     let outcome = place.zinc(&["inspect", "-m", "m.gguf", "--kv", "q8_0"]);
     assert_eq!(outcome.code, 1);
     assert!(outcome.stderr.contains("hint: use --kv f16"), "{}", outcome.stderr);
+}
+
+/// A context that no machine has room for: refused before anything is loaded, with the numbers.
+#[test]
+fn contexts_that_cannot_fit() {
+    let place = Place::new();
+    let spec = Spec { n_layers: 50, n_ctx: 1 << 27, ..Spec::default() };
+    place.write("long.gguf", &model::build(&spec));
+    let parts =
+        ["free", "134217728 tokens", "cache 400.0 GiB", "hint: a context of", "tokens fits"];
+    for args in [
+        &["run", "-m", "long.gguf", "--ctx", "134217728", "hi"][..],
+        &["bench", "-m", "long.gguf", "-p", "134217728", "-n", "0"],
+    ] {
+        check(&place, args, 1, &parts);
+    }
+    let inspect = ["inspect", "-m", "long.gguf", "--ctx", "134217728"];
+    let text = place.zinc(&inspect).ok();
+    assert!(text.contains("full layers") && text.contains("400.0 GiB in 50"), "{text}");
+    assert!(text.contains("does not fit; a context of"), "{text}");
+    let report = place.zinc(&[&inspect[..], &["--json"]].concat()).json();
+    let memory = &report["memory"];
+    assert_eq!(memory["fits"], false);
+    assert_eq!(memory["caches"][0]["kind"], "full");
+    assert_eq!(memory["caches"][0]["n_bytes"], 50_u64 * 64 * (1 << 27));
+    let longest = memory["longest_ctx"].as_u64().unwrap();
+    assert!((32..1 << 27).contains(&longest));
+    // What is said to fit does.
+    let longest = longest.to_string();
+    let report = place.zinc(&["inspect", "-m", "long.gguf", "--ctx", &longest, "--json"]).json();
+    assert_eq!(report["memory"]["n_ctx"].as_u64().unwrap().to_string(), longest);
 }
 
 #[test]

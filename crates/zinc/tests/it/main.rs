@@ -9,6 +9,7 @@ mod builtin;
 mod chat;
 mod data;
 mod errors;
+mod measure;
 mod model;
 mod quantize;
 mod text;

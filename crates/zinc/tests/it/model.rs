@@ -8,9 +8,8 @@ const D_MODEL: u64 = 32;
 const D_FF: u64 = 64;
 const HEAD_DIM: u64 = 16;
 const N_HEADS: u64 = 2;
-const N_LAYERS: u64 = 2;
 
-/// Context length of the models.
+/// Context length of the models, if nothing else is asked for.
 pub const N_CTX: u32 = 512;
 /// Id of `<|im_end|>`, which ends an answer.
 pub const IM_END: u32 = 257;
@@ -33,11 +32,20 @@ pub struct Spec {
     pub template: Option<&'static str>,
     /// First element of the last layer's `ffn_down`.
     pub ffn_down: Option<f32>,
+    pub n_layers: u64,
+    pub n_ctx: u32,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Spec { arch: "qwen3", pre: "qwen2", template: Some(TEMPLATE), ffn_down: None }
+        Spec {
+            arch: "qwen3",
+            pre: "qwen2",
+            template: Some(TEMPLATE),
+            ffn_down: None,
+            n_layers: 2,
+            n_ctx: N_CTX,
+        }
     }
 }
 
@@ -52,9 +60,9 @@ pub fn build(spec: &Spec) -> Vec<u8> {
     let text = |text: &str| Value::String(text.into());
     file.value("general.architecture", text(spec.arch));
     for (key, value) in [
-        ("context_length", N_CTX),
+        ("context_length", spec.n_ctx),
         ("embedding_length", D_MODEL as u32),
-        ("block_count", N_LAYERS as u32),
+        ("block_count", spec.n_layers as u32),
         ("feed_forward_length", D_FF as u32),
         ("attention.head_count", N_HEADS as u32),
         ("attention.head_count_kv", 1),
@@ -115,7 +123,7 @@ fn tensors(file: &mut Writer, spec: &Spec) {
     };
     matrix(file, "token_embd.weight", D_MODEL, N_VOCAB);
     matrix(file, "output.weight", D_MODEL, N_VOCAB);
-    for layer in 0..N_LAYERS {
+    for layer in 0..spec.n_layers {
         for (part, n_in, n_out) in [
             ("attn_q", D_MODEL, N_HEADS * HEAD_DIM),
             ("attn_k", D_MODEL, HEAD_DIM),
@@ -132,7 +140,7 @@ fn tensors(file: &mut Writer, spec: &Spec) {
         let data: Vec<u8> = (0..n).flat_map(|_| 1f32.to_le_bytes()).collect();
         file.tensor(name, GgmlType::F32, &[n], data);
     };
-    for layer in 0..N_LAYERS {
+    for layer in 0..spec.n_layers {
         for (part, n) in [
             ("attn_norm", D_MODEL),
             ("ffn_norm", D_MODEL),

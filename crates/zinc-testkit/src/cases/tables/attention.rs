@@ -1,7 +1,7 @@
 //! Caches: writing them and attending over them.
 
 use serde::Deserialize;
-use zinc_plan::{Builder, OpKind};
+use zinc_plan::{Builder, CacheGroup, OpKind};
 use zinc_quant::GgmlType;
 
 use super::{Context, Entry};
@@ -18,6 +18,9 @@ pub(super) struct Attention {
     /// 1 / sqrt(k_dim) when absent.
     scale: Option<f32>,
     window: Option<u32>,
+    /// The caches keep no more than the window.
+    #[serde(default)]
+    ring: bool,
     /// Heads have sinks.
     #[serde(default)]
     sinks: bool,
@@ -47,9 +50,14 @@ impl Entry for Attention {
         let fits = |dtype: &GgmlType| {
             widths.iter().all(|width| dtype.row_bytes(*width as usize).is_some())
         };
+        let ring = self.window.filter(|_| self.ring);
+        let group = ring.map_or(CacheGroup::Full, |_| CacheGroup::Window);
         let case = |dtype| {
             let mut feed = context.feed(&self.name);
-            let layout = Layout::sequences(&self.seqs, self.page_size, &mut feed.rng);
+            let mut layout = Layout::sequences(&self.seqs, self.page_size, &mut feed.rng);
+            if let Some(window) = ring {
+                layout = layout.with_window(window, &mut feed.rng);
+            }
             let rows = layout.n_rows() as u32;
             let operand = |name, cols| Operand {
                 name,
@@ -64,8 +72,8 @@ impl Entry for Attention {
             feed.floats("sinks", 1, self.n_heads, Pattern::Normal);
             let build = move |b: &mut Builder| {
                 let (q, k, v) = (q.build(b)?, k.build(b)?, v.build(b)?);
-                let cache_k = b.cache("cache_k", dtype, widths[0])?;
-                let cache_v = b.cache("cache_v", dtype, widths[1])?;
+                let cache_k = b.cache_of(group, "cache_k", dtype, widths[0])?;
+                let cache_v = b.cache_of(group, "cache_v", dtype, widths[1])?;
                 b.kv_write("write", [k, v], [cache_k, cache_v])?;
                 let sinks = match attributes.sinks {
                     true => Some(b.weight("sinks", GgmlType::F32, 1, attributes.n_heads)?),

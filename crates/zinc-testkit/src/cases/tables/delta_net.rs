@@ -20,6 +20,9 @@ pub(super) struct CausalConv1d {
     kernel: u32,
     /// For each sequence the tokens of earlier steps and those of the step under test.
     seqs: Vec<[u32; 2]>,
+    /// Offsets in the step under test at which states are saved, to go on from.
+    #[serde(default)]
+    saves: Vec<u32>,
     #[serde(default)]
     view: bool,
 }
@@ -30,7 +33,7 @@ impl Entry for CausalConv1d {
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         let (cols, kernel) = (self.cols, self.kernel);
         let mut feed = context.feed(&self.name);
-        let layout = Layout::recurrent(&self.seqs, &mut feed.rng);
+        let layout = Layout::recurrent(&self.seqs, &self.saves, &mut feed.rng);
         let x = operand("x", layout.n_rows() as u32, cols, self.view);
         x.fill(&mut feed);
         feed.floats("w", cols, kernel, Pattern::Normal);
@@ -98,6 +101,9 @@ pub(super) struct GatedDeltaNet {
     v_dim: u32,
     order: Order,
     seqs: Vec<[u32; 2]>,
+    /// Offsets in the step under test at which states are saved, to go on from.
+    #[serde(default)]
+    saves: Vec<u32>,
     #[serde(default)]
     view: bool,
 }
@@ -118,7 +124,7 @@ impl Entry for GatedDeltaNet {
             },
         };
         let mut feed = context.feed(&self.name);
-        let layout = Layout::recurrent(&self.seqs, &mut feed.rng);
+        let layout = Layout::recurrent(&self.seqs, &self.saves, &mut feed.rng);
         let rows = layout.n_rows() as u32;
         let keys = self.n_k_heads * self.k_dim;
         let [q, k] = ["q", "k"].map(|name| operand(name, rows, keys, self.view));

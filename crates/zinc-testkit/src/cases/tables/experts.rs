@@ -1,9 +1,12 @@
 //! Products with one of several matrices, and the choice of the matrix.
 
 use serde::Deserialize;
-use zinc_plan::{Builder, ExpertGroups, Gating, GroupScore, OpKind};
+use zinc_plan::{
+    Builder, ExpertGroups, Gating, GroupScore, HeadSlice, OpKind, PlanError, TensorId,
+};
 use zinc_quant::GgmlType;
 
+use super::rows::Act;
 use super::{Context, Entry};
 use crate::cases::{Case, Layout, Operand, Pattern};
 
@@ -76,6 +79,9 @@ pub(super) struct ExpertMatMul {
     /// Each slot has a row of its own, as in the second product of a block.
     #[serde(default)]
     per_slot: bool,
+    /// All rows choose the same experts.
+    #[serde(default)]
+    one_choice: bool,
 }
 
 impl Entry for ExpertMatMul {
@@ -91,7 +97,13 @@ impl Entry for ExpertMatMul {
             let logits = operand("logits", rows, n_experts, Pattern::Normal);
             let mut feed = context.feed(&self.name);
             x.fill(&mut feed);
-            logits.fill(&mut feed);
+            match self.one_choice {
+                true => {
+                    let choice: Vec<f32> = (0..n_experts).map(|id| (id * 7 % 11) as f32).collect();
+                    feed.values("logits", rows, n_experts, &choice.repeat(rows as usize));
+                }
+                false => logits.fill(&mut feed),
+            }
             feed.blocks("w", dtype, n_experts * n_out, n_in);
             feed.floats("b", n_experts, n_out, Pattern::Normal);
             let build = move |b: &mut Builder| {
@@ -103,6 +115,88 @@ impl Entry for ExpertMatMul {
                     false => None,
                 };
                 Ok(vec![b.expert_matmul("y", n_experts, [weight, x, ids], bias)?])
+            };
+            let layout = Layout::rows(rows);
+            let mut case = context.case(&self.name, Some(dtype), feed, layout, Box::new(build));
+            case.nmse_max = context.nmse_of_product(dtype, n_in, pattern);
+            case
+        };
+        context.weight_types(n_in).map(case).collect()
+    }
+}
+
+/// Gate and up of the chosen experts, from two stacks or from one.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExpertGateUpAct {
+    name: String,
+    rows: u32,
+    n_experts: u32,
+    n_experts_used: u32,
+    n_out: u32,
+    n_in: u32,
+    #[serde(default)]
+    act: Act,
+    #[serde(default)]
+    packed: bool,
+    #[serde(default)]
+    bias: bool,
+}
+
+impl ExpertGateUpAct {
+    fn products(
+        &self,
+        b: &mut Builder,
+        dtype: GgmlType,
+        [x, ids]: [TensorId; 2],
+    ) -> Result<[TensorId; 2], PlanError> {
+        let (n_experts, n_out, n_in) = (self.n_experts, self.n_out, self.n_in);
+        if self.packed {
+            let w = b.weight("packed", dtype, n_experts * 2 * n_out, n_in)?;
+            let both = b.expert_matmul("both", n_experts, [w, x, ids], None)?;
+            let half = |start| HeadSlice { head_dim: 2 * n_out, start, len: n_out };
+            let gate = b.head_slice("gate", half(0), both)?;
+            return Ok([gate, b.head_slice("up", half(n_out), both)?]);
+        }
+        let mut product = |label: &str| {
+            let w = b.weight(&format!("{label}.w"), dtype, n_experts * n_out, n_in)?;
+            let bias = match self.bias {
+                true => Some(b.weight(&format!("{label}.b"), GgmlType::F32, n_experts, n_out)?),
+                false => None,
+            };
+            b.expert_matmul(label, n_experts, [w, x, ids], bias)
+        };
+        Ok([product("gate")?, product("up")?])
+    }
+}
+
+impl Entry for ExpertGateUpAct {
+    const OP: OpKind = OpKind::ExpertGateUpAct;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        let (rows, n_experts, k) = (self.rows, self.n_experts, self.n_experts_used);
+        let (n_out, n_in) = (self.n_out, self.n_in);
+        let case = |dtype| {
+            let pattern = context.resolve(Pattern::Exact, dtype, n_in);
+            let x = operand("x", rows, n_in, pattern);
+            let logits = operand("logits", rows, n_experts, Pattern::Normal);
+            let mut feed = context.feed(&self.name);
+            x.fill(&mut feed);
+            logits.fill(&mut feed);
+            if self.packed {
+                feed.blocks("packed", dtype, n_experts * 2 * n_out, n_in);
+            } else {
+                for label in ["gate", "up"] {
+                    feed.blocks(&format!("{label}.w"), dtype, n_experts * n_out, n_in);
+                    feed.floats(&format!("{label}.b"), n_experts, n_out, Pattern::Normal);
+                }
+            }
+            let entry = self.clone();
+            let build = move |b: &mut Builder| {
+                let (x, logits) = (x.build(b)?, logits.build(b)?);
+                let [ids, _] = b.router_top_k("router", plain_router(k), logits, None)?;
+                let [gate, up] = entry.products(b, dtype, [x, ids])?;
+                Ok(vec![b.gated_act("y", entry.act.attributes(), gate, up)?])
             };
             let layout = Layout::rows(rows);
             let mut case = context.case(&self.name, Some(dtype), feed, layout, Box::new(build));

@@ -120,11 +120,22 @@ pub(super) struct GatedAct {
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Act {
+pub(super) enum Act {
     #[default]
     Silu,
     GeluTanh,
     SwigluOai,
+}
+
+impl Act {
+    pub(super) fn attributes(self) -> zinc_plan::GatedAct {
+        let act = match self {
+            Act::Silu => Activation::Silu,
+            Act::GeluTanh => Activation::GeluTanh,
+            Act::SwigluOai => Activation::SwigluOai,
+        };
+        zinc_plan::GatedAct { act }
+    }
 }
 
 impl Entry for GatedAct {
@@ -134,13 +145,7 @@ impl Entry for GatedAct {
         let (rows, cols, view, pattern) = (self.rows, self.cols, self.view, self.pattern);
         let gate = Operand { name: "gate", rows, cols, view, pattern };
         let up = Operand { name: "up", rows, cols, view, pattern: Pattern::Normal };
-        let act = zinc_plan::GatedAct {
-            act: match self.act {
-                Act::Silu => Activation::Silu,
-                Act::GeluTanh => Activation::GeluTanh,
-                Act::SwigluOai => Activation::SwigluOai,
-            },
-        };
+        let act = self.act.attributes();
         let mut feed = context.feed(&self.name);
         gate.fill(&mut feed);
         up.fill(&mut feed);

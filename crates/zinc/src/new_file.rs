@@ -87,6 +87,11 @@ pub fn check_target(path: &Path, inputs: &[&Path], force: bool) -> anyhow::Resul
         let what = format!("{}: is a directory", path.display());
         return Err(report::with_hint(what, "name a file in it"));
     }
+    if !there.is_file() {
+        // It would be replaced, not written to.
+        let what = format!("{}: is a device or the like, no file", path.display());
+        return Err(report::with_hint(what, "name a file"));
+    }
     if !force {
         let what = format!("{}: is there already", path.display());
         return Err(report::with_hint(what, "--force overwrites it"));

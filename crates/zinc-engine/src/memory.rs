@@ -1,0 +1,145 @@
+//! What a model takes on a device, before anything is loaded.
+
+use std::collections::HashSet;
+
+use zinc_backend::{Device, WeightNeed};
+use zinc_plan::{Op, Plan, TensorId};
+
+use crate::cache_shape::CacheShape;
+use crate::runner::{Block, Wanted, bucket_bounds, prepare, weight_sources};
+use crate::{EngineError, Model};
+
+/// Bytes that a model takes on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// Weights, read where the file is mapped or copied.
+    pub weights: WeightNeed,
+    /// Caches by the kind of their layers.
+    pub cache: CacheNeed,
+    /// Intermediate values of the largest step of each kind, and what the device adds to them.
+    pub scratch: u64,
+}
+
+/// Bytes of the caches. A layer that has none counts nowhere, nor does one that reads another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheNeed {
+    /// Keys and values of all positions.
+    pub full: LayerNeed,
+    /// Keys and values of the last positions: layers with a sliding window.
+    pub window: LayerNeed,
+    /// Compressed keys and values of all positions.
+    pub latent: LayerNeed,
+    /// States of recurrent layers, with those of checkpoints.
+    pub recurrent: LayerNeed,
+}
+
+/// Layers of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LayerNeed {
+    /// Number of layers with a cache of this kind.
+    pub n_layers: u32,
+    /// Bytes of all of them.
+    pub n_bytes: u64,
+}
+
+impl CacheNeed {
+    /// All caches.
+    pub fn total(&self) -> u64 {
+        let kinds = [self.full, self.window, self.latent, self.recurrent];
+        kinds.iter().map(|kind| kind.n_bytes).sum()
+    }
+
+    /// Of a plan with its states.
+    fn of(plan: &Plan) -> CacheNeed {
+        let latent: HashSet<TensorId> = plan
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.op, Op::LatentAttention(_)))
+            .flat_map(|node| node.reads[2..4].iter().copied())
+            .collect();
+        let mut need = CacheNeed::default();
+        // A convolution stands before each delta net and belongs to its layer.
+        for node in &plan.nodes {
+            let n_states = node.op.n_state_writes();
+            let states = &node.writes[node.writes.len() - n_states..];
+            let Some(first) = states.first() else { continue };
+            let windowed = plan.tensor(*first).shape.rows == zinc_plan::Dim::WindowRows;
+            let kind = match node.op {
+                Op::KvWrite if latent.contains(first) => &mut need.latent,
+                Op::KvWrite if windowed => &mut need.window,
+                Op::KvWrite => &mut need.full,
+                _ => &mut need.recurrent,
+            };
+            kind.n_layers += u32::from(!matches!(node.op, Op::CausalConv1d(_)));
+            kind.n_bytes += states.iter().map(|id| plan.max_bytes(*id)).sum::<u64>();
+        }
+        need
+    }
+}
+
+impl MemoryNeed {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights.mapped.saturating_add(self.own())
+    }
+
+    /// All but what is read where the file is mapped.
+    pub fn own(&self) -> u64 {
+        [self.cache.total(), self.scratch]
+            .iter()
+            .fold(self.weights.copied, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// Whether a device with `total` bytes of memory, `free` of them free, can hold it. Weights that
+    /// are read in place need room to stay in memory, or every step reads them from the disk; they
+    /// may push out what other programs have in their files' memory, but not more than there is.
+    pub fn fits(&self, total: u64, free: u64) -> bool {
+        self.own() <= free && self.total() <= total
+    }
+}
+
+/// Says what a model takes on a device for caches of one shape and another.
+pub(crate) struct Estimate<'a> {
+    model: &'a Model,
+    device: &'a dyn Device,
+    /// Prepared plans, with the tokens of a step that they are for.
+    plans: Vec<Plan>,
+    max_tokens: u32,
+    weights: WeightNeed,
+}
+
+impl<'a> Estimate<'a> {
+    /// For `model` on `device`.
+    pub fn new(model: &'a Model, device: &'a dyn Device) -> Result<Estimate<'a>, EngineError> {
+        let weights = device.weight_need(&weight_sources(model, &[Block::Trunk])?);
+        Ok(Estimate { model, device, plans: Vec::new(), max_tokens: 0, weights })
+    }
+
+    /// What is needed with caches of this shape.
+    pub fn need(&mut self, shape: CacheShape) -> Result<MemoryNeed, EngineError> {
+        if self.max_tokens != shape.max_tokens {
+            let wanted = Wanted::default();
+            self.plans = bucket_bounds(shape)
+                .map(|max_tokens| prepare(self.model, self.device, shape, max_tokens, &wanted))
+                .collect::<Result<Vec<_>, _>>()?;
+            self.max_tokens = shape.max_tokens;
+        }
+        let mut scratch = 0_u64;
+        for plan in &mut self.plans {
+            // Nothing but the limits differs between plans for caches of other sizes, and the arena
+            // is bounded by the tokens of a step.
+            let (max_tokens, max_out_rows) = (plan.limits.max_tokens, plan.limits.max_out_rows);
+            plan.limits = shape.plan_options(max_tokens, max_out_rows).limits;
+            let arena = plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
+            scratch = scratch.saturating_add(arena);
+            scratch = scratch.saturating_add(self.device.scratch_need(plan));
+        }
+        let cache = self.plans.first().map(CacheNeed::of).unwrap_or_default();
+        debug_assert_eq!(
+            Some(cache.total()),
+            self.plans.first().map(Plan::state_bytes),
+            "every state belongs to one layer"
+        );
+        Ok(MemoryNeed { weights: self.weights, cache, scratch })
+    }
+}

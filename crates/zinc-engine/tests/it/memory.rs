@@ -1,0 +1,102 @@
+//! What is said to be needed before anything is loaded.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use zinc_backend::Device;
+use zinc_engine::{EngineOptions, MemoryNeed, Model};
+use zinc_quant::GgmlType;
+use zinc_reference::ReferenceDevice;
+
+use crate::support::golden;
+
+fn open(path: &Path) -> Arc<Model> {
+    Arc::new(Model::open(path).unwrap())
+}
+
+fn need(model: &Model, options: &EngineOptions) -> MemoryNeed {
+    options.memory_need(model, &ReferenceDevice::new()).unwrap()
+}
+
+const OPTIONS: EngineOptions = EngineOptions {
+    n_ctx: Some(256),
+    chunk: 32,
+    kv_type: GgmlType::F16,
+    max_seqs: 1,
+    checkpoints: 2,
+};
+
+/// Every layer counts once, where its cache is, and only if it has one.
+#[test]
+fn layers_count_where_their_caches_are() {
+    let models = ["qwen3", "deepseek_v2", "gpt_oss", "gemma3", "gemma4", "qwen3_next", "qwen3_5"];
+    for name in models {
+        let Some((golden, _)) = golden(&format!("{name}.f32")) else {
+            continue;
+        };
+        let model = open(&golden.gguf);
+        let config = model.config();
+        let layers = &config.layers[..config.n_layers as usize];
+        let count = |counts: fn(&zinc_models::LayerConfig) -> bool| {
+            layers.iter().filter(|layer| counts(layer)).count() as u32
+        };
+        let cache = need(&model, &OPTIONS).cache;
+        let (has_own, recurrent) = (count(|it| it.kv_layer.is_none()), count(|it| it.recurrent));
+        assert_eq!(cache.recurrent.n_layers, recurrent, "{name}");
+        let windows = count(|it| it.window.is_some() && it.kv_layer.is_none() && !it.recurrent);
+        assert_eq!(cache.window.n_layers, windows, "{name}");
+        let all = cache.full.n_layers + cache.latent.n_layers;
+        assert_eq!(all, has_own - recurrent - windows, "{name}");
+        assert_eq!(cache.latent.n_layers > 0, config.latent.is_some(), "{name}");
+        let weights = need(&model, &OPTIONS).weights;
+        assert!(weights.mapped > 0 && weights.copied == 0, "{name}");
+    }
+}
+
+#[test]
+fn windows_and_states_do_not_grow_with_the_context() {
+    for name in ["gemma3", "gpt_oss", "qwen3_5"] {
+        let Some((golden, _)) = golden(&format!("{name}.f32")) else {
+            continue;
+        };
+        let model = open(&golden.gguf);
+        let at = |n_ctx| need(&model, &EngineOptions { n_ctx: Some(n_ctx), ..OPTIONS }).cache;
+        let (short, long) = (at(256), at(512));
+        assert_eq!(long.full.n_bytes, 2 * short.full.n_bytes, "{name}");
+        assert_eq!(long.window, short.window, "{name}");
+        assert_eq!(long.recurrent, short.recurrent, "{name}");
+        // Each checkpoint holds a copy of the states.
+        let none = need(&model, &EngineOptions { checkpoints: 0, ..OPTIONS }).cache;
+        assert_eq!(short.recurrent.n_bytes, 3 * none.recurrent.n_bytes, "{name}");
+        assert!(none.window.n_bytes <= short.window.n_bytes, "{name}");
+        // Two sequences have two of everything.
+        let two = need(&model, &EngineOptions { max_seqs: 2, ..OPTIONS }).cache;
+        assert_eq!(two.total(), 2 * short.total(), "{name}");
+    }
+}
+
+#[test]
+fn the_longest_context_that_fits_is_found() {
+    let Some((golden, _)) = golden("qwen3.f32") else {
+        return;
+    };
+    let model = open(&golden.gguf);
+    let device = ReferenceDevice::new();
+    let device: &dyn Device = &device;
+    let at = |n_ctx| need(&model, &EngineOptions { n_ctx: Some(n_ctx), ..OPTIONS });
+    let whole = EngineOptions { n_ctx: Some(500), ..OPTIONS };
+    let longest = |budget: u64| {
+        whole.longest_context(&model, device, |need| need.fits(u64::MAX, budget)).unwrap()
+    };
+    assert_eq!(longest(at(500).own()), Some(500));
+    assert_eq!(longest(at(500).own() - 1), Some(480));
+    assert_eq!(longest(at(96).own()), Some(96));
+    assert_eq!(longest(at(96).own() - 1), Some(64));
+    assert_eq!(longest(at(32).own() - 1), Some(1));
+    assert_eq!(longest(at(1).own() - 1), None);
+    // Weights that are read in place must not exceed the memory that there is.
+    let need = at(64);
+    assert!(need.fits(need.total(), need.own()));
+    assert!(!need.fits(need.total() - 1, need.own()));
+    assert!(!need.fits(u64::MAX, need.own() - 1));
+}
