@@ -49,11 +49,7 @@ impl QuantizeBlock<32> for Mxfp4 {
     /// The exponent puts the largest magnitude between 4 and 8 (E2M1 ends at 6); each element takes the
     /// nearest code, the lower index on ties.
     fn quantize(src: &[f32; 32]) -> Mxfp4 {
-        let max = src.iter().fold(0.0f32, |max, value| max.max(value.abs()));
-        // floor(log2 max) from the bits: exact, where a rounded log2 would jump just below a power of
-        // two. Subnormal maxima have exponent field 0 and saturate at e = 0 like all tiny ones.
-        let exponent = (max.to_bits() >> 23) as u8;
-        let mut block = Mxfp4 { e: exponent.saturating_sub(2), qs: [0; 16] };
+        let mut block = Mxfp4 { e: plain_exponent(src), qs: [0; 16] };
         let d = block.half_scale();
         block.qs =
             std::array::from_fn(|j| nearest_fp4(src[j], d) | nearest_fp4(src[j + 16], d) << 4);
@@ -64,7 +60,7 @@ impl QuantizeBlock<32> for Mxfp4 {
 impl SearchBlock<32> for Mxfp4 {
     /// The reference's exponent or one of its neighbours: a smaller one clips the largest values.
     fn search(values: &[f32; 32], weights: &[f32; 32]) -> Mxfp4 {
-        let plain = Mxfp4::quantize(values).e;
+        let plain = plain_exponent(values);
         let candidates = [plain, plain.saturating_sub(1), plain.saturating_add(1)];
         let (mut best, mut least) = (Mxfp4 { e: plain, qs: [0; 16] }, f32::INFINITY);
         for e in candidates {
@@ -79,6 +75,14 @@ impl SearchBlock<32> for Mxfp4 {
         best.qs = std::array::from_fn(|j| code(values[j]) | code(values[j + 16]) << 4);
         best
     }
+}
+
+fn plain_exponent(values: &[f32; 32]) -> u8 {
+    let max = values.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+    // floor(log2 max) from the bits: exact, where a rounded log2 would jump just below a power of
+    // two. Subnormal maxima have exponent field 0 and saturate at e = 0 like all tiny ones.
+    let exponent = (max.to_bits() >> 23) as u8;
+    exponent.saturating_sub(2)
 }
 
 fn nearest_fp4(value: f32, scale: f32) -> u8 {
