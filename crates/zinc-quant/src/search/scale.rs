@@ -89,7 +89,7 @@ pub(crate) fn fit<L: Levels, const N: usize>(values: &[f32; N], weights: &[f32; 
     }
     let mut best = Moments::default();
     let step = 2.0 / L::N_LEVELS as f32;
-    let n_starts = if L::N_LEVELS > 64 { 4 } else { 8 };
+    let n_starts = if L::N_LEVELS > 64 { 4 } else { 16 };
     // In a symmetric range both ends lead to the same levels.
     let ends = if L::LOW == -L::HIGH { &[L::LOW][..] } else { &[L::LOW, L::HIGH] };
     for end in ends {
