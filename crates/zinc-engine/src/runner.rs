@@ -11,7 +11,6 @@ use zinc_models::PlanOptions;
 use zinc_plan::{Plan, TensorKind, passes};
 
 use crate::cache_shape::CacheShape;
-use crate::options::EngineOptions;
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -100,8 +99,7 @@ impl Block {
 
     /// The plan of one token, for what does not depend on limits: names, weights, columns.
     pub fn smallest_plan(self, model: &Model) -> Result<Plan, EngineError> {
-        let shape = CacheShape::new(model, &EngineOptions::default(), 1);
-        self.plan(model, &shape.plan_options(1, 1))
+        self.plan(model, &PlanOptions::ONE_TOKEN)
     }
 }
 

@@ -37,6 +37,25 @@ pub struct PlanOptions {
     pub kv_type: GgmlType,
 }
 
+impl PlanOptions {
+    /// One token with caches of one row, in a type that has no blocks and so takes rows of any
+    /// length: for what does not depend on limits, such as names, weights and widths.
+    pub const ONE_TOKEN: PlanOptions = PlanOptions {
+        limits: Limits {
+            max_tokens: 1,
+            max_seqs: 1,
+            max_out_rows: 1,
+            page_size: 1,
+            pages_per_seq: 1,
+            n_pages: 1,
+            window_pages_per_seq: 1,
+            n_window_pages: 1,
+            n_state_slots: 1,
+        },
+        kv_type: GgmlType::F32,
+    };
+}
+
 impl Model {
     /// Reads the configuration and checks that the file holds exactly the tensors the architecture
     /// needs, in the right shapes.
@@ -67,18 +86,7 @@ impl Model {
 
     /// Builds a plan once, which checks every tensor, and refuses tensors it leaves out.
     fn check_all_used(&self, gguf: &Gguf, used: &[&str]) -> Result<(), ModelError> {
-        let limits = Limits {
-            max_tokens: 1,
-            max_seqs: 1,
-            max_out_rows: 1,
-            page_size: 1,
-            pages_per_seq: 1,
-            n_pages: 1,
-            window_pages_per_seq: 1,
-            n_window_pages: 1,
-            n_state_slots: 1,
-        };
-        let options = PlanOptions { limits, kv_type: GgmlType::F32 };
+        let options = PlanOptions::ONE_TOKEN;
         let plans: Vec<Plan> =
             [Some(self.plan(&options)?), self.mtp_plan(&options)?].into_iter().flatten().collect();
         let mut names: HashSet<&str> = used.iter().copied().collect();

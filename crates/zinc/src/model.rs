@@ -6,6 +6,7 @@ use anyhow::Context;
 use zinc_backend::Device;
 use zinc_engine::{EngineError, EngineOptions, LoadedModel, MemoryNeed, Model};
 use zinc_gguf::Gguf;
+use zinc_models::PlanOptions;
 use zinc_plan::CacheGroup;
 use zinc_quant::GgmlType;
 use zinc_token::Tokenizer;
@@ -13,7 +14,6 @@ use zinc_token::Tokenizer;
 use crate::args::ModelArgs;
 use crate::output::human_bytes;
 use crate::progress::{Progress, Unit};
-use crate::traffic::one_token_plan;
 use crate::{builtin, report};
 
 impl ModelArgs {
@@ -125,9 +125,7 @@ fn check_cache_type(model: &Model, device: &dyn Device, ty: GgmlType) -> anyhow:
         let what = format!("--kv {name}: {} has no cache of that type", device.info().name);
         return Err(report::with_hint(what, format!("it has {}", known.join(", "))));
     }
-    // A type that has no blocks holds rows of any length.
-    let options = EngineOptions { kv_type: GgmlType::F32, ..EngineOptions::default() };
-    let plan = one_token_plan(model, &options)?;
+    let plan = model.graph().plan(&PlanOptions::ONE_TOKEN)?;
     let caches = plan.tensors.iter().filter(|tensor| CacheGroup::of(tensor.shape.rows).is_some());
     let n_block = ty.block_len() as u32;
     let mut widths = caches.map(|cache| cache.shape.cols);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use zinc_engine::{EngineOptions, Model};
 use zinc_models::PlanOptions;
-use zinc_plan::{Limits, Node, Op, Plan, TensorId, TensorKind};
+use zinc_plan::{Node, Op, Plan, TensorId, TensorKind};
 
 /// Bytes that steps read.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,8 @@ impl Traffic {
     /// # Errors
     /// The model's plan cannot be built.
     pub fn of(model: &Model, options: &EngineOptions) -> anyhow::Result<Traffic> {
-        let plan = one_token_plan(model, options)?;
+        let one_token = PlanOptions { kv_type: options.kv_type, ..PlanOptions::ONE_TOKEN };
+        let plan = model.graph().plan(&one_token)?;
         let mut traffic = Traffic::default();
         plan.nodes.iter().for_each(|node| traffic.add(&plan, node));
         Ok(traffic)
@@ -115,22 +116,6 @@ impl Traffic {
         }
         n_bytes
     }
-}
-
-/// The plan of one token with caches of one row.
-pub fn one_token_plan(model: &Model, options: &EngineOptions) -> anyhow::Result<Plan> {
-    let limits = Limits {
-        max_tokens: 1,
-        max_seqs: 1,
-        max_out_rows: 1,
-        page_size: 1,
-        pages_per_seq: 1,
-        n_pages: 1,
-        window_pages_per_seq: 1,
-        n_window_pages: 1,
-        n_state_slots: 1,
-    };
-    Ok(model.graph().plan(&PlanOptions { limits, kv_type: options.kv_type })?)
 }
 
 #[cfg(test)]
