@@ -1,5 +1,6 @@
 //! Groups of flags that several commands share.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -37,6 +38,14 @@ pub struct ThreadArgs {
     /// Threads that the cpu device uses. Default: one per physical core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+}
+
+impl ThreadArgs {
+    /// Threads for work of the command's own: those asked for, or one per processor.
+    pub fn count(&self) -> NonZeroUsize {
+        let asked = self.threads.and_then(|n| NonZeroUsize::new(n as usize));
+        asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
 }
 
 /// Sizes that the engine is built for.

@@ -5,13 +5,6 @@ use anyhow::Context;
 
 use crate::saved_logits::SavedRow;
 
-/// A row's verdict on the token that follows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Score {
-    /// Minus the logarithm of its probability.
-    pub nll: f64,
-}
-
 /// A row beside the base model's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
@@ -39,9 +32,9 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
-/// Scores `logits` by the token `next`.
-pub fn score(logits: &[f32], next: u32) -> Score {
-    Score { nll: log_sum_exp(logits) - f64::from(logits[next as usize]) }
+/// Minus the logarithm of the probability that `logits` give the token `next`.
+pub fn nll(logits: &[f32], next: u32) -> f64 {
+    log_sum_exp(logits) - f64::from(logits[next as usize])
 }
 
 /// Compares `logits` with the base model's log-probabilities of the same row.
@@ -162,12 +155,12 @@ mod tests {
     fn scores() {
         // Probabilities 1/2, 1/4, 1/4.
         let logits = [2f32.ln() + 100.0, 100.0, 100.0];
-        assert!((score(&logits, 0).nll - 2f64.ln()).abs() < 1e-6);
-        assert!((score(&logits, 2).nll - 4f64.ln()).abs() < 1e-6);
+        assert!((nll(&logits, 0) - 2f64.ln()).abs() < 1e-6);
+        assert!((nll(&logits, 2) - 4f64.ln()).abs() < 1e-6);
         for broken in [f32::NAN, f32::INFINITY] {
-            assert!(!score(&[0.0, broken, 1.0], 0).nll.is_finite());
+            assert!(!nll(&[0.0, broken, 1.0], 0).is_finite());
         }
-        assert_eq!(score(&[0.0, f32::NEG_INFINITY], 0).nll, 0.0);
+        assert_eq!(nll(&[0.0, f32::NEG_INFINITY], 0), 0.0);
     }
 
     #[test]

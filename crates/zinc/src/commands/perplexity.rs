@@ -12,7 +12,7 @@ use zinc_engine::{EngineOptions, Evaluator, Model, StepRows, Taps};
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::progress::{Progress, Unit};
 use crate::saved_logits::{self, Layout};
-use crate::scores::{self, Comparison, Mean, Score, in_parallel, percentile};
+use crate::scores::{self, Comparison, Mean, in_parallel, percentile};
 use crate::text_chunks::{TextChunks, default_n_ctx};
 use crate::{model, output, report};
 
@@ -114,10 +114,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (loaded, _) = model::load(Arc::clone(&model), device, &options)?;
     let name = loaded.device().info().name.clone();
     let mut evaluator = Evaluator::new(loaded, &options, &taps)?;
-    let n_threads = match args.device.threads.threads {
-        Some(n) => n as usize,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let n_threads = args.device.threads.count().get();
     let mut run = Run { task, n_vocab: n_vocab as usize, n_threads, nll: Mean::default() };
     let mut progress = Progress::new("scoring", Unit::Chunks);
     for (idx, chunk) in text.iter().enumerate() {
@@ -241,14 +238,14 @@ impl Run {
         let row = |idx: usize| &logits[idx * n_vocab..][..n_vocab];
         match &mut self.task {
             Task::Score { save: None } => {
-                let score = |idx| scores::score(row(idx), next[idx]);
-                let scores = in_parallel(next.len(), n_threads, score)?;
-                self.add(scores.iter().map(|Score { nll }| *nll), first)
+                let nll = |idx| scores::nll(row(idx), next[idx]);
+                let nll = in_parallel(next.len(), n_threads, nll)?;
+                self.add(nll.into_iter(), first)
             }
             Task::Score { save: Some(file) } => {
                 let score = |idx| {
                     let logits = row(idx);
-                    (scores::score(logits, next[idx]).nll, saved_logits::encode_row(logits))
+                    (scores::nll(logits, next[idx]), saved_logits::encode_row(logits))
                 };
                 let scores = in_parallel(next.len(), n_threads, score)?;
                 scores.iter().try_for_each(|(nll, row)| file.row(row, *nll))?;

@@ -1,6 +1,5 @@
 //! `zinc quantize`: a smaller file of the same model.
 
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -248,7 +247,7 @@ fn write(
     let inputs: Vec<&Path> = inputs.chain(args.imatrix.as_deref()).collect();
     let file = NewFile::create(out, &inputs, header.file_bytes(), args.force)?;
     interrupt::install()?;
-    let n_threads = n_threads(args);
+    let n_threads = args.threads.count();
     let total = steps.iter().map(|step| step.tensor.n_bytes).sum();
     let mut progress = Progress::new("quantising", Unit::Bytes);
     let mut stream = header.begin(file)?;
@@ -280,11 +279,6 @@ fn write(
     }
     stream.finish()?.finish()?;
     Ok(ControlFlow::Continue(()))
-}
-
-fn n_threads(args: &Args) -> NonZeroUsize {
-    let asked = args.threads.threads.and_then(|n| NonZeroUsize::new(n as usize));
-    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn tell_fallbacks(steps: &[Step]) {
