@@ -318,16 +318,21 @@ fn new_buffer(what: &str, needed: u64) -> Result<Buffer, DeviceError> {
     })
 }
 
+/// Most rows of an input that the plan reads, and bytes of a row.
+fn input_size(plan: &Plan, kind: InputKind) -> (usize, usize) {
+    let shape = kind.shape(&plan.limits);
+    // The model's width of hidden states is in their tensor. All others follow from the limits, which an estimate
+    // changes and tensors do not.
+    let hidden = (kind == InputKind::Hidden).then(|| plan.find(kind.name())).flatten();
+    let cols = hidden.map_or(shape.cols, |id| plan.tensor(id).shape.cols);
+    // Ids are i32 and hidden states f32.
+    (plan.limits.bound(shape.rows) as usize, cols as usize * size_of::<i32>())
+}
+
 /// One buffer for the inputs that the plan reads, at their largest size.
 fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceError> {
-    let size = |kind: InputKind| {
-        // Ids are i32 and hidden states f32; the width of the latter is in their tensor.
-        let found = plan.find(kind.name()).map(|id| plan.tensor(id).shape);
-        let shape = found.unwrap_or(kind.shape(&plan.limits));
-        (plan.limits.bound(shape.rows) as usize, shape.cols as usize * size_of::<i32>())
-    };
     let bytes_of = |kind: InputKind| {
-        let (n_rows, row_bytes) = size(kind);
+        let (n_rows, row_bytes) = input_size(plan, kind);
         (n_rows * row_bytes).next_multiple_of(64)
     };
     let kinds = plan.inputs();
@@ -336,7 +341,7 @@ fn input_buffer(plan: &Plan) -> Result<(Buffer, Vec<(InputKind, Rows)>), DeviceE
     let mut inputs = Vec::new();
     let mut offset = 0;
     for kind in kinds {
-        let (n_rows, row_bytes) = size(kind);
+        let (n_rows, row_bytes) = input_size(plan, kind);
         inputs.push((kind, buffer.rows(offset, n_rows, row_bytes, row_bytes)));
         offset += bytes_of(kind);
     }
@@ -385,10 +390,8 @@ impl SplitKeys {
 pub(crate) fn scratch_need(plan: &Plan, n_threads: usize) -> u64 {
     let (_, v_dim, heads) = attention_limits(plan);
     let (_, row_bytes, n_jobs) = SplitKeys::sizes(plan, n_threads, v_dim, heads);
-    let inputs = plan.inputs().into_iter().map(|kind| kind.shape(&plan.limits));
-    let input_bytes = inputs.map(|shape| {
-        plan.limits.bound(shape.rows) * u64::from(shape.cols) * size_of::<i32>() as u64
-    });
+    let inputs = plan.inputs().into_iter().map(|kind| input_size(plan, kind));
+    let input_bytes = inputs.map(|(n_rows, row_bytes)| n_rows as u64 * row_bytes as u64);
     input_bytes.sum::<u64>().saturating_add(row_bytes.saturating_mul(n_jobs) as u64)
 }
 
