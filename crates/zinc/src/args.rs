@@ -1,10 +1,10 @@
 //! Groups of flags that several commands share.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use zinc_catalog::Sampling;
 use zinc_engine::sampler::SamplerError;
 use zinc_engine::stop::{N_STOP_STRINGS_MAX, STOP_STRING_BYTES_MAX, StopError, StopStrings};
 use zinc_engine::{EngineError, EngineOptions, KV_TYPES, Model, SamplingParams};
@@ -13,12 +13,18 @@ use zinc_quant::GgmlType;
 use crate::report::UsageError;
 
 /// Which model.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct ModelArgs {
-    /// Model file in GGUF format; the first part of a split model stands for all.
-    /// Without it, the built-in demonstration model is used
-    #[arg(short, long, value_name = "FILE")]
-    pub model: Option<PathBuf>,
+    /// Model: a name of `zinc model list`, hf:OWNER/REPO[:QUANT], a URL, or a GGUF file (the first part
+    /// of a split model stands for all). Default: the active model, else the built-in one
+    #[arg(short, long, value_name = "MODEL", value_parser = NonEmptyStringValueParser::new())]
+    pub model: Option<String>,
+    /// Download a model that is not here without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// What the flags mean, once it was looked up.
+    #[arg(skip)]
+    pub(crate) found: std::cell::OnceCell<crate::model::Chosen>,
 }
 
 /// Where to compute.
@@ -106,18 +112,21 @@ impl StepArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Randomness: 0 always takes the most probable token, 1 is the model's own distribution
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
-    pub temp: f32,
-    /// Keep the K most probable tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: u32,
-    /// Keep the most probable tokens that reach this probability together; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
-    pub top_p: f32,
-    /// Keep tokens at least this probable, relative to the most probable; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
-    pub min_p: f32,
+    /// Randomness: 0 always takes the most probable token, 1 is the model's own distribution. Default:
+    /// what the authors of a model of the catalog recommend, else 0.8
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temp: Option<f32>,
+    /// Keep the K most probable tokens; 0 keeps all. Default: the authors', else 40
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Keep the most probable tokens that reach this probability together; 1 keeps all. Default: the
+    /// authors', else 0.95
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least this probable, relative to the most probable; 0 keeps all. Default:
+    /// the authors', else 0.05
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
     /// Keep the tokens nearest to the expected surprise that reach this probability; 1 keeps all
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub typical_p: f32,
@@ -133,9 +142,9 @@ pub struct SamplingArgs {
     /// Divide the logits of tokens seen lately by this; 1 is off
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
-    /// Subtract this from the logits of tokens seen lately; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub presence_penalty: f32,
+    /// Subtract this from the logits of tokens seen lately; 0 is off. Default: the authors', else 0
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
     /// Subtract this for each time a token was seen lately; 0 is off
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     pub frequency_penalty: f32,
@@ -167,31 +176,31 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The engine's form.
+    /// The engine's form; `authors` stands in for flags that are not given.
     ///
     /// # Errors
     /// A value outside its range.
-    pub fn params(&self) -> Result<SamplingParams, UsageError> {
-        let params = self.unchecked_params();
+    pub fn params(&self, authors: &Sampling) -> Result<SamplingParams, UsageError> {
+        let params = self.unchecked_params(authors);
         match params.validate() {
             Ok(()) => Ok(params),
             Err(error) => Err(UsageError(in_flags(&error).unwrap_or_else(|| error.to_string()))),
         }
     }
 
-    fn unchecked_params(&self) -> SamplingParams {
+    fn unchecked_params(&self, authors: &Sampling) -> SamplingParams {
         let mut params = SamplingParams {
             logit_bias: self.logit_bias.clone(),
             repetition_penalty: self.repeat_penalty,
-            presence_penalty: self.presence_penalty,
+            presence_penalty: self.presence_penalty.or(authors.presence_penalty).unwrap_or(0.0),
             frequency_penalty: self.frequency_penalty,
             penalty_last_n: u32::try_from(self.penalty_last_n).ok(),
             top_n_sigma: self.top_n_sigma,
-            top_k: self.top_k,
+            top_k: self.top_k.or(authors.top_k).unwrap_or(40),
             typical_p: self.typical_p,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            temperature: self.temp,
+            top_p: self.top_p.or(authors.top_p).unwrap_or(0.95),
+            min_p: self.min_p.or(authors.min_p).unwrap_or(0.05),
+            temperature: self.temp.or(authors.temp).unwrap_or(0.8),
             seed: self.seed,
             ..SamplingParams::default()
         };

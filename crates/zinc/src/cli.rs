@@ -3,15 +3,16 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, diff, doctor, imatrix, inspect, logits, perplexity, quantize, run,
-    template, tokenize,
+    bench, chat, completions, diff, doctor, imatrix, inspect, logits, man, models, perplexity,
+    quantize, run, template, tokenize,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   zinc run \"Write a haiku about zinc.\"           answer with the built-in model
-  zinc chat -m qwen3-4b-q4_k_m.gguf              talk to a model file
-  zinc inspect -m qwen3-4b-q4_k_m.gguf           what is in it, and does it fit here?
+  zinc model list --all                          what models there are, and which fit here
+  zinc chat -m qwen3-4b                          get a model and talk to it
+  zinc inspect -m qwen3-4b-q4_k_m.gguf           what is in a model file, and does it fit here?
   zinc doctor                                    is this machine all right?";
 
 /// Runs a language model from a GGUF file on this machine.
@@ -34,6 +35,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Check this machine, its devices and a model file
     Doctor(doctor::Args),
+    /// Get models, list them, choose one
+    Model(models::Args),
     /// Print the token ids of a text as a JSON array
     Tokenize(tokenize::Args),
     /// Print a conversation as the model's chat template renders it
@@ -52,4 +55,6 @@ pub enum Command {
     Imatrix(imatrix::Args),
     /// Print the completion script for a shell
     Completions(completions::Args),
+    /// Print the manual page
+    Man(man::Args),
 }

@@ -8,6 +8,8 @@ pub mod doctor;
 pub mod imatrix;
 pub mod inspect;
 pub mod logits;
+pub mod man;
+pub mod models;
 pub mod perplexity;
 pub mod quantize;
 pub mod run;

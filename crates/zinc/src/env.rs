@@ -7,6 +7,11 @@ pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
+/// `TERM=dumb`: a terminal that shows escape sequences as text.
+pub fn is_dumb_terminal() -> bool {
+    std::env::var_os("TERM").is_some_and(|value| value == "dumb")
+}
+
 /// Directory for files that keep state between runs: `$XDG_STATE_HOME/zinc`, else
 /// `$HOME/.local/state/zinc`.
 pub fn state_dir() -> Option<PathBuf> {

@@ -9,17 +9,20 @@ pub const EXIT_CODE: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Takes over Ctrl-C for the rest of the process.
+/// Takes over Ctrl-C for the rest of the process; a second call changes nothing.
 ///
 /// # Errors
 /// The system refuses.
 pub fn install() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
+    let handled = ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_CODE.into());
         }
-    })
-    .context("cannot listen to Ctrl-C")
+    });
+    match handled {
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        Err(error) => Err(error).context("cannot listen to Ctrl-C"),
+    }
 }
 
 /// Whether Ctrl-C was pressed since the last [`clear`].

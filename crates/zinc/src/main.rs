@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod advice;
 mod args;
 mod backends;
 mod builtin;
@@ -17,12 +18,15 @@ mod env;
 mod generate;
 mod input;
 mod interrupt;
+mod library;
 mod machine;
+mod markdown;
 mod model;
 mod need;
 mod new_file;
 mod output;
 mod progress;
+mod pull_progress;
 mod quantize;
 mod report;
 mod safetensors;
@@ -58,7 +62,9 @@ fn main() -> ExitCode {
         Command::Diff(args) => commands::diff::run(args),
         Command::Perplexity(args) => commands::perplexity::run(args),
         Command::Imatrix(args) => commands::imatrix::run(args),
+        Command::Model(args) => commands::models::run(args),
         Command::Completions(args) => commands::completions::run(args),
+        Command::Man(args) => commands::man::run(args),
     };
     match result {
         Ok(code) => code,

@@ -1,9 +1,11 @@
 //! Opening the model that the flags name: the only place that does.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use zinc_backend::Device;
+use zinc_catalog::{Entry, Home, Reference, Sampling, Store};
 use zinc_engine::{EngineError, EngineOptions, LoadedModel, MemoryNeed, Model};
 use zinc_gguf::Gguf;
 use zinc_models::PlanOptions;
@@ -12,17 +14,81 @@ use zinc_quant::GgmlType;
 use zinc_token::Tokenizer;
 
 use crate::args::ModelArgs;
+use crate::library::Library;
 use crate::output::human_bytes;
 use crate::progress::{Progress, Unit};
 use crate::{builtin, report};
 
+/// The model that the flags mean.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// What messages call it.
+    pub name: String,
+    /// Its file; none for the built-in model.
+    pub path: Option<PathBuf>,
+    /// Its entry in the catalog, if it has one.
+    pub entry: Option<Entry>,
+}
+
+impl Chosen {
+    /// Sampling that its authors recommend, as far as the catalog knows.
+    pub fn sampling(&self) -> Sampling {
+        self.entry.as_ref().map(|entry| entry.sampling.clone()).unwrap_or_default()
+    }
+
+    fn builtin() -> Chosen {
+        Chosen { name: builtin::NAME.into(), path: None, entry: None }
+    }
+}
+
 impl ModelArgs {
+    /// The model called `name`, or in the file of that name.
+    pub fn named(name: Option<String>) -> ModelArgs {
+        ModelArgs { model: name, ..ModelArgs::default() }
+    }
+
+    /// The model that the flags mean. The first call looks it up, and pulls it if it is not here.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be pulled.
+    pub fn choose(&self) -> anyhow::Result<&Chosen> {
+        if self.found.get().is_none() {
+            let chosen = self.look_up()?;
+            return Ok(self.found.get_or_init(|| chosen));
+        }
+        self.found.get().context("the model was looked up")
+    }
+
+    fn look_up(&self) -> anyhow::Result<Chosen> {
+        match &self.model {
+            // A file needs no library, so that it works without a home directory.
+            Some(text) if matches!(Reference::parse(text), Ok(Reference::File(_))) => {
+                Ok(Chosen { name: text.clone(), path: Some(text.into()), entry: None })
+            }
+            Some(text) => {
+                let library = Library::open()?;
+                let path = library.locate(text, self.yes)?;
+                Ok(Chosen { name: text.clone(), path: Some(path), entry: entry_of(&library, text) })
+            }
+            None => active(),
+        }
+    }
+
     /// What messages call the model.
     pub fn name(&self) -> String {
-        match &self.model {
-            Some(path) => path.display().to_string(),
-            None => builtin::NAME.into(),
+        match (self.found.get(), &self.model) {
+            (Some(chosen), _) => chosen.name.clone(),
+            (None, Some(text)) => text.clone(),
+            (None, None) => builtin::NAME.into(),
         }
+    }
+
+    /// Its file; none for the built-in model.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::choose`].
+    pub fn path(&self) -> anyhow::Result<Option<&PathBuf>> {
+        Ok(self.choose()?.path.as_ref())
     }
 
     /// Opens the file without asking whether zinc can run it.
@@ -30,7 +96,7 @@ impl ModelArgs {
     /// # Errors
     /// The file cannot be read or is no GGUF file; no file is named and none is built in.
     pub fn open_gguf(&self) -> anyhow::Result<Gguf> {
-        match &self.model {
+        match self.path()? {
             Some(path) => Gguf::open(path).map_err(|error| explain(error, path)),
             None => Gguf::from_bytes(builtin_file()?).context(builtin::NAME),
         }
@@ -49,7 +115,7 @@ impl ModelArgs {
     /// # Errors
     /// The file cannot be read, or zinc cannot run it.
     pub fn open(&self) -> anyhow::Result<Arc<Model>> {
-        let model = match &self.model {
+        let model = match self.path()? {
             Some(path) => Model::open(path).map_err(|error| match error {
                 EngineError::Open { source, .. } => explain(source, path),
                 other => anyhow::Error::new(other).context(self.name()),
@@ -58,6 +124,35 @@ impl ModelArgs {
         };
         Ok(Arc::new(model))
     }
+}
+
+/// The model of `zinc model use`, else the built-in one.
+fn active() -> anyhow::Result<Chosen> {
+    // Without a home directory there is no active model.
+    let Ok(home) = Home::from_env() else {
+        return Ok(Chosen::builtin());
+    };
+    let Some(name) = Store::new(home).active()? else {
+        return Ok(Chosen::builtin());
+    };
+    let library = Library::open()?;
+    let path = library.locate(&name, false).with_context(|| {
+        format!("the active model cannot be used; hint: zinc model use takes another, zinc model use --builtin none")
+    })?;
+    let entry = entry_of(&library, &name);
+    Ok(Chosen { name, path: Some(path), entry })
+}
+
+/// The catalog's entry of the model that `text` names.
+fn entry_of(library: &Library, text: &str) -> Option<Entry> {
+    let id = match library.installed(text) {
+        Ok(record) => record.catalog?,
+        Err(_) => match Reference::parse(text) {
+            Ok(Reference::Name { id, .. }) => id,
+            _ => return None,
+        },
+    };
+    library.catalog().find(&id).cloned()
 }
 
 /// What of a model is loaded.

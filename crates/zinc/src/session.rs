@@ -57,7 +57,10 @@ impl Session {
             "the model's chat template cannot be used; hint: zinc run --raw does without it",
         )?;
         self.set_thinking(args.thinking())?;
-        if self.thinking.is_none() && model_args.model.is_none() && self.can_switch_thinking() {
+        if self.thinking.is_none()
+            && model_args.choose()?.path.is_none()
+            && self.can_switch_thinking()
+        {
             // The demonstration model is too small for its thinking to help.
             self.thinking = Some(false);
         }

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::env;
+use crate::markdown::Markdown;
 
 /// Where text goes, and what may be done to it there.
 #[derive(Clone, Copy)]
@@ -13,13 +14,16 @@ pub struct Screen {
     pub stderr: bool,
     /// Styles may be used on stderr.
     style: bool,
+    /// Styles may be used on stdout.
+    style_out: bool,
 }
 
 impl Screen {
     /// Looks where stdout and stderr go.
     pub fn look() -> Self {
         let (stdout, stderr) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        Self { stdout, stderr, style: stderr && !env::no_color() }
+        let may = !env::no_color() && !env::is_dumb_terminal();
+        Self { stdout, stderr, style: stderr && may, style_out: stdout && may }
     }
 
     /// Writes the model's text to stdout at once. On a terminal, control characters that would
@@ -31,6 +35,22 @@ impl Screen {
         match self.stdout {
             true => crate::output::text(&harmless(text)),
             false => crate::output::text(text),
+        }
+    }
+
+    /// Renders Markdown on stdout, if that can show styles.
+    pub fn markdown(&self) -> Option<Markdown> {
+        self.style_out.then(Markdown::new)
+    }
+
+    /// Writes the model's text to stdout at once, as Markdown if `markdown` is given.
+    ///
+    /// # Errors
+    /// Stdout cannot be written.
+    pub fn render(&self, text: &str, markdown: &mut Option<Markdown>) -> anyhow::Result<()> {
+        match markdown {
+            Some(markdown) => crate::output::text(&markdown.push(&harmless(text))),
+            None => self.text(text),
         }
     }
 

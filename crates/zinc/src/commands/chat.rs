@@ -1,13 +1,16 @@
 //! `zinc chat`: a conversation in the terminal.
 
+mod models;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
 use serde_json::json;
+use zinc_catalog::Sampling;
 use zinc_engine::{FinishReason, SamplingParams};
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
@@ -16,7 +19,7 @@ use crate::generate::{self, Answer};
 use crate::session::Session;
 use crate::terminal::Screen;
 use crate::think::Piece;
-use crate::{env, interrupt, report};
+use crate::{env, interrupt, output, report};
 
 /// Flags of `chat`.
 #[derive(Debug, clap::Args)]
@@ -43,10 +46,14 @@ const HELP: &str = "\
 /temp [X]        set the temperature, or show it
 /think on|off    let the model think before it answers, if it can
 /retry           answer the last message again
-/stats           numbers of the last answer, and how full the context is
+/edit [TEXT]     change the last message, and answer it anew
+/model [NAME]    go on with another model, or show which there are
+/pull NAME       download a model
+/context         how full the context is
+/stats           numbers of the last answer, and memory
 /quit            leave, as does Ctrl-D
 
-A line that ends in \\ goes on in the next; lines between two \"\"\" are one message.
+Alt-Enter begins a new line, as does \\ at the end of one; lines between two \"\"\" are one message.
 Ctrl-C stops an answer.
 ";
 
@@ -55,8 +62,9 @@ Ctrl-C stops an answer.
 /// # Errors
 /// The model cannot be run, it has no chat template, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let sampling = args.sampling.params()?;
+    args.sampling.params(&Sampling::default())?;
     args.limits.check()?;
+    let sampling = args.sampling.params(&args.model.choose()?.sampling())?;
     let mut session = Session::open(&args.model, &args.device, &args.engine)?;
     session.use_template(&args.model, &args.chat)?;
     if session.prompter.is_none() {
@@ -69,23 +77,22 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let screen = Screen::look();
     let mut chat = Chat {
         screen,
-        limits: &args.limits,
+        args,
+        model: args.model.choose()?.name.clone(),
         sampling,
         messages: args.chat.system.iter().map(|text| Message::new("system", text)).collect(),
         last: None,
-        session,
+        session: Some(session),
     };
     if screen.stderr {
-        screen.dim(&format!(
-            "{} · {}\n/help shows the commands, Ctrl-D ends\n\n",
-            args.model.name(),
-            chat.session.memory_line()
-        ));
+        let memory = chat.session()?.memory_line();
+        let model = report::printable(&chat.model);
+        screen.dim(&format!("{model} · {memory}\n/help shows the commands, Ctrl-D ends\n\n"));
     }
     while let Some(text) = lines.message()? {
         interrupt::clear();
         let outcome = match text.strip_prefix('/') {
-            Some(command) => chat.command(command),
+            Some(command) => chat.command(command, &mut lines),
             None => chat.say(&text).map(|()| Next::Go),
         };
         match outcome {
@@ -107,15 +114,23 @@ enum Next {
 
 /// The state of the conversation.
 struct Chat<'a> {
-    session: Session,
+    /// None only after a switch of models that failed both ways.
+    session: Option<Session>,
     screen: Screen,
-    limits: &'a LimitArgs,
+    args: &'a Args,
+    /// What messages call the model.
+    model: String,
     sampling: SamplingParams,
     messages: Vec<Message>,
     last: Option<Answer>,
 }
 
 impl Chat<'_> {
+    fn session(&mut self) -> anyhow::Result<&mut Session> {
+        let none = || report::with_hint("no model is loaded", "/model NAME loads one");
+        self.session.as_mut().ok_or_else(none)
+    }
+
     /// Adds a message and answers it. A message that gets no answer is taken back.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         self.messages.push(Message::new("user", text));
@@ -130,6 +145,9 @@ impl Chat<'_> {
     fn answer(&mut self) -> anyhow::Result<()> {
         let screen = self.screen;
         let mut thinking = false;
+        let mut markdown = screen.markdown();
+        let (messages, limits) = (self.messages.clone(), &self.args.limits);
+        let sampling = self.sampling.clone();
         let mut show = |piece: Piece<'_>| match piece {
             Piece::Reasoning(text) => {
                 thinking = true;
@@ -140,10 +158,10 @@ impl Chat<'_> {
                 if std::mem::take(&mut thinking) {
                     screen.dim("\n\n");
                 }
-                screen.text(text)
+                screen.render(text, &mut markdown)
             }
         };
-        let answer = self.session.answer(&self.messages, &self.sampling, self.limits, &mut show);
+        let answer = self.session()?.answer(&messages, &sampling, limits, &mut show);
         let answer = answer.map_err(|error| match generate::prompt_too_long(&error) {
             Some((n_prompt, n_ctx)) => {
                 let what = format!("the conversation has {n_prompt} tokens with this message, the context holds {n_ctx}");
@@ -151,8 +169,11 @@ impl Chat<'_> {
             }
             None => error,
         })?;
+        if let Some(mut markdown) = markdown {
+            output::text(&markdown.finish())?;
+        }
         screen.text("\n")?;
-        self.after(&answer);
+        self.after(&answer)?;
         if !answer.text.is_empty() {
             let reasoning = Some(answer.reasoning.clone()).filter(|text| !text.is_empty());
             self.messages.push(Message {
@@ -166,9 +187,9 @@ impl Chat<'_> {
     }
 
     /// Tells what the reader should know about an answer.
-    fn after(&self, answer: &Answer) {
+    fn after(&mut self, answer: &Answer) -> anyhow::Result<()> {
         let (n_used, n_ctx) =
-            (answer.usage.n_prompt + answer.usage.n_generated, self.session.engine.n_ctx());
+            (answer.usage.n_prompt + answer.usage.n_generated, self.session()?.engine.n_ctx());
         match &answer.reason {
             FinishReason::Cancelled => self.screen.dim("[stopped]\n"),
             FinishReason::Length if n_used >= n_ctx as usize => report::note(format!(
@@ -185,9 +206,10 @@ impl Chat<'_> {
                 answer.usage.n_generated
             ));
         }
+        Ok(())
     }
 
-    fn command(&mut self, command: &str) -> anyhow::Result<Next> {
+    fn command(&mut self, command: &str, lines: &mut Lines) -> anyhow::Result<Next> {
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
         match name {
@@ -203,7 +225,11 @@ impl Chat<'_> {
             "temp" => self.temperature(rest)?,
             "think" => self.think(rest)?,
             "retry" => self.retry()?,
-            "stats" => self.stats(),
+            "edit" => self.edit(rest, lines)?,
+            "model" => self.switch_model(rest)?,
+            "pull" => self.pull(rest)?,
+            "context" => self.context()?,
+            "stats" => self.stats()?,
             _ => {
                 return Err(report::with_hint(
                     format!("there is no command /{}", report::printable(name)),
@@ -276,8 +302,8 @@ impl Chat<'_> {
 
     fn think(&mut self, text: &str) -> anyhow::Result<()> {
         match text {
-            "on" => self.session.set_thinking(Some(true))?,
-            "off" => self.session.set_thinking(Some(false))?,
+            "on" => self.session()?.set_thinking(Some(true))?,
+            "off" => self.session()?.set_thinking(Some(false))?,
             _ => return Err(report::with_hint("expected on or off", "/think on")),
         }
         report::note(format!("Thinking is {text}."));
@@ -297,12 +323,35 @@ impl Chat<'_> {
         result
     }
 
-    fn stats(&self) {
+    /// Takes the last message back, lets its text be changed, and answers it.
+    fn edit(&mut self, text: &str, lines: &mut Lines) -> anyhow::Result<()> {
+        let Some(at) = self.messages.iter().rposition(|message| message.role == "user") else {
+            return Err(report::with_hint("there is no message to change", "say something first"));
+        };
+        let text = match text {
+            "" => lines.edit(&self.messages[at].content)?,
+            text => Some(text.to_owned()),
+        };
+        let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
+            report::note("The message stays as it is.");
+            return Ok(());
+        };
+        let before = self.messages.split_off(at);
+        let result = self.say(&text);
+        if self.messages.len() == at {
+            // The old message and its answer are better than none.
+            self.messages.extend(before);
+        }
+        result
+    }
+
+    fn stats(&mut self) -> anyhow::Result<()> {
         match &self.last {
             Some(answer) => report::note(generate::summary(answer)),
             None => report::note("There is no answer yet."),
         }
-        report::note(self.session.memory_line());
+        report::note(self.session()?.memory_line());
+        Ok(())
     }
 }
 
@@ -315,6 +364,7 @@ struct Lines {
 impl Lines {
     fn new() -> anyhow::Result<Self> {
         let mut editor = DefaultEditor::new().context("cannot read from this terminal")?;
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
         let history = env::state_dir()
             .filter(|_| std::io::stdin().is_terminal())
             .map(|dir| dir.join("chat_history"));
@@ -377,6 +427,15 @@ impl Lines {
             Ok(line) => Ok(Some(line)),
             Err(ReadlineError::Eof) => Ok(None),
             Err(ReadlineError::Interrupted) => Ok(Some(String::new())),
+            Err(error) => Err(error).context("cannot read a line"),
+        }
+    }
+
+    /// A text to be changed; `None` if it is given up.
+    fn edit(&mut self, text: &str) -> anyhow::Result<Option<String>> {
+        match self.editor.readline_with_initial("> ", (text, "")) {
+            Ok(line) => Ok(Some(line)),
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
             Err(error) => Err(error).context("cannot read a line"),
         }
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use zinc_backend::DeviceInfo;
 use zinc_engine::{EngineOptions, Evaluator, Taps};
 
+use crate::advice::{self, Advice, ModelsReport};
 use crate::args::{DeviceArgs, ModelArgs, ThreadArgs};
 use crate::machine::Machine;
 use crate::need::Need;
@@ -32,8 +33,11 @@ struct Report {
     version: &'static str,
     machine: Machine,
     devices: Vec<DeviceReport>,
+    models: ModelsReport,
     model: Option<ModelReport>,
     healthy: bool,
+    /// What could be better, and how.
+    advice: Vec<Advice>,
 }
 
 #[derive(Serialize)]
@@ -72,12 +76,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let threads = args.threads.threads;
     let devices: Vec<_> =
         backends::devices(threads).into_iter().map(|info| test(info, threads)).collect();
-    let model = (args.model.model.is_some() || builtin::file().is_some())
-        .then(|| check_model(&args.model, threads));
+    let model = (args.model.path().map_or(true, |path| path.is_some())
+        || builtin::file().is_some())
+    .then(|| check_model(&args.model, threads));
     let healthy = devices.iter().all(|device| device.passed)
         && model.as_ref().is_none_or(|model| model.passed);
     let version = env!("CARGO_PKG_VERSION");
-    let report = Report { version, machine: Machine::look(), devices, model, healthy };
+    let machine = Machine::look();
+    let (models, of_models) = ModelsReport::look();
+    let names: Vec<_> = devices.iter().map(|device| device.name.as_str()).collect();
+    let mut advice = advice::of_machine(&names, &machine.isa);
+    advice.extend(of_models);
+    let report = Report { version, machine, devices, models, model, healthy, advice };
     if args.json {
         output::json(&report)?;
     } else {
@@ -155,6 +165,7 @@ fn people(report: &Report) -> String {
         text += &format!("\ndevice {}\n", device.name);
         text += &indent(&device_rows(device));
     }
+    text += &format!("\nmodels\n{}", indent(&fields(&report.models.rows())));
     if let Some(model) = &report.model {
         text += &format!("\nmodel {}\n", printable(&model.name));
         let verdict = match &model.error {
@@ -174,6 +185,10 @@ fn people(report: &Report) -> String {
         true => "\nEverything is all right.\n",
         false => "\nSomething is wrong; see FAILED above.\n",
     };
+    if !report.advice.is_empty() {
+        let lines = report.advice.iter().map(|advice| format!("  {}\n", printable(&advice.line())));
+        text += &format!("\nnext\n{}", lines.collect::<String>());
+    }
     text
 }
 

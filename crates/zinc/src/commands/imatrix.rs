@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let n_ctx = args.ctx.unwrap_or_else(|| default_n_ctx(&model));
     let text = TextChunks::read(&args.file, &model, n_ctx, args.chunks)?;
     let inputs: Vec<&Path> =
-        args.model.model.iter().chain([&args.file]).map(PathBuf::as_path).collect();
+        args.model.path()?.into_iter().chain([&args.file]).map(PathBuf::as_path).collect();
     let mut out = NewFile::create(&args.out, &inputs, 0, args.force)?;
     let options = args.step.options(Some(n_ctx));
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;

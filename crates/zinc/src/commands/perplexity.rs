@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let layout = Layout { n_ctx: text.n_ctx() as u32, n_vocab, n_chunks: text.len() as u32 };
     if let (Task::Score { save, .. }, Some(path)) = (&mut task, &args.save_logits) {
         let inputs: Vec<&Path> =
-            args.model.model.iter().chain(&args.file).map(PathBuf::as_path).collect();
+            args.model.path()?.into_iter().chain(&args.file).map(PathBuf::as_path).collect();
         let (tokens, force) = (text.tokens(), args.force);
         *save = Some(saved_logits::Writer::create(path, layout, tokens, &inputs, force)?);
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
+use zinc_catalog::Sampling;
 use zinc_engine::{FinishReason, SamplingParams};
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
@@ -69,7 +70,7 @@ struct Report<'a> {
 /// # Errors
 /// The prompt cannot be read, the model cannot be run, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let sampling = args.sampling.params()?;
+    args.sampling.params(&Sampling::default())?;
     args.limits.check()?;
     let prompt = read_prompt(args)?;
     if prompt.trim().is_empty() {
@@ -78,6 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "give it as an argument, with --file or on stdin",
         ));
     }
+    let sampling = args.sampling.params(&args.model.choose()?.sampling())?;
     let mut session = Session::open(&args.model, &args.device, &args.engine)?;
     if !args.raw {
         session.use_template(&args.model, &args.chat)?;

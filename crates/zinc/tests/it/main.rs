@@ -9,8 +9,12 @@ mod builtin;
 mod chat;
 mod data;
 mod errors;
+#[path = "../../../zinc-catalog/tests/it/hub.rs"]
+#[allow(dead_code)]
+mod hub;
 mod measure;
 mod model;
+mod pull;
 mod quantize;
 mod text;
 
@@ -41,7 +45,13 @@ impl Place {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zinc"));
         command.current_dir(self.dir.path()).args(args);
-        command.env("XDG_STATE_HOME", self.dir.path()).stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", self.dir.path()).env("HOME", self.dir.path());
+        for name in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_TOKEN", "OLLAMA_MODELS"] {
+            command.env_remove(name);
+        }
+        // Nothing of these tests leaves this machine.
+        command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("ZINC_HOME", self.path("zinc"));
+        command.stdin(Stdio::null());
         command
     }
 

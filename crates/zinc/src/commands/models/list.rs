@@ -1,0 +1,202 @@
+//! `zinc model list` and `search`.
+
+use serde::Serialize;
+use zinc_catalog::{Entry, Fit, Found, Quant, Record, Thinking};
+use zinc_engine::Model;
+
+use super::find::{self, Devices};
+use super::{ListArgs, SearchArgs};
+use crate::library::Library;
+use crate::output::{self, human_bytes};
+use crate::report::{self, printable};
+
+/// A model, for programs.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    /// `installed`, `elsewhere` (another program's) or `catalog`.
+    place: &'static str,
+    active: bool,
+    size_bytes: Option<u64>,
+    quant: Option<String>,
+    /// The program that has it, for `elsewhere`.
+    program: Option<&'static str>,
+    fit: Option<Fit>,
+    /// What is wrong with its files.
+    error: Option<String>,
+    catalog: Option<Entry>,
+}
+
+/// Runs `list`.
+pub fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let library = Library::open()?;
+    let devices = Devices::look(&args.fit)?;
+    let records = library.records()?;
+    let active = library.store().active()?;
+    let mut rows: Vec<Row> = records
+        .iter()
+        .map(|record| installed(&library, &devices, record, active.as_deref()))
+        .collect();
+    let is_known = |found: &Found| {
+        let same = |record: &Record| {
+            library.store().paths(record).is_ok_and(|paths| paths.contains(&found.path))
+        };
+        records.iter().any(same)
+    };
+    let found = library.store().home().found();
+    rows.extend(found.into_iter().filter(|found| !is_known(found)).map(elsewhere));
+    let n_here = rows.len();
+    if args.all {
+        let is_here = |entry: &&Entry| {
+            !records.iter().any(|record| record.catalog.as_deref() == Some(&entry.id))
+        };
+        let entries = library.catalog().models.iter().filter(is_here);
+        rows.extend(entries.filter_map(|entry| of_catalog(&devices, entry)));
+    }
+    if args.fit.json {
+        return output::json(&rows);
+    }
+    print(&rows, args.all)?;
+    if n_here == 0 && !args.all {
+        report::note(
+            "No models yet. zinc model list --all shows the catalog, zinc model pull NAME fetches one.",
+        );
+    } else if active.is_some() {
+        report::note("* is used without -m");
+    }
+    Ok(())
+}
+
+/// Runs `search`.
+pub fn search(args: &SearchArgs) -> anyhow::Result<()> {
+    let library = Library::open()?;
+    let devices = Devices::look(&args.fit)?;
+    let found = library.catalog().search(&args.words);
+    let rows: Vec<_> = found.into_iter().filter_map(|entry| of_catalog(&devices, entry)).collect();
+    if args.fit.json {
+        return output::json(&rows);
+    }
+    if rows.is_empty() {
+        let words = printable(&args.words.join(" "));
+        let what = format!("the catalog has no model with {words:?}");
+        return Err(report::with_hint(what, "hf:OWNER/REPO[:QUANT] pulls any model of the Hub"));
+    }
+    print(&rows, true)
+}
+
+fn installed(library: &Library, devices: &Devices, record: &Record, active: Option<&str>) -> Row {
+    let path = library.first_path(record);
+    let model = path.and_then(|path| Ok(Model::open(&path)?));
+    let entry = record.catalog.as_ref().and_then(|id| library.catalog().find(id));
+    Row {
+        name: record.name.clone(),
+        place: "installed",
+        active: active == Some(&record.name),
+        size_bytes: Some(record.size()),
+        quant: record.quant.clone(),
+        program: None,
+        fit: model.as_ref().ok().and_then(|model| devices.fit_of(model)),
+        error: model.as_ref().err().map(|error| format!("{error:#}")),
+        catalog: entry.cloned(),
+    }
+}
+
+fn elsewhere(found: Found) -> Row {
+    Row {
+        name: found.reference,
+        place: "elsewhere",
+        active: false,
+        size_bytes: Some(found.size),
+        quant: None,
+        program: Some(found.program),
+        fit: None,
+        error: None,
+        catalog: None,
+    }
+}
+
+fn of_catalog(devices: &Devices, entry: &Entry) -> Option<Row> {
+    let quant: &Quant = entry.quants.first()?;
+    Some(Row {
+        name: entry.id.clone(),
+        place: "catalog",
+        active: false,
+        size_bytes: entry.about_bytes(quant),
+        quant: Some(quant.name.clone()),
+        program: None,
+        fit: devices.fit_about(entry, quant),
+        error: None,
+        catalog: Some(entry.clone()),
+    })
+}
+
+/// The table: for people who look for a model, with more about it.
+fn print(rows: &[Row], with_facts: bool) -> anyhow::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut header = vec!["NAME", "SIZE", "QUANT"];
+    if with_facts {
+        header.extend(["PARAMS", "CONTEXT", "CAN", "FROM"]);
+    }
+    header.push("FITS");
+    let mut table = vec![header.into_iter().map(str::to_owned).collect()];
+    for row in rows {
+        table.push(cells(row, with_facts));
+    }
+    output::text(&output::left_table(&table))
+}
+
+fn cells(row: &Row, with_facts: bool) -> Vec<String> {
+    let about = if row.place == "catalog" { "~" } else { "" };
+    let mark = if row.active { "* " } else { "" };
+    let size = row.size_bytes.map_or_else(String::new, |n| format!("{about}{}", human_bytes(n)));
+    let mut cells = vec![
+        format!("{mark}{}", printable(&row.name)),
+        size,
+        row.quant.clone().unwrap_or_default(),
+    ];
+    if with_facts {
+        cells.extend(match &row.catalog {
+            Some(entry) => {
+                [params(entry), context(entry.context), can(entry), entry.released.clone()]
+            }
+            None => Default::default(),
+        });
+    }
+    cells.push(match (&row.error, row.program) {
+        (Some(error), _) => format!("broken: {}", printable(error)),
+        (None, Some(program)) => format!("in {program}; used there with -m"),
+        (None, None) => find::words(row.fit.as_ref()),
+    });
+    cells
+}
+
+/// `30.5B, 3.3B active`.
+pub fn params(entry: &Entry) -> String {
+    let billions = |n: f64| match n {
+        n if n < 1.0 => format!("{:.0}M", n * 1000.0),
+        n => format!("{n}B"),
+    };
+    match entry.active {
+        Some(active) => format!("{}, {} active", billions(entry.params), billions(active)),
+        None => billions(entry.params),
+    }
+}
+
+fn context(n_ctx: u32) -> String {
+    match n_ctx {
+        n if n.is_multiple_of(1024) => format!("{}k", n / 1024),
+        n => n.to_string(),
+    }
+}
+
+fn can(entry: &Entry) -> String {
+    let thinks = match entry.thinking {
+        Thinking::No => None,
+        Thinking::Switch => Some("thinks"),
+        Thinking::Always => Some("thinks always"),
+    };
+    let can: Vec<_> = thinks.into_iter().chain(entry.tools.then_some("tools")).collect();
+    can.join(", ")
+}

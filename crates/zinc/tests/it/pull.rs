@@ -1,0 +1,205 @@
+//! `zinc model` against the imitation of the Hub: the real program, killed and begun again.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::hub::{FakeHub, content};
+use crate::{Outcome, Place};
+
+const MIB: usize = 1 << 20;
+
+/// A directory, a Hub, and threads that it runs in.
+struct Net {
+    place: Place,
+    hub: FakeHub,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Net {
+    fn new() -> Net {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        let hub = runtime.block_on(FakeHub::start());
+        Net { place: Place::new(), hub, _runtime: runtime }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.place.command(args);
+        command.env("HF_ENDPOINT", self.hub.endpoint());
+        command
+    }
+
+    fn zinc(&self, args: &[&str]) -> Outcome {
+        self.command(args).output().unwrap().into()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.zinc(args).ok()).unwrap()
+    }
+}
+
+#[test]
+fn killed_at_any_moment_a_pull_goes_on() {
+    let net = Net::new();
+    let bytes = content(12 * MIB, 21);
+    net.hub.put("o/m-GGUF/m-Q4_K_M.gguf", bytes.clone());
+    // Twelve MiB over four connections at 64 KiB a time take half a second at this pace.
+    net.hub.pause(Some(Duration::from_millis(12)));
+    let pull = ["model", "pull", "hf:o/m-GGUF", "--yes"];
+    let mut random = 0x5EED_u64;
+    let mut n_killed = 0;
+    for _ in 0..10 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut child =
+            net.command(&pull).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(60 + (random >> 33) % 400));
+        // On Unix this is kill -9.
+        child.kill().unwrap();
+        n_killed += usize::from(!child.wait().unwrap().success());
+    }
+    assert!(n_killed > 0);
+    net.hub.pause(None);
+    net.hub.reset_sent();
+    let path = net.zinc(&pull).ok();
+    assert!(std::fs::read(path.trim()).unwrap() == bytes);
+    net.zinc(&["model", "verify"]).ok();
+    let left = net.zinc(&["model", "prune", "--dry-run"]);
+    assert!(left.stderr.contains("Nothing is left over"), "{}", left.stderr);
+}
+
+#[test]
+fn what_was_saved_before_a_kill_is_not_fetched_again() {
+    let net = Net::new();
+    let bytes = content(12 * MIB, 22);
+    net.hub.put("o/m-GGUF/m-Q4_K_M.gguf", bytes.clone());
+    net.hub.pause(Some(Duration::from_millis(40)));
+    let pull = ["model", "pull", "hf:o/m-GGUF", "--yes"];
+    let mut child = net.command(&pull).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let saved = net.place.path("zinc/models/hf/o/m-GGUF/m-Q4_K_M.gguf.part.json");
+    while !std::fs::read_to_string(&saved).is_ok_and(|text| text.contains("[[")) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(&saved).unwrap()).unwrap();
+    let ranges = saved["done"].as_array().unwrap();
+    let length = |range: &Value| range[1].as_u64().unwrap() - range[0].as_u64().unwrap();
+    let n_saved: u64 = ranges.iter().map(length).sum();
+    assert!(n_saved > 0);
+    net.hub.pause(None);
+    net.hub.reset_sent();
+    let outcome = net.zinc(&pull);
+    assert!(outcome.stderr.contains("of it are here"), "{}", outcome.stderr);
+    assert!(std::fs::read(outcome.ok().trim()).unwrap() == bytes);
+    assert!(net.hub.sent() <= bytes.len() as u64 - n_saved + 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk() {
+    let net = Net::new();
+    let bytes = content(6 * MIB, 23);
+    net.hub.put("o/m-GGUF/m-Q4_K_M.gguf", bytes.clone());
+    // No file may grow beyond two MiB: for the program that is a full disk.
+    let script = "ulimit -f 4096; trap '' XFSZ; exec \"$0\" model pull hf:o/m-GGUF --yes";
+    let zinc = env!("CARGO_BIN_EXE_zinc");
+    let mut command = net.command(&[]);
+    let place = command.get_current_dir().unwrap().to_owned();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, zinc]).current_dir(place).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    drop(command.stdin(Stdio::null()));
+    let outcome: Outcome = shell.output().unwrap().into();
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.contains("the disk is full"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("hint: make room, then pull again"), "{}", outcome.stderr);
+    let path = net.zinc(&["model", "pull", "hf:o/m-GGUF", "--yes"]).ok();
+    assert!(std::fs::read(path.trim()).unwrap() == bytes);
+}
+
+#[test]
+fn from_a_name_to_an_answer() {
+    let net = Net::new();
+    let model = std::fs::read(net.place.path("m.gguf")).unwrap();
+    net.hub.put("o/m-GGUF/m-Q4_K_M.gguf", model.clone().into());
+    let run = ["run", "-m", "hf:o/m-GGUF", "--temp", "0", "-n", "4", "Hello"];
+    let refused = net.zinc(&run);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("hint: zinc model pull hf:o/m-GGUF"), "{}", refused.stderr);
+    let with_yes = net.zinc(&[&run[..], &["--yes"]].concat()).ok();
+    let from_file = net.zinc(&["run", "-m", "m.gguf", "--temp", "0", "-n", "4", "Hello"]).ok();
+    assert_eq!(with_yes, from_file);
+    // From now on without a network.
+    net.hub.hidden(true);
+    assert_eq!(net.zinc(&run).ok(), from_file);
+    net.zinc(&["model", "use", "hf:o/m-GGUF"]).ok();
+    assert_eq!(net.zinc(&["model", "active"]).ok(), "hf:o/m-GGUF:Q4_K_M\n");
+    assert_eq!(net.zinc(&["run", "--temp", "0", "-n", "4", "Hello"]).ok(), from_file);
+    let rows = net.json(&["model", "list", "--json"]);
+    assert_eq!(rows[0]["name"], "hf:o/m-GGUF:Q4_K_M");
+    assert_eq!(rows[0]["active"], true);
+    assert_eq!(rows[0]["fit"]["exact"], true, "{rows}");
+    let shown = net.json(&["model", "show", "hf:o/m-GGUF", "--json"]);
+    assert_eq!(shown["record"]["source"]["revision"], "c0ffee");
+    let path = net.zinc(&["model", "path", "hf:o/m-GGUF"]).ok();
+    // Damage is found, and mended.
+    std::fs::write(path.trim(), &model[..model.len() - 1]).unwrap();
+    let damaged = net.zinc(&["model", "verify"]);
+    assert_eq!(damaged.code, 1);
+    assert!(net.zinc(&run).stderr.contains("--force"));
+    net.hub.hidden(false);
+    net.zinc(&["model", "pull", "hf:o/m-GGUF", "--force", "--yes"]).ok();
+    assert_eq!(net.zinc(&run).ok(), from_file);
+    let refused = net.zinc(&["model", "rm", "hf:o/m-GGUF"]);
+    assert!(refused.stderr.contains("--yes"), "{}", refused.stderr);
+    net.zinc(&["model", "rm", "hf:o/m-GGUF", "--yes"]).ok();
+    assert_eq!(net.json(&["model", "list", "--json"]), serde_json::json!([]));
+    // The active model is gone with it: the built-in one answers.
+    assert!(net.zinc(&["model", "active"]).ok().contains("built-in"));
+}
+
+#[test]
+fn before_the_download() {
+    let net = Net::new();
+    let model = std::fs::read(net.place.path("m.gguf")).unwrap();
+    net.hub.put("o/m-GGUF/m-Q8_0.gguf", model.into());
+    let shown = net.json(&["model", "show", "hf:o/m-GGUF", "--json"]);
+    assert_eq!(shown["fit"]["exact"], true, "{shown}");
+    assert_eq!(shown["record"], Value::Null);
+    // The catalog needs no network.
+    net.hub.hidden(true);
+    let all = net.json(&["model", "list", "--all", "--json"]);
+    assert!(all.as_array().unwrap().iter().any(|row| row["name"] == "qwen3-4b"));
+    let text = net.zinc(&["model", "search", "coder"]).ok();
+    assert!(text.contains("qwen3-coder-30b-a3b"), "{text}");
+    let none = net.zinc(&["model", "search", "nothing-like-this"]);
+    assert_eq!(none.code, 1);
+    let unknown = net.zinc(&["run", "-m", "qwen3-4", "Hi"]);
+    assert!(unknown.stderr.contains("did you mean qwen3-4b?"), "{}", unknown.stderr);
+    let offline = net.zinc(&["model", "show", "qwen3-4b", "--offline"]).ok();
+    assert!(offline.contains("Apache-2.0") && offline.contains("unverified"), "{offline}");
+}
+
+#[test]
+fn imports_and_other_catalogs() {
+    let net = Net::new();
+    net.zinc(&["model", "import", "m.gguf", "--name", "mine", "--copy"]).ok();
+    let answer = net.zinc(&["run", "-m", "mine", "--temp", "0", "-n", "4", "Hello"]).ok();
+    assert_eq!(answer, net.zinc(&["run", "-m", "m.gguf", "--temp", "0", "-n", "4", "Hello"]).ok());
+    let taken = net.zinc(&["model", "import", "m.gguf", "--name", "mine"]);
+    assert!(taken.stderr.contains("is there already"), "{}", taken.stderr);
+    net.place.write("list.toml", b"format = 1\ndate = \"2030-01-01\"\nmodel = []\n");
+    net.zinc(&["model", "update", "list.toml"]).ok();
+    assert_eq!(net.json(&["model", "list", "--all", "--json"]).as_array().unwrap().len(), 1);
+    net.place.write("bad.toml", b"format = 1\n");
+    assert_eq!(net.zinc(&["model", "update", "bad.toml"]).code, 1);
+    net.zinc(&["model", "update", "--reset"]).ok();
+    assert!(net.json(&["model", "list", "--all", "--json"]).as_array().unwrap().len() > 20);
+}
