@@ -27,7 +27,7 @@ pub struct Thinking {
 #[derive(Clone, Debug, Default)]
 pub struct SpecialTexts {
     bos: Option<String>,
-    eos: Option<String>,
+    pub(crate) eos: Option<String>,
     pad: Option<String>,
     unk: Option<String>,
 }
@@ -146,6 +146,7 @@ impl ChatFormat {
     pub(crate) fn syntax(&self) -> Option<&Syntax> {
         self.syntax.as_ref()
     }
+
 
     pub(crate) fn is_harmony(&self) -> bool {
         self.harmony

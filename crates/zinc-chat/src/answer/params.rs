@@ -5,6 +5,10 @@ use serde_json::Value;
 use crate::syntax::{Found, Mark, Params};
 
 use super::json::Bad;
+use super::python;
+
+/// What a value may be wrapped in, as in XML.
+const CDATA: &str = "<![CDATA[";
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ enum State {
     /// An argument or the closing mark.
     Next,
     Key,
-    Value { kind: Kind, at_begin: bool, text: String },
+    Value { kind: Kind, at_begin: bool, text: String, end: Mark },
 }
 
 /// The state of one call's arguments.
@@ -148,7 +152,8 @@ impl ParamReader {
         });
         let found = found.min_by_key(|(at, n, _)| (*at, n.is_none()));
         let Some((at, Some(n), is_json)) = found else {
-            let is_key = held.len() < 256 && !held.contains('\n');
+            let so_far = &held[..found.map_or(held.len(), |(at, ..)| at)];
+            let is_key = so_far.len() < 256 && !so_far.contains('\n');
             return if is_key && !at_end { Ok(ParamStep::Wait) } else { Err(Bad) };
         };
         let key = held[..at].trim().to_owned();
@@ -169,7 +174,8 @@ impl ParamReader {
         }
         self.n_keys += 1;
         self.raw.clear();
-        self.state = State::Value { kind, at_begin: true, text: String::new() };
+        let end = self.marks.value_end.clone();
+        self.state = State::Value { kind, at_begin: true, text: String::new(), end };
         Ok(ParamStep::More)
     }
 
@@ -179,18 +185,23 @@ impl ParamReader {
         at_end: bool,
         out: &mut String,
     ) -> Result<ParamStep, Bad> {
-        let State::Value { kind, at_begin, text } = &mut self.state else { return Err(Bad) };
+        let State::Value { kind, at_begin, text, end: mark } = &mut self.state else {
+            return Err(Bad);
+        };
         let lines = self.marks.lines;
-        if *at_begin && lines {
-            if held.is_empty() && !at_end {
+        if *at_begin {
+            if CDATA.starts_with(held.as_str()) && !at_end {
                 return Ok(ParamStep::Wait);
             }
-            if held.starts_with('\n') {
+            if held.starts_with('\n') && lines {
                 held.drain(..1);
+            } else if held.starts_with(CDATA) {
+                held.drain(..CDATA.len());
+                *mark = mark.behind("]]>");
             }
         }
         *at_begin = false;
-        let found = self.marks.value_end.find(held);
+        let found = mark.find(held);
         let end = match found {
             Some((at, Some(_))) => at,
             Some((at, None)) if !at_end => at,
@@ -235,7 +246,7 @@ fn typed(text: &str, kind: Kind) -> String {
         "True" => Some(Value::Bool(true)),
         "False" => Some(Value::Bool(false)),
         "None" => Some(Value::Null),
-        word => serde_json::from_str(word).ok(),
+        word => serde_json::from_str(word).ok().or_else(|| python::literal(word)),
     };
     let is_other = |value: &Value| kind == Kind::Json || !value.is_string();
     word.filter(is_other).unwrap_or_else(|| Value::String(text.to_owned())).to_string()
