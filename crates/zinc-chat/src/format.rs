@@ -148,6 +148,18 @@ impl ChatFormat {
     }
 
 
+    /// The marks around reasoning, channels included.
+    pub(crate) fn thinking_marks(&self) -> Option<Thinking> {
+        match self.harmony {
+            true => Some(Thinking {
+                open: "<|channel|>analysis<|message|>".into(),
+                close: "<|end|>".into(),
+                close_text: "<|end|>".into(),
+            }),
+            false => self.thinking.clone(),
+        }
+    }
+
     pub(crate) fn is_harmony(&self) -> bool {
         self.harmony
     }
@@ -178,7 +190,7 @@ impl ChatFormat {
     /// Whether a rendered prompt leaves the model inside its reasoning, or behind it.
     pub(crate) fn thinking_at_end(&self, text: &str, input: &ChatInput) -> (bool, bool) {
         let Some(Thinking { open, close, .. }) = &self.thinking else {
-            return (false, true);
+            return (false, !self.harmony);
         };
         let end = text.trim_end();
         if end.ends_with(open) || end.ends_with(close) {

@@ -22,7 +22,6 @@ mod probe;
 mod prompt;
 mod shield;
 mod spec;
-mod steer;
 mod syntax;
 
 pub use answer::{AnswerParser, Delta};
@@ -32,4 +31,4 @@ pub use guide::GuideFactory;
 pub use input::{ChatInput, Tool, Tools};
 pub use prompt::{ChatPrompt, with_bos};
 pub use spec::{GuideSpec, ResponseFormat, ToolChoice};
-pub use steer::{Allowed, Steer, SteerError};
+
