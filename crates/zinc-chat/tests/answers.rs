@@ -6,32 +6,9 @@ mod support;
 
 use proptest::prelude::*;
 use serde_json::json;
+use support::syntaxes::{TEMPLATES, call, format_of};
 use support::{Said, parse, small_tokenizer, small_tools};
 use zinc_chat::{AnswerParser, ChatFormat, ChatInput, ChatPrompt, Tools};
-
-/// A template for each syntax, in the words that it is recognised by.
-const TEMPLATES: [(&str, &str); 10] = [
-    ("hermes", "{% for c in m.tool_calls %}<tool_call>\n{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}\n</tool_call>\n{% endfor %}"),
-    ("qwen3-coder", "{% for c in m.tool_calls %}<tool_call>\n<function={{ c.function.name }}>\n{% for k, v in c.function.arguments | items %}<parameter={{ k }}>\n{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>\n{% endfor %}"),
-    ("mistral", "[TOOL_CALLS][{% for c in m.tool_calls %}{\"name\": \"{{ c.function.name }}\", \"arguments\": {{ c.function.arguments | tojson }}}{% if not loop.last %}, {% endif %}{% endfor %}]"),
-    ("mistral-args", "{% for c in m.tool_calls %}[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}{% endfor %}"),
-    ("llama3", "{% if m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}{% for c in m.tool_calls %}{\"name\": \"{{ c.function.name }}\", \"parameters\": {{ c.function.arguments | tojson }}}{% endfor %}"),
-    ("deepseek-v3", "<｜tool▁calls▁begin｜>{% for c in m.tool_calls %}<｜tool▁call▁begin｜>function<｜tool▁sep｜>{{ c.function.name }}\n```json\n{{ c.function.arguments | tojson }}\n```<｜tool▁call▁end｜>{% if not loop.last %}\n{% endif %}{% endfor %}<｜tool▁calls▁end｜>"),
-    ("deepseek-v3.1", "<｜tool▁calls▁begin｜>{% for c in m.tool_calls %}<｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>{{ c.function.arguments | tojson }}<｜tool▁call▁end｜>{% endfor %}<｜tool▁calls▁end｜>"),
-    ("gemma4", "{% for c in m.tool_calls %}<|tool_call>call:{{ c.function.name }}{{ '{' }}{% for k, v in c.function.arguments | items %}{{ k }}:{{ '<|\"|>' ~ v ~ '<|\"|>' if v is string else v | tojson }}{% if not loop.last %},{% endif %}{% endfor %}{{ '}' }}<tool_call|>{% endfor %}"),
-    ("python", "<|tool_call_start|>[{% for c in m.tool_calls %}{{ c.function.name }}({% for k, v in c.function.arguments | items %}{{ k }}='{{ v }}'{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}{% endfor %}]<|tool_call_end|>"),
-    ("harmony", "<|channel|>analysis commentary final<|message|>"),
-];
-
-fn template(calls: &str) -> String {
-    format!(
-        "{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{{% for m in messages %}}<|{{{{ m.role }}}}|>{{% if m.tool_calls %}}{calls}{{% else %}}{{% if m.reasoning_content %}}<think>\n{{{{ m.reasoning_content }}}}\n</think>\n\n{{% endif %}}{{{{ m.content }}}}{{% endif %}}<|im_end|>\n{{% endfor %}}{{% if add_generation_prompt %}}<|assistant|>{{% endif %}}"
-    )
-}
-
-fn format(calls: &str) -> ChatFormat {
-    ChatFormat::from_templates(&small_tokenizer(), &template(calls), None).unwrap()
-}
 
 fn prompt(opens_thinking: bool) -> ChatPrompt {
     ChatPrompt { opens_thinking, ..ChatPrompt::plain(Vec::new()) }
@@ -44,23 +21,7 @@ fn said(format: &ChatFormat, text: &str, n: usize) -> Said {
 #[test]
 fn the_templates_are_recognised() {
     for (name, calls) in TEMPLATES {
-        assert_eq!(format(calls).tool_syntax(), Some(name));
-    }
-}
-
-/// A call of `get_weather`, or of another name, in each syntax.
-fn call(syntax: &str, name: &str) -> String {
-    match syntax {
-        "hermes" => format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{\"city\": \"Rome\", \"days\": 2}}}}\n</tool_call>"),
-        "qwen3-coder" => format!("<tool_call>\n<function={name}>\n<parameter=city>\nRome\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>"),
-        "mistral" => format!("[TOOL_CALLS][{{\"name\": \"{name}\", \"arguments\": {{\"city\": \"Rome\", \"days\": 2}}}}]"),
-        "mistral-args" => format!("[TOOL_CALLS]{name}[ARGS]{{\"city\": \"Rome\", \"days\": 2}}"),
-        "llama3" => format!("{{\"name\": \"{name}\", \"parameters\": {{\"city\": \"Rome\", \"days\": 2}}}}"),
-        "deepseek-v3" => format!("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{{\"city\": \"Rome\", \"days\": 2}}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
-        "deepseek-v3.1" => format!("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{{\"city\": \"Rome\", \"days\": 2}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
-        "gemma4" => format!("<|tool_call>call:{name}{{city:<|\"|>Rome<|\"|>,days:2}}<tool_call|>"),
-        "python" => format!("<|tool_call_start|>[{name}(city='Rome', days=2)]<|tool_call_end|>"),
-        _ => format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{{\"city\": \"Rome\", \"days\": 2}}<|call|>"),
+        assert_eq!(format_of(&small_tokenizer(), calls).tool_syntax(), Some(name));
     }
 }
 
@@ -68,7 +29,7 @@ fn call(syntax: &str, name: &str) -> String {
 fn calls_are_told_and_text_stays_text() {
     let rome = json!({"city": "Rome", "days": 2});
     for (name, calls) in TEMPLATES {
-        let format = format(calls);
+        let format = format_of(&small_tokenizer(), calls);
         for n in [1, 2, 7, 1000] {
             let text = call(name, "get_weather");
             let found = said(&format, &text, n);
@@ -96,7 +57,7 @@ fn calls_are_told_and_text_stays_text() {
 
 #[test]
 fn channels_are_told_apart() {
-    let format = format(TEMPLATES[9].1);
+    let format = format_of(&small_tokenizer(), TEMPLATES[9].1);
     let text = "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary<|message|>I look. <|end|><|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{\"city\": \"Rome\"}<|call|>";
     let last = "<|channel|>final<|message|>It is <b>.<|return|>";
     for n in [1, 3, 1000] {
@@ -110,7 +71,7 @@ fn channels_are_told_apart() {
 
 #[test]
 fn the_prompt_says_where_the_answer_begins() {
-    let format = format(TEMPLATES[0].1);
+    let format = format_of(&small_tokenizer(), TEMPLATES[0].1);
     let tokenizer = small_tokenizer();
     let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Hi"})]);
     let prompt = format.prompt(&tokenizer, &input).unwrap();
@@ -150,7 +111,7 @@ proptest! {
         let text = pieces.concat();
         thread_local! {
             static FORMATS: Vec<(&'static str, ChatFormat)> =
-                TEMPLATES.iter().map(|(name, calls)| (*name, format(calls))).collect();
+                TEMPLATES.iter().map(|(name, calls)| (*name, format_of(&small_tokenizer(), calls))).collect();
         }
         FORMATS.with(|formats| {
             for (name, format) in formats {

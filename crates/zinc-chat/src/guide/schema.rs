@@ -34,6 +34,9 @@ const FORMATS: [&str; 11] = [
     "unknown",
 ];
 
+/// Keywords whose members are schemas.
+const HOLDS_SCHEMAS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+
 /// Deepest nesting of a schema.
 const MAX_DEPTH: usize = 64;
 
@@ -82,7 +85,7 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
                     return Err(ChatError::constraint(place, what));
                 }
             }
-            "properties" | "patternProperties" | "$defs" | "definitions" => {
+            key if HOLDS_SCHEMAS.contains(&key) => {
                 let Some(members) = value.as_object() else {
                     return Err(ChatError::constraint(place, "expected an object of schemas"));
                 };

@@ -2,10 +2,14 @@
 
 #![allow(dead_code)] // Each test uses a part of it.
 
+pub mod draw;
+pub mod syntaxes;
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use zinc_chat::{AnswerParser, Delta, Tools};
+use zinc_engine::Model;
 use zinc_gguf::Gguf;
 use zinc_token::{Tokenizer, VocabSpec};
 
@@ -83,17 +87,35 @@ pub fn parse(mut parser: AnswerParser, text: &str, n: usize) -> Said {
 
 /// A vocabulary of all bytes, which any text can be written in.
 pub fn small_tokenizer() -> Tokenizer {
+    tokenizer_with(&[])
+}
+
+/// The same with control tokens for the marks of the small templates.
+pub fn marked_tokenizer() -> Tokenizer {
+    tokenizer_with(&[
+        "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+        "<|tool_call>", "<tool_call|>", "<|\"|>", "<|tool_call_start|>", "<|tool_call_end|>",
+        "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|return|>",
+        "<|call|>", "<think>", "</think>",
+    ])
+}
+
+fn tokenizer_with(control: &[&str]) -> Tokenizer {
     let texts: Vec<String> = (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).collect();
     let mut tokens = vec![b"<unk>".to_vec(), b"<s>".to_vec(), b"</s>".to_vec()];
     tokens.extend(texts.iter().map(|text| text.clone().into_bytes()));
     let mut types = vec![2, 3, 3];
     types.extend(vec![6; 256]);
+    tokens.extend(control.iter().map(|text| text.as_bytes().to_vec()));
+    types.extend(vec![3; control.len()]);
     let spec = VocabSpec {
         model: "llama".into(),
         tokens: tokens.iter().map(Vec::as_slice).collect(),
         scores: Some(vec![0.0; tokens.len()]),
         token_types: Some(types),
         add_bos: Some(false),
+        add_space_prefix: Some(false),
         ..VocabSpec::default()
     };
     Tokenizer::new(&spec).unwrap()
@@ -105,4 +127,10 @@ pub fn small_tools() -> Tools {
     let parameters = json!({"type": "object", "properties": properties, "required": ["city"]});
     let function = json!({"name": "get_weather", "description": "A tool", "parameters": parameters});
     Tools::from_json(&[json!({"type": "function", "function": function})]).unwrap()
+}
+
+/// The demonstration model.
+pub fn builtin() -> Model {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../builtin/zinc-demo.gguf");
+    Model::open(&path).unwrap()
 }
