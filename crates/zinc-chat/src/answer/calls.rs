@@ -318,6 +318,7 @@ impl CallParser {
     }
 
     fn name(&mut self) -> Next {
+        self.skip_blanks();
         let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
         let Some(end) = self.held.find(|c| !is_name(c)) else {
             return if self.held.len() > 256 { Next::Fail } else { Next::Wait };

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test uses a part of it.
 
 pub mod draw;
+pub mod schemas;
 pub mod syntaxes;
 
 use std::path::PathBuf;
@@ -107,6 +108,9 @@ fn tokenizer_with(control: &[&str]) -> Tokenizer {
     tokens.extend(texts.iter().map(|text| text.clone().into_bytes()));
     let mut types = vec![2, 3, 3];
     types.extend(vec![6; 256]);
+    // A blank, as such vocabularies write it.
+    tokens.push("▁".as_bytes().to_vec());
+    types.push(1);
     tokens.extend(control.iter().map(|text| text.as_bytes().to_vec()));
     types.extend(vec![3; control.len()]);
     let spec = VocabSpec {
