@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Violation;
 
 /// What each crate may depend on; anything in the workspace that is not listed is refused.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("zinc-quant", &[]),
     ("zinc-gguf", &["zinc-quant"]),
     ("zinc-token", &["zinc-gguf"]),
@@ -23,10 +23,12 @@ const ARROWS: [(&str, &[&str]); 12] = [
         &["zinc-backend", "zinc-models", "zinc-token", "zinc-plan", "zinc-gguf", "zinc-quant"],
     ),
     ("zinc-catalog", &["zinc-engine", "zinc-backend", "zinc-gguf"]),
+    ("zinc-chat", &["zinc-engine", "zinc-token", "zinc-gguf"]),
     (
         "zinc",
         &[
             "zinc-catalog",
+            "zinc-chat",
             "zinc-engine",
             "zinc-backend",
             "zinc-models",

@@ -14,11 +14,9 @@ use zinc_catalog::Sampling;
 use zinc_engine::{FinishReason, SamplingParams};
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
-use crate::conversation::Message;
-use crate::generate::{self, Answer};
-use crate::session::Session;
+use crate::generate::{self, Answer, Piece};
+use crate::session::{Message, Session};
 use crate::terminal::Screen;
-use crate::think::Piece;
 use crate::{env, interrupt, output, report};
 
 /// Flags of `chat`.
@@ -67,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let sampling = args.sampling.params(&args.model.choose()?.sampling())?;
     let mut session = Session::open(&args.model, &args.device, &args.engine)?;
     session.use_template(&args.model, &args.chat)?;
-    if session.prompter.is_none() {
+    if session.format.is_none() {
         let what = format!("{} has no chat template", args.model.name());
         return Err(report::with_hint(what, "let it continue a text: zinc run --raw"));
     }
@@ -196,7 +194,11 @@ impl Chat<'_> {
                 "The context of {n_ctx} tokens is full, the answer is cut. /clear starts anew; zinc chat --ctx N gives more room."
             )),
             FinishReason::Length => self.screen.dim("[cut at the token limit of -n]\n"),
-            FinishReason::StopToken(_) | FinishReason::StopString(_) => {}
+            FinishReason::TimeLimit => self.screen.dim("[cut at the time limit]\n"),
+            FinishReason::StopToken(_)
+            | FinishReason::StopString(_)
+            | FinishReason::Steered
+            | FinishReason::Pooled => {}
         }
         if self.screen.stderr {
             let rate = answer.usage.decode_tokens_per_second();
@@ -260,14 +262,7 @@ impl Chat<'_> {
 
     /// The form that `zinc template --input` reads.
     fn as_json(&self) -> anyhow::Result<String> {
-        let message = |message: &Message| {
-            let mut fields = json!({ "role": message.role, "content": message.content });
-            if let Some(reasoning) = &message.reasoning {
-                fields["reasoning_content"] = json!(reasoning);
-            }
-            fields
-        };
-        let messages: Vec<_> = self.messages.iter().map(message).collect();
+        let messages: Vec<_> = self.messages.iter().map(Message::wire).collect();
         Ok(serde_json::to_string_pretty(&json!({ "messages": messages }))? + "\n")
     }
 

@@ -52,7 +52,7 @@ impl Chat<'_> {
     fn load(&self, model: &ModelArgs) -> anyhow::Result<Session> {
         let mut session = Session::open(model, &self.args.device, &self.args.engine)?;
         session.use_template(model, &self.args.chat)?;
-        match session.prompter.is_some() {
+        match session.format.is_some() {
             true => Ok(session),
             false => {
                 let what = format!("{} has no chat template", printable(&model.name()));
