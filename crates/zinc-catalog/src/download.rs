@@ -372,13 +372,16 @@ impl Work {
     fn check(&self, answer: &Answer, piece: &Range<u64>) -> Result<(), Attempt> {
         let url = self.remote.url.to_string();
         let refuse = |reason: String| Err(Attempt::Final(CatalogError::Protocol { url, reason }));
+        let known = self.part.etag();
+        let is_other = known.is_some_and(|known| mark(answer).is_some_and(|m| m != known));
         if !self.has_ranges {
-            return Ok(());
+            return match is_other {
+                true => refuse("the file became another one meanwhile".into()),
+                false => Ok(()),
+            };
         }
         match content_range(&answer.response) {
             Some((first, _, whole)) => {
-                let known = self.part.etag();
-                let is_other = known.is_some_and(|known| mark(answer).is_some_and(|m| m != known));
                 if is_other || whole.is_some_and(|whole| whole != self.part.size()) {
                     return refuse("the file became another one meanwhile".into());
                 }

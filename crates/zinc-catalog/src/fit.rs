@@ -70,8 +70,20 @@ impl Fit {
         n_ctx: u32,
     ) -> Option<Fit> {
         let weights = entry.about_bytes(quant)?;
-        let shape = entry.cache?;
         let n_ctx = n_ctx.min(entry.context);
+        let Some(shape) = entry.cache else {
+            // What does not even hold the weights needs no further numbers.
+            let fits = Need { weights, own: 0 }.fits(info, maps_weights);
+            return (!fits).then(|| Fit {
+                device: info.name.clone(),
+                need_bytes: weights,
+                memory_bytes: info.memory_total,
+                free_bytes: info.memory_free,
+                n_ctx,
+                longest_ctx: None,
+                exact: false,
+            });
+        };
         let need = |n_ctx: u32| Need::about(entry, &shape, weights, n_ctx);
         let fits = |n_ctx: u32| need(n_ctx).fits(info, maps_weights);
         let longest_ctx = match fits(n_ctx) {

@@ -51,6 +51,8 @@ pub(crate) struct Part {
 #[derive(Debug, Default)]
 struct State {
     done: Ranges,
+    /// How often all bytes were forgotten.
+    n_restarts: u32,
     /// Nobody writes any more.
     closed: bool,
 }
@@ -111,7 +113,7 @@ impl Part {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|error| CatalogError::io(&path, error))?;
-        let state = Mutex::new(State { done, closed: false });
+        let state = Mutex::new(State { done, ..State::default() });
         Ok(Part { path, file, identity, state, changed: Condvar::new() })
     }
 
@@ -142,7 +144,9 @@ impl Part {
 
     /// Forgets all bytes: the server can only send the file from its beginning.
     pub(crate) fn restart(&self) {
-        self.state().done = Ranges::default();
+        let mut state = self.state();
+        state.done = Ranges::default();
+        state.n_restarts += 1;
     }
 
     /// Puts bytes in their place.
@@ -191,31 +195,37 @@ impl Part {
         let file = File::open(&self.path).map_err(|error| CatalogError::io(&self.path, error))?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; HASH_BYTES];
-        let mut at = 0;
+        let (mut at, mut n_restarts) = (0, 0);
         while at < self.identity.size {
-            let Some(end) = self.wait_for_more_than(at) else {
+            let Some((end, restarts)) = self.wait_for_more_than(at, n_restarts) else {
                 return Ok(None);
             };
-            while at < end {
-                let n = usize::try_from(end - at).unwrap_or(HASH_BYTES).min(HASH_BYTES);
-                let bytes = &mut buffer[..n];
-                read_at(&file, bytes, at).map_err(|error| CatalogError::io(&self.path, error))?;
-                hash.update(&*bytes);
-                at += n as u64;
-                if self.state().closed && at < self.identity.size && end < self.identity.size {
-                    return Ok(None);
-                }
+            if restarts != n_restarts {
+                (hash, at, n_restarts) = (Sha256::new(), 0, restarts);
             }
+            // A piece at a time, so that an end or a restart is noticed soon.
+            let n = usize::try_from(end - at).unwrap_or(HASH_BYTES).min(HASH_BYTES);
+            let bytes = &mut buffer[..n];
+            read_at(&file, bytes, at).map_err(|error| CatalogError::io(&self.path, error))?;
+            hash.update(&*bytes);
+            at += n as u64;
         }
         Ok(Some(hex(&hash.finalize())))
     }
 
-    /// Waits until the beginning of the file is longer than `at`, and tells how long it is.
-    fn wait_for_more_than(&self, at: u64) -> Option<u64> {
-        let is_waiting = |state: &mut State| !state.closed && state.done.prefix() <= at;
+    /// Waits until the beginning of the file is longer than `at`, or there was a restart since
+    /// `n_restarts`; tells how long it is and how often there was one. `None` if the part is closed
+    /// before it is whole.
+    fn wait_for_more_than(&self, at: u64, n_restarts: u32) -> Option<(u64, u32)> {
+        let has_more = |state: &State| match state.n_restarts == n_restarts {
+            true => state.done.prefix() > at,
+            false => state.done.prefix() > 0,
+        };
+        let is_waiting = |state: &mut State| !state.closed && !has_more(state);
         let waited = self.changed.wait_while(self.state(), is_waiting);
         let state = waited.unwrap_or_else(PoisonError::into_inner);
-        Some(state.done.prefix()).filter(|prefix| *prefix > at)
+        let is_over = state.closed && state.done.prefix() < self.identity.size;
+        (!is_over && has_more(&state)).then(|| (state.done.prefix(), state.n_restarts))
     }
 
     /// Gives the whole file its name.

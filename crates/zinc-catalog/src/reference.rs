@@ -70,7 +70,7 @@ impl Reference {
         }
         let looks_like_path = text.contains(['/', '\\'])
             || text.to_ascii_lowercase().ends_with(".gguf")
-            || Path::new(text).is_file();
+            || Path::new(text).exists();
         if looks_like_path {
             return Ok(Reference::File(text.into()));
         }

@@ -136,9 +136,10 @@ fn active() -> anyhow::Result<Chosen> {
         return Ok(Chosen::builtin());
     };
     let library = Library::open()?;
-    let path = library.locate(&name, false).with_context(|| {
-        format!("the active model cannot be used; hint: zinc model use takes another, zinc model use --builtin none")
-    })?;
+    let path = library.locate(&name, false).context(
+        "the active model cannot be used; hint: zinc model use NAME takes another, zinc model use \
+         --builtin the built-in one",
+    )?;
     let entry = entry_of(&library, &name);
     Ok(Chosen { name, path: Some(path), entry })
 }
