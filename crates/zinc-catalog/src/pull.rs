@@ -250,11 +250,11 @@ impl Puller {
         let key = format!("{}/{}", repo.name, file.path);
         let offered = file.sha256.clone();
         let pinned = pins.get(&key).filter(|_| !self.repin).map(|pin| pin.sha256.clone());
-        if let (Some(pinned), Some(offered)) = (&pinned, &offered) {
-            if pinned != offered {
-                let (pinned, offered) = (pinned.clone(), offered.clone());
-                return Err(CatalogError::Pinned { file: key, pinned, offered });
-            }
+        if let (Some(pinned), Some(offered)) = (&pinned, &offered)
+            && pinned != offered
+        {
+            let (pinned, offered) = (pinned.clone(), offered.clone());
+            return Err(CatalogError::Pinned { file: key, pinned, offered });
         }
         let sha256 = pinned
             .map(|hash| (hash, "when it was first pulled"))

@@ -120,10 +120,9 @@ impl Library {
         if let Some(record) = self.store().find_reference(&reference)? {
             return self.first_path(&record);
         }
-        if let Some(plan) = self.puller.local(&reference)? {
-            if let Some((_, path)) = plan.files.into_iter().next().and_then(|file| file.elsewhere) {
-                return Ok(path);
-            }
+        let local = self.puller.local(&reference)?.and_then(|plan| plan.files.into_iter().next());
+        if let Some((_, path)) = local.and_then(|file| file.elsewhere) {
+            return Ok(path);
         }
         let record = self.pull_on_demand(text, &reference, yes)?;
         self.first_path(&record)

@@ -17,13 +17,11 @@ pub fn pull(args: &PullArgs) -> anyhow::Result<()> {
     let mut library = Library::open()?;
     library.puller.repin = args.repin;
     let reference = Reference::parse(&args.model)?;
-    if !args.force && !args.repin {
-        if let Some(record) = library.store().find_reference(&reference)? {
-            if library.store().paths(&record).is_ok() {
-                report::note(format!("{} is here already", record.name));
-                return finish(args, &library, &record);
-            }
-        }
+    let here = library.store().find_reference(&reference)?;
+    let here = here.filter(|record| library.store().paths(record).is_ok());
+    if let Some(record) = here.filter(|_| !args.force && !args.repin) {
+        report::note(format!("{} is here already", printable(&record.name)));
+        return finish(args, &library, &record);
     }
     let plan = library.plan(&reference)?;
     if args.force {
