@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Violation;
 
 /// What each crate may depend on; anything in the workspace that is not listed is refused.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("zinc-quant", &[]),
     ("zinc-gguf", &["zinc-quant"]),
     ("zinc-token", &["zinc-gguf"]),
@@ -22,9 +22,11 @@ const ARROWS: [(&str, &[&str]); 11] = [
         "zinc-engine",
         &["zinc-backend", "zinc-models", "zinc-token", "zinc-plan", "zinc-gguf", "zinc-quant"],
     ),
+    ("zinc-server", &["zinc-engine", "zinc-chat", "zinc-token"]),
     (
         "zinc",
         &[
+            "zinc-server",
             "zinc-engine",
             "zinc-backend",
             "zinc-models",
