@@ -27,6 +27,9 @@ pub fn typed(media_type: &'static str, body: impl Into<Body>) -> Response {
 
 /// Something that says, piece by piece, what a stream of events sends.
 pub trait Script: Send + 'static {
+    /// What keeps a silent stream alive.
+    const HEARTBEAT: &'static str = ": keep-alive\n\n";
+
     /// The next events, already framed; `None` at the end. May be dropped at any await, when the
     /// client goes away, and is called again after a heartbeat, so it must not lose anything then.
     fn next(&mut self) -> impl Future<Output = Option<String>> + Send;
@@ -34,12 +37,12 @@ pub trait Script: Send + 'static {
 
 /// A response whose body are the events of `script`. A comment goes out whenever it is silent for
 /// [`HEARTBEAT`]. When the client goes away, the script is dropped.
-pub fn events(script: impl Script) -> Response {
+pub fn events<S: Script>(script: S) -> Response {
     let body = stream::unfold(script, |mut script| async move {
         let frame = match tokio::time::timeout(HEARTBEAT, script.next()).await {
             Ok(Some(frame)) => frame,
             Ok(None) => return None,
-            Err(_) => ": keep-alive\n\n".to_owned(),
+            Err(_) => S::HEARTBEAT.to_owned(),
         };
         Some((Ok::<_, Infallible>(Bytes::from(frame)), script))
     });
