@@ -21,6 +21,10 @@ pub(crate) struct CacheShape {
     pub max_tokens: u32,
     /// Element type.
     pub kv_type: GgmlType,
+    /// Rows of logits that a step gives by default.
+    pub n_out_rows: u32,
+    /// There is a plan for hidden states.
+    pub embeddings: bool,
     /// Longest window of the layers that have one.
     window: Option<u32>,
     /// There are recurrent layers.
@@ -39,6 +43,8 @@ impl CacheShape {
             max_seqs,
             max_tokens: options.chunk.clamp(max_seqs, n_ctx.saturating_mul(max_seqs)),
             kv_type: options.kv_type,
+            n_out_rows: max_seqs.saturating_add(options.extra_rows),
+            embeddings: options.embeddings,
             window: config.longest_window(),
             has_states: config.layers.iter().any(|layer| layer.recurrent),
             n_checkpoints: 0,

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use zinc_backend::StepInputs;
 
@@ -19,13 +20,11 @@ use crate::options::EngineOptions;
 use crate::request::{Event, Request};
 use crate::runner::{LoadedModel, Runner, Wanted};
 use crate::sampler::SamplerWorkspace;
-use crate::scheduler::{self, BatchEntry, Pending};
+use crate::scheduler::{self, BatchEntry};
 use crate::sequence::{FinishReason, SequenceId, SequenceState};
-use crate::step::{OutRows, Share, push_share};
+use crate::stats::Stats;
+use crate::step::{Share, push_share};
 use crate::{EngineError, Model};
-
-/// Most requests that wait or run.
-pub const N_REQUESTS_MAX: usize = 1024;
 
 /// Generates text for requests.
 pub struct Engine {
@@ -34,12 +33,16 @@ pub struct Engine {
     n_ctx: u32,
     /// Most tokens of a step.
     max_tokens: u32,
+    max_rows: u32,
+    max_waiting: usize,
     pages_per_seq: u32,
+    gives_embeddings: bool,
     pools: Pools,
     slots: Vec<CacheSlot>,
     /// Requests in order of arrival.
     generations: VecDeque<Generation>,
     next_id: u64,
+    stats: Stats,
     // Scratch space of a step.
     batch: Vec<BatchEntry>,
     inputs: StepInputs,
@@ -59,11 +62,15 @@ impl Engine {
             runner,
             n_ctx: shape.n_ctx,
             max_tokens: shape.max_tokens,
+            max_rows: shape.n_out_rows,
+            max_waiting: options.max_waiting as usize,
             pages_per_seq: shape.pages_per_seq(),
+            gives_embeddings: shape.embeddings,
             pools: shape.pools(),
             slots: (0..shape.max_seqs).map(|idx| shape.slot(idx)).collect(),
             generations: VecDeque::new(),
             next_id: 0,
+            stats: Stats::default(),
             batch: Vec::new(),
             inputs: StepInputs::default(),
             workspace: SamplerWorkspace::new(shape.n_ctx as usize),
@@ -80,6 +87,26 @@ impl Engine {
         self.n_ctx
     }
 
+    /// What the engine holds and has done so far.
+    pub fn stats(&self) -> Stats {
+        let full = &self.pools.full;
+        let n_running = self.slots.iter().filter(|slot| slot.owner.is_some());
+        let n_pages_running = n_running.clone().map(|slot| slot.table().pages().len() as u32);
+        Stats {
+            n_waiting: self.n_waiting(),
+            n_running: n_running.count(),
+            n_pages: full.n_pages(),
+            n_pages_used: full.n_pages() - full.n_free(),
+            n_pages_running: n_pages_running.sum(),
+            ..self.stats
+        }
+    }
+
+    fn n_waiting(&self) -> usize {
+        let state = |generation: &Generation| generation.sequence.state().clone();
+        self.generations.iter().filter(|g| state(g) == SequenceState::Waiting).count()
+    }
+
     /// Whether no request waits or runs.
     pub fn is_idle(&self) -> bool {
         self.generations.is_empty()
@@ -92,8 +119,12 @@ impl Engine {
     /// that cannot be used; a full queue.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         let config = self.loaded.model().config();
-        if self.generations.len() >= N_REQUESTS_MAX {
-            return Err(EngineError::QueueFull { n_waiting: self.generations.len() });
+        let n_waiting = self.n_waiting();
+        if n_waiting >= self.max_waiting {
+            return Err(EngineError::QueueFull { n_waiting });
+        }
+        if request.pooling.is_some() && !self.gives_embeddings {
+            return Err(EngineError::NoEmbeddings);
         }
         check_ids(&request.prompt, config.n_vocab)?;
         let n_prompt = request.prompt.len();
@@ -125,34 +156,68 @@ impl Engine {
     /// # Errors
     /// The device failed. No sequence can be continued then; open the device anew.
     pub fn step(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> Result<(), EngineError> {
+        self.end_late();
         self.remove_finished(sink);
         self.admit();
         self.restart_outgrown();
         let running =
             self.generations.iter().filter(|g| *g.sequence.state() != SequenceState::Waiting);
         scheduler::schedule(
-            running.map(|g| Pending::of(&g.sequence)),
+            running.map(Generation::pending),
             self.max_tokens,
+            self.max_rows,
             &mut self.batch,
         );
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        self.fill_inputs()?;
-        let outputs = self.runner.run(&self.inputs)?;
-        let n_vocab = self.loaded.model().config().n_vocab as usize;
-        // The plan returns one row for every share that wants logits, in the order of the shares.
-        let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice).chunks_exact(n_vocab);
-        for entry in &self.batch {
-            let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
-            slot.end_step(&mut self.pools, generation.sequence.next_tokens(entry.n_tokens));
-            let is_complete = generation.advance(entry.n_tokens as usize, sink);
-            let logits = if entry.wants_logits { rows.next().unwrap_or(&[]) } else { &[] };
-            if is_complete {
-                generation.choose(logits, self.loaded.model(), &mut self.workspace, sink);
-            }
+        for pooled in [false, true] {
+            self.compute(pooled, sink)?;
         }
         self.remove_finished(sink);
+        Ok(())
+    }
+
+    /// Ends requests whose time is over.
+    fn end_late(&mut self) {
+        let mut late = self.generations.iter_mut().filter(|g| g.has_deadline()).peekable();
+        if late.peek().is_some() {
+            let now = Instant::now();
+            late.for_each(|generation| generation.check_deadline(now));
+        }
+    }
+
+    /// Computes the shares of the batch that want hidden states, or those that want logits.
+    fn compute(
+        &mut self,
+        pooled: bool,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
+        self.fill_inputs(pooled)?;
+        if self.inputs.token_ids.is_empty() {
+            return Ok(());
+        }
+        let model = self.loaded.model();
+        let (outputs, n_cols) = match pooled {
+            true => (self.runner.run_hidden(&self.inputs)?, model.config().d_model),
+            false => (self.runner.run(&self.inputs)?, model.config().n_vocab),
+        };
+        self.stats.n_steps += 1;
+        self.stats.n_computed_tokens += self.inputs.token_ids.len() as u64;
+        // The plan returns the rows that were asked for in the order of the shares.
+        let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice);
+        for entry in &self.batch {
+            let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
+            if generation.is_pooled() != pooled {
+                continue;
+            }
+            let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
+            let n_values = out_rows.count(entry.n_tokens as usize) * n_cols as usize;
+            let (own, others) = rows.split_at(n_values.min(rows.len()));
+            rows = others;
+            slot.end_step(&mut self.pools, generation.sequence.next_tokens(entry.n_tokens));
+            let n_before = generation.sequence.n_generated();
+            generation.advance(entry.n_tokens as usize, own, model, &mut self.workspace, sink);
+            let n_generated = generation.sequence.n_generated() - n_before;
+            self.stats.n_generated_tokens += n_generated as u64;
+        }
         Ok(())
     }
 
@@ -172,7 +237,10 @@ impl Engine {
             let Some((n_reusable, slot)) = best else {
                 break;
             };
+            let n_reusable = if generation.can_reuse() { n_reusable } else { 0 };
             let n_reused = slot.keep(&mut self.pools, n_reusable, rope_variant);
+            self.stats.n_prompt_tokens += prompt.len() as u64;
+            self.stats.n_reused_tokens += n_reused as u64;
             slot.want_prompt(prompt.len());
             slot.owner = Some(generation.sequence.id());
             generation.start(n_reused);
@@ -198,14 +266,18 @@ impl Engine {
         }
     }
 
-    /// Makes room in the cache for the batch and writes the step's inputs.
-    fn fill_inputs(&mut self) -> Result<(), EngineError> {
+    /// Makes room in the cache for the shares that want hidden states, or logits, and writes the
+    /// step's inputs.
+    fn fill_inputs(&mut self, pooled: bool) -> Result<(), EngineError> {
         self.inputs.clear();
         for entry in &self.batch {
             let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
+            if generation.is_pooled() != pooled {
+                continue;
+            }
             let tokens = generation.sequence.next_tokens(entry.n_tokens);
             slot.begin_step(&mut self.pools, entry.n_tokens)?;
-            let out_rows = if entry.wants_logits { OutRows::Last } else { OutRows::None };
+            let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
             let share = Share { tokens, cache: slot, out_rows, hidden: &[] };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }
@@ -225,6 +297,7 @@ impl Engine {
                 break;
             };
             let seq = generation.sequence.id();
+            self.stats.n_finished += 1;
             self.slots
                 .iter_mut()
                 .filter(|slot| slot.owner == Some(seq))

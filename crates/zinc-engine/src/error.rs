@@ -6,6 +6,7 @@ use zinc_token::TokenError;
 
 use crate::kv::KvError;
 use crate::sampler::SamplerError;
+use crate::steer::SteerError;
 use crate::stop::StopError;
 
 /// Why a model could not be loaded or a request not be served.
@@ -41,6 +42,26 @@ pub enum EngineError {
     /// Stop strings cannot be used.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// What constrains an answer failed.
+    #[error(transparent)]
+    Steer(#[from] SteerError),
+    /// Embeddings are asked of an engine that was not built for them.
+    #[error("this engine gives no embeddings; hint: start it with embeddings switched on")]
+    NoEmbeddings,
+    /// An embedding is not a finite vector other than zero.
+    #[error("the hidden states of the prompt have no direction: their length is {length}")]
+    Embedding {
+        /// Length of the pooled vector.
+        length: f64,
+    },
+    /// A special token that is to be shown is not in the vocabulary.
+    #[error("token {id} is to be shown in the text; the model's ids are below {n_vocab}")]
+    ShownToken {
+        /// The id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        n_vocab: u32,
+    },
     /// An option of the engine is outside its range.
     #[error("{option} is {value}; allowed: {allowed}")]
     Option {

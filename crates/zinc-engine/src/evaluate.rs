@@ -12,7 +12,7 @@ use zinc_quant::GgmlType;
 use crate::engine::check_ids;
 use crate::lane::Lane;
 use crate::options::EngineOptions;
-use crate::runner::{Block, LoadedModel, Wanted};
+use crate::runner::{Block, Bucket, LoadedModel, Wanted};
 use crate::step::OutRows;
 use crate::{EngineError, Model};
 
@@ -99,7 +99,7 @@ impl Evaluator {
             loaded.model(),
             loaded.device().as_ref(),
             shape,
-            shape.max_tokens,
+            Bucket::Logits(shape.max_tokens),
             &Wanted::default(),
         )?;
         let written = plan.nodes.iter().flat_map(|node| &node.writes).map(|id| plan.tensor(*id));

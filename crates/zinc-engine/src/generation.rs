@@ -4,9 +4,13 @@ use std::time::Instant;
 
 use zinc_token::{DecodeOptions, StreamDecoder};
 
+use crate::pooling::Pooled;
 use crate::request::{Event, Request, Usage};
-use crate::sampler::{Sampler, SamplerWorkspace};
-use crate::sequence::{FinishReason, Sequence, SequenceId};
+use crate::sampler::{self, Sampled, Sampler, SamplerWorkspace};
+use crate::scheduler::Pending;
+use crate::sequence::{FinishReason, Sequence, SequenceId, SequenceState};
+use crate::steer::{Allowed, Steer, SteerError};
+use crate::step::OutRows;
 use crate::stop::StopStrings;
 use crate::{EngineError, Model};
 
@@ -14,18 +18,29 @@ use crate::{EngineError, Model};
 pub(crate) struct Generation {
     pub sequence: Sequence,
     sampler: Sampler,
+    steer: Option<Box<dyn Steer>>,
     stop: StopStrings,
     stop_strings: Vec<String>,
     decoder: StreamDecoder,
     ignore_eos: bool,
     /// Tokens after which it ends: what was asked for, or what the context has room for.
     n_generated_max: usize,
+    scores: Option<Scores>,
+    pooled: Option<Pooled>,
+    deadline: Option<Instant>,
     /// Set when it cannot go on.
     error: Option<EngineError>,
     times: Times,
     n_reused: usize,
     /// Text of the current event.
     shown: String,
+}
+
+/// Log-probabilities of the prompt.
+struct Scores {
+    n_top: u32,
+    /// Prompt tokens that are reported.
+    n_reported: usize,
 }
 
 /// When things happened.
@@ -47,33 +62,50 @@ impl Generation {
     ) -> Result<Generation, EngineError> {
         let n_prompt = request.prompt.len();
         let room = n_ctx as usize - n_prompt;
-        let n_generated_max = request.max_tokens.map_or(room, |n| room.min(n as usize));
+        let n_generated_max = match request.pooling {
+            Some(_) => 0,
+            None => request.max_tokens.map_or(room, |n| room.min(n as usize)),
+        };
+        let n_top = request.prompt_logprobs;
+        sampler::check_n_top("prompt_logprobs", n_top)?;
+        let vocab = model.tokenizer().vocab();
+        let unknown = request.shown_special.iter().find(|id| **id as usize >= vocab.n_tokens());
+        if let Some(&id) = unknown {
+            return Err(EngineError::ShownToken { id, n_vocab: vocab.n_tokens() as u32 });
+        }
         let mut sampler = Sampler::new(request.sampling, model.config().n_vocab as usize)?;
         if sampler.reads_text() {
-            request
-                .prompt
-                .iter()
-                .for_each(|&id| sampler.accept(model.tokenizer().vocab().piece(id)));
+            request.prompt.iter().for_each(|&id| sampler.accept(vocab.piece(id)));
         }
+        // The text continues the prompt, so its first blank is part of it.
+        let decode = DecodeOptions { skip_special: true, at_text_start: false };
         Ok(Generation {
             sequence: Sequence::new(id, &request.prompt, n_prompt + n_generated_max),
             sampler,
+            steer: request.steer,
             stop: StopStrings::new(&request.stop)?,
             stop_strings: request.stop,
-            // The text continues the prompt, so its first blank is part of it.
-            decoder: StreamDecoder::new(DecodeOptions { skip_special: true, at_text_start: false }),
+            decoder: StreamDecoder::new(decode).showing(request.shown_special),
             ignore_eos: request.ignore_eos,
             n_generated_max,
+            scores: n_top.map(|n_top| Scores { n_top, n_reported: 0 }),
+            pooled: request.pooling.map(Pooled::new),
+            deadline: request.deadline,
             error: None,
-            times: Times {
-                submitted: Instant::now(),
-                started: None,
-                first_token: None,
-                last_token: None,
-            },
+            times: Times::new(),
             n_reused: 0,
             shown: String::new(),
         })
+    }
+
+    /// Whether what a cache holds of the prompt can take the place of computing it.
+    pub fn can_reuse(&self) -> bool {
+        self.scores.is_none() && self.pooled.is_none()
+    }
+
+    /// Whether it wants hidden states instead of logits.
+    pub fn is_pooled(&self) -> bool {
+        self.pooled.is_some()
     }
 
     /// Begins with `n_reused` tokens found in the cache.
@@ -83,60 +115,224 @@ impl Generation {
         self.times.started = Some(Instant::now());
     }
 
-    /// A step computed `n_tokens` more. Returns whether a token is to be chosen.
-    pub fn advance(&mut self, n_tokens: usize, sink: &mut dyn FnMut(Event<'_>)) -> bool {
-        let was_prompt = self.sequence.n_computed() < self.sequence.n_prompt();
-        let complete = self.sequence.advance(n_tokens);
-        if was_prompt {
-            let n_prompt = self.sequence.n_prompt();
-            let n_computed = self.sequence.n_computed().min(n_prompt);
-            sink(Event::Prefill { seq: self.sequence.id(), n_computed, n_prompt });
+    /// What the scheduler is told.
+    pub fn pending(&self) -> Pending {
+        let n_pending = self.sequence.n_pending();
+        let n_silent = match &self.scores {
+            // Row `i` says how probable token `i + 1` is.
+            Some(scores) if self.is_scoring() => {
+                scores.n_reported.saturating_sub(1).saturating_sub(self.sequence.n_computed())
+            }
+            _ if self.is_pooled() => n_pending,
+            _ => n_pending - 1,
+        };
+        let is_decoding = *self.sequence.state() == SequenceState::Decoding && n_pending == 1;
+        Pending {
+            seq: self.sequence.id(),
+            is_decoding,
+            n_pending: n_pending as u32,
+            n_silent: n_silent as u32,
         }
-        if complete && self.n_generated_max == 0 {
-            self.sequence.finish(FinishReason::Length);
-            return false;
-        }
-        complete
     }
 
-    /// Chooses the next token from `logits` and reports it.
-    pub fn choose(
+    fn is_scoring(&self) -> bool {
+        let n_prompt = self.sequence.n_prompt();
+        self.scores.as_ref().is_some_and(|scores| scores.n_reported < n_prompt)
+    }
+
+    /// Rows that a step of `n_tokens` returns for it, `n_rows` of them logits.
+    pub fn out_rows(&self, n_tokens: u32, n_rows: u32) -> OutRows {
+        let is_complete = n_tokens as usize == self.sequence.n_pending();
+        match &self.pooled {
+            Some(pooled) if !pooled.is_last() => OutRows::From(0),
+            Some(_) if is_complete => OutRows::Last,
+            _ => OutRows::From((n_tokens - n_rows) as usize),
+        }
+    }
+
+    /// A step computed `n_tokens` more, which gave these rows: logits, or hidden states. Reports what
+    /// became known of the prompt, and chooses the next token if all are computed.
+    pub fn advance(
+        &mut self,
+        n_tokens: usize,
+        rows: &[f32],
+        model: &Model,
+        workspace: &mut SamplerWorkspace,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
+        let n_prompt = self.sequence.n_prompt();
+        let was_prompt = self.sequence.n_computed() < n_prompt;
+        let is_complete = self.sequence.advance(n_tokens);
+        let seq = self.sequence.id();
+        if was_prompt {
+            let n_computed = self.sequence.n_computed().min(n_prompt);
+            sink(Event::Prefill { seq, n_computed, n_prompt });
+        }
+        let result = match self.pooled {
+            Some(_) => self.pool(rows, is_complete, model, sink),
+            None => self.read_logits(rows, is_complete, model, workspace, sink),
+        };
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+
+    fn pool(
+        &mut self,
+        rows: &[f32],
+        is_complete: bool,
+        model: &Model,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
+        let Some(pooled) = &mut self.pooled else { return Ok(()) };
+        pooled.push(rows, model.config().d_model as usize);
+        if is_complete {
+            let seq = self.sequence.id();
+            sink(Event::Embedding { seq, values: pooled.normalised()? });
+            self.sequence.finish(FinishReason::Pooled);
+        }
+        Ok(())
+    }
+
+    fn read_logits(
+        &mut self,
+        rows: &[f32],
+        is_complete: bool,
+        model: &Model,
+        workspace: &mut SamplerWorkspace,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
+        let n_vocab = model.config().n_vocab as usize;
+        if self.is_scoring() {
+            self.report_scores(rows, n_vocab, workspace, sink)?;
+        }
+        if !is_complete {
+            return Ok(());
+        }
+        if self.n_generated_max == 0 {
+            self.sequence.finish(FinishReason::Length);
+            return Ok(());
+        }
+        let last = &rows[rows.len().saturating_sub(n_vocab)..];
+        self.choose(last, model, workspace, sink)
+    }
+
+    /// Reports prompt tokens whose probabilities these rows say.
+    fn report_scores(
+        &mut self,
+        rows: &[f32],
+        n_vocab: usize,
+        workspace: &mut SamplerWorkspace,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
+        let Some(scores) = &mut self.scores else { return Ok(()) };
+        let (seq, prompt) = (self.sequence.id(), self.sequence.prompt());
+        if scores.n_reported == 0 {
+            sink(Event::PromptToken { seq, index: 0, id: prompt[0], logprobs: None });
+            scores.n_reported = 1;
+        }
+        for row in rows.chunks_exact(n_vocab) {
+            let index = scores.n_reported;
+            // The last row is for the first generated token.
+            let Some(&id) = prompt.get(index) else { break };
+            let logprobs = sampler::score(row, id, scores.n_top, workspace)?;
+            sink(Event::PromptToken { seq, index, id, logprobs: Some(&logprobs) });
+            scores.n_reported += 1;
+        }
+        Ok(())
+    }
+
+    /// Chooses the next token from `logits` and reports it; tokens that are spliced in after a
+    /// spliced one need no logits of their own and follow at once.
+    fn choose(
         &mut self,
         logits: &[f32],
         model: &Model,
         workspace: &mut SamplerWorkspace,
         sink: &mut dyn FnMut(Event<'_>),
-    ) {
-        let sampled = match self.sampler.sample(self.sequence.tokens(), logits, workspace) {
-            Ok(sampled) => sampled,
-            Err(error) => return self.fail(error.into()),
-        };
+    ) -> Result<(), EngineError> {
+        let mut logits = Some(logits);
+        loop {
+            let (sampler, history) = (&mut self.sampler, self.sequence.tokens());
+            let allowed = self.steer.as_mut().map_or(Ok(Allowed::Any), |steer| steer.next())?;
+            let is_forced = matches!(allowed, Allowed::Forced(_));
+            let sampled = match (allowed, logits.take()) {
+                (Allowed::End, _) => {
+                    self.sequence.finish(FinishReason::Steered);
+                    return Ok(());
+                }
+                (Allowed::Forced(id), logits) => {
+                    check_forced(id, model)?;
+                    match logits {
+                        Some(logits) => sampler.force(id, logits, workspace)?,
+                        None => sampler.force_unseen(id),
+                    }
+                }
+                (Allowed::Mask(mask), Some(logits)) => {
+                    sampler.sample_allowed(history, logits, Some(mask), workspace)?
+                }
+                (Allowed::Any, Some(logits)) => sampler.sample(history, logits, workspace)?,
+                (Allowed::Any | Allowed::Mask(_), None) => return Ok(()),
+            };
+            self.take(sampled, model, sink)?;
+            if !is_forced || self.sampler.gives_logprobs() || self.sequence.is_finished() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A token joins the text, or ends it.
+    fn take(
+        &mut self,
+        sampled: Sampled,
+        model: &Model,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
         let (tokenizer, vocab) = (model.tokenizer(), model.tokenizer().vocab());
-        if !self.ignore_eos && vocab.is_end_of_generation(sampled.id) {
-            return self.sequence.finish(FinishReason::StopToken(sampled.id));
+        let id = sampled.id;
+        if let Some(steer) = &mut self.steer {
+            steer.accept(id)?;
+        }
+        if !self.ignore_eos && vocab.is_end_of_generation(id) {
+            self.sequence.finish(FinishReason::StopToken(id));
+            return Ok(());
         }
         let now = Instant::now();
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
-        self.sequence.push(sampled.id);
+        self.sequence.push(id);
+        let bytes = vocab.piece(id);
         if self.sampler.reads_text() {
-            self.sampler.accept(vocab.piece(sampled.id));
+            self.sampler.accept(bytes);
         }
         self.shown.clear();
-        let found = self.stop.push(self.decoder.push(tokenizer, sampled.id), &mut self.shown);
+        let found = self.stop.push(self.decoder.push(tokenizer, id), &mut self.shown);
         let (seq, logprobs) = (self.sequence.id(), sampled.logprobs.as_ref());
-        sink(Event::Token { seq, id: sampled.id, text: &self.shown, logprobs });
+        sink(Event::Token { seq, id, text: &self.shown, bytes, logprobs });
         if let Some(index) = found {
             self.sequence.finish(FinishReason::StopString(self.stop_strings[index].clone()));
         } else if self.sequence.n_generated() >= self.n_generated_max {
             self.sequence.finish(FinishReason::Length);
         }
+        Ok(())
     }
 
     /// Ends the sequence with an error.
     pub fn fail(&mut self, error: EngineError) {
         self.error.get_or_insert(error);
         self.sequence.finish(FinishReason::Cancelled);
+    }
+
+    /// Ends it if its time is over.
+    pub fn check_deadline(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.sequence.finish(FinishReason::TimeLimit);
+        }
+    }
+
+    /// Whether it has a deadline.
+    pub fn has_deadline(&self) -> bool {
+        self.deadline.is_some()
     }
 
     /// The last event of a finished sequence.
@@ -153,7 +349,17 @@ impl Generation {
     }
 }
 
+fn check_forced(id: u32, model: &Model) -> Result<(), SteerError> {
+    let n_vocab = model.config().n_vocab;
+    if id < n_vocab { Ok(()) } else { Err(SteerError::TokenId { id, n_vocab }) }
+}
+
 impl Times {
+    fn new() -> Times {
+        let submitted = Instant::now();
+        Times { submitted, started: None, first_token: None, last_token: None }
+    }
+
     fn usage(&self, sequence: &Sequence, n_reused: usize) -> Usage {
         let now = Instant::now();
         let started = self.started.unwrap_or(now);

@@ -43,7 +43,7 @@ impl Lane {
         taps: Vec<String>,
     ) -> Result<Lane, EngineError> {
         let model = loaded.model();
-        let options = EngineOptions { max_seqs: 1, ..*options };
+        let options = EngineOptions { max_seqs: 1, embeddings: false, ..*options };
         let chunk = options.cache_shape(model)?.max_tokens;
         let limits = StepLimits::new(model, block, chunk, all_logits, &taps)?;
         let shape = EngineOptions { chunk: limits.n_tokens, ..options }.cache_shape(model)?;

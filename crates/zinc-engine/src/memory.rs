@@ -6,7 +6,7 @@ use zinc_backend::{Device, WeightNeed};
 use zinc_plan::{Op, Plan, TensorId};
 
 use crate::cache_shape::CacheShape;
-use crate::runner::{Block, Wanted, bucket_bounds, prepare, weight_sources};
+use crate::runner::{Block, Wanted, buckets, prepare, weight_sources};
 use crate::{EngineError, Model};
 
 /// Bytes that a model takes on a device.
@@ -119,8 +119,8 @@ impl<'a> Estimate<'a> {
     pub fn need(&mut self, shape: CacheShape) -> Result<MemoryNeed, EngineError> {
         if self.max_tokens != shape.max_tokens {
             let wanted = Wanted::default();
-            self.plans = bucket_bounds(shape)
-                .map(|max_tokens| prepare(self.model, self.device, shape, max_tokens, &wanted))
+            self.plans = buckets(shape)
+                .map(|bucket| prepare(self.model, self.device, shape, bucket, &wanted))
                 .collect::<Result<Vec<_>, _>>()?;
             self.max_tokens = shape.max_tokens;
         }

@@ -32,13 +32,30 @@ pub struct EngineOptions {
     /// Lengths that each sequence can go back to when its next prompt begins like the last, in models
     /// with recurrent layers (each takes a copy of their states) or sliding windows.
     pub checkpoints: u32,
+    /// Rows of logits that a step may give beyond one for every sequence. Prompts whose tokens are
+    /// all scored ([`Request::prompt_logprobs`](crate::Request::prompt_logprobs)) go on by at most
+    /// that many tokens in a step, and one.
+    pub extra_rows: u32,
+    /// Whether prompts can be embedded: [`Request::pooling`](crate::Request::pooling). Takes a plan
+    /// of its own.
+    pub embeddings: bool,
+    /// Most requests that wait; others are refused.
+    pub max_waiting: u32,
 }
 
 impl Default for EngineOptions {
-    /// One sequence with two checkpoints, chunks of 512 tokens, cache in f16.
+    /// One sequence with two checkpoints, chunks of 512 tokens, cache in f16, no embeddings.
     fn default() -> Self {
-        let kv_type = GgmlType::F16;
-        EngineOptions { n_ctx: None, chunk: 512, kv_type, max_seqs: 1, checkpoints: 2 }
+        EngineOptions {
+            n_ctx: None,
+            chunk: 512,
+            kv_type: GgmlType::F16,
+            max_seqs: 1,
+            checkpoints: 2,
+            extra_rows: 0,
+            embeddings: false,
+            max_waiting: 1024,
+        }
     }
 }
 
@@ -48,6 +65,10 @@ const CHUNK_MAX: u32 = 1 << 16;
 const MAX_SEQS_MAX: u32 = 1024;
 /// Largest [`EngineOptions::checkpoints`].
 const CHECKPOINTS_MAX: u32 = 64;
+/// Largest [`EngineOptions::extra_rows`].
+const EXTRA_ROWS_MAX: u32 = 4096;
+/// Largest [`EngineOptions::max_waiting`].
+const MAX_WAITING_MAX: u32 = 1 << 16;
 /// Rows of a cache are numbered by the plan's `i32` inputs.
 const CACHE_ROWS_MAX: u64 = i32::MAX as u64;
 
@@ -113,6 +134,8 @@ impl EngineOptions {
         check("chunk", self.chunk, CHUNK_MAX)?;
         check("number of sequences", self.max_seqs, MAX_SEQS_MAX)?;
         check_least("checkpoints", self.checkpoints, 0, CHECKPOINTS_MAX)?;
+        check_least("extra rows of logits", self.extra_rows, 0, EXTRA_ROWS_MAX)?;
+        check("number of waiting requests", self.max_waiting, MAX_WAITING_MAX)?;
         if !KV_TYPES.contains(&self.kv_type) {
             return Err(EngineError::Option {
                 option: "cache type",

@@ -1,13 +1,15 @@
 //! What is asked of the engine and what it answers.
 
-use std::time::Duration;
+use std::fmt;
+use std::time::{Duration, Instant};
 
 use crate::EngineError;
 use crate::sampler::{SamplingParams, TokenLogprobs};
 use crate::sequence::{FinishReason, SequenceId};
+use crate::steer::Steer;
 
 /// A text to continue.
-#[derive(Debug, Clone, Default)]
+#[derive(Default)]
 pub struct Request {
     /// Token ids of the prompt, at least one, fewer than the context has room for.
     pub prompt: Vec<u32>,
@@ -19,6 +21,52 @@ pub struct Request {
     pub stop: Vec<String>,
     /// End-of-generation tokens are tokens like any other.
     pub ignore_eos: bool,
+    /// Special tokens that appear in the text, such as the marks of a tool call; all others stay
+    /// hidden.
+    pub shown_special: Vec<u32>,
+    /// What constrains the answer, if anything does.
+    pub steer: Option<Box<dyn Steer>>,
+    /// `Some(n)` reports the log-probability of every prompt token and the n most probable tokens in
+    /// its place, as [`Event::PromptToken`]. The whole prompt is computed for it. At most
+    /// [`N_TOP_LOGPROBS_MAX`](crate::sampler::N_TOP_LOGPROBS_MAX).
+    pub prompt_logprobs: Option<u32>,
+    /// Instead of a continuation, an embedding of the prompt: [`Event::Embedding`]. Needs an engine
+    /// that was built for it: [`EngineOptions::embeddings`](crate::EngineOptions::embeddings).
+    pub pooling: Option<Pooling>,
+    /// When the request ends, wherever it is: [`FinishReason::TimeLimit`].
+    pub deadline: Option<Instant>,
+    /// Who asks. When more requests wait than can run, the clients share the engine; requests that
+    /// name none are one client, 0.
+    pub client: u64,
+}
+
+/// How the hidden states of a prompt's tokens, after the final norm, become one vector, which is then
+/// brought to length 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// That of the last token.
+    Last,
+    /// Their mean.
+    Mean,
+}
+
+impl fmt::Debug for Request {
+    /// All but what the steer holds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("prompt", &self.prompt)
+            .field("max_tokens", &self.max_tokens)
+            .field("sampling", &self.sampling)
+            .field("stop", &self.stop)
+            .field("ignore_eos", &self.ignore_eos)
+            .field("shown_special", &self.shown_special)
+            .field("is_steered", &self.steer.is_some())
+            .field("prompt_logprobs", &self.prompt_logprobs)
+            .field("pooling", &self.pooling)
+            .field("deadline", &self.deadline)
+            .field("client", &self.client)
+            .finish()
+    }
 }
 
 /// What a step tells of a sequence.
@@ -34,7 +82,26 @@ pub enum Event<'a> {
         /// Prompt tokens in all.
         n_prompt: usize,
     },
-    /// A token was chosen.
+    /// A token of the prompt and how probable it was: comes while the prompt is computed, for every
+    /// token in order, if [`Request::prompt_logprobs`] asks for it.
+    PromptToken {
+        /// Whose.
+        seq: SequenceId,
+        /// Index in the prompt.
+        index: usize,
+        /// Its id.
+        id: u32,
+        /// Log-probabilities; the first token has none, as nothing comes before it.
+        logprobs: Option<&'a TokenLogprobs>,
+    },
+    /// The prompt's embedding, if [`Request::pooling`] asks for it.
+    Embedding {
+        /// Whose.
+        seq: SequenceId,
+        /// A vector of length 1, as wide as the model.
+        values: &'a [f32],
+    },
+    /// A token joined the text.
     Token {
         /// Whose.
         seq: SequenceId,
@@ -43,6 +110,8 @@ pub enum Event<'a> {
         /// Text that is now certain: empty while a character or a possible stop string is
         /// incomplete.
         text: &'a str,
+        /// The token's own bytes, whether or not they are a whole character, hidden or held back.
+        bytes: &'a [u8],
         /// Log-probabilities, if asked for.
         logprobs: Option<&'a TokenLogprobs>,
     },

@@ -11,6 +11,7 @@ use zinc_models::PlanOptions;
 use zinc_plan::{Plan, TensorKind, passes};
 
 use crate::cache_shape::CacheShape;
+use crate::mtp::HIDDEN_TENSOR;
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -130,7 +131,8 @@ pub(crate) fn weight_sources(
 pub(crate) struct Wanted {
     /// Which part of the model.
     pub block: Block,
-    /// Most rows of logits of a step; by default one for each sequence, its last.
+    /// Most rows of logits of a step; by default one for each sequence, its last, and what the
+    /// options ask for beyond.
     pub out_rows: Option<u32>,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
@@ -140,6 +142,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Runner {
     /// Plans by rising token bound: one token per sequence (decode), then the prefill chunk.
     buckets: Vec<Box<dyn Executable>>,
+    /// The plan that gives hidden states, if there is one.
+    pooling: Option<Box<dyn Executable>>,
     outputs: StepOutputs,
     // Outlives the executables that use it.
     _states: States,
@@ -155,15 +159,16 @@ impl Runner {
         if !loaded.blocks.contains(&wanted.block) {
             return Err(EngineError::NoMtpHead { arch: loaded.model.config().arch.clone() });
         }
-        let plans = bucket_bounds(shape)
-            .map(|max_tokens| prepare(&loaded.model, device, shape, max_tokens, wanted))
+        let plans = buckets(shape)
+            .map(|bucket| prepare(&loaded.model, device, shape, bucket, wanted))
             .collect::<Result<Vec<_>, _>>()?;
         // Every bucket names the same states.
         let states = device.alloc_states(&plans[0])?;
         let bind = Bindings { weights: &loaded.weights, states: &states };
         let compile = |plan| device.compile(Arc::new(plan), &bind);
-        let buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
-        Ok(Runner { buckets, outputs: StepOutputs::default(), _states: states })
+        let mut buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
+        let pooling = if shape.embeddings { buckets.pop() } else { None };
+        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), _states: states })
     }
 
     /// Runs one step on the smallest plan that takes its tokens.
@@ -179,16 +184,35 @@ impl Runner {
         Ok(&self.outputs)
     }
 
+    /// Runs one step that gives hidden states after the final norm instead of logits.
+    pub fn run_hidden(&mut self, inputs: &StepInputs) -> Result<&StepOutputs, EngineError> {
+        let executable = self.pooling.as_mut().ok_or(EngineError::NoEmbeddings)?;
+        let ticket = executable.submit(inputs)?;
+        executable.wait(ticket, &mut self.outputs)?;
+        Ok(&self.outputs)
+    }
+
     /// The plan with the largest bound.
     pub fn largest_plan(&self) -> &Plan {
         self.buckets[self.buckets.len() - 1].plan()
     }
 }
 
-/// Token bounds of the plans, rising: one token per sequence, and the chunk if it is larger.
-pub(crate) fn bucket_bounds(shape: CacheShape) -> impl Iterator<Item = u32> {
+/// What one of a runner's plans is for, and the most tokens of its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bucket {
+    /// Gives logits and what is tapped.
+    Logits(u32),
+    /// Gives the hidden states after the final norm, of any rows.
+    Hidden(u32),
+}
+
+/// Plans of a runner: by rising bounds one token per sequence, and the chunk if it is larger; then
+/// that of hidden states, if it is wanted.
+pub(crate) fn buckets(shape: CacheShape) -> impl Iterator<Item = Bucket> {
     let chunk = Some(shape.max_tokens).filter(|chunk| *chunk > shape.max_seqs);
-    std::iter::once(shape.max_seqs).chain(chunk)
+    let hidden = shape.embeddings.then_some(Bucket::Hidden(shape.max_tokens));
+    std::iter::once(shape.max_seqs).chain(chunk).map(Bucket::Logits).chain(hidden)
 }
 
 /// The plan of one bucket, made ready for `device`.
@@ -196,11 +220,24 @@ pub(crate) fn prepare(
     model: &Model,
     device: &dyn Device,
     shape: CacheShape,
-    max_tokens: u32,
+    bucket: Bucket,
     wanted: &Wanted,
 ) -> Result<Plan, EngineError> {
-    let max_out_rows = wanted.out_rows.map_or(shape.max_seqs, |rows| rows.min(max_tokens));
-    let mut plan = wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))?;
-    plan.add_outputs(&wanted.taps)?;
+    let plan = |max_tokens, max_out_rows| {
+        wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))
+    };
+    let plan = match bucket {
+        Bucket::Logits(max_tokens) => {
+            let n_rows = wanted.out_rows.unwrap_or(shape.n_out_rows).min(max_tokens);
+            let mut plan = plan(max_tokens, n_rows)?;
+            plan.add_outputs(&wanted.taps)?;
+            plan
+        }
+        Bucket::Hidden(max_tokens) => {
+            let mut plan = plan(max_tokens, max_tokens)?;
+            plan.only_outputs(&[HIDDEN_TENSOR.to_owned()])?;
+            plan
+        }
+    };
     Ok(passes::prepare(plan, device.caps())?)
 }

@@ -4,6 +4,7 @@
 //!
 //! | # | step | acts on | off when |
 //! |--:|---|---|---|
+//! | 0 | constraint | removes tokens that it does not allow | none given |
 //! | 1 | logit bias | logits of the named ids | none given |
 //! | 2 | repetition, presence and frequency penalties | logits of tokens in the window | 1, 0 and 0 |
 //! | 3 | DRY | logits of tokens that continue a repeat | multiplier 0 |
@@ -21,11 +22,11 @@
 //! removing step leaves at least one token. Penalties and DRY count prompt tokens too.
 //!
 //! **Reproducible.** Random numbers come from [Philox](rng), keyed by the seed and the index of the
-//! generated token. Sums run in double precision in a defined order, and exponentials are [our
+//! generated token, spliced ones included. Sums run in double precision in a defined order, and exponentials are [our
 //! own](math), so equal logits and an equal seed give equal tokens on every platform.
 //!
 //! **Log-probabilities** are those of the model: the log-softmax of the logits as they came, before
-//! step 1.
+//! step 0.
 
 mod candidates;
 mod math;
@@ -37,6 +38,8 @@ pub use params::{
     DRY_BREAKER_BYTES_MAX, DryParams, N_DRY_BREAKERS_MAX, N_TOP_LOGPROBS_MAX, SamplingParams,
     XtcParams,
 };
+
+pub(crate) use params::check_n_top;
 
 use crate::matcher::{Matcher, MatcherState};
 use candidates::Candidates;
@@ -75,6 +78,9 @@ pub enum SamplerError {
     /// Logit bias left no token to choose from.
     #[error("logit_bias bans every token; hint: leave at least one without a bias of -inf")]
     AllBanned,
+    /// The constraint left no token to choose from.
+    #[error("the constraint on the answer allows no token of the vocabulary")]
+    NothingAllowed,
 }
 
 /// A chosen token.
@@ -182,26 +188,73 @@ impl Sampler {
         logits: &[f32],
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
+        self.sample_allowed(history, logits, None, workspace)
+    }
+
+    /// As [`Sampler::sample`], from the tokens that `allowed` has a bit for: bit `id % 32` of word
+    /// `id / 32`; ids past its last word are not allowed.
+    pub fn sample_allowed(
+        &mut self,
+        history: &[u32],
+        logits: &[f32],
+        allowed: Option<&[u32]>,
+        workspace: &mut SamplerWorkspace,
+    ) -> Result<Sampled, SamplerError> {
+        self.check(logits)?;
+        let id = self.choose(history, logits, allowed, workspace)?;
+        self.n_sampled += 1;
+        Ok(Sampled { id, logprobs: self.logprobs(logits, id, workspace) })
+    }
+
+    /// Takes `id`, whatever the logits say.
+    pub fn force(
+        &mut self,
+        id: u32,
+        logits: &[f32],
+        workspace: &mut SamplerWorkspace,
+    ) -> Result<Sampled, SamplerError> {
+        self.check(logits)?;
+        self.n_sampled += 1;
+        Ok(Sampled { id, logprobs: self.logprobs(logits, id, workspace) })
+    }
+
+    /// Takes a token without logits.
+    pub fn force_unseen(&mut self, id: u32) -> Sampled {
+        self.n_sampled += 1;
+        Sampled { id, logprobs: None }
+    }
+
+    /// Whether every token comes with log-probabilities.
+    pub fn gives_logprobs(&self) -> bool {
+        self.params.logprobs.is_some()
+    }
+
+    fn check(&self, logits: &[f32]) -> Result<(), SamplerError> {
         if logits.len() != self.n_vocab {
             return Err(SamplerError::VocabSize { n_logits: logits.len(), n_vocab: self.n_vocab });
         }
-        check_finite(logits)?;
-        let id = self.choose(history, logits, workspace)?;
-        self.n_sampled += 1;
-        let logprobs =
-            self.params.logprobs.map(|n| logprobs(logits, id, n, &mut workspace.candidates));
-        Ok(Sampled { id, logprobs })
+        check_finite(logits)
+    }
+
+    fn logprobs(
+        &self,
+        logits: &[f32],
+        id: u32,
+        workspace: &mut SamplerWorkspace,
+    ) -> Option<TokenLogprobs> {
+        self.params.logprobs.map(|n| logprobs(logits, id, n, &mut workspace.candidates))
     }
 
     fn choose(
         &self,
         history: &[u32],
         logits: &[f32],
+        allowed: Option<&[u32]>,
         workspace: &mut SamplerWorkspace,
     ) -> Result<u32, SamplerError> {
         let params = &self.params;
         let SamplerWorkspace { adjusted, candidates, counts, repeats } = workspace;
-        let logits = self.adjust(history, logits, adjusted, counts, repeats);
+        let logits = self.adjust(history, logits, allowed, adjusted, counts, repeats)?;
         if params.is_greedy() {
             return argmax(logits).ok_or(SamplerError::AllBanned);
         }
@@ -218,23 +271,31 @@ impl Sampler {
         Ok(candidates.pick(params.temperature, draws.pick))
     }
 
-    /// Steps 1 to 3 on a copy of the row; the row itself if they are all off.
+    /// Steps 0 to 3 on a copy of the row; the row itself if they are all off.
     fn adjust<'a>(
         &self,
         history: &[u32],
         logits: &'a [f32],
+        allowed: Option<&[u32]>,
         adjusted: &'a mut Vec<f32>,
         counts: &mut Vec<u32>,
         repeats: &mut Vec<u32>,
-    ) -> &'a [f32] {
+    ) -> Result<&'a [f32], SamplerError> {
         let params = &self.params;
         let penalties = penalties::penalties_active(params);
         let dry = self.breakers.is_some();
-        if params.logit_bias.is_empty() && !penalties && !dry {
-            return logits;
+        if allowed.is_none() && params.logit_bias.is_empty() && !penalties && !dry {
+            return Ok(logits);
         }
         adjusted.clear();
-        adjusted.extend_from_slice(logits);
+        match allowed {
+            None => adjusted.extend_from_slice(logits),
+            Some(mask) => {
+                if !copy_allowed(logits, mask, adjusted) {
+                    return Err(SamplerError::NothingAllowed);
+                }
+            }
+        }
         counts.resize(self.n_vocab, 0);
         for &(id, bias) in &params.logit_bias {
             let logit = &mut adjusted[id as usize];
@@ -257,8 +318,21 @@ impl Sampler {
                 repeats,
             );
         }
-        adjusted
+        Ok(adjusted)
     }
+}
+
+/// Appends the logits to `out`, -∞ for those without a bit in `mask`; false if there are no others.
+fn copy_allowed(logits: &[f32], mask: &[u32], out: &mut Vec<f32>) -> bool {
+    let mut any = false;
+    let words = mask.iter().copied().chain(std::iter::repeat(0));
+    for (block, word) in logits.chunks(32).zip(words) {
+        any |= word.trailing_zeros() < block.len() as u32;
+        let bits = (0..32).map(|bit| word >> bit & 1 == 1);
+        let masked = block.iter().zip(bits);
+        out.extend(masked.map(|(logit, bit)| if bit { *logit } else { f32::NEG_INFINITY }));
+    }
+    any
 }
 
 /// The lowest id with the largest logit, without bias or penalties.
@@ -290,6 +364,24 @@ fn argmax(logits: &[f32]) -> Option<u32> {
         return None;
     }
     logits.iter().position(|&logit| logit == max).map(|id| id as u32)
+}
+
+/// Log-probabilities of token `id` in the place that `logits` are for, under the model's own
+/// distribution, with those of the `n_top` most probable tokens.
+///
+/// # Errors
+/// [`SamplerError::NotFinite`], or an id that the row has no logit for.
+pub fn score(
+    logits: &[f32],
+    id: u32,
+    n_top: u32,
+    workspace: &mut SamplerWorkspace,
+) -> Result<TokenLogprobs, SamplerError> {
+    check_finite(logits)?;
+    if id as usize >= logits.len() {
+        return Err(SamplerError::VocabSize { n_logits: logits.len(), n_vocab: id as usize + 1 });
+    }
+    Ok(logprobs(logits, id, n_top, &mut workspace.candidates))
 }
 
 /// Log-softmax of the whole row at `id` and at the `n_top` largest.

@@ -7,7 +7,7 @@
 //! the answer of another; what is left of the step's tokens goes to prompts, oldest first.
 //! Sequences that wait for a cache are not looked at.
 
-use crate::sequence::{Sequence, SequenceId, SequenceState};
+use crate::sequence::SequenceId;
 
 /// What the scheduler looks at of a sequence that owns a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +18,8 @@ pub struct Pending {
     pub is_decoding: bool,
     /// Tokens to compute before another can be chosen.
     pub n_pending: u32,
-}
-
-impl Pending {
-    /// Of a sequence that is not finished.
-    pub fn of(sequence: &Sequence) -> Pending {
-        let is_decoding = *sequence.state() == SequenceState::Decoding && sequence.n_pending() == 1;
-        Pending { seq: sequence.id(), is_decoding, n_pending: sequence.n_pending() as u32 }
-    }
+    /// How many of them, from the first on, need no logits.
+    pub n_silent: u32,
 }
 
 /// One sequence's share of a step: its next `n_tokens` tokens.
@@ -35,31 +29,31 @@ pub struct BatchEntry {
     pub seq: SequenceId,
     /// How many of its pending tokens.
     pub n_tokens: u32,
-    /// Whether they are all of its pending tokens, so that the last one's logits are wanted.
-    pub wants_logits: bool,
+    /// Rows of logits that are wanted: those of the last tokens.
+    pub n_rows: u32,
 }
 
-/// Fills `batch` with the next step's shares, at most `max_tokens` tokens in all; `sequences` come
-/// in order of arrival. Empty if there is nothing to do. With `max_tokens` at least the number of
-/// sequences, every decoding sequence has its share.
+/// Fills `batch` with the next step's shares, at most `max_tokens` tokens and `max_rows` rows of
+/// logits in all; `sequences` come in order of arrival. Empty if there is nothing to do. With `max_tokens` and
+/// `max_rows` at least the number of sequences, every decoding sequence has its share.
 pub fn schedule(
     sequences: impl Iterator<Item = Pending> + Clone,
     max_tokens: u32,
+    max_rows: u32,
     batch: &mut Vec<BatchEntry>,
 ) {
     batch.clear();
     let decoding = sequences.clone().filter(|pending| pending.is_decoding);
     let prefilling = sequences.filter(|pending| !pending.is_decoding);
-    let mut n_left = max_tokens;
+    let (mut n_left, mut rows_left) = (max_tokens, max_rows);
     for pending in decoding.chain(prefilling) {
-        let n_tokens = pending.n_pending.min(n_left);
+        let by_rows = pending.n_silent.saturating_add(rows_left);
+        let n_tokens = pending.n_pending.min(n_left).min(by_rows);
         if n_tokens > 0 {
-            batch.push(BatchEntry {
-                seq: pending.seq,
-                n_tokens,
-                wants_logits: n_tokens == pending.n_pending,
-            });
+            let n_rows = n_tokens.saturating_sub(pending.n_silent);
+            batch.push(BatchEntry { seq: pending.seq, n_tokens, n_rows });
             n_left -= n_tokens;
+            rows_left -= n_rows;
         }
     }
 }
@@ -67,20 +61,27 @@ pub fn schedule(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sequence::FinishReason;
+    use crate::sequence::{FinishReason, Sequence, SequenceState};
+
+    fn pending(sequence: &Sequence) -> Pending {
+        let n_pending = sequence.n_pending() as u32;
+        let is_decoding = *sequence.state() == SequenceState::Decoding && n_pending == 1;
+        Pending { seq: sequence.id(), is_decoding, n_pending, n_silent: n_pending - 1 }
+    }
 
     /// Sequences as `(is_decoding, n_pending)`, numbered from 0; batch as `(number, n_tokens,
-    /// wants_logits)`.
+    /// whether it is all of them)`.
     fn check(sequences: &[(bool, u32)], max_tokens: u32, expected: &[(u64, u32, bool)]) {
         let numbered = sequences.iter().enumerate();
         let pending = numbered.map(|(i, &(is_decoding, n_pending))| Pending {
             seq: SequenceId(i as u64),
             is_decoding,
             n_pending,
+            n_silent: n_pending - 1,
         });
         let mut batch = Vec::new();
-        schedule(pending, max_tokens, &mut batch);
-        let got: Vec<_> = batch.iter().map(|e| (e.seq.0, e.n_tokens, e.wants_logits)).collect();
+        schedule(pending, max_tokens, 16, &mut batch);
+        let got: Vec<_> = batch.iter().map(|e| (e.seq.0, e.n_tokens, e.n_rows == 1)).collect();
         assert_eq!(got, expected);
     }
 
@@ -127,14 +128,15 @@ mod tests {
             open.iter_mut()
                 .filter(|s| *s.state() == SequenceState::Waiting)
                 .for_each(|s| s.start(0));
-            let pending: Vec<Pending> = open.iter().map(|s| Pending::of(s)).collect();
-            schedule(pending.iter().copied(), MAX_TOKENS, &mut batch);
+            let pending: Vec<Pending> = open.iter().map(|s| pending(s)).collect();
+            schedule(pending.iter().copied(), MAX_TOKENS, 16, &mut batch);
             assert!((1..=MAX_TOKENS).contains(&batch.iter().map(|e| e.n_tokens).sum()));
             assert!(pending.iter().all(|p| !p.is_decoding || batch.iter().any(|e| e.seq == p.seq)));
             for entry in &batch {
                 let sequence = &mut sequences[entry.seq.0 as usize];
-                assert_eq!(sequence.advance(entry.n_tokens as usize), entry.wants_logits);
-                if entry.wants_logits {
+                let is_complete = sequence.advance(entry.n_tokens as usize);
+                assert_eq!(is_complete, entry.n_rows == 1);
+                if is_complete {
                     sequence.push(1);
                     if sequence.n_generated() == 10 {
                         sequence.finish(FinishReason::Length);

@@ -18,6 +18,12 @@ pub enum FinishReason {
     StopString(String),
     /// As many tokens as asked for, or as fit into the context, were generated.
     Length,
+    /// What steers the text says that it is complete.
+    Steered,
+    /// The prompt's embedding was reported.
+    Pooled,
+    /// The request's deadline passed.
+    TimeLimit,
     /// [`crate::Engine::cancel`] was called.
     Cancelled,
 }
@@ -69,6 +75,11 @@ impl Sequence {
     /// Prompt and generated tokens.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// The prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.n_prompt]
     }
 
     /// Tokens of the prompt.

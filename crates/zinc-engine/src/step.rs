@@ -7,10 +7,19 @@ use crate::cache_slot::CacheSlot;
 /// Which of a share's rows give logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutRows {
-    None,
     Last,
     /// From this row of the share on.
     From(usize),
+}
+
+impl OutRows {
+    /// Rows of a share of `n_tokens` tokens.
+    pub fn count(self, n_tokens: usize) -> usize {
+        match self {
+            OutRows::Last => 1,
+            OutRows::From(row) => n_tokens.saturating_sub(row),
+        }
+    }
 }
 
 /// One sequence's share of a step.
@@ -56,7 +65,6 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
     inputs.pages.resize((seq as usize + 1) * pages_per_seq as usize, 0);
     let end = inputs.token_ids.len() as i32;
     match share.out_rows {
-        OutRows::None => {}
         OutRows::Last => inputs.out_rows.push(end - 1),
         OutRows::From(row) => inputs.out_rows.extend(first_row + row as i32..end),
     }
@@ -88,7 +96,7 @@ mod tests {
         let caches = [slot(&mut pools, 1, 2, 0), slot(&mut pools, PAGE_SIZE - 1, 2, 1)];
         let mut inputs = StepInputs::default();
         let share = |tokens, cache, out_rows| Share { tokens, cache, out_rows, hidden: &[] };
-        push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::None), 4);
+        push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::From(2)), 4);
         push_share(&mut inputs, &share(&[9, 10][..], &caches[1], OutRows::Last), 4);
         assert_eq!(inputs.token_ids, [7, 8, 9, 10]);
         assert_eq!(inputs.positions, [1, 2, PAGE_SIZE as i32 - 1, PAGE_SIZE as i32]);

@@ -389,4 +389,29 @@ impl Plan {
         }
         Ok(())
     }
+
+    /// Returns `names` to the host and nothing else, and leaves out what is computed for other
+    /// outputs only. States are written as before.
+    ///
+    /// # Errors
+    /// As [`Plan::add_outputs`].
+    pub fn only_outputs(&mut self, names: &[String]) -> Result<(), PlanError> {
+        self.outputs.clear();
+        self.add_outputs(names)?;
+        let mut needed = vec![false; self.tensors.len()];
+        self.outputs.iter().for_each(|id| needed[self.locate(*id).0.index()] = true);
+        let mut kept = Vec::with_capacity(self.nodes.len());
+        for node in std::mem::take(&mut self.nodes).into_iter().rev() {
+            let is_needed = |id: &TensorId| needed[self.locate(*id).0.index()];
+            if node.op.n_state_writes() > 0 || node.writes.iter().any(is_needed) {
+                for id in &node.reads {
+                    needed[self.locate(*id).0.index()] = true;
+                }
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        self.nodes = kept;
+        Ok(())
+    }
 }

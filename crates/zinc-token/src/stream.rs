@@ -26,6 +26,8 @@ impl Default for DecodeOptions {
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
     skip_special: bool,
+    /// Special tokens that appear all the same, rising.
+    shown: Vec<u32>,
     strip_blank: bool,
     pending: Vec<u8>,
     text: String,
@@ -36,17 +38,26 @@ impl StreamDecoder {
     pub fn new(options: DecodeOptions) -> Self {
         Self {
             skip_special: options.skip_special,
+            shown: Vec::new(),
             strip_blank: options.at_text_start,
             pending: Vec::new(),
             text: String::new(),
         }
     }
 
+    /// As this one, but special tokens among `ids` appear in the text.
+    pub fn showing(mut self, mut ids: Vec<u32>) -> Self {
+        ids.sort_unstable();
+        self.shown = ids;
+        self
+    }
+
     /// Takes the next token and returns the text that is complete now, possibly none.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> &str {
         self.text.clear();
         let vocab = tokenizer.vocab();
-        if self.skip_special && vocab.is_special(id) {
+        let is_hidden = self.skip_special && vocab.is_special(id);
+        if is_hidden && self.shown.binary_search(&id).is_err() {
             return &self.text;
         }
         let mut piece = vocab.piece(id);

@@ -78,6 +78,8 @@ pub fn generate(
                     answer.usage = usage;
                 }
                 Event::Failed { error, .. } => failure = Some(error.into()),
+                // Not asked for.
+                Event::PromptToken { .. } | Event::Embedding { .. } => {}
             }
         })?;
     }
@@ -157,8 +159,12 @@ fn seconds(time: Duration) -> String {
 /// The reason in OpenAI's words, and `cancelled`.
 pub fn reason_name(reason: &FinishReason) -> &'static str {
     match reason {
-        FinishReason::StopToken(_) | FinishReason::StopString(_) => "stop",
+        FinishReason::StopToken(_)
+        | FinishReason::StopString(_)
+        | FinishReason::Steered
+        | FinishReason::Pooled => "stop",
         FinishReason::Length => "length",
+        FinishReason::TimeLimit => "time_limit",
         FinishReason::Cancelled => "cancelled",
     }
 }
@@ -167,7 +173,10 @@ fn reason_words(reason: &FinishReason) -> String {
     match reason {
         FinishReason::StopToken(_) => "ended by the model".into(),
         FinishReason::StopString(stop) => format!("ended by stop string {stop:?}"),
+        FinishReason::Steered => "complete".into(),
+        FinishReason::Pooled => "embedded".into(),
         FinishReason::Length => "ended by the token limit".into(),
+        FinishReason::TimeLimit => "ended by the time limit".into(),
         FinishReason::Cancelled => "stopped by Ctrl-C".into(),
     }
 }

@@ -144,6 +144,6 @@ fn request(prompt: Vec<u32>, sampling: &SamplingParams, limits: &LimitArgs) -> R
         max_tokens: limits.max_tokens,
         sampling: sampling.clone(),
         stop: limits.stop.clone(),
-        ignore_eos: false,
+        ..Request::default()
     }
 }

@@ -149,10 +149,16 @@ impl SamplingParams {
         {
             return Err(refuse("logit_bias", format!("{bias} for token {id}"), "finite, or -inf"));
         }
-        if let Some(n) = self.logprobs.filter(|&n| n > N_TOP_LOGPROBS_MAX) {
-            return Err(refuse("logprobs", n, "at most 128"));
-        }
+        check_n_top("logprobs", self.logprobs)?;
         self.dry.validate()
+    }
+}
+
+/// Checks how many alternatives `field` asks log-probabilities of.
+pub(crate) fn check_n_top(field: &'static str, n_top: Option<u32>) -> Result<(), SamplerError> {
+    match n_top.filter(|n| *n > N_TOP_LOGPROBS_MAX) {
+        Some(n) => Err(refuse(field, n, "at most 128")),
+        None => Ok(()),
     }
 }
 

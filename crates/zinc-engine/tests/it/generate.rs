@@ -37,7 +37,7 @@ impl Outcome {
     /// Takes an event of sequence `of`; whether it was the last.
     fn take(&mut self, of: SequenceId, event: &Event<'_>) -> bool {
         match event {
-            Event::Token { seq, id, text, logprobs } if *seq == of => {
+            Event::Token { seq, id, text, logprobs, .. } if *seq == of => {
                 self.ids.push(*id);
                 self.logprobs.extend(logprobs.map(|logprobs| logprobs.logprob));
                 self.text.push_str(text);

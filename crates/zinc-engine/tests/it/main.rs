@@ -10,4 +10,5 @@ mod golden;
 mod memory;
 mod mtp;
 mod reuse;
+mod serving;
 mod support;

@@ -24,6 +24,9 @@ const OPTIONS: EngineOptions = EngineOptions {
     kv_type: GgmlType::F16,
     max_seqs: 1,
     checkpoints: 2,
+    extra_rows: 0,
+    embeddings: false,
+    max_waiting: 16,
 };
 
 /// Every layer counts once, where its cache is, and only if it has one.

@@ -55,7 +55,7 @@ fn run(engine: &mut Engine, prompt: &[u32], n: u32) -> (Vec<(u32, u32)>, usize) 
                 }
                 Event::Finished { usage, .. } => n_reused = usage.n_reused,
                 Event::Failed { error, .. } => panic!("{error}"),
-                Event::Prefill { .. } => {}
+                _ => {}
             })
             .unwrap();
     }

@@ -175,7 +175,11 @@ impl Chat<'_> {
                 "The context of {n_ctx} tokens is full, the answer is cut. /clear starts anew; zinc chat --ctx N gives more room."
             )),
             FinishReason::Length => self.screen.dim("[cut at the token limit of -n]\n"),
-            FinishReason::StopToken(_) | FinishReason::StopString(_) => {}
+            FinishReason::TimeLimit => self.screen.dim("[cut at the time limit]\n"),
+            FinishReason::StopToken(_)
+            | FinishReason::StopString(_)
+            | FinishReason::Steered
+            | FinishReason::Pooled => {}
         }
         if self.screen.stderr {
             let rate = answer.usage.decode_tokens_per_second();

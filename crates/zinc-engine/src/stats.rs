@@ -1,0 +1,32 @@
+//! What an engine counts.
+
+/// Gauges and counters of an engine, for metrics. Counters only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Requests that wait.
+    pub n_waiting: usize,
+    /// Requests that run.
+    pub n_running: usize,
+    /// Pages of the key/value cache that hold something, for a running request or a later one.
+    pub n_pages_used: u32,
+    /// Those of them that running requests hold.
+    pub n_pages_running: u32,
+    /// Pages of the key/value cache.
+    pub n_pages: u32,
+    /// Tokens of prompts that were submitted and begun.
+    pub n_prompt_tokens: u64,
+    /// Those of them that were found in the cache.
+    pub n_reused_tokens: u64,
+    /// Tokens that steps computed, prompts and answers.
+    pub n_computed_tokens: u64,
+    /// Tokens that were generated.
+    pub n_generated_tokens: u64,
+    /// Steps run.
+    pub n_steps: u64,
+    /// Pages that the cache gave up for others.
+    pub n_evicted_pages: u64,
+    /// Requests that were begun anew because the cache had no room for all that run.
+    pub n_preempted: u64,
+    /// Requests that ended, failed and cancelled ones included.
+    pub n_finished: u64,
+}
