@@ -16,6 +16,8 @@ mod think;
 use crate::syntax::Syntax;
 use crate::{ChatFormat, ChatPrompt, Tools};
 
+pub(crate) use params::{Kind, kind_of};
+
 use calls::CallParser;
 use harmony::HarmonyParser;
 use think::{Part, ThinkSplitter};
@@ -50,10 +52,10 @@ pub enum Delta {
 
 /// The state of one answer.
 pub struct AnswerParser {
-    kind: Kind,
+    reader: Reader,
 }
 
-enum Kind {
+enum Reader {
     Marked { think: ThinkSplitter, calls: Option<Box<CallParser>> },
     Harmony(Box<HarmonyParser>),
 }
@@ -61,20 +63,20 @@ enum Kind {
 impl AnswerParser {
     /// A parser of the answer to `prompt`. Without tools nothing is taken for a call.
     pub fn new(format: &ChatFormat, prompt: &ChatPrompt, tools: &Tools) -> Self {
-        let kind = match format.syntax() {
-            _ if format.is_harmony() => Kind::Harmony(Box::new(HarmonyParser::new(tools.clone()))),
-            Some(Syntax::Calls(syntax)) if !tools.is_empty() => Kind::Marked {
+        let reader = match format.syntax() {
+            _ if format.is_harmony() => Reader::Harmony(Box::new(HarmonyParser::new(tools.clone()))),
+            Some(Syntax::Calls(syntax)) if !tools.is_empty() => Reader::Marked {
                 think: ThinkSplitter::new(format.thinking(), prompt),
                 calls: Some(Box::new(CallParser::new(syntax.clone(), tools.clone()))),
             },
-            _ => Kind::Marked { think: ThinkSplitter::new(format.thinking(), prompt), calls: None },
+            _ => Reader::Marked { think: ThinkSplitter::new(format.thinking(), prompt), calls: None },
         };
-        Self { kind }
+        Self { reader }
     }
 
     /// A parser for which everything is content.
     pub fn plain() -> Self {
-        Self { kind: Kind::Marked { think: ThinkSplitter::off(), calls: None } }
+        Self { reader: Reader::Marked { think: ThinkSplitter::off(), calls: None } }
     }
 
     /// Takes more text and gives out what is certain.
@@ -89,9 +91,9 @@ impl AnswerParser {
 
     fn advance(&mut self, text: &str, at_end: bool) -> Vec<Delta> {
         let mut out = Deltas::default();
-        match &mut self.kind {
-            Kind::Harmony(parser) => parser.push(text, at_end, &mut out),
-            Kind::Marked { think, calls } => {
+        match &mut self.reader {
+            Reader::Harmony(parser) => parser.push(text, at_end, &mut out),
+            Reader::Marked { think, calls } => {
                 think.push(text, at_end, &mut |part| match (part, &mut *calls) {
                     (Part::Reasoning(text), _) => out.reasoning(text),
                     (Part::Text(text), Some(calls)) => calls.push(text, false, &mut out),

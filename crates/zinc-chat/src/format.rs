@@ -27,7 +27,7 @@ pub struct Thinking {
 #[derive(Clone, Debug, Default)]
 pub struct SpecialTexts {
     bos: Option<String>,
-    eos: Option<String>,
+    pub(crate) eos: Option<String>,
     pad: Option<String>,
     unk: Option<String>,
 }
@@ -99,8 +99,7 @@ impl ChatFormat {
         let limits = TemplateLimits::default();
         let template = ChatTemplate::new(source, limits)?;
         let tool_source = for_tools.unwrap_or(source);
-        let tool_template =
-            for_tools.map(|source| ChatTemplate::new(source, limits)).transpose()?;
+        let tool_template = for_tools.map(|source| ChatTemplate::new(source, limits)).transpose()?;
         let probe = Probe::new(tool_template.as_ref().unwrap_or(&template), tool_source, tokenizer);
         let learned = probe.learn();
         let mut format = Self {
@@ -148,6 +147,19 @@ impl ChatFormat {
         self.syntax.as_ref()
     }
 
+
+    /// The marks around reasoning, channels included.
+    pub(crate) fn thinking_marks(&self) -> Option<Thinking> {
+        match self.harmony {
+            true => Some(Thinking {
+                open: "<|channel|>analysis<|message|>".into(),
+                close: "<|end|>".into(),
+                close_text: "<|end|>".into(),
+            }),
+            false => self.thinking.clone(),
+        }
+    }
+
     pub(crate) fn is_harmony(&self) -> bool {
         self.harmony
     }
@@ -178,7 +190,7 @@ impl ChatFormat {
     /// Whether a rendered prompt leaves the model inside its reasoning, or behind it.
     pub(crate) fn thinking_at_end(&self, text: &str, input: &ChatInput) -> (bool, bool) {
         let Some(Thinking { open, close, .. }) = &self.thinking else {
-            return (false, true);
+            return (false, !self.harmony);
         };
         let end = text.trim_end();
         if end.ends_with(open) || end.ends_with(close) {
@@ -234,3 +246,4 @@ pub fn template_source(metadata: &Metadata, with_tools: bool) -> Result<Option<&
         None => Ok(metadata.str("tokenizer.chat_template")?),
     }
 }
+

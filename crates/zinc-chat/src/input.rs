@@ -52,6 +52,9 @@ pub struct Tool {
     pub name: String,
     /// JSON schema of its arguments, an object's.
     pub parameters: Value,
+    /// Its schema is to be held exactly, or the request refused. Otherwise what a guide cannot hold of it
+    /// is left to the model.
+    pub is_strict: bool,
     /// The definition as the template sees it.
     wire: Value,
 }
@@ -128,10 +131,15 @@ impl Tool {
                 return Err(ChatError::tool(at(".function.parameters"), what));
             }
         };
+        let is_strict = match function.get("strict") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(is_strict)) => *is_strict,
+            Some(_) => return Err(ChatError::tool(at(".function.strict"), "expected true or false")),
+        };
         let mut wire = wire.clone();
         wire["type"] = json!("function");
         wire["function"]["parameters"] = parameters.clone();
-        Ok(Self { name: name.to_owned(), parameters, wire })
+        Ok(Self { name: name.to_owned(), parameters, is_strict, wire })
     }
 }
 

@@ -49,16 +49,16 @@ impl<'a> Probe<'a> {
     /// Learns everything. A template that refuses a probe does not have what the probe asks for.
     pub(crate) fn learn(&self) -> Learned {
         let (reasoning_field, learned) = self.reasoning();
-        let calls = self.calls();
-        let style = MessageStyle {
-            arguments_as_text: calls.as_ref().is_some_and(|calls| calls.arguments_as_text),
-            reasoning_field,
-            knows_developer: self.source.contains("developer"),
-        };
         let harmony = known::is_harmony(self.source);
         let thinking = match harmony {
             true => None,
             false => learned.or_else(|| known::thinking(self.source)),
+        };
+        let calls = self.calls(thinking.as_ref());
+        let style = MessageStyle {
+            arguments_as_text: calls.as_ref().is_some_and(|calls| calls.arguments_as_text),
+            reasoning_field,
+            knows_developer: self.source.contains("developer"),
         };
         let syntax = calls.map(|calls| calls.syntax);
         Learned { style, thinking, switches: self.switches(), syntax, harmony }
@@ -106,27 +106,39 @@ pub(crate) fn user() -> Value {
     json!({"role": "user", "content": QUESTION})
 }
 
-/// The tags around the reasoning in a rendered message, if there are any.
+/// The tags around the reasoning in a rendered message, if they say that they are.
 fn thinking_around(text: &str) -> Option<Thinking> {
     let at = text.find(REASON)?;
     let before = text[..at].trim_end();
     let behind = &text[at + REASON.len()..];
-    let close_at = behind.len() - behind.trim_start().len();
-    let close = unit(&behind[close_at..]);
-    let open = before[..].rfind('<').map(|from| &before[from..])?;
-    // A tag of several parts, as `<|channel>thought`, or a mere name in brackets.
-    let is_tag =
-        |text: &str| text.len() > 2 && text.len() < 64 && !text.contains(char::is_whitespace);
-    if !is_tag(open) || !is_tag(close) || !close.ends_with(['>', ']']) {
+    let n_blanks = behind.len() - behind.trim_start().len();
+    let tag = unit(&behind[n_blanks..]);
+    let mut close = tag.len();
+    let mut open = before.rfind('<')?;
+    if !names_thinking(&before[open..]) {
+        // A tag of several parts, as `<|open|>think<|sep|>`.
+        open = before[..open].rfind('<')?;
+        if behind[n_blanks + close..].starts_with("think") {
+            close += behind[n_blanks + close..].find('>')? + 1;
+        }
+    }
+    let (open, end) = (&before[open..], n_blanks + close);
+    let close = &behind[n_blanks..end];
+    let is_tag = |text: &str| (3..64).contains(&text.len()) && !text.contains(['\n', ' ']);
+    if !names_thinking(open) || !is_tag(open) || !is_tag(close) || !close.ends_with(['>', ']']) {
         return None;
     }
-    let end = close_at + close.len();
     let blanks = behind[end..].len() - behind[end..].trim_start().len();
     Some(Thinking {
         open: open.to_owned(),
         close: close.to_owned(),
         close_text: behind[..end + blanks].to_owned(),
     })
+}
+
+fn names_thinking(tag: &str) -> bool {
+    let tag = tag.to_lowercase();
+    ["think", "thought", "reason", "inner"].iter().any(|word| tag.contains(word))
 }
 
 /// The first unit of a text: a tag in angle or square brackets as a whole, else a character.
@@ -165,8 +177,7 @@ pub(crate) fn units(mut text: &str) -> Vec<&str> {
 
 /// The longest common prefix in units.
 pub(crate) fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
-    let n =
-        units(a).iter().zip(units(b)).take_while(|(a, b)| **a == *b).map(|(a, _)| a.len()).sum();
+    let n = units(a).iter().zip(units(b)).take_while(|(a, b)| **a == *b).map(|(a, _)| a.len()).sum();
     &a[..n]
 }
 

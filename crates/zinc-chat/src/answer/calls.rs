@@ -37,18 +37,13 @@ enum State {
     Open,
     Object(Box<ObjectReader>),
     Name,
-    Mid {
-        name: String,
-    },
+    Mid { name: String },
+    /// Arguments must begin.
+    Begin { name: String, dialect: Dialect },
     /// Arguments as they are.
-    Arguments {
-        scan: JsonScan,
-        is_gemma: bool,
-    },
+    Arguments { scan: JsonScan, is_gemma: bool },
     Params(Box<ParamReader>),
-    Python {
-        name: String,
-    },
+    Python { name: String },
     /// The arguments are complete; the closing mark follows.
     Close,
     /// Between calls.
@@ -105,7 +100,8 @@ impl CallParser {
             State::Open => self.open(),
             State::Object(_) => self.object(out),
             State::Name => self.name(),
-            State::Mid { .. } => self.mid(out),
+            State::Mid { .. } => self.mid(),
+            State::Begin { .. } => self.begin(out),
             State::Arguments { .. } => self.arguments(out),
             State::Params(_) => self.params(at_end, out),
             State::Python { .. } => self.python(out),
@@ -335,7 +331,7 @@ impl CallParser {
     }
 
     /// Between the name and its arguments.
-    fn mid(&mut self, out: &mut Deltas) -> Next {
+    fn mid(&mut self) -> Next {
         let State::Mid { name } = &self.state else { return Next::Fail };
         let name = name.clone();
         self.skip_blanks();
@@ -344,10 +340,13 @@ impl CallParser {
                 if let Some(next) = self.take_mark(&mid) {
                     return next;
                 }
-                self.skip_blanks();
-                self.begin_scan(&name, Dialect::Json, out)
+                self.state = State::Begin { name, dialect: Dialect::Json };
+                Next::Go
             }
-            Form::Gemma => self.begin_scan(&name, Dialect::Gemma, out),
+            Form::Gemma => {
+                self.state = State::Begin { name, dialect: Dialect::Gemma };
+                Next::Go
+            }
             Form::Params(params) => {
                 if let Some(next) = self.take_mark(&params.mid) {
                     return next;
@@ -381,11 +380,14 @@ impl CallParser {
         }
     }
 
-    fn begin_scan(&mut self, name: &str, dialect: Dialect, out: &mut Deltas) -> Next {
+    fn begin(&mut self, out: &mut Deltas) -> Next {
+        let State::Begin { name, dialect } = &self.state else { return Next::Fail };
+        let (name, dialect) = (name.clone(), *dialect);
+        self.skip_blanks();
         match self.held.chars().next() {
             None => Next::Wait,
             Some('{') => {
-                self.start(name, out);
+                self.start(&name, out);
                 let is_gemma = dialect == Dialect::Gemma;
                 self.state = State::Arguments { scan: JsonScan::new(dialect), is_gemma };
                 Next::Go
@@ -494,7 +496,12 @@ impl CallParser {
                 self.raw.clear();
             }
             Found::Partial if !at_end => return Next::Wait,
-            Found::Partial | Found::No => {}
+            // The rest of it may be a token that ends the answer.
+            Found::Partial => {
+                self.held.clear();
+                self.raw.clear();
+            }
+            Found::No => {}
         }
         self.started = None;
         self.state = State::After;
@@ -525,7 +532,12 @@ impl CallParser {
                     return Next::Go;
                 }
                 Found::Partial if !at_end => return Next::Wait,
-                Found::Partial | Found::No => {}
+                Found::Partial => {
+                    self.held.clear();
+                    self.raw.clear();
+                    return Next::Fail;
+                }
+                Found::No => {}
             }
         }
         if self.syntax.is_bare() {
@@ -537,8 +549,9 @@ impl CallParser {
                 self.state = State::Open;
                 return Next::Go;
             }
-        } else if in_section && !list && !self.syntax.open.is_empty() {
+        } else if in_section && !list {
             match self.syntax.open.at(&self.held) {
+                Found::Yes(0) if !self.held.starts_with('{') => {}
                 Found::Yes(_) => {
                     self.state = State::Open;
                     return Next::Go;

@@ -22,10 +22,9 @@ enum State {
     Header,
     Reasoning,
     Content,
-    Call {
-        index: usize,
-        scan: JsonScan,
-    },
+    /// The header of a call; its arguments must follow.
+    Called { name: String, header: String },
+    Call { index: usize, scan: JsonScan },
     /// Behind a call's arguments.
     Ended,
 }
@@ -54,6 +53,7 @@ impl HarmonyParser {
         match self.state {
             State::Header => self.header(at_end, out),
             State::Reasoning | State::Content => self.body(at_end, out),
+            State::Called { .. } => self.called(at_end, out),
             State::Call { .. } => self.arguments(at_end, out),
             State::Ended => self.ended(at_end, out),
         }
@@ -97,25 +97,35 @@ impl HarmonyParser {
         };
         let recipient = recipient.split(ends).next().unwrap_or_default();
         let name = recipient.strip_prefix("functions.").unwrap_or(recipient);
-        let begins_object = {
-            // Told only if arguments follow; an empty body waits for them.
-            let body = self.held.trim_start();
-            body.is_empty() || body.starts_with('{')
-        };
         match self.tools.get(name) {
-            Some(tool) if begins_object => {
-                let index = self.n_calls;
-                self.n_calls += 1;
-                out.start(index, &tool.name);
-                State::Call { index, scan: JsonScan::new(Dialect::Json) }
-            }
-            _ => {
+            Some(tool) => State::Called { name: tool.name.clone(), header: header.to_owned() },
+            None => {
                 // A tool that nobody offered: all of it is text.
                 out.content(header);
                 out.content(MESSAGE);
                 State::Content
             }
         }
+    }
+
+    /// Tells a call once its arguments begin.
+    fn called(&mut self, at_end: bool, out: &mut Deltas) -> bool {
+        let State::Called { name, header } = &self.state else { return false };
+        match self.held.trim_start().chars().next() {
+            None if !at_end => return false,
+            Some('{') => {
+                let index = self.n_calls;
+                self.n_calls += 1;
+                out.start(index, name);
+                self.state = State::Call { index, scan: JsonScan::new(Dialect::Json) };
+            }
+            _ => {
+                out.content(header);
+                out.content(MESSAGE);
+                self.state = State::Content;
+            }
+        }
+        true
     }
 
     fn body(&mut self, at_end: bool, out: &mut Deltas) -> bool {
@@ -205,7 +215,8 @@ impl HarmonyParser {
 
 /// Bytes at the end of `text` that may begin one of `marks`.
 fn held_back(text: &str, marks: &[&str]) -> usize {
-    let longest =
-        |mark: &&str| (1..mark.len()).rev().find(|n| text.ends_with(&mark[..*n])).unwrap_or(0);
+    let longest = |mark: &&str| {
+        (1..mark.len()).rev().find(|n| text.ends_with(&mark[..*n])).unwrap_or(0)
+    };
     marks.iter().map(longest).max().unwrap_or(0)
 }

@@ -45,23 +45,12 @@ enum State {
     Text,
     Escape,
     /// Digits of `\u` read, and their value; `high` is the surrogate before, or 0.
-    Hex {
-        n: u8,
-        value: u16,
-        high: u16,
-    },
+    Hex { n: u8, value: u16, high: u16 },
     /// The escape of a low surrogate must follow: its backslash, its `u`.
-    LowBackslash {
-        high: u16,
-    },
-    LowU {
-        high: u16,
-    },
+    LowBackslash { high: u16 },
+    LowU { high: u16 },
     Number,
-    Word {
-        word: &'static str,
-        n: usize,
-    },
+    Word { word: &'static str, n: usize },
     Done,
 }
 
@@ -194,6 +183,8 @@ impl JsonScan {
             't' => self.begin_word("true"),
             'f' => self.begin_word("false"),
             'n' => self.begin_word("null"),
+            // As Python prints it, and Gemma's template with it.
+            'N' if self.dialect == Dialect::Gemma => self.begin_word("None"),
             ']' if self.state == State::ValueOrEnd => return self.pop(c, out),
             _ => return Err(Bad),
         }
@@ -212,6 +203,10 @@ impl JsonScan {
         self.pending.push(c);
         self.state = State::Word { word, n: n + 1 };
         if n + 1 == word.len() {
+            if word == "None" {
+                self.pending.truncate(self.pending.len() - word.len());
+                self.pending.push_str("null");
+            }
             self.end_value(out);
         }
         Ok(())

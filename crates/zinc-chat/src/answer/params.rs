@@ -5,6 +5,10 @@ use serde_json::Value;
 use crate::syntax::{Found, Mark, Params};
 
 use super::json::Bad;
+use super::python;
+
+/// What a value may be wrapped in, as in XML.
+const CDATA: &str = "<![CDATA[";
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +28,8 @@ pub(crate) enum Kind {
     Text,
     /// JSON.
     Json,
-    /// JSON if it is any other than a string, else text.
-    Either,
+    /// JSON if it is any other than a string, of a type that is allowed, else text.
+    Either(Types),
 }
 
 #[derive(Debug)]
@@ -33,11 +37,7 @@ enum State {
     /// An argument or the closing mark.
     Next,
     Key,
-    Value {
-        kind: Kind,
-        at_begin: bool,
-        text: String,
-    },
+    Value { kind: Kind, at_begin: bool, text: String, end: Mark },
 }
 
 /// The state of one call's arguments.
@@ -152,7 +152,8 @@ impl ParamReader {
         });
         let found = found.min_by_key(|(at, n, _)| (*at, n.is_none()));
         let Some((at, Some(n), is_json)) = found else {
-            let is_key = held.len() < 256 && !held.contains('\n');
+            let so_far = &held[..found.map_or(held.len(), |(at, ..)| at)];
+            let is_key = so_far.len() < 256 && !so_far.contains('\n');
             return if is_key && !at_end { Ok(ParamStep::Wait) } else { Err(Bad) };
         };
         let key = held[..at].trim().to_owned();
@@ -173,7 +174,8 @@ impl ParamReader {
         }
         self.n_keys += 1;
         self.raw.clear();
-        self.state = State::Value { kind, at_begin: true, text: String::new() };
+        let end = self.marks.value_end.clone();
+        self.state = State::Value { kind, at_begin: true, text: String::new(), end };
         Ok(ParamStep::More)
     }
 
@@ -183,18 +185,23 @@ impl ParamReader {
         at_end: bool,
         out: &mut String,
     ) -> Result<ParamStep, Bad> {
-        let State::Value { kind, at_begin, text } = &mut self.state else { return Err(Bad) };
+        let State::Value { kind, at_begin, text, end: mark } = &mut self.state else {
+            return Err(Bad);
+        };
         let lines = self.marks.lines;
-        if *at_begin && lines {
-            if held.is_empty() && !at_end {
+        if *at_begin {
+            if CDATA.starts_with(held.as_str()) && !at_end {
                 return Ok(ParamStep::Wait);
             }
-            if held.starts_with('\n') {
+            if held.starts_with('\n') && lines {
                 held.drain(..1);
+            } else if held.starts_with(CDATA) {
+                held.drain(..CDATA.len());
+                *mark = mark.behind("]]>");
             }
         }
         *at_begin = false;
-        let found = self.marks.value_end.find(held);
+        let found = mark.find(held);
         let end = match found {
             Some((at, Some(_))) => at,
             Some((at, None)) if !at_end => at,
@@ -209,7 +216,7 @@ impl ParamReader {
         let piece = &held[..own];
         match kind {
             Kind::Text => out.push_str(&escaped(piece)),
-            Kind::Json | Kind::Either => text.push_str(piece),
+            Kind::Json | Kind::Either(_) => text.push_str(piece),
         }
         let Some((at, Some(n))) = found else {
             held.drain(..own);
@@ -239,10 +246,54 @@ fn typed(text: &str, kind: Kind) -> String {
         "True" => Some(Value::Bool(true)),
         "False" => Some(Value::Bool(false)),
         "None" => Some(Value::Null),
-        word => serde_json::from_str(word).ok(),
+        word => serde_json::from_str(word).ok().or_else(|| python::literal(word)),
     };
-    let is_other = |value: &Value| kind == Kind::Json || !value.is_string();
-    word.filter(is_other).unwrap_or_else(|| Value::String(text.to_owned())).to_string()
+    let is_meant = |value: &Value| match kind {
+        Kind::Either(types) => !value.is_string() && types.has(value),
+        Kind::Json | Kind::Text => true,
+    };
+    word.filter(is_meant).unwrap_or_else(|| Value::String(text.to_owned())).to_string()
+}
+
+/// Types of JSON that a schema allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Types(u8);
+
+impl Types {
+    const NAMES: [&str; 7] =
+        ["string", "null", "boolean", "integer", "number", "array", "object"];
+    const ANY: Self = Self(0x7F);
+    const NONE: Self = Self(0);
+
+    fn named(name: &str) -> Self {
+        let nth = Self::NAMES.iter().position(|known| *known == name);
+        match (name, nth) {
+            // Integers are numbers.
+            ("number", _) => Self(0b1_1000),
+            (_, Some(nth)) => Self(1 << nth),
+            (_, None) => Self::ANY,
+        }
+    }
+
+    fn of(value: &Value) -> Self {
+        Self::named(match value {
+            Value::String(_) => "string",
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(n) if n.is_f64() => return Self(1 << 4),
+            Value::Number(_) => "integer",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        })
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn has(self, value: &Value) -> bool {
+        self.0 & Self::of(value).0 != 0
+    }
 }
 
 /// What the text of an argument means by the tool's schema.
@@ -252,43 +303,38 @@ pub(crate) fn kind_of(schema: &Value, key: &str) -> Kind {
         Value::Null => &schema["additionalProperties"],
         property => property,
     };
-    match allows(schema, property, 0) {
-        (true, false) => Kind::Text,
-        (false, true) => Kind::Json,
-        _ => Kind::Either,
+    match allowed(schema, property, 0) {
+        Types(1) => Kind::Text,
+        types if types.0 & 1 == 0 => Kind::Json,
+        types => Kind::Either(types),
     }
 }
 
-/// Whether a schema allows strings, and anything else.
-fn allows(root: &Value, schema: &Value, depth: u32) -> (bool, bool) {
-    let any = (true, true);
-    let both = |a: (bool, bool), b: (bool, bool)| (a.0 || b.0, a.1 || b.1);
-    let Some(fields) = schema.as_object().filter(|_| depth < 16) else { return any };
+/// The types that a schema allows.
+fn allowed(root: &Value, schema: &Value, depth: u32) -> Types {
+    let Some(fields) = schema.as_object().filter(|_| depth < 16) else { return Types::ANY };
+    let any_of = |types: &mut dyn Iterator<Item = Types>| types.fold(Types::NONE, Types::and);
     if let Some(target) = fields.get("$ref").and_then(Value::as_str) {
         let target = target.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
-        return target.map_or(any, |target| allows(root, target, depth + 1));
+        return target.map_or(Types::ANY, |target| allowed(root, target, depth + 1));
     }
-    let of_type = |name: &str| (name == "string", name != "string");
     match fields.get("type") {
-        Some(Value::String(name)) => return of_type(name),
+        Some(Value::String(name)) => return Types::named(name),
         Some(Value::Array(names)) => {
-            let names = names.iter().filter_map(Value::as_str);
-            return names.map(of_type).fold((false, false), both);
+            return any_of(&mut names.iter().filter_map(Value::as_str).map(Types::named));
         }
         _ => {}
     }
-    let of_value = |value: &Value| (value.is_string(), !value.is_string());
     if let Some(values) = fields.get("enum").and_then(Value::as_array) {
-        return values.iter().map(of_value).fold((false, false), both);
+        return any_of(&mut values.iter().map(Types::of));
     }
     if let Some(value) = fields.get("const") {
-        return of_value(value);
+        return Types::of(value);
     }
     for name in ["anyOf", "oneOf"] {
         if let Some(options) = fields.get(name).and_then(Value::as_array) {
-            let options = options.iter().map(|option| allows(root, option, depth + 1));
-            return options.fold((false, false), both);
+            return any_of(&mut options.iter().map(|option| allowed(root, option, depth + 1)));
         }
     }
-    any
+    Types::ANY
 }

@@ -31,6 +31,13 @@ pub(super) fn arguments(text: &str) -> Result<Option<(Value, usize)>, Bad> {
     }
 }
 
+/// A list or dictionary as Python prints it, if `text` is one and nothing else.
+pub(super) fn literal(text: &str) -> Option<Value> {
+    let mut reader = Reader { text, at: 0 };
+    let value = text.starts_with(['[', '{']).then(|| reader.value(0).ok()).flatten()?;
+    text[reader.at..].trim().is_empty().then_some(value)
+}
+
 impl Reader<'_> {
     fn peek(&mut self) -> Read<char> {
         let rest = &self.text[self.at..];
@@ -109,7 +116,10 @@ impl Reader<'_> {
                 "True" | "true" => Ok(json!(true)),
                 "False" | "false" => Ok(json!(false)),
                 "None" | "null" => Ok(Value::Null),
-                word => serde_json::from_str(word).ok().filter(Value::is_number).ok_or(Stop::Bad),
+                word => serde_json::from_str(word)
+                    .ok()
+                    .filter(Value::is_number)
+                    .ok_or(Stop::Bad),
             },
         }
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ANSWER, Probe, common_prefix, common_suffix, known, user};
+use crate::format::Thinking;
 use crate::syntax::{CallSyntax, Form, GEMMA_QUOTE, Mark, Params, Syntax};
 
 /// What was learned of calls.
@@ -35,7 +36,9 @@ const ENDS: [&str; 12] = [
 /// An assistant's message that calls tools.
 pub(super) fn message(names: &[&str], arguments: &Value, as_text: bool) -> Value {
     let arguments = if as_text { json!(arguments.to_string()) } else { arguments.clone() };
-    let call = |(name, id): (&&str, &&str)| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    let call = |(name, id): (&&str, &&str)| {
+        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+    };
     let calls: Value = names.iter().zip(&IDS).map(call).collect();
     json!({"role": "assistant", "content": "", "tool_calls": calls})
 }
@@ -70,12 +73,12 @@ enum RawForm {
 
 impl Probe<'_> {
     /// How the template writes calls; `None` if it knows no tools.
-    pub(super) fn calls(&self) -> Option<LearnedCalls> {
+    pub(super) fn calls(&self, thinking: Option<&Thinking>) -> Option<LearnedCalls> {
         if known::is_harmony(self.source) {
             return Some(LearnedCalls { arguments_as_text: false, syntax: known::harmony() });
         }
         for arguments_as_text in [false, true] {
-            if let Some(mut calls) = self.rendered_calls(arguments_as_text) {
+            if let Some(mut calls) = self.rendered_calls(arguments_as_text, thinking) {
                 if calls.is_bare() && self.source.contains("<|python_tag|>") {
                     calls.other_opens.push(Mark::new("<|python_tag|>"));
                 }
@@ -100,44 +103,54 @@ impl Probe<'_> {
         })
     }
 
-    fn rendered_calls(&self, as_text: bool) -> Option<CallSyntax> {
+    fn rendered_calls(&self, as_text: bool, thinking: Option<&Thinking>) -> Option<CallSyntax> {
         let plain = self.answered(None)?;
-        let arguments = json!({KEYS[0]: VALUES[0], KEYS[1]: VALUES[1]});
+        let eos = self.specials.eos.as_deref();
         let render = |names: &[&str], arguments: &Value| {
             let text = self.answered(Some(message(names, arguments, as_text)))?;
-            Some(body_of(&text, &plain))
+            Some(body_of(&text, &plain, eos))
         };
+        let arguments = json!({KEYS[0]: VALUES[0], KEYS[1]: VALUES[1]});
         let one = render(&NAMES[..1], &arguments)?;
         let first = locate(&one, 0, NAMES[0], &arguments)?;
-        let before = &one[..first.begin];
-        let behind = &one[first.end..];
+        let mut before = slotted(&one[..first.begin]);
+        if let Some(Thinking { close, .. }) = thinking
+            && let Some(at) = before.rfind(close.as_str())
+        {
+            before.drain(..at + close.len());
+        }
+        let mut behind = slotted(&one[first.end..]);
         let both = render(&NAMES, &arguments).and_then(|two| {
             let a = locate(&two, 0, NAMES[0], &arguments)?;
             let b = locate(&two, a.end, NAMES[1], &arguments)?;
-            let between = two[a.end..b.begin].to_owned();
-            Some((between, a.form, b.form))
+            Some((slotted(&two[a.end..b.begin]), b.form))
         });
-        let zero = render(&NAMES[..1], &json!({}));
-        let typed = render(&NAMES[..1], &json!({KEYS[0]: 7}));
-        let (form, behind) = match &first.form {
+        let (mut between, second) = both.unzip();
+        let form = match &first.form {
             RawForm::Params { head, key_end, next } => {
-                let params = params(head, key_end, next, behind, typed.as_deref());
-                params.map(|(params, behind)| (Form::Params(params), behind))?
+                let typed = render(&NAMES[..1], &json!({KEYS[0]: 7}));
+                let (params, n) = params(head, key_end, next, &behind, typed.as_deref())?;
+                behind.drain(..n);
+                between = between.and_then(|text| Some(text.get(n..)?.to_owned()));
+                Form::Params(params)
             }
-            other => {
-                let second = both.as_ref().map(|(_, _, second)| second).unwrap_or(other);
-                (finish(other, second)?, behind.to_owned())
-            }
+            other => finish(other, second.as_ref().unwrap_or(other))?,
         };
-        let _ = zero;
-        let between = both.map(|(between, _, _)| between);
-        Some(assemble(before, between.as_deref(), &behind, form))
+        Some(assemble(&before, between.as_deref(), &behind, form))
     }
+}
+
+/// Stands for a name, key or id that was put in.
+const SLOT: char = '\u{1}';
+
+fn slotted(text: &str) -> String {
+    let put_in = NAMES.iter().chain(&IDS).chain(&KEYS);
+    put_in.fold(text.to_owned(), |text, put_in| text.replace(put_in, &SLOT.to_string()))
 }
 
 /// The part of a rendered call that is the assistant's own: behind what it shares with a plain answer,
 /// up to the end of the message.
-fn body_of(text: &str, plain: &str) -> String {
+fn body_of(text: &str, plain: &str, eos: Option<&str>) -> String {
     let n_shared = text.char_indices().zip(plain.chars()).find(|((_, a), b)| a != b);
     let mut begin = n_shared.map_or(text.len().min(plain.len()), |((at, _), _)| at);
     begin = text.floor_char_boundary(begin);
@@ -150,7 +163,8 @@ fn body_of(text: &str, plain: &str) -> String {
     let end_of_plain = plain.rfind(ANSWER).map_or("", |at| &plain[at + ANSWER.len()..]);
     let body = &text[begin..];
     let body = &body[..body.len() - common_suffix(body, end_of_plain).len()];
-    let end = ENDS.iter().chain([&"<EOS>"]).filter_map(|end| body.rfind(end));
+    let ends = ENDS.into_iter().chain(eos.filter(|eos| !eos.is_empty()));
+    let end = ends.filter_map(|end| body.rfind(end));
     // Only ends behind the call count; tags inside it are no ends.
     let last_name = body.rfind("zq_").unwrap_or(0);
     let end = end.filter(|at| *at > last_name).min().unwrap_or(body.len());
@@ -231,7 +245,7 @@ fn finish(first: &RawForm, second: &RawForm) -> Option<Form> {
             Form::Object { name: name.clone(), arguments: arguments.clone() }
         }
         (RawForm::Named { mid: a }, RawForm::Named { mid: b }) => {
-            Form::Named { mid: Mark::unify(a, b, &IDS)? }
+            Form::Named { mid: Mark::unify(&slotted(a), &slotted(b), SLOT)? }
         }
         (RawForm::Keyed, _) => Form::Keyed,
         (RawForm::Gemma, _) => Form::Gemma,
@@ -240,16 +254,18 @@ fn finish(first: &RawForm, second: &RawForm) -> Option<Form> {
     })
 }
 
-/// Splits the texts around two arguments into marks; returns what is behind the last value's mark.
+/// Splits the texts around two arguments into marks; returns the length of the last value's mark too.
 fn params(
     head: &str,
     key_end: &str,
     next: &str,
     behind: &str,
     typed: Option<&str>,
-) -> Option<(Params, String)> {
+) -> Option<(Params, usize)> {
+    let next = &slotted(next);
     let value_end = common_prefix(next, behind);
     let open = next[value_end.len()..].trim_start();
+    let head = slotted(head);
     let mid = head.trim_end().strip_suffix(open.trim_end())?;
     if open.is_empty() || value_end.trim().is_empty() {
         return None;
@@ -261,14 +277,14 @@ fn params(
         (other.trim() != key_end.trim()).then(|| Mark::new(other))
     });
     let params = Params {
-        mid: Mark::with_slots(mid, &IDS),
-        open: Mark::with_slots(open, &IDS),
+        mid: Mark::with_slots(mid, SLOT),
+        open: Mark::with_slots(open, SLOT),
         key_end: Mark::new(key_end),
         key_end_json,
-        value_end: Mark::new(value_end),
+        value_end: Mark::with_slots(value_end, SLOT),
         lines: key_end.ends_with('\n') && value_end.starts_with('\n'),
     };
-    Some((params, behind[value_end.len()..].to_owned()))
+    Some((params, value_end.len()))
 }
 
 /// The marks around calls, from the texts before one, between two, and behind.
@@ -277,8 +293,7 @@ fn assemble(before: &str, between: Option<&str>, behind: &str, form: Form) -> Ca
     let list_of = |between: &str| between.trim() == ",";
     let (before_list, behind_list) =
         (before.trim_end().strip_suffix('['), behind.trim_start().strip_prefix(']'));
-    let slots: Vec<&str> = NAMES.iter().chain(&IDS).copied().collect();
-    let mark = |text: &str| Mark::with_slots(text, &slots);
+    let mark = |text: &str| Mark::with_slots(text, SLOT);
     let empty = CallSyntax {
         name: "json",
         section_open: Mark::default(),

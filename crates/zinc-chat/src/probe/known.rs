@@ -116,6 +116,17 @@ pub(super) fn syntax(source: &str) -> CallSyntax {
     if has("[TOOL_CALLS]") {
         return mistral(source);
     }
+    if has("<|tool_call_argument_begin|>") {
+        let mid = Mark::unify(":0<|tool_call_argument_begin|>", ":1<|tool_call_argument_begin|>", '#');
+        return CallSyntax {
+            section_open: Mark::new("<|tool_calls_section_begin|>"),
+            section_close: Mark::new("<|tool_calls_section_end|>"),
+            open: Mark::new("<|tool_call_begin|>functions."),
+            close: Mark::new("<|tool_call_end|>"),
+            between: String::new(),
+            ..calls("named-json", Form::Named { mid: mid.unwrap_or_default() })
+        };
+    }
     if has("<|tool_call_start|>") || has("<|tool_list_start|>") {
         return CallSyntax {
             section_open: Mark::new("<|tool_call_start|>"),
@@ -143,8 +154,7 @@ pub(super) fn syntax(source: &str) -> CallSyntax {
 /// The name of a syntax that was learned.
 pub(super) fn name_of(calls: &CallSyntax) -> &'static str {
     let opens = |text: &str| {
-        calls.open.first_text().starts_with(text)
-            || calls.section_open.first_text().starts_with(text)
+        calls.open.first_text().starts_with(text) || calls.section_open.first_text().starts_with(text)
     };
     match &calls.form {
         Form::Object { .. } if calls.is_bare() => "llama3",

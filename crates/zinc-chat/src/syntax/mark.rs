@@ -31,33 +31,38 @@ pub(crate) enum Found {
 impl Mark {
     /// A mark of fixed text.
     pub(crate) fn new(text: &str) -> Self {
-        Self::with_slots(text, &[])
+        let mut mark = Self::default();
+        text.chars().for_each(|c| mark.push(c));
+        mark
     }
 
-    /// A mark of text in which each of `ids` is an id.
-    pub(crate) fn with_slots(text: &str, ids: &[&str]) -> Self {
+    /// A mark of text in which `slot` stands for an id.
+    pub(crate) fn with_slots(text: &str, slot: char) -> Self {
         let mut mark = Self::default();
-        let mut rest = text;
-        while let Some(c) = rest.chars().next() {
-            if let Some(id) = ids.iter().find(|id| rest.starts_with(**id)) {
-                mark.0.push(MarkPiece::Id);
-                rest = &rest[id.len()..];
-                continue;
+        for c in text.chars() {
+            match c == slot {
+                true => mark.0.push(MarkPiece::Id),
+                false => mark.push(c),
             }
-            mark.push(c);
-            rest = &rest[c.len_utf8()..];
         }
         mark
     }
 
     /// The mark that both texts are instances of: they may differ in numbers.
-    pub(crate) fn unify(a: &str, b: &str, ids: &[&str]) -> Option<Self> {
+    pub(crate) fn unify(a: &str, b: &str, slot: char) -> Option<Self> {
+        let (a_mark, b_mark) = (Self::with_slots(a, slot), Self::with_slots(b, slot));
         if a == b {
-            return Some(Self::with_slots(a, ids));
+            return Some(a_mark);
         }
-        let (first, second) =
-            (Self::with_slots(a, ids).indexed(), Self::with_slots(b, ids).indexed());
-        (first == second).then_some(first)
+        let (a_mark, b_mark) = (a_mark.indexed(), b_mark.indexed());
+        (a_mark == b_mark).then_some(a_mark)
+    }
+
+    /// `text` and then this mark.
+    pub(crate) fn behind(&self, text: &str) -> Self {
+        let mut mark = Self::new(text);
+        mark.0.extend(self.0.iter().cloned());
+        mark
     }
 
     fn push(&mut self, c: char) {
@@ -184,12 +189,12 @@ mod tests {
         assert_eq!(mark.at("</function> x"), Found::No);
         assert_eq!(mark.find("abc</fu"), Some((3, None)));
         assert_eq!(mark.find("a</b></function></tool_call>"), Some((5, Some(23))));
-        let mark = Mark::unify(":0<|args|>", ":1<|args|>", &[]).unwrap();
+        let mark = Mark::unify(":0<|args|>", ":1<|args|>", '#').unwrap();
         assert_eq!(mark.at(":12<|args|>{"), Found::Yes(11));
         assert_eq!(mark.at(":1"), Found::Partial);
         assert_eq!(mark.at(":<"), Found::No);
-        assert_eq!(Mark::with_slots("<id>zq<n>", &["zq"]).at("<id>call_1<n>"), Found::Yes(13));
-        assert!(Mark::unify("a", "b", &[]).is_none());
+        assert_eq!(Mark::with_slots("<id>#<n>", '#').at("<id>call_1<n>"), Found::Yes(13));
+        assert!(Mark::unify("a", "b", '#').is_none());
         assert_eq!(Mark::new("<invoke name=\"").at("<invoke name=\"x"), Found::Yes(14));
     }
 }
