@@ -214,7 +214,8 @@ impl Ask {
         let (guides, format) = (instance.guides()?, instance.chat()?);
         let mut made = Vec::new();
         for _ in 0..self.sampling.n {
-            let guide = guides.guide(format, prompt, spec).map_err(refusal)?;
+            let guide =
+                guides.guide(instance.tokenizer(), format, prompt, spec).map_err(refusal)?;
             made.extend(guide);
         }
         Ok(made)
@@ -235,6 +236,7 @@ pub fn refusal(error: ChatError) -> ApiError {
     let message = error.to_string();
     match error {
         ChatError::Message { at, what } | ChatError::Tool { at, what } => ApiError::field(at, what),
+        ChatError::Constraint { at, what } => ApiError::unsupported(at, what),
         ChatError::NoTools => ApiError::unsupported("tools", message),
         _ => ApiError::bad_request("invalid_conversation", message),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Value, json};
-use zinc_chat::{ChatPrompt, GuideSpec, with_bos};
+use zinc_chat::{ResponseFormat, with_bos};
 use zinc_engine::FinishReason;
 use zinc_engine::sampler::TokenLogprobs;
 use zinc_token::{EncodeOptions, Tokenizer};
@@ -130,13 +130,11 @@ fn orders(
         max => max,
     };
     let format = common::constraint(&body, Default::default())?;
-    let spec = GuideSpec { response_format: format, ..GuideSpec::default() };
     let order = |prompt: Prompt| {
         let mut guides = Vec::new();
-        if spec != GuideSpec::default() {
+        if format != ResponseFormat::Text {
             for _ in 0..n {
-                let plain = ChatPrompt::plain(prompt.ids.clone());
-                let guide = instance.guides()?.guide(instance.chat()?, &plain, &spec);
+                let guide = instance.guides()?.plain_guide(instance.tokenizer(), &format);
                 guides.extend(guide.map_err(refusal)?);
             }
         }

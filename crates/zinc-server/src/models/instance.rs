@@ -45,7 +45,7 @@ pub struct Instance {
     device: String,
     memory: String,
     chat: Result<Option<ChatFormat>, String>,
-    guides: OnceLock<Result<Arc<GuideFactory>, String>>,
+    guides: OnceLock<Result<GuideFactory, String>>,
     commands: Sender<Command>,
     watch: Arc<Watch>,
 }
@@ -162,7 +162,7 @@ impl Instance {
     ///
     /// # Errors
     /// Its vocabulary cannot be used for that.
-    pub fn guides(&self) -> Result<&Arc<GuideFactory>, ApiError> {
+    pub fn guides(&self) -> Result<&GuideFactory, ApiError> {
         let build = || GuideFactory::new(self.tokenizer()).map_err(|e: ChatError| e.to_string());
         let made = self.guides.get_or_init(build).as_ref();
         made.map_err(|why| ApiError::internal(format!("answers cannot be constrained: {why}")))
