@@ -75,7 +75,8 @@ fn check_programs() -> Result<()> {
         let run = Command::new(program).args(*arguments).output();
         !run.is_ok_and(|output| output.status.success())
     };
-    let missing: Vec<_> = PROGRAMS.iter().filter(is_missing).map(|(.., package)| *package).collect();
+    let missing: Vec<_> =
+        PROGRAMS.iter().filter(is_missing).map(|(.., package)| *package).collect();
     ensure!(missing.is_empty(), "missing programs; hint: apt-get install {}", missing.join(" "));
     Ok(())
 }

@@ -24,7 +24,8 @@ impl Server {
         let build = ["build", "--quiet", "--package", "zinc"];
         let status = Command::new(env!("CARGO")).args(build).current_dir(root).status();
         ensure!(status.context("cannot run cargo")?.success(), "zinc does not build");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
         let mut command = Command::new(target.join("debug/zinc"));
         command.args(["serve", "--port", "0"]).args(flags).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start zinc serve")?;
@@ -42,7 +43,9 @@ impl Server {
             }
         }
         // The log goes on; a full pipe would stop the server.
-        std::thread::spawn(move || lines.for_each(|line| drop(line.map(|line| eprintln!("{line}")))));
+        std::thread::spawn(move || {
+            lines.for_each(|line| drop(line.map(|line| eprintln!("{line}"))))
+        });
         let address = address.context("zinc serve ended before it listened")?;
         Ok(Server { child, address })
     }

@@ -26,7 +26,16 @@ const SLACK_BYTES: u64 = 24 << 20;
 /// See [`SLACK_BYTES`].
 const SLACK_SHARE: f64 = 0.05;
 const FLAGS: [&str; 10] = [
-    "--parallel", "16", "--ctx", "512", "--max-body", "1", "--write-timeout", "10", "--log-level", "error",
+    "--parallel",
+    "16",
+    "--ctx",
+    "512",
+    "--max-body",
+    "1",
+    "--write-timeout",
+    "10",
+    "--log-level",
+    "error",
 ];
 
 /// What clients report.
@@ -93,7 +102,9 @@ fn watch(server: &Server, tally: &Tally, begin: Instant, time: Duration) -> Resu
 fn one(client: &Client, expected: &[String], tally: &Tally, random: &mut Random) -> Result<()> {
     let question = random.below(N_QUESTIONS);
     let ok = match random.below(20) {
-        0 => client.cancel(question, random).map(|()| tally.cancelled.fetch_add(1, Ordering::Relaxed)),
+        0 => client
+            .cancel(question, random)
+            .map(|()| tally.cancelled.fetch_add(1, Ordering::Relaxed)),
         1 => client.malformed(random).map(|()| tally.refused.fetch_add(1, Ordering::Relaxed)),
         2 => client.oversized().map(|()| tally.refused.fetch_add(1, Ordering::Relaxed)),
         3 => client.half_close(question).map(|()| tally.halves.fetch_add(1, Ordering::Relaxed)),
@@ -112,9 +123,7 @@ fn one(client: &Client, expected: &[String], tally: &Tally, random: &mut Random)
     match ok {
         Ok(_) => Ok(()),
         // Refused connections and 503 are what a server that ends owes to new requests.
-        Err(error) if tally.ending.load(Ordering::SeqCst) && client::is_refusal(&error) => {
-            Ok(())
-        }
+        Err(error) if tally.ending.load(Ordering::SeqCst) && client::is_refusal(&error) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -129,12 +138,19 @@ fn report(tally: &Tally, (at_warm, now): (u64, u64), time: Duration) -> Result<b
     let n = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
         "soak: {:.0} s, {} answers, {} cancelled, {} refused, {} half closed, {} tokens timed",
-        time.as_secs_f64(), n(&tally.answers), n(&tally.cancelled), n(&tally.refused),
-        n(&tally.halves), gaps.len(),
+        time.as_secs_f64(),
+        n(&tally.answers),
+        n(&tally.cancelled),
+        n(&tally.refused),
+        n(&tally.halves),
+        gaps.len(),
     );
     println!(
         "soak: between tokens p50 {:.1} ms, p99 {:.1} ms; memory {:.1} MiB warm, {:.1} MiB at the end",
-        f64::from(at(0.5)) / 1e3, f64::from(at(0.99)) / 1e3, mib(at_warm), mib(now),
+        f64::from(at(0.5)) / 1e3,
+        f64::from(at(0.99)) / 1e3,
+        mib(at_warm),
+        mib(now),
     );
     let most = at_warm + SLACK_BYTES.max((at_warm as f64 * SLACK_SHARE) as u64);
     ensure!(now <= most, "memory grew from {:.1} to {:.1} MiB", mib(at_warm), mib(now));

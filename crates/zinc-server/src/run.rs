@@ -51,7 +51,11 @@ impl Visit {
     ///
     /// # Errors
     /// There are too many requests, there is no such model, it cannot be loaded, or not in time.
-    pub async fn begin(app: &Arc<App>, caller: Caller, name: Option<&str>) -> Result<Visit, ApiError> {
+    pub async fn begin(
+        app: &Arc<App>,
+        caller: Caller,
+        name: Option<&str>,
+    ) -> Result<Visit, ApiError> {
         let arrived = Instant::now();
         let ticket = app.admit()?;
         let mut phase = app.phase.subscribe();

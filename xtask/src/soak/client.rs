@@ -110,7 +110,8 @@ impl Client {
 
     /// Sends what is no request, and expects to be told.
     pub fn malformed(&self, random: &mut Random) -> Result<()> {
-        let bodies = ["{", "[1,2", "{\"messages\": 3}", "\u{0}\u{1}", "{\"messages\":[],\"x\":1}", ""];
+        let bodies =
+            ["{", "[1,2", "{\"messages\": 3}", "\u{0}\u{1}", "{\"messages\":[],\"x\":1}", ""];
         let answer = self.post(bodies[random.below(bodies.len() as u64) as usize])?;
         ensure!(answer.status == 400, "a malformed body got status {}", answer.status);
         Ok(())
