@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 use zinc_chat::Delta;
 
+use super::super::common::short;
 use crate::conversation::{Ask, End};
 use crate::ids;
 use crate::reply::push_event;
@@ -50,12 +51,12 @@ impl Writer {
             },
             "service_tier": "default",
             "store": false,
-            "temperature": ask.sampling.params.temperature,
+            "temperature": short(ask.sampling.params.temperature),
             "text": sent("text", json!({"format": {"type": "text"}})),
             "tool_choice": sent("tool_choice", json!("auto")),
             "tools": sent("tools", json!([])),
             "top_logprobs": ask.sampling.params.logprobs.unwrap_or(0),
-            "top_p": ask.sampling.params.top_p,
+            "top_p": short(ask.sampling.params.top_p),
             "truncation": "disabled",
             "usage": null,
             "user": sent("user", Value::Null),
