@@ -80,12 +80,14 @@ impl Client {
             }
             let chunk: Value = serde_json::from_str(data).with_context(|| data.to_owned())?;
             ensure!(chunk.get("error").is_none(), "an error in the stream: {data}");
-            if let Some(piece) = chunk["choices"][0]["delta"]["content"].as_str() {
+            if let Some(piece) = chunk["choices"][0]["delta"]["content"].as_str()
+                && !piece.is_empty()
+            {
                 text.push_str(piece);
-            }
-            let now = Instant::now();
-            if let Some(last) = last.replace(now) {
-                times.push(now.duration_since(last).as_micros().min(u128::from(u32::MAX)) as u32);
+                let now = Instant::now();
+                if let Some(last) = last.replace(now) {
+                    times.push(now.duration_since(last).as_micros().min(u128::from(u32::MAX)) as u32);
+                }
             }
             if is_slow {
                 std::thread::sleep(Duration::from_millis(50));

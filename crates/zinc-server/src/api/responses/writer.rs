@@ -90,11 +90,18 @@ impl Writer {
 
     /// Writes a piece of the answer.
     pub fn take(&mut self, delta: Delta) {
+        if !matches!(delta, Delta::Content(_)) {
+            // Only texts have a place for them.
+            self.logprobs.clear();
+        }
         match delta {
             Delta::Content(text) => {
                 self.open_text(Open::Message);
                 self.grow(&["content", "0", "text"], &text);
                 let logprobs = std::mem::take(&mut self.logprobs);
+                if let Some(Value::Array(all)) = self.at(&["content", "0", "logprobs"]) {
+                    all.extend(logprobs.iter().cloned());
+                }
                 self.part_event(
                     "response.output_text.delta",
                     json!({"delta": text, "logprobs": logprobs}),
@@ -123,15 +130,9 @@ impl Writer {
         }
     }
 
-    /// Adds a token's log-probabilities to the text that is being written.
+    /// Keeps a token's log-probabilities for the text that it becomes part of.
     pub fn add_logprobs(&mut self, entry: Value) {
-        if self.open != Some(Open::Message) {
-            return;
-        }
-        self.logprobs.push(entry.clone());
-        if let Some(Value::Array(all)) = self.at(&["content", "0", "logprobs"]) {
-            all.push(entry);
-        }
+        self.logprobs.push(entry);
     }
 
     /// Ends the answer.
@@ -210,7 +211,6 @@ impl Writer {
     /// Ends the item that is being written.
     fn close(&mut self, status: &str) {
         let Some(open) = self.open.take() else { return };
-        self.logprobs.clear();
         if open == Open::Call {
             let arguments = self.last()["arguments"].clone();
             let name = self.last()["name"].clone();
