@@ -58,7 +58,11 @@ fn schemathesis(root: &Path, venv: &Path, scripts: &Path) -> Result<bool> {
     let flags = ["--api-key", KEY, "--log-level", "warn", "--config", config, "--ctx", "64"];
     let server = Server::start(root, &flags)?;
     let mut command = Command::new(venv.join("bin/st"));
-    command.current_dir(scripts).arg("run").arg(format!("{}/openapi.json", server.url()));
+    // It keeps notes in the folder that it runs in.
+    command
+        .current_dir(root.join("target/clients"))
+        .arg("run")
+        .arg(format!("{}/openapi.json", server.url()));
     command.args(["--header", &format!("Authorization: Bearer {KEY}")]);
     command.args(["--phases", "fuzzing", "--max-examples", N_EXAMPLES, "--seed", "1"]);
     // A positive body may still be refused: a table cannot say that a conversation fits the context.
