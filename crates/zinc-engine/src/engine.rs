@@ -15,6 +15,7 @@ use std::time::Instant;
 use zinc_backend::StepInputs;
 
 use crate::cache::{Cache, HostTier, SeqCache};
+use crate::draft::N_SEQS_MAX;
 use crate::generation::Generation;
 use crate::kv::{KvError, PAGE_SIZE};
 use crate::options::EngineOptions;
@@ -37,6 +38,8 @@ pub struct Engine {
     limits: Limits,
     pages_per_seq: u32,
     gives_embeddings: bool,
+    /// Most tokens that are drafted ahead of a sequence.
+    n_draft: u32,
     /// Whether a prompt can go on after any known block.
     goes_on_anywhere: bool,
     cache: Cache,
@@ -50,6 +53,8 @@ pub struct Engine {
     pending: Vec<Pending>,
     batch: Vec<BatchEntry>,
     inputs: StepInputs,
+    /// Tokens of a share with the drafted ones behind them.
+    drafted: Vec<u32>,
     workspace: SamplerWorkspace,
 }
 
@@ -83,6 +88,7 @@ impl Engine {
             },
             pages_per_seq: shape.pages_per_seq(),
             gives_embeddings: shape.embeddings,
+            n_draft: shape.n_draft,
             goes_on_anywhere: !shape.needs_checkpoints(),
             cache: Cache::new(shape, host),
             waiting: VecDeque::new(),
@@ -92,6 +98,7 @@ impl Engine {
             pending: Vec::with_capacity(shape.max_seqs as usize),
             batch: Vec::with_capacity(shape.max_seqs as usize),
             inputs: StepInputs::default(),
+            drafted: Vec::with_capacity(1 + shape.n_draft as usize),
             workspace: SamplerWorkspace::new(shape.n_ctx as usize),
             loaded,
         })
@@ -153,7 +160,10 @@ impl Engine {
             });
         }
         let id = SequenceId(self.next_id);
-        let generation = Generation::new(id, request, self.loaded.model(), self.n_ctx)?;
+        let mut generation = Generation::new(id, request, self.loaded.model(), self.n_ctx)?;
+        if self.n_draft > 0 && !generation.is_pooled() {
+            generation.speculate();
+        }
         self.next_id += 1;
         self.waiting.push_back(generation);
         Ok(id)
@@ -180,6 +190,7 @@ impl Engine {
         self.remove_finished(sink);
         self.admit()?;
         self.open_anew()?;
+        self.draft();
         self.schedule()?;
         for pooled in [false, true] {
             self.compute(pooled, sink)?;
@@ -260,6 +271,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Drafts tokens ahead where few sequences run and no prompt is read.
+    fn draft(&mut self) {
+        if self.n_draft == 0 {
+            return;
+        }
+        let is_decoding =
+            |running: &Running| *running.generation.sequence.state() == SequenceState::Decoding;
+        let is_calm = self.running.len() <= N_SEQS_MAX && self.running.iter().all(is_decoding);
+        let graph = self.loaded.model().graph();
+        for Running { generation, cache } in &mut self.running {
+            // A draft must not reach into the length at which other rope frequencies apply.
+            let n_tokens = generation.sequence.tokens().len() as u32 + self.n_draft;
+            let is_same_rope = graph.rope_variant(n_tokens) == cache.rope_variant;
+            match is_calm && is_same_rope {
+                true => generation.draft(self.n_ctx as usize),
+                false => generation.draft_nothing(),
+            }
+        }
+    }
+
     /// Decides what the step computes; where pages are short, the youngest sequence waits again.
     fn schedule(&mut self) -> Result<(), EngineError> {
         loop {
@@ -333,12 +364,17 @@ impl Engine {
                 continue;
             }
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
-            let n_values = out_rows.count(entry.n_tokens as usize) * n_cols as usize;
+            let n_tokens = (entry.n_tokens + entry.n_draft) as usize;
+            let n_values = out_rows.count(n_tokens) * n_cols as usize;
             let (own, others) = rows.split_at(n_values.min(rows.len()));
             rows = others;
-            self.cache.end_step(cache, generation.sequence.tokens(), entry.n_tokens);
             let n_before = generation.sequence.n_generated();
-            generation.advance(entry.n_tokens as usize, own, model, &mut self.workspace, sink);
+            let (n, n_draft) = (entry.n_tokens as usize, entry.n_draft as usize);
+            let n_accepted = generation.advance(n, n_draft, own, model, &mut self.workspace, sink);
+            let n_kept = entry.n_tokens + n_accepted as u32;
+            self.cache.end_step(cache, generation.sequence.tokens(), n_kept);
+            self.stats.n_drafted_tokens += n_draft as u64;
+            self.stats.n_accepted_tokens += n_accepted as u64;
             let n_generated = generation.sequence.n_generated() - n_before;
             self.stats.n_generated_tokens += n_generated as u64;
         }
@@ -354,8 +390,15 @@ impl Engine {
             if generation.is_pooled() != pooled {
                 continue;
             }
-            let tokens = generation.sequence.next_tokens(entry.n_tokens);
-            self.cache.begin_step(cache, entry.n_tokens, 0)?;
+            let mut tokens = generation.sequence.next_tokens(entry.n_tokens);
+            if entry.n_draft > 0 {
+                self.drafted.clear();
+                self.drafted.extend_from_slice(tokens);
+                let draft = &generation.drafted()[..entry.n_draft as usize];
+                self.drafted.extend_from_slice(draft);
+                tokens = &self.drafted;
+            }
+            self.cache.begin_step(cache, entry.n_tokens + entry.n_draft, entry.n_draft)?;
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
             let share = Share { tokens, cache, out_rows, hidden: &[] };
             push_share(&mut self.inputs, &share, self.pages_per_seq);

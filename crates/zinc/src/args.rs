@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use zinc_engine::sampler::SamplerError;
 use zinc_engine::stop::{N_STOP_STRINGS_MAX, STOP_STRING_BYTES_MAX, StopError, StopStrings};
-use zinc_engine::{EngineError, EngineOptions, KV_TYPES, Model, SamplingParams};
+use zinc_engine::{EngineError, EngineOptions, KV_TYPES, Model, SamplingParams, Speculation};
 use zinc_quant::GgmlType;
 
 use crate::report::UsageError;
@@ -57,6 +57,29 @@ pub struct EngineArgs {
     pub ctx: Option<u32>,
     #[command(flatten)]
     pub step: StepArgs,
+}
+
+/// Whether tokens are drafted ahead.
+#[derive(Debug, Args)]
+pub struct SpeculateArgs {
+    /// Draft tokens ahead and verify them in one step, while that pays: auto, off, or lookup (what
+    /// followed the last words where they stood before). It changes no answer. auto is off for
+    /// models with experts
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = parse_speculation)]
+    pub speculate: Speculation,
+}
+
+/// The way of drafting called `name`.
+///
+/// # Errors
+/// There is none of that name.
+pub fn parse_speculation(name: &str) -> Result<Speculation, String> {
+    match name {
+        "auto" => Ok(Speculation::Auto),
+        "off" => Ok(Speculation::Off),
+        "lookup" => Ok(Speculation::Lookup),
+        _ => Err("expected auto, off or lookup".into()),
+    }
 }
 
 /// Sizes of a step and type of the cache.
