@@ -40,8 +40,8 @@ pub struct Engine {
     gives_embeddings: bool,
     /// Most tokens that are drafted ahead of a sequence.
     n_draft: u32,
-    /// Whether a prompt can go on after any known block.
-    goes_on_anywhere: bool,
+    /// Whether a prompt can go on after what another one computes.
+    shares_prompts: bool,
     cache: Cache,
     /// Requests without a cache, in order of arrival.
     waiting: VecDeque<Generation>,
@@ -62,6 +62,18 @@ pub struct Engine {
 struct Running {
     generation: Generation,
     cache: SeqCache,
+    /// An older request that is computing what both begin with, and the length of that.
+    waits_for: Option<(SequenceId, usize)>,
+}
+
+impl Running {
+    fn id(&self) -> SequenceId {
+        self.generation.sequence.id()
+    }
+
+    fn is_prefilling(&self) -> bool {
+        *self.generation.sequence.state() == SequenceState::Prefilling
+    }
 }
 
 impl Engine {
@@ -89,7 +101,7 @@ impl Engine {
             pages_per_seq: shape.pages_per_seq(),
             gives_embeddings: shape.embeddings,
             n_draft: shape.n_draft,
-            goes_on_anywhere: !shape.needs_checkpoints(),
+            shares_prompts: !shape.needs_checkpoints() || shape.has_checkpoints(),
             cache: Cache::new(shape, host),
             waiting: VecDeque::new(),
             running: Vec::with_capacity(shape.max_seqs as usize),
@@ -234,18 +246,49 @@ impl Engine {
                 self.stats.n_prompt_tokens += generation.sequence.n_prompt() as u64;
                 self.stats.n_reused_tokens += n_reused as u64;
             }
+            let waits_for = self.find_older(&generation, &cache);
             let id = generation.sequence.id();
-            let place = self.running.partition_point(|other| other.generation.sequence.id() < id);
-            self.running.insert(place, Running { generation, cache });
+            let place = self.running.partition_point(|other| other.id() < id);
+            self.running.insert(place, Running { generation, cache, waits_for });
         }
         Ok(())
+    }
+
+    /// The older sequence that computes most of what this one begins with, and how much that is: in
+    /// whole blocks, at the end of which it will be possible to go on.
+    fn find_older(
+        &mut self,
+        generation: &Generation,
+        cache: &SeqCache,
+    ) -> Option<(SequenceId, usize)> {
+        if !self.shares_prompts {
+            return None;
+        }
+        let (tokens, n_max) = (generation.sequence.tokens(), generation.n_reusable_max());
+        let id = generation.sequence.id();
+        let n_common = |older: &Running| {
+            let both = tokens[..n_max].iter().zip(older.generation.sequence.tokens());
+            let n_common = both.take_while(|(a, b)| a == b).count();
+            n_common / PAGE_SIZE as usize * PAGE_SIZE as usize
+        };
+        let older = self.running.iter_mut().filter(|older| {
+            older.id() < id
+                && older.is_prefilling()
+                && older.cache.rope_variant == cache.rope_variant
+        });
+        let (n, older) = older
+            .map(|older| (n_common(older), older))
+            .filter(|(n, older)| *n > cache.n_tokens().max(older.cache.n_tokens()))
+            .max_by_key(|(n, _)| *n)?;
+        self.cache.want(&mut older.cache, &[n]);
+        Some((older.id(), n))
     }
 
     /// Opens caches anew: of texts that grew past the length at which other rope frequencies apply,
     /// from their start; of prompts that another request has computed more of by now, from there.
     fn open_anew(&mut self) -> Result<(), EngineError> {
         let graph = self.loaded.model().graph();
-        for Running { generation, cache } in &mut self.running {
+        for Running { generation, cache, .. } in &mut self.running {
             let tokens = generation.sequence.tokens();
             let n_max = generation.n_reusable_max();
             let rope_variant = graph.rope_variant(tokens.len() as u32);
@@ -280,7 +323,7 @@ impl Engine {
             |running: &Running| *running.generation.sequence.state() == SequenceState::Decoding;
         let is_calm = self.running.len() <= N_SEQS_MAX && self.running.iter().all(is_decoding);
         let graph = self.loaded.model().graph();
-        for Running { generation, cache } in &mut self.running {
+        for Running { generation, cache, .. } in &mut self.running {
             // A draft must not reach into the length at which other rope frequencies apply.
             let n_tokens = generation.sequence.tokens().len() as u32 + self.n_draft;
             let is_same_rope = graph.rope_variant(n_tokens) == cache.rope_variant;
@@ -307,7 +350,7 @@ impl Engine {
                 let (n_free, n_pages) = (self.cache.n_free(), self.cache.n_pages());
                 return Err(KvError::Exhausted { n_needed: 1, n_free, n_pages }.into());
             }
-            let Some(Running { mut generation, cache }) = self.running.pop() else {
+            let Some(Running { mut generation, cache, .. }) = self.running.pop() else {
                 return Ok(());
             };
             self.cache.close(cache);
@@ -319,24 +362,12 @@ impl Engine {
         }
     }
 
-    /// Whether an older sequence is computing the block that this one would compute next.
+    /// Whether an older sequence is still computing what this one begins with.
     fn is_held(&self, idx: usize) -> bool {
-        let Running { generation, cache } = &self.running[idx];
-        let (tokens, n_max) = (generation.sequence.tokens(), generation.n_reusable_max());
-        let n_next = (cache.n_tokens() / PAGE_SIZE as usize + 1) * PAGE_SIZE as usize;
-        if *generation.sequence.state() != SequenceState::Prefilling
-            || !self.goes_on_anywhere
-            || n_next > n_max
-        {
-            return false;
-        }
-        self.running[..idx].iter().any(|older| {
-            let other = &older.generation.sequence;
-            let computes = *other.state() == SequenceState::Prefilling
-                && older.cache.rope_variant == cache.rope_variant
-                && older.cache.n_tokens() >= cache.n_tokens();
-            computes && other.tokens().get(..n_next) == Some(&tokens[..n_next])
-        })
+        let Some((id, n)) = self.running[idx].waits_for else { return false };
+        self.running[..idx]
+            .iter()
+            .any(|older| older.id() == id && older.is_prefilling() && older.cache.n_tokens() < n)
     }
 
     /// Computes the shares of the batch that want hidden states, or those that want logits.
@@ -359,7 +390,7 @@ impl Engine {
         // The plan returns the rows that were asked for in the order of the shares.
         let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice);
         for entry in &self.batch {
-            let Running { generation, cache } = &mut self.running[entry.idx];
+            let Running { generation, cache, .. } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
@@ -386,7 +417,7 @@ impl Engine {
     fn fill_inputs(&mut self, pooled: bool) -> Result<(), EngineError> {
         self.inputs.clear();
         for entry in &self.batch {
-            let Running { generation, cache } = &mut self.running[entry.idx];
+            let Running { generation, cache, .. } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
@@ -416,7 +447,7 @@ impl Engine {
                 continue;
             };
             let reason = reason.clone();
-            let Running { generation, cache } = self.running.remove(i);
+            let Running { generation, cache, .. } = self.running.remove(i);
             self.cache.close(cache);
             self.stats.n_finished += 1;
             generation.report_end(reason, sink);

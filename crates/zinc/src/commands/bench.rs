@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use zinc_engine::{
-    Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, SamplingParams, Taps,
+    Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, SamplingParams, Speculation,
+    Taps,
 };
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs, parse_speculation};
