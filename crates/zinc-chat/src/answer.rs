@@ -69,7 +69,7 @@ impl AnswerParser {
             }
             Some(Syntax::Calls(syntax)) if !tools.is_empty() => Reader::Marked {
                 think: ThinkSplitter::new(format.thinking(), prompt),
-                calls: Some(Box::new(CallParser::new(syntax.clone(), tools.clone()))),
+                calls: Some(Box::new(CallParser::new((**syntax).clone(), tools.clone()))),
             },
             _ => {
                 Reader::Marked { think: ThinkSplitter::new(format.thinking(), prompt), calls: None }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use llguidance::Matcher;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
-use serde_json::{Value, json};
+use serde_json::json;
 use zinc_engine::Steer;
 use zinc_token::{EncodeOptions, Tokenizer};
 
@@ -99,7 +99,7 @@ impl GuideFactory {
             return Ok(None);
         };
         let matcher = self.answer_matcher(&grammar, &rules.expression, &rules, response_format)?;
-        let plan = Plan::Whole { matcher, with_opening: None };
+        let plan = Plan::Whole { matcher: Box::new(matcher), with_opening: None };
         Ok(Some(Box::new(Guide::new(Arc::clone(&self.tables), plan, None))))
     }
 
@@ -188,7 +188,9 @@ impl GuideFactory {
             let answer = grammar.rule(&any_of(&options));
             let behind = format!("{} {answer}", Grammar::blanks());
             let compile = |expression: &str| {
-                self.answer_matcher(&grammar, expression, &rules, &spec.response_format)
+                let matcher =
+                    self.answer_matcher(&grammar, expression, &rules, &spec.response_format)?;
+                Ok::<_, ChatError>(Box::new(matcher))
             };
             Ok(match thinking {
                 None => Plan::Whole { matcher: compile(&answer)?, with_opening: None },
@@ -301,16 +303,19 @@ fn with_tools<T>(
         Err(error) => error,
     };
     let mut has_changed = false;
-    for i in 0..held.len() {
-        let (tool, how) = held[i];
-        if how == Held::Any || build(&[held[i]]).is_ok() {
+    for one in &mut held {
+        let (tool, how) = *one;
+        if how == Held::Any {
             continue;
         }
-        if tool.is_strict {
-            return Err(build(&[held[i]]).err().unwrap_or(error));
+        match build(&[(tool, how)]) {
+            Ok(_) => {}
+            Err(error) if tool.is_strict => return Err(error),
+            Err(_) => {
+                *one = (tool, Held::Any);
+                has_changed = true;
+            }
         }
-        held[i].1 = Held::Any;
-        has_changed = true;
     }
     if has_changed { build(&held) } else { Err(error) }
 }
@@ -347,6 +352,5 @@ fn answer_rules(
             any_of(&texts.iter().map(|text| quoted(text)).collect::<Vec<_>>())
         }
     };
-    let _: Option<&Value> = None;
     Ok(Some(AnswerRules { expression, own }))
 }

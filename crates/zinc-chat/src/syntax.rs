@@ -8,7 +8,7 @@ pub(crate) use mark::{Found, Mark, MarkPiece};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Syntax {
     /// Calls between marks in the text.
-    Calls(CallSyntax),
+    Calls(Box<CallSyntax>),
     /// GPT-OSS: messages with channels and recipients.
     Harmony,
 }

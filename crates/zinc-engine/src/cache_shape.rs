@@ -4,6 +4,7 @@ use zinc_models::PlanOptions;
 use zinc_plan::{Dim, Limits, TensorKind};
 use zinc_quant::GgmlType;
 
+use crate::draft::N_SEQS_MAX;
 use crate::kv::{PAGE_SIZE, WindowTable, n_pages_for};
 use crate::options::EngineOptions;
 use crate::{EngineError, Model};
@@ -22,6 +23,8 @@ pub(crate) struct CacheShape {
     pub kv_type: GgmlType,
     /// Rows of logits that a step gives by default.
     pub n_out_rows: u32,
+    /// Most tokens that are drafted ahead of a sequence.
+    pub n_draft: u32,
     /// There is a plan for hidden states.
     pub embeddings: bool,
     /// Longest window of the layers that have one.
@@ -50,12 +53,15 @@ impl CacheShape {
     ) -> Result<CacheShape, EngineError> {
         let config = model.config();
         let max_seqs = options.max_seqs;
+        let n_draft = options.n_draft(model);
+        let n_draft_rows = max_seqs.min(N_SEQS_MAX as u32) * n_draft;
         let mut shape = CacheShape {
             n_ctx,
             max_seqs,
             max_tokens: options.chunk.clamp(max_seqs, n_ctx.saturating_mul(max_seqs)),
             kv_type: options.kv_type,
-            n_out_rows: max_seqs.saturating_add(options.extra_rows),
+            n_out_rows: max_seqs.saturating_add(options.extra_rows).saturating_add(n_draft_rows),
+            n_draft,
             embeddings: options.embeddings,
             window: config.longest_window(),
             has_states: config.layers.iter().any(|layer| layer.recurrent),
@@ -77,7 +83,9 @@ impl CacheShape {
         let page = rows.full * u64::from(PAGE_SIZE);
         let window_page = rows.window * u64::from(PAGE_SIZE);
         let per_seq = u64::from(self.ring_pages()) * window_page + rows.state;
-        let least = u64::from(self.pages_per_seq()) * page + u64::from(self.max_seqs) * per_seq;
+        let drafts = u64::from(self.n_draft_states()) * rows.state;
+        let least =
+            u64::from(self.pages_per_seq()) * page + u64::from(self.max_seqs) * per_seq + drafts;
         let Some(rest) = budget.checked_sub(least) else {
             return Err(EngineError::CacheBudget { budget, least });
         };
@@ -144,9 +152,18 @@ impl CacheShape {
         rings.saturating_add(self.n_checkpoints.saturating_mul(self.pinned_pages()))
     }
 
-    /// Recurrent states: one of each sequence, and one of each checkpoint.
+    /// Recurrent states: one of each sequence, one of each checkpoint, and those to go back to from
+    /// drafts.
     pub fn n_state_rows(&self) -> u32 {
-        if self.has_states { self.max_seqs.saturating_add(self.n_checkpoints) } else { 0 }
+        let n_rows = self.max_seqs.saturating_add(self.n_checkpoints);
+        if self.has_states { n_rows.saturating_add(self.n_draft_states()) } else { 0 }
+    }
+
+    /// States after the tokens of a step that may be refused, and of the last step the one that a
+    /// sequence goes on from.
+    fn n_draft_states(&self) -> u32 {
+        let n_seqs = self.max_seqs.min(N_SEQS_MAX as u32);
+        if self.n_draft > 0 { n_seqs * self.n_draft + self.max_seqs } else { 0 }
     }
 
     /// Limits and types of a plan for steps of `max_tokens`.
@@ -181,6 +198,7 @@ impl CacheShape {
             max_tokens: PAGE_SIZE,
             kv_type: GgmlType::F16,
             n_out_rows: max_seqs,
+            n_draft: 0,
             embeddings: false,
             window: None,
             has_states: false,

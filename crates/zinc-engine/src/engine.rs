@@ -15,6 +15,7 @@ use std::time::Instant;
 use zinc_backend::StepInputs;
 
 use crate::cache::{Cache, HostTier, SeqCache};
+use crate::draft::N_SEQS_MAX;
 use crate::generation::Generation;
 use crate::kv::{KvError, PAGE_SIZE};
 use crate::options::EngineOptions;
@@ -37,8 +38,10 @@ pub struct Engine {
     limits: Limits,
     pages_per_seq: u32,
     gives_embeddings: bool,
-    /// Whether a prompt can go on after any known block.
-    goes_on_anywhere: bool,
+    /// Most tokens that are drafted ahead of a sequence.
+    n_draft: u32,
+    /// Whether a prompt can go on after what another one computes.
+    shares_prompts: bool,
     cache: Cache,
     /// Requests without a cache, in order of arrival.
     waiting: VecDeque<Generation>,
@@ -50,6 +53,8 @@ pub struct Engine {
     pending: Vec<Pending>,
     batch: Vec<BatchEntry>,
     inputs: StepInputs,
+    /// Tokens of a share with the drafted ones behind them.
+    drafted: Vec<u32>,
     workspace: SamplerWorkspace,
 }
 
@@ -57,6 +62,18 @@ pub struct Engine {
 struct Running {
     generation: Generation,
     cache: SeqCache,
+    /// An older request that is computing what both begin with, and the length of that.
+    waits_for: Option<(SequenceId, usize)>,
+}
+
+impl Running {
+    fn id(&self) -> SequenceId {
+        self.generation.sequence.id()
+    }
+
+    fn is_prefilling(&self) -> bool {
+        *self.generation.sequence.state() == SequenceState::Prefilling
+    }
 }
 
 impl Engine {
@@ -83,7 +100,8 @@ impl Engine {
             },
             pages_per_seq: shape.pages_per_seq(),
             gives_embeddings: shape.embeddings,
-            goes_on_anywhere: !shape.needs_checkpoints(),
+            n_draft: shape.n_draft,
+            shares_prompts: !shape.needs_checkpoints() || shape.has_checkpoints(),
             cache: Cache::new(shape, host),
             waiting: VecDeque::new(),
             running: Vec::with_capacity(shape.max_seqs as usize),
@@ -92,6 +110,7 @@ impl Engine {
             pending: Vec::with_capacity(shape.max_seqs as usize),
             batch: Vec::with_capacity(shape.max_seqs as usize),
             inputs: StepInputs::default(),
+            drafted: Vec::with_capacity(1 + shape.n_draft as usize),
             workspace: SamplerWorkspace::new(shape.n_ctx as usize),
             loaded,
         })
@@ -153,7 +172,10 @@ impl Engine {
             });
         }
         let id = SequenceId(self.next_id);
-        let generation = Generation::new(id, request, self.loaded.model(), self.n_ctx)?;
+        let mut generation = Generation::new(id, request, self.loaded.model(), self.n_ctx)?;
+        if self.n_draft > 0 && !generation.is_pooled() {
+            generation.speculate();
+        }
         self.next_id += 1;
         self.waiting.push_back(generation);
         Ok(id)
@@ -180,6 +202,7 @@ impl Engine {
         self.remove_finished(sink);
         self.admit()?;
         self.open_anew()?;
+        self.draft();
         self.schedule()?;
         for pooled in [false, true] {
             self.compute(pooled, sink)?;
@@ -223,18 +246,49 @@ impl Engine {
                 self.stats.n_prompt_tokens += generation.sequence.n_prompt() as u64;
                 self.stats.n_reused_tokens += n_reused as u64;
             }
+            let waits_for = self.find_older(&generation, &cache);
             let id = generation.sequence.id();
-            let place = self.running.partition_point(|other| other.generation.sequence.id() < id);
-            self.running.insert(place, Running { generation, cache });
+            let place = self.running.partition_point(|other| other.id() < id);
+            self.running.insert(place, Running { generation, cache, waits_for });
         }
         Ok(())
+    }
+
+    /// The older sequence that computes most of what this one begins with, and how much that is: in
+    /// whole blocks, at the end of which it will be possible to go on.
+    fn find_older(
+        &mut self,
+        generation: &Generation,
+        cache: &SeqCache,
+    ) -> Option<(SequenceId, usize)> {
+        if !self.shares_prompts {
+            return None;
+        }
+        let (tokens, n_max) = (generation.sequence.tokens(), generation.n_reusable_max());
+        let id = generation.sequence.id();
+        let n_common = |older: &Running| {
+            let both = tokens[..n_max].iter().zip(older.generation.sequence.tokens());
+            let n_common = both.take_while(|(a, b)| a == b).count();
+            n_common / PAGE_SIZE as usize * PAGE_SIZE as usize
+        };
+        let older = self.running.iter_mut().filter(|older| {
+            older.id() < id
+                && older.is_prefilling()
+                && older.cache.rope_variant == cache.rope_variant
+        });
+        let (n, older) = older
+            .map(|older| (n_common(older), older))
+            .filter(|(n, older)| *n > cache.n_tokens().max(older.cache.n_tokens()))
+            .max_by_key(|(n, _)| *n)?;
+        self.cache.want(&mut older.cache, &[n]);
+        Some((older.id(), n))
     }
 
     /// Opens caches anew: of texts that grew past the length at which other rope frequencies apply,
     /// from their start; of prompts that another request has computed more of by now, from there.
     fn open_anew(&mut self) -> Result<(), EngineError> {
         let graph = self.loaded.model().graph();
-        for Running { generation, cache } in &mut self.running {
+        for Running { generation, cache, .. } in &mut self.running {
             let tokens = generation.sequence.tokens();
             let n_max = generation.n_reusable_max();
             let rope_variant = graph.rope_variant(tokens.len() as u32);
@@ -260,6 +314,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Drafts tokens ahead where few sequences run and no prompt is read.
+    fn draft(&mut self) {
+        if self.n_draft == 0 {
+            return;
+        }
+        let is_decoding =
+            |running: &Running| *running.generation.sequence.state() == SequenceState::Decoding;
+        let is_calm = self.running.len() <= N_SEQS_MAX && self.running.iter().all(is_decoding);
+        let graph = self.loaded.model().graph();
+        for Running { generation, cache, .. } in &mut self.running {
+            // A draft must not reach into the length at which other rope frequencies apply.
+            let n_tokens = generation.sequence.tokens().len() as u32 + self.n_draft;
+            let is_same_rope = graph.rope_variant(n_tokens) == cache.rope_variant;
+            match is_calm && is_same_rope {
+                true => generation.draft(self.n_ctx as usize),
+                false => generation.draft_nothing(),
+            }
+        }
+    }
+
     /// Decides what the step computes; where pages are short, the youngest sequence waits again.
     fn schedule(&mut self) -> Result<(), EngineError> {
         loop {
@@ -276,7 +350,7 @@ impl Engine {
                 let (n_free, n_pages) = (self.cache.n_free(), self.cache.n_pages());
                 return Err(KvError::Exhausted { n_needed: 1, n_free, n_pages }.into());
             }
-            let Some(Running { mut generation, cache }) = self.running.pop() else {
+            let Some(Running { mut generation, cache, .. }) = self.running.pop() else {
                 return Ok(());
             };
             self.cache.close(cache);
@@ -288,24 +362,12 @@ impl Engine {
         }
     }
 
-    /// Whether an older sequence is computing the block that this one would compute next.
+    /// Whether an older sequence is still computing what this one begins with.
     fn is_held(&self, idx: usize) -> bool {
-        let Running { generation, cache } = &self.running[idx];
-        let (tokens, n_max) = (generation.sequence.tokens(), generation.n_reusable_max());
-        let n_next = (cache.n_tokens() / PAGE_SIZE as usize + 1) * PAGE_SIZE as usize;
-        if *generation.sequence.state() != SequenceState::Prefilling
-            || !self.goes_on_anywhere
-            || n_next > n_max
-        {
-            return false;
-        }
-        self.running[..idx].iter().any(|older| {
-            let other = &older.generation.sequence;
-            let computes = *other.state() == SequenceState::Prefilling
-                && older.cache.rope_variant == cache.rope_variant
-                && older.cache.n_tokens() >= cache.n_tokens();
-            computes && other.tokens().get(..n_next) == Some(&tokens[..n_next])
-        })
+        let Some((id, n)) = self.running[idx].waits_for else { return false };
+        self.running[..idx]
+            .iter()
+            .any(|older| older.id() == id && older.is_prefilling() && older.cache.n_tokens() < n)
     }
 
     /// Computes the shares of the batch that want hidden states, or those that want logits.
@@ -328,17 +390,22 @@ impl Engine {
         // The plan returns the rows that were asked for in the order of the shares.
         let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice);
         for entry in &self.batch {
-            let Running { generation, cache } = &mut self.running[entry.idx];
+            let Running { generation, cache, .. } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
-            let n_values = out_rows.count(entry.n_tokens as usize) * n_cols as usize;
+            let n_tokens = (entry.n_tokens + entry.n_draft) as usize;
+            let n_values = out_rows.count(n_tokens) * n_cols as usize;
             let (own, others) = rows.split_at(n_values.min(rows.len()));
             rows = others;
-            self.cache.end_step(cache, generation.sequence.tokens(), entry.n_tokens);
             let n_before = generation.sequence.n_generated();
-            generation.advance(entry.n_tokens as usize, own, model, &mut self.workspace, sink);
+            let (n, n_draft) = (entry.n_tokens as usize, entry.n_draft as usize);
+            let n_accepted = generation.advance(n, n_draft, own, model, &mut self.workspace, sink);
+            let n_kept = entry.n_tokens + n_accepted as u32;
+            self.cache.end_step(cache, generation.sequence.tokens(), n_kept);
+            self.stats.n_drafted_tokens += n_draft as u64;
+            self.stats.n_accepted_tokens += n_accepted as u64;
             let n_generated = generation.sequence.n_generated() - n_before;
             self.stats.n_generated_tokens += n_generated as u64;
         }
@@ -350,12 +417,19 @@ impl Engine {
     fn fill_inputs(&mut self, pooled: bool) -> Result<(), EngineError> {
         self.inputs.clear();
         for entry in &self.batch {
-            let Running { generation, cache } = &mut self.running[entry.idx];
+            let Running { generation, cache, .. } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
-            let tokens = generation.sequence.next_tokens(entry.n_tokens);
-            self.cache.begin_step(cache, entry.n_tokens, 0)?;
+            let mut tokens = generation.sequence.next_tokens(entry.n_tokens);
+            if entry.n_draft > 0 {
+                self.drafted.clear();
+                self.drafted.extend_from_slice(tokens);
+                let draft = &generation.drafted()[..entry.n_draft as usize];
+                self.drafted.extend_from_slice(draft);
+                tokens = &self.drafted;
+            }
+            self.cache.begin_step(cache, entry.n_tokens + entry.n_draft, entry.n_draft)?;
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
             let share = Share { tokens, cache, out_rows, hidden: &[] };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
@@ -373,7 +447,7 @@ impl Engine {
                 continue;
             };
             let reason = reason.clone();
-            let Running { generation, cache } = self.running.remove(i);
+            let Running { generation, cache, .. } = self.running.remove(i);
             self.cache.close(cache);
             self.stats.n_finished += 1;
             generation.report_end(reason, sink);

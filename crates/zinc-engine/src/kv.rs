@@ -216,7 +216,7 @@ mod tests {
         let mut first = PageTable::default();
         first.grow(&mut pool, 2 * PAGE_SIZE + 4).unwrap();
         let mut second = PageTable::default();
-        first.pages()[..2].to_vec().into_iter().for_each(|it| second.push_shared(&mut pool, it));
+        first.pages()[..2].iter().for_each(|it| second.push_shared(&mut pool, *it));
         // Writing on at the end is in pages of their own; writing on inside a shared page is
         // refused by keeping less.
         second.grow(&mut pool, 2 * PAGE_SIZE + 1).unwrap();

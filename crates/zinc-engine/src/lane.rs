@@ -4,6 +4,7 @@ use zinc_backend::{StepInputs, StepOutputs};
 use zinc_plan::{Dim, Plan};
 
 use crate::cache::{Cache, SeqCache};
+use crate::draft::Speculation;
 use crate::options::EngineOptions;
 use crate::runner::{Block, LoadedModel, Runner, Wanted};
 use crate::step::{OutRows, Share, push_share};
@@ -45,8 +46,13 @@ impl Lane {
         taps: Vec<String>,
     ) -> Result<Lane, EngineError> {
         let model = loaded.model();
-        let options =
-            EngineOptions { max_seqs: 1, embeddings: false, cache_bytes: None, ..*options };
+        let options = EngineOptions {
+            max_seqs: 1,
+            embeddings: false,
+            cache_bytes: None,
+            speculation: Speculation::Off,
+            ..*options
+        };
         let chunk = options.cache_shape(model)?.max_tokens;
         let limits = StepLimits::new(model, block, chunk, all_logits, &taps)?;
         let shape = EngineOptions { chunk: limits.n_tokens, ..options }.cache_shape(model)?;

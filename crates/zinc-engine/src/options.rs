@@ -4,6 +4,7 @@ use zinc_backend::Device;
 use zinc_quant::GgmlType;
 
 use crate::cache_shape::CacheShape;
+use crate::draft::{N_DRAFT_MAX, Speculation};
 use crate::kv::PAGE_SIZE;
 use crate::memory::{Estimate, MemoryNeed};
 use crate::{EngineError, Model};
@@ -52,6 +53,9 @@ pub struct EngineOptions {
     pub embeddings: bool,
     /// Most requests that wait; others are refused.
     pub max_waiting: u32,
+    /// Whether tokens are drafted ahead and verified together. Takes rows of logits, and for
+    /// recurrent layers states, that the memory need counts.
+    pub speculation: Speculation,
 }
 
 impl Default for EngineOptions {
@@ -69,6 +73,7 @@ impl Default for EngineOptions {
             extra_rows: 0,
             embeddings: false,
             max_waiting: 1024,
+            speculation: Speculation::Off,
         }
     }
 }
@@ -96,6 +101,16 @@ impl EngineOptions {
         let n_ctx = self.n_ctx.unwrap_or(DEFAULT_N_CTX.min(n_ctx_train));
         check("context length", n_ctx, n_ctx_train)?;
         Ok(n_ctx)
+    }
+
+    /// Most tokens that are drafted ahead of a sequence of `model`; 0 is none.
+    pub(crate) fn n_draft(&self, model: &Model) -> u32 {
+        let is_on = match self.speculation {
+            Speculation::Off => false,
+            Speculation::Auto => model.config().experts.is_none(),
+            Speculation::Lookup => true,
+        };
+        if is_on { N_DRAFT_MAX } else { 0 }
     }
 
     /// What `model` would take on `device`, without loading it.

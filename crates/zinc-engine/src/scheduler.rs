@@ -14,6 +14,8 @@
 //! least; the rest goes to the one with the fewest tokens left, so that a short question need not
 //! wait for a long document; what is left then goes by arrival.
 //!
+//! Drafted tokens take what is left then.
+//!
 //! **Pages.** When pages run out, prompts wait with what they have; where a sequence that decodes
 //! finds none, or nothing can go on, the youngest sequence gives its place up and waits again. Its
 //! tokens stay, and so do its pages until others need them.
@@ -33,6 +35,8 @@ pub struct Pending {
     pub n_pending: u32,
     /// How many of them, from the first on, need no logits.
     pub n_silent: u32,
+    /// Tokens drafted behind them.
+    pub n_draft: u32,
 }
 
 /// One sequence's share of a step: its next `n_tokens` tokens.
@@ -44,6 +48,8 @@ pub struct BatchEntry {
     pub n_tokens: u32,
     /// Rows of logits that are wanted: those of the last tokens.
     pub n_rows: u32,
+    /// How many of the drafted tokens behind them, with a row of logits each.
+    pub n_draft: u32,
 }
 
 /// Bounds of a step.
@@ -82,6 +88,18 @@ impl Left {
         entry.n_tokens += n;
         entry.n_rows += n_rows;
     }
+
+    /// Gives a sequence what there is room for of its drafted tokens.
+    fn grant_draft(&mut self, pending: &Pending, entry: &mut BatchEntry) {
+        let end = pending.n_computed + entry.n_tokens;
+        let room = n_pages_for(end) * crate::kv::PAGE_SIZE - end;
+        let by_pages = self.pages.saturating_mul(crate::kv::PAGE_SIZE).saturating_add(room);
+        let n = pending.n_draft.min(self.tokens).min(self.rows).min(by_pages);
+        self.tokens -= n;
+        self.rows -= n;
+        self.pages -= n_pages_for(end + n) - n_pages_for(end);
+        entry.n_draft = n;
+    }
 }
 
 /// Fills `batch` with the next step's shares, in the order of `running`, which is that of arrival,
@@ -95,7 +113,12 @@ pub fn schedule(
     batch: &mut Vec<BatchEntry>,
 ) -> bool {
     batch.clear();
-    batch.extend((0..running.len()).map(|idx| BatchEntry { idx, n_tokens: 0, n_rows: 0 }));
+    batch.extend((0..running.len()).map(|idx| BatchEntry {
+        idx,
+        n_tokens: 0,
+        n_rows: 0,
+        n_draft: 0,
+    }));
     let mut left = Left { tokens: limits.max_tokens, rows: limits.max_rows, pages: n_pages };
     let mut is_busy = false;
     for (pending, entry) in running.iter().zip(batch.iter_mut()) {
@@ -124,6 +147,11 @@ pub fn schedule(
     for (pending, entry) in running.iter().zip(batch.iter_mut()) {
         if prompts(&pending) {
             left.grant(pending, entry, u32::MAX);
+        }
+    }
+    for (pending, entry) in running.iter().zip(batch.iter_mut()) {
+        if pending.is_decoding && entry.n_tokens == pending.n_pending {
+            left.grant_draft(pending, entry);
         }
     }
     batch.retain(|entry| entry.n_tokens > 0);

@@ -21,6 +21,10 @@ pub struct Stats {
     pub n_computed_tokens: u64,
     /// Tokens that were generated.
     pub n_generated_tokens: u64,
+    /// Tokens that were drafted and verified.
+    pub n_drafted_tokens: u64,
+    /// Those of them that were accepted.
+    pub n_accepted_tokens: u64,
     /// Steps run.
     pub n_steps: u64,
     /// Pages on the device that the cache gave up for others.

@@ -69,7 +69,7 @@ impl HarmonyParser {
         let begin = self.held.trim_start();
         let heads = [CHANNEL, START, MESSAGE, "to="];
         let may_begin = |head: &&str| begin.starts_with(*head) || head.starts_with(begin);
-        if !heads.iter().any(|head| may_begin(&head)) {
+        if !heads.iter().any(may_begin) {
             // No header at all.
             self.state = State::Content;
             return !self.held.is_empty();

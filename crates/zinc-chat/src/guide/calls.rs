@@ -81,7 +81,7 @@ impl<'a, 'g> CallRules<'a, 'g> {
         if syntax.is_bare() {
             if let Form::Object { name, .. } = &syntax.form {
                 let text = format!("{{\"{name}\"");
-                let rest = self.object_rest(syntax, name)?;
+                let rest = self.object_rest(syntax)?;
                 triggers.push(Trigger { text, at_start: true, rest });
             }
         } else {
@@ -188,7 +188,7 @@ impl<'a, 'g> CallRules<'a, 'g> {
     }
 
     /// Behind `{"name"`, which may also begin another object.
-    fn object_rest(&mut self, syntax: &CallSyntax, _name: &str) -> Result<String, ChatError> {
+    fn object_rest(&mut self, syntax: &CallSyntax) -> Result<String, ChatError> {
         let Form::Object { arguments, .. } = &syntax.form else {
             return self.call(syntax);
         };

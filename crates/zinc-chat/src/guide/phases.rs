@@ -22,7 +22,7 @@ pub(super) enum Plan {
     /// Any text in which calls are held to a grammar once they begin.
     Watch { triggers: Vec<Watched>, parallel: bool },
     /// Grammar; `with_opening` is the same for answers that may also begin their reasoning.
-    Whole { matcher: Matcher, with_opening: Option<Matcher> },
+    Whole { matcher: Box<Matcher>, with_opening: Option<Box<Matcher>> },
 }
 
 /// A text that begins a call, and the grammar of what follows.
@@ -91,10 +91,8 @@ impl Guide {
         let is_open = guide.thought.as_ref().is_some_and(|thought| thought.is_open);
         guide.phase = match &guide.plan {
             _ if is_open => Phase::Thinking,
-            Plan::Whole { with_opening: Some(matcher), .. } => {
-                Phase::Opening(Box::new(matcher.clone()))
-            }
-            Plan::Whole { matcher, .. } => Phase::Grammar(Box::new(matcher.clone())),
+            Plan::Whole { with_opening: Some(matcher), .. } => Phase::Opening(matcher.clone()),
+            Plan::Whole { matcher, .. } => Phase::Grammar(matcher.clone()),
             Plan::Watch { .. } | Plan::Free => Phase::Text,
         };
         if let (Plan::Whole { .. }, Some(thought)) = (&guide.plan, &guide.thought) {
@@ -110,7 +108,7 @@ impl Guide {
         self.phase = match &self.plan {
             Plan::Free => Phase::Free,
             Plan::Watch { .. } => Phase::Text,
-            Plan::Whole { matcher, .. } => Phase::Grammar(Box::new(matcher.clone())),
+            Plan::Whole { matcher, .. } => Phase::Grammar(matcher.clone()),
         };
         match &self.phase {
             Phase::Text => self.read_text(rest),

@@ -79,21 +79,16 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
                 let what = format!("the keyword {key:?} is not supported; leave it out");
                 return Err(ChatError::constraint(place, what));
             }
-            "format" => {
-                if !value.as_str().is_some_and(|format| FORMATS.contains(&format)) {
-                    let what = format!(
-                        "the keyword \"format\" with {value} is not supported; known are {}",
-                        FORMATS[..10].join(", ")
-                    );
-                    return Err(ChatError::constraint(place, what));
-                }
+            "format" if !is_known_format(value) => {
+                let what = format!(
+                    "the keyword \"format\" with {value} is not supported; known are {}",
+                    FORMATS[..10].join(", ")
+                );
+                return Err(ChatError::constraint(place, what));
             }
-            "$ref" => {
-                if !value.as_str().is_some_and(|target| target.starts_with('#')) {
-                    let what =
-                        format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
-                    return Err(ChatError::constraint(place, what));
-                }
+            "$ref" if !value.as_str().is_some_and(|target| target.starts_with('#')) => {
+                let what = format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
+                return Err(ChatError::constraint(place, what));
             }
             key if HOLDS_SCHEMAS.contains(&key) => {
                 let Some(members) = value.as_object() else {
@@ -123,6 +118,10 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
         }
     }
     Ok(())
+}
+
+fn is_known_format(value: &Value) -> bool {
+    value.as_str().is_some_and(|format| FORMATS.contains(&format))
 }
 
 /// The error for a schema that llguidance refuses: its words, and the place of the first keyword that

@@ -51,7 +51,7 @@ impl Draw {
                 }
                 Allowed::Forced(id) => id,
                 Allowed::Any => self.below(vocab.n_tokens()) as u32,
-                Allowed::Mask(mask) => self.from_mask(mask, tokenizer, &bytes, n),
+                Allowed::Mask(mask) => self.drawn(mask, tokenizer, &bytes, n),
             };
             guide.accept(id).unwrap();
             if vocab.is_end_of_generation(id) {
@@ -64,7 +64,7 @@ impl Draw {
     }
 
     /// A token of a mask: sooner one that ends something, the sooner the longer the answer is.
-    fn from_mask(&mut self, mask: &[u32], tokenizer: &Tokenizer, said: &[u8], n: usize) -> u32 {
+    fn drawn(&mut self, mask: &[u32], tokenizer: &Tokenizer, said: &[u8], n: usize) -> u32 {
         let vocab = tokenizer.vocab();
         let has =
             |id: u32| mask.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);

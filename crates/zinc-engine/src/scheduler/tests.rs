@@ -4,7 +4,14 @@ use crate::kv::PAGE_SIZE;
 const WIDE: Limits = Limits { max_tokens: 16, busy_prompt: 16, max_rows: 16 };
 
 fn pending((is_decoding, n_pending): (bool, u32)) -> Pending {
-    Pending { is_decoding, is_held: false, n_computed: 0, n_pending, n_silent: n_pending - 1 }
+    Pending {
+        is_decoding,
+        is_held: false,
+        n_computed: 0,
+        n_pending,
+        n_silent: n_pending - 1,
+        n_draft: 0,
+    }
 }
 
 /// Sequences as `(is_decoding, n_pending)`, numbered from 0; batch as `(number, n_tokens, whether it
@@ -58,7 +65,7 @@ fn rows_of_logits_bound_a_scored_prompt() {
     let mut batch = Vec::new();
     let limits = Limits { max_rows: 5, ..WIDE };
     assert!(schedule(&[pending((true, 1)), scored], &limits, 1000, &mut batch));
-    let share = |idx, n_tokens, n_rows| BatchEntry { idx, n_tokens, n_rows };
+    let share = |idx, n_tokens, n_rows| BatchEntry { idx, n_tokens, n_rows, n_draft: 0 };
     assert_eq!(batch, [share(0, 1, 1), share(1, 7, 4)]);
 }
 
@@ -117,6 +124,7 @@ impl Sim {
             n_computed: self.n_computed,
             n_pending,
             n_silent: n_pending - 1,
+            n_draft: 0,
         }
     }
 }

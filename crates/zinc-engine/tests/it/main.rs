@@ -12,4 +12,5 @@ mod memory;
 mod mtp;
 mod reuse;
 mod serving;
+mod speculate;
 mod support;

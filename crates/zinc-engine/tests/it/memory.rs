@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use zinc_backend::Device;
-use zinc_engine::{EngineOptions, MemoryNeed, Model};
+use zinc_engine::{EngineOptions, MemoryNeed, Model, Speculation};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
@@ -30,6 +30,7 @@ const OPTIONS: EngineOptions = EngineOptions {
     extra_rows: 0,
     embeddings: false,
     max_waiting: 16,
+    speculation: Speculation::Off,
 };
 
 /// Every layer counts once, where its cache is, and only if it has one.

@@ -139,6 +139,78 @@ fn conversations_do_not_disturb_each_other() {
     });
 }
 
+/// A conversation's next turn computes less than a block and an answer's opening of what the last
+/// one held, however long that is: with the whole history, and with one that opens the last answer
+/// otherwise and drops what was thought.
+#[test]
+fn the_next_turn_computes_little_of_the_last_one_anew() {
+    const LEAST_UNKNOWN: usize = PAGE_SIZE as usize - 1;
+    const OPENING: usize = 16;
+    let device = || Arc::new(zinc_cpu::CpuDevice::new(2, zinc_cpu::Isa::best()).unwrap());
+    for name in MODELS {
+        let Some((golden, prompts)) = golden(&format!("{name}.f32")) else { continue };
+        let loaded = load(&golden.gguf, device());
+        let longest = prompts.iter().max_by_key(|prompt| prompt.tokens.len()).unwrap();
+        for n in [90, 250, 401] {
+            let first: Vec<u32> = ids(&longest.tokens).into_iter().cycle().take(n).collect();
+            let options = EngineOptions { n_ctx: Some(512), checkpoints: 8, ..exact(64) };
+            let mut engine = Engine::new(loaded.clone(), &options).unwrap();
+            let (answer, _) = run(&mut engine, &first, 50);
+            let answer: Vec<u32> = answer.iter().map(|(id, _)| *id).collect();
+            let kept = &first[..n - 10];
+            let next = [&first[..], &answer, &[7; 9]].concat();
+            let dropped = [kept, &[5, 6], &answer[30..], &[7; 9]].concat();
+            for (prompt, n_common) in [(&dropped, kept.len()), (&next, n + answer.len() - 1)] {
+                let (_, n_reused) = run(&mut engine, prompt, 3);
+                let n_again = n_common - n_reused;
+                assert!(n_again <= LEAST_UNKNOWN + OPENING, "{name}: {n_again} of {n_common}");
+            }
+        }
+    }
+}
+
+/// Requests that come together and begin alike: one computes what they have in common.
+#[test]
+fn requests_that_come_together_share_what_they_begin_with() {
+    with_models(|name, loaded, prompt| {
+        let options = EngineOptions { n_ctx: Some(128), max_seqs: 4, busy_chunk: 16, ..exact(16) };
+        let mut engine = Engine::new(loaded.clone(), &options).unwrap();
+        for n in 0..4 {
+            let prompt = [&prompt, &[100 + n; 9][..]].concat();
+            let sampling = SamplingParams::greedy();
+            let max_tokens = Some(4);
+            engine.submit(Request { prompt, sampling, max_tokens, ..Request::default() }).unwrap();
+        }
+        while !engine.is_idle() {
+            engine.step(&mut |_| ()).unwrap();
+        }
+        let n_shared = prompt.len() / PAGE_SIZE as usize * PAGE_SIZE as usize;
+        assert_eq!(engine.stats().n_reused_tokens, 3 * n_shared as u64, "{name}");
+    });
+}
+
+/// What goes to the host's memory and comes back is what it was.
+#[test]
+fn the_host_keeps_what_the_device_has_no_room_for() {
+    with_models(|name, loaded, prompt| {
+        let options = EngineOptions { n_ctx: Some(160), ..exact(64) };
+        let with_host = EngineOptions { host_cache_bytes: 1 << 24, ..options };
+        let others: Vec<Vec<u32>> =
+            (1..5).map(|n| prompt.iter().skip(n).chain(&prompt).copied().collect()).collect();
+        for (options, is_kept) in [(with_host, true), (options, false)] {
+            let mut engine = Engine::new(loaded.clone(), &options).unwrap();
+            let (expected, _) = run(&mut engine, &prompt, 20);
+            others.iter().for_each(|other| drop(run(&mut engine, other, 2)));
+            let (chosen, n_reused) = run(&mut engine, &prompt, 20);
+            assert_eq!(chosen, expected, "{name}");
+            assert_eq!(n_reused > 0, is_kept, "{name}");
+            let stats = engine.stats();
+            assert_eq!(stats.n_host_bytes > 0, is_kept, "{name}: {stats:?}");
+            assert!(stats.n_evicted_pages > 0, "{name}: {stats:?}");
+        }
+    });
+}
+
 /// Going back in an evaluator, to checkpoints, between them and before them.
 #[test]
 fn an_evaluator_goes_back_without_a_trace() {

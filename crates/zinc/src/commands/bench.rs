@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use zinc_engine::{
-    Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, SamplingParams, Taps,
+    Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, SamplingParams, Speculation,
+    Taps,
 };
 
-use crate::args::{DeviceArgs, ModelArgs, StepArgs};
+use crate::args::{DeviceArgs, ModelArgs, StepArgs, parse_speculation};
 use crate::progress::{Progress, Unit};
 use crate::traffic::Traffic;
 use crate::{model, output, report, tokens};
@@ -34,6 +35,10 @@ pub struct Args {
     /// Measured runs of each test; the median is reported
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
+    /// Draft tokens ahead: off, auto or lookup. What is generated here is no real text, so this
+    /// measures what drafts cost rather than what they gain
+    #[arg(long, value_name = "HOW", default_value = "off", value_parser = parse_speculation)]
+    speculate: Speculation,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -127,7 +132,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         format!("--prompt {}, --generate {}, --depth {}", args.prompt, args.generate, args.depth);
     model::check_context(&model, n_ctx, &what, "give smaller numbers")?;
     let options = args.step.options(u32::try_from(n_ctx).ok());
-    let options = EngineOptions { max_seqs: args.streams, busy_chunk: args.step.chunk, ..options };
+    let options = EngineOptions {
+        max_seqs: args.streams,
+        busy_chunk: args.step.chunk,
+        speculation: args.speculate,
+        ..options
+    };
     let begin = Instant::now();
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let load_time = begin.elapsed();

@@ -10,7 +10,9 @@ use rustyline::error::ReadlineError;
 use serde_json::json;
 use zinc_engine::{FinishReason, SamplingParams};
 
-use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
+use crate::args::{
+    ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs, SpeculateArgs,
+};
 use crate::generate::{self, Answer, Piece};
 use crate::session::{Message, Session};
 use crate::terminal::Screen;
@@ -27,6 +29,8 @@ pub struct Args {
     limits: LimitArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -55,7 +59,7 @@ Ctrl-C stops an answer.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let sampling = args.sampling.params()?;
     args.limits.check()?;
-    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine, &args.speculate)?;
     session.use_template(&args.model, &args.chat)?;
     if session.format.is_none() {
         let what = format!("{} has no chat template", args.model.name());

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 use zinc_engine::{FinishReason, SamplingParams};
 
-use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
+use crate::args::{
+    ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs, SpeculateArgs,
+};
 use crate::generate::{self, Answer, Counts, Piece, Timings};
 use crate::progress::{Progress, Unit};
 use crate::session::{Message, Session};
@@ -40,6 +42,8 @@ pub struct Args {
     quiet: bool,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -76,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "give it as an argument, with --file or on stdin",
         ));
     }
-    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine, &args.speculate)?;
     if !args.raw {
         session.use_template(&args.model, &args.chat)?;
     }
