@@ -1,21 +1,31 @@
 //! Project tasks, run as `cargo xtask <task>`.
 
+mod clients;
+mod server;
+mod soak;
 mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 const HELP: &str = "\
 cargo xtask <task>
 
-  tidy     formatting, clippy with warnings denied, dependency arrows, caps on files and functions,
-           justified dependencies, repository size
+  tidy            formatting, clippy with warnings denied, dependency arrows, caps on files and
+                  functions, justified dependencies, repository size
+  clients         real clients from their registries against a live server; needs python3-venv, node,
+                  npm and curl
+  soak [SECONDS]  64 clients of every sort against a live server, 300 seconds if not said otherwise
 ";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1);
     let result = match task.as_deref() {
         Some("tidy") => tidy::run(&root()),
+        Some("clients") => clients::run(&root()),
+        Some("soak") => soak_seconds().and_then(|seconds| soak::run(&root(), seconds)),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
@@ -32,6 +42,14 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// How long `soak` runs.
+fn soak_seconds() -> anyhow::Result<u64> {
+    match std::env::args().nth(2) {
+        Some(text) => text.parse().with_context(|| format!("{text:?} is no number of seconds")),
+        None => Ok(300),
     }
 }
 

@@ -15,12 +15,14 @@ use std::sync::Arc;
 
 use llguidance::Matcher;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
-use serde_json::{Value, json};
+use serde_json::json;
 use zinc_engine::Steer;
 use zinc_token::{EncodeOptions, Tokenizer};
 
 use crate::syntax::Syntax;
-use crate::{ChatError, ChatFormat, ChatPrompt, GuideSpec, ResponseFormat, Thinking, Tool, ToolChoice};
+use crate::{
+    ChatError, ChatFormat, ChatPrompt, GuideSpec, ResponseFormat, Thinking, Tool, ToolChoice,
+};
 
 use calls::{CallRules, Held, Trigger, place};
 use grammar::{Grammar, any_of, quoted};
@@ -97,7 +99,7 @@ impl GuideFactory {
             return Ok(None);
         };
         let matcher = self.answer_matcher(&grammar, &rules.expression, &rules, response_format)?;
-        let plan = Plan::Whole { matcher, with_opening: None };
+        let plan = Plan::Whole { matcher: Box::new(matcher), with_opening: None };
         Ok(Some(Box::new(Guide::new(Arc::clone(&self.tables), plan, None))))
     }
 
@@ -112,7 +114,8 @@ impl GuideFactory {
         let must_call = matches!(spec.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         let is_text = spec.response_format == ResponseFormat::Text;
         if must_call && !is_text {
-            let what = "an answer that must call a tool has no text of its own; leave out one of the two";
+            let what =
+                "an answer that must call a tool has no text of its own; leave out one of the two";
             return Err(ChatError::constraint("response_format", what));
         }
         match (chosen, is_text) {
@@ -138,7 +141,8 @@ impl GuideFactory {
         let parallel = spec.parallel_tool_calls;
         let build = |held: &[(&Tool, Held)]| {
             let mut grammar = Grammar::new(tokenizer);
-            let triggers = CallRules::new(&mut grammar, held.to_vec(), parallel).triggers(syntax)?;
+            let triggers =
+                CallRules::new(&mut grammar, held.to_vec(), parallel).triggers(syntax)?;
             let watched = |trigger: Trigger| {
                 let matcher = self.compile(&grammar, &trigger.rest, None)?;
                 Ok(Watched { text: trigger.text, at_start: trigger.at_start, matcher })
@@ -184,7 +188,9 @@ impl GuideFactory {
             let answer = grammar.rule(&any_of(&options));
             let behind = format!("{} {answer}", Grammar::blanks());
             let compile = |expression: &str| {
-                self.answer_matcher(&grammar, expression, &rules, &spec.response_format)
+                let matcher =
+                    self.answer_matcher(&grammar, expression, &rules, &spec.response_format)?;
+                Ok::<_, ChatError>(Box::new(matcher))
             };
             Ok(match thinking {
                 None => Plan::Whole { matcher: compile(&answer)?, with_opening: None },
@@ -297,16 +303,19 @@ fn with_tools<T>(
         Err(error) => error,
     };
     let mut has_changed = false;
-    for i in 0..held.len() {
-        let (tool, how) = held[i];
-        if how == Held::Any || build(&[held[i]]).is_ok() {
+    for one in &mut held {
+        let (tool, how) = *one;
+        if how == Held::Any {
             continue;
         }
-        if tool.is_strict {
-            return Err(build(&[held[i]]).err().unwrap_or(error));
+        match build(&[(tool, how)]) {
+            Ok(_) => {}
+            Err(error) if tool.is_strict => return Err(error),
+            Err(_) => {
+                *one = (tool, Held::Any);
+                has_changed = true;
+            }
         }
-        held[i].1 = Held::Any;
-        has_changed = true;
     }
     if has_changed { build(&held) } else { Err(error) }
 }
@@ -343,6 +352,5 @@ fn answer_rules(
             any_of(&texts.iter().map(|text| quoted(text)).collect::<Vec<_>>())
         }
     };
-    let _: Option<&Value> = None;
     Ok(Some(AnswerRules { expression, own }))
 }

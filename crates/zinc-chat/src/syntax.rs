@@ -8,7 +8,7 @@ pub(crate) use mark::{Found, Mark, MarkPiece};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Syntax {
     /// Calls between marks in the text.
-    Calls(CallSyntax),
+    Calls(Box<CallSyntax>),
     /// GPT-OSS: messages with channels and recipients.
     Harmony,
 }
@@ -94,7 +94,8 @@ impl Syntax {
         match self {
             Self::Calls(calls) => calls.marks().iter().flat_map(|mark| mark.texts()).collect(),
             Self::Harmony => {
-                let tokens = ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"];
+                let tokens =
+                    ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"];
                 tokens.map(str::to_owned).to_vec()
             }
         }

@@ -43,7 +43,8 @@ fn random_tokens_keep_the_contract() {
             for seed in 0..12 {
                 let mut draw = Draw::new(seed);
                 let ids = stream(tokenizer, syntax, &mut draw);
-                let prompt = ChatPrompt { opens_thinking: seed % 3 == 0, ..ChatPrompt::plain(Vec::new()) };
+                let prompt =
+                    ChatPrompt { opens_thinking: seed % 3 == 0, ..ChatPrompt::plain(Vec::new()) };
                 let options = DecodeOptions { skip_special: true, at_text_start: false };
                 let shown = format.shown_special().to_vec();
                 let mut decoder = StreamDecoder::new(options).showing(shown);
@@ -56,7 +57,10 @@ fn random_tokens_keep_the_contract() {
                 deltas.extend(parser.finish());
                 // Checks the order of the deltas and that arguments are JSON.
                 let said = join(deltas);
-                assert!(said.calls.iter().all(|(name, _)| name == "get_weather"), "{vocab} {syntax}");
+                assert!(
+                    said.calls.iter().all(|(name, _)| name == "get_weather"),
+                    "{vocab} {syntax}"
+                );
             }
         }
     }

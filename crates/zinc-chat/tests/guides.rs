@@ -61,7 +61,8 @@ fn texts_of_other_forms() {
     };
     let choice = ResponseFormat::Choice(vec!["yes".into(), "no".into(), "yes/no \"\n".into()]);
     check(choice, &|text| ["yes", "no", "yes/no \"\n"].contains(&text));
-    let is_ab = |text: &str| text.trim_matches('a').trim_matches('b').is_empty() && text.contains('b');
+    let is_ab =
+        |text: &str| text.trim_matches('a').trim_matches('b').is_empty() && text.contains('b');
     check(ResponseFormat::Regex("a{0,9}b{1,9}".into()), &is_ab);
     check(ResponseFormat::Lark("start: \"a\"~0..9 \"b\"~1..9".into()), &is_ab);
     check(ResponseFormat::Gbnf("root ::= \"a\"{0,9} bs\nbs ::= [b]{1,9}".into()), &is_ab);
@@ -85,7 +86,11 @@ fn what_cannot_be_held_is_refused_with_its_place() {
         (json!({"$defs": {"x": {"contains": {}}}}), ".$defs.x.contains", "contains"),
         (json!({"items": {"x-guidance": {}}}), ".items.x-guidance", "x-guidance"),
         (json!({"$ref": "http://example.com/x"}), ".$ref", "$ref"),
-        (json!({"properties": {"o": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}), ".properties.o.oneOf", "oneOf"),
+        (
+            json!({"properties": {"o": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}),
+            ".properties.o.oneOf",
+            "oneOf",
+        ),
         (json!({"type": "number", "minimum": 3, "maximum": 2}), "", "nsatisfiable"),
         (json!([]), "", "schema"),
     ] {
@@ -110,9 +115,7 @@ fn tools() -> Tools {
             "y": {"type": "integer"}}, "required": ["x", "y"], "additionalProperties": false}}});
     let nothing = json!({"type": "object", "properties": {}, "additionalProperties": false});
     let odd = json!({"type": "object", "propertyNames": {"pattern": "x"}});
-    let tool = |name: &str, parameters: Value| {
-        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
-    };
+    let tool = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
     let list = [tool("get_weather", weather), tool("now", nothing), tool("odd", odd)];
     Tools::from_json(&list).unwrap()
 }
@@ -147,7 +150,11 @@ fn calls_satisfy_their_tools() {
                 (2, ToolChoice::Named("get_weather".into())),
                 (3, ToolChoice::Named("now".into())),
             ] {
-                let spec = GuideSpec { tools: tools.clone(), tool_choice: choice.clone(), ..GuideSpec::default() };
+                let spec = GuideSpec {
+                    tools: tools.clone(),
+                    tool_choice: choice.clone(),
+                    ..GuideSpec::default()
+                };
                 let guide = factory.guide(&tokenizer, &format, &prompt, &spec);
                 let mut guide = guide.unwrap_or_else(|error| panic!("{name}: {error}")).unwrap();
                 let (text, ended) = Draw::new(seed).answer(guide.as_mut(), &tokenizer, 3000);
@@ -171,7 +178,11 @@ fn a_call_is_held_once_it_begins() {
         for (name, template) in TEMPLATES.into_iter().filter(|(name, _)| *name != "python") {
             let format = format_of(&tokenizer, template);
             let prompt = prompt(false, true);
-            let spec = GuideSpec { tools: tools.clone(), parallel_tool_calls: false, ..GuideSpec::default() };
+            let spec = GuideSpec {
+                tools: tools.clone(),
+                parallel_tool_calls: false,
+                ..GuideSpec::default()
+            };
             let mut guide = factory.guide(&tokenizer, &format, &prompt, &spec).unwrap().unwrap();
             let is_marked = tokenizer.vocab().special_id("<tool_call>").is_some();
             if name.starts_with("deepseek") && !is_marked {
@@ -275,7 +286,8 @@ fn tools_schema_and_reasoning_together() {
         let format = format_of(&tokenizer, template);
         for seed in 0..6 {
             let prompt = prompt(name != "harmony", false);
-            let spec = GuideSpec { tools: tools.clone(), thinking_budget: Some(3), ..json_spec(&schema) };
+            let spec =
+                GuideSpec { tools: tools.clone(), thinking_budget: Some(3), ..json_spec(&schema) };
             let mut guide = factory.guide(&tokenizer, &format, &prompt, &spec).unwrap().unwrap();
             let (text, ended) = Draw::new(seed).answer(guide.as_mut(), &tokenizer, 3000);
             assert_eq!(ended, Ended::Complete, "{name}: {text}");

@@ -35,12 +35,20 @@ impl Chat {
     }
 
     /// What the model says, and why it ended.
-    fn say(&mut self, tools: &Tools, thinking: bool, spec: &GuideSpec, seed: u64) -> (support::Said, FinishReason) {
-        let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Tell me about colours."})]);
+    fn say(
+        &mut self,
+        tools: &Tools,
+        thinking: bool,
+        spec: &GuideSpec,
+        seed: u64,
+    ) -> (support::Said, FinishReason) {
+        let mut input =
+            ChatInput::new(vec![json!({"role": "user", "content": "Tell me about colours."})]);
         input.tools = tools.clone();
         input.thinking = Some(thinking);
         let prompt = self.format.prompt(self.model.tokenizer(), &input).unwrap();
-        let steer = self.factory.guide(self.model.tokenizer(), &self.format, &prompt, spec).unwrap();
+        let steer =
+            self.factory.guide(self.model.tokenizer(), &self.format, &prompt, spec).unwrap();
         // Long texts end sooner or later.
         let quote = self.model.tokenizer().encode("\"", Default::default())[0];
         let sampling = SamplingParams {
@@ -62,15 +70,17 @@ impl Chat {
         self.engine.submit(request).unwrap();
         let (mut said, mut why) = (String::new(), None);
         while !self.engine.is_idle() {
-            self.engine.step(&mut |event| match event {
-                Event::Token { text, .. } => said.push_str(text),
-                Event::Finished { text, reason, .. } => {
-                    said.push_str(text);
-                    why = Some(reason);
-                }
-                Event::Failed { error, .. } => panic!("{error}"),
-                _ => {}
-            }).unwrap();
+            self.engine
+                .step(&mut |event| match event {
+                    Event::Token { text, .. } => said.push_str(text),
+                    Event::Finished { text, reason, .. } => {
+                        said.push_str(text);
+                        why = Some(reason);
+                    }
+                    Event::Failed { error, .. } => panic!("{error}"),
+                    _ => {}
+                })
+                .unwrap();
         }
         let parser = AnswerParser::new(&self.format, &prompt, tools);
         (parse(parser, &said, usize::MAX), why.unwrap())
@@ -83,8 +93,7 @@ fn a_hundred_schemas_hold_at_temperature_one() {
     for (i, schema) in schemas().iter().enumerate() {
         let thinking = i % 10 == 0;
         let response_format = ResponseFormat::JsonSchema(schema.clone());
-        let spec =
-            GuideSpec { response_format, thinking_budget: Some(6), ..GuideSpec::default() };
+        let spec = GuideSpec { response_format, thinking_budget: Some(6), ..GuideSpec::default() };
         let (said, why) = chat.say(&Tools::default(), thinking, &spec, i as u64);
         // An answer that is cut is told as such, so that nobody takes it for complete.
         assert_ne!(why, FinishReason::Length, "{schema}: {said:?}");
@@ -105,7 +114,13 @@ fn the_model_calls_a_tool_when_it_must() {
         return;
     }
     for seed in 0..4 {
-        let spec = GuideSpec { tools: tools.clone(), tool_choice: ToolChoice::Required, parallel_tool_calls: false, thinking_budget: Some(6), ..GuideSpec::default() };
+        let spec = GuideSpec {
+            tools: tools.clone(),
+            tool_choice: ToolChoice::Required,
+            parallel_tool_calls: false,
+            thinking_budget: Some(6),
+            ..GuideSpec::default()
+        };
         let (said, why) = chat.say(&tools, seed % 2 == 0, &spec, seed);
         assert_ne!(why, FinishReason::Length, "{said:?}");
         assert_eq!(said.calls.len(), 1, "{said:?}");

@@ -59,7 +59,8 @@ fn messages_never_become_control_tokens() {
 #[test]
 fn spelling_a_control_token_changes_nothing_around_it() {
     let tokenizer = stripping_tokenizer();
-    let source = "{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n x<|user|>\n{% endfor %}";
+    let source =
+        "{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n x<|user|>\n{% endfor %}";
     let prompt = |content| prompt_of(&tokenizer, source, content);
     assert_eq!(prompt("x"), [3, 7, 4, 7, 3]);
     let text = tokenizer.encode("x <|end|> x", EncodeOptions::default());
@@ -113,7 +114,12 @@ fn what_is_no_message_is_told_with_its_place() {
     let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Hi"})]);
     input.tools = small_tools();
     assert!(matches!(format.prompt(&tokenizer, &input), Err(ChatError::NoTools)));
-    let tool = |function: Value| Tools::from_json(&[json!({"type": "function", "function": function})]);
-    assert!(tool(json!({"name": "a b"})).unwrap_err().to_string().starts_with("tools[0].function.name"));
-    assert!(tool(json!({"name": "a", "parameters": 1})).unwrap_err().to_string().contains("parameters"));
+    let tool =
+        |function: Value| Tools::from_json(&[json!({"type": "function", "function": function})]);
+    assert!(
+        tool(json!({"name": "a b"})).unwrap_err().to_string().starts_with("tools[0].function.name")
+    );
+    assert!(
+        tool(json!({"name": "a", "parameters": 1})).unwrap_err().to_string().contains("parameters")
+    );
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use zinc_token::{DecodeOptions, StreamDecoder};
 
+use crate::draft::Drafter;
 use crate::pooling::Pooled;
 use crate::request::{Event, Request, Usage};
 use crate::sampler::{self, Sampled, Sampler, SamplerWorkspace};
@@ -17,6 +18,8 @@ use crate::{EngineError, Model};
 /// A request with its state.
 pub(crate) struct Generation {
     pub sequence: Sequence,
+    /// Who asked.
+    pub client: u64,
     sampler: Sampler,
     steer: Option<Box<dyn Steer>>,
     stop: StopStrings,
@@ -28,6 +31,7 @@ pub(crate) struct Generation {
     scores: Option<Scores>,
     pooled: Option<Pooled>,
     deadline: Option<Instant>,
+    drafter: Option<Drafter>,
     /// Set when it cannot go on.
     error: Option<EngineError>,
     times: Times,
@@ -81,6 +85,7 @@ impl Generation {
         let decode = DecodeOptions { skip_special: true, at_text_start: false };
         Ok(Generation {
             sequence: Sequence::new(id, &request.prompt, n_prompt + n_generated_max),
+            client: request.client,
             sampler,
             steer: request.steer,
             stop: StopStrings::new(&request.stop)?,
@@ -91,6 +96,7 @@ impl Generation {
             scores: n_top.map(|n_top| Scores { n_top, n_reported: 0 }),
             pooled: request.pooling.map(Pooled::new),
             deadline: request.deadline,
+            drafter: None,
             error: None,
             times: Times::new(),
             n_reused: 0,
@@ -98,9 +104,13 @@ impl Generation {
         })
     }
 
-    /// Whether what a cache holds of the prompt can take the place of computing it.
-    pub fn can_reuse(&self) -> bool {
-        self.scores.is_none() && self.pooled.is_none()
+    /// How many of its tokens need not be computed if a cache holds them: never the last one, whose
+    /// logits are wanted.
+    pub fn n_reusable_max(&self) -> usize {
+        if self.is_scoring() || self.is_pooled() {
+            return 0;
+        }
+        self.sequence.tokens().len() - 1
     }
 
     /// Whether it wants hidden states instead of logits.
@@ -108,15 +118,31 @@ impl Generation {
         self.pooled.is_some()
     }
 
-    /// Begins with `n_reused` tokens found in the cache.
-    pub fn start(&mut self, n_reused: usize) {
+    /// Begins, or goes on after it had to wait again, with `n_reused` tokens found in the cache.
+    /// Whether it is the first time.
+    pub fn start(&mut self, n_reused: usize) -> bool {
         self.sequence.start(n_reused);
+        if let Some(pooled) = &mut self.pooled {
+            pooled.reset();
+        }
+        if self.times.started.is_some() {
+            return false;
+        }
         self.n_reused = n_reused;
         self.times.started = Some(Instant::now());
+        true
+    }
+
+    /// Prompt tokens after those that are computed turned out to be in the cache.
+    pub fn skip_to(&mut self, n_computed: usize) {
+        if self.times.first_token.is_none() {
+            self.n_reused += n_computed.saturating_sub(self.sequence.n_computed());
+        }
+        self.sequence.restart(n_computed);
     }
 
     /// What the scheduler is told.
-    pub fn pending(&self) -> Pending {
+    pub fn pending(&self, is_held: bool) -> Pending {
         let n_pending = self.sequence.n_pending();
         let n_silent = match &self.scores {
             // Row `i` says how probable token `i + 1` is.
@@ -128,11 +154,43 @@ impl Generation {
         };
         let is_decoding = *self.sequence.state() == SequenceState::Decoding && n_pending == 1;
         Pending {
-            seq: self.sequence.id(),
             is_decoding,
+            is_held,
+            n_computed: self.sequence.n_computed() as u32,
             n_pending: n_pending as u32,
             n_silent: n_silent as u32,
+            n_draft: self.drafted().len() as u32,
         }
+    }
+
+    /// Tokens will be drafted ahead of it.
+    pub fn speculate(&mut self) {
+        self.drafter = Some(Drafter::new());
+    }
+
+    /// The tokens drafted behind those that are pending.
+    pub fn drafted(&self) -> &[u32] {
+        self.drafter.as_ref().map_or(&[], Drafter::ids)
+    }
+
+    /// Drafts tokens for the next step, none beyond a text of `n_tokens_max` tokens.
+    pub fn draft(&mut self, n_tokens_max: usize) {
+        let Some(drafter) = &mut self.drafter else { return };
+        let tokens = self.sequence.tokens();
+        let is_ready =
+            *self.sequence.state() == SequenceState::Decoding && self.sequence.n_pending() == 1;
+        // The last token that is wanted need not be computed.
+        let n_wanted = (self.n_generated_max - self.sequence.n_generated()).saturating_sub(1);
+        let n_max = n_tokens_max.saturating_sub(tokens.len()).min(n_wanted);
+        match is_ready {
+            true => drafter.draft(tokens, n_max),
+            false => drafter.clear(),
+        }
+    }
+
+    /// Drafts nothing for the next step.
+    pub fn draft_nothing(&mut self) {
+        self.drafter.iter_mut().for_each(Drafter::clear);
     }
 
     fn is_scoring(&self) -> bool {
@@ -151,15 +209,17 @@ impl Generation {
     }
 
     /// A step computed `n_tokens` more, which gave these rows: logits, or hidden states. Reports what
-    /// became known of the prompt, and chooses the next token if all are computed.
+    /// became known of the prompt, and chooses the next token if all are computed. The last `n_draft`
+    /// rows are of drafted tokens behind them; returns how many of those are accepted.
     pub fn advance(
         &mut self,
         n_tokens: usize,
+        n_draft: usize,
         rows: &[f32],
         model: &Model,
         workspace: &mut SamplerWorkspace,
         sink: &mut dyn FnMut(Event<'_>),
-    ) {
+    ) -> usize {
         let n_prompt = self.sequence.n_prompt();
         let was_prompt = self.sequence.n_computed() < n_prompt;
         let is_complete = self.sequence.advance(n_tokens);
@@ -168,13 +228,52 @@ impl Generation {
             let n_computed = self.sequence.n_computed().min(n_prompt);
             sink(Event::Prefill { seq, n_computed, n_prompt });
         }
+        let n_values = n_draft * model.config().n_vocab as usize;
+        let (rows, drafted) = rows.split_at(rows.len().saturating_sub(n_values));
+        let mut n_accepted = 0;
         let result = match self.pooled {
             Some(_) => self.pool(rows, is_complete, model, sink),
-            None => self.read_logits(rows, is_complete, model, workspace, sink),
+            None => self
+                .read_logits(rows, is_complete, model, workspace, sink)
+                .and_then(|()| self.follow(drafted, &mut n_accepted, model, workspace, sink)),
         };
         if let Err(error) = result {
             self.fail(error);
         }
+        n_accepted
+    }
+
+    /// Goes on along the drafted tokens with these rows of logits, as long as they are what is chosen.
+    fn follow(
+        &mut self,
+        rows: &[f32],
+        n_accepted: &mut usize,
+        model: &Model,
+        workspace: &mut SamplerWorkspace,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
+        let n_vocab = model.config().n_vocab as usize;
+        let n_draft = rows.len() / n_vocab;
+        while *n_accepted < n_draft && !self.sequence.is_finished() {
+            // Steering may have added several tokens.
+            let n_pending = self.sequence.n_pending();
+            let chosen = self.sequence.next_tokens(n_pending as u32);
+            let draft = &self.drafted()[*n_accepted..n_draft];
+            let n_same = chosen.iter().zip(draft).take_while(|(a, b)| a == b).count();
+            *n_accepted += n_same;
+            if n_same > 0 {
+                self.sequence.advance(n_same);
+            }
+            if n_same < n_pending {
+                break;
+            }
+            let row = (*n_accepted - 1) * n_vocab;
+            self.choose(&rows[row..row + n_vocab], model, workspace, sink)?;
+        }
+        if let Some(drafter) = &mut self.drafter {
+            drafter.judge(n_draft, *n_accepted);
+        }
+        Ok(())
     }
 
     fn pool(

@@ -38,8 +38,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod activations;
+mod cache;
 mod cache_shape;
-mod cache_slot;
+mod draft;
 mod engine;
 mod error;
 mod evaluate;
@@ -63,6 +64,7 @@ mod step;
 pub mod stop;
 
 pub use activations::ActivationSums;
+pub use draft::Speculation;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use evaluate::{Evaluator, StepRows, Tapped, Taps};

@@ -7,7 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use zinc_catalog::Sampling;
 use zinc_engine::sampler::SamplerError;
 use zinc_engine::stop::{N_STOP_STRINGS_MAX, STOP_STRING_BYTES_MAX, StopError, StopStrings};
-use zinc_engine::{EngineError, EngineOptions, KV_TYPES, Model, SamplingParams};
+use zinc_engine::{EngineError, EngineOptions, KV_TYPES, Model, SamplingParams, Speculation};
 use zinc_quant::GgmlType;
 
 use crate::report::UsageError;
@@ -28,7 +28,7 @@ pub struct ModelArgs {
 }
 
 /// Where to compute.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
     /// Device to compute on: cpu, reference (slow; the definition of the operations).
     /// Default: the fastest that passes its self-test
@@ -39,7 +39,7 @@ pub struct DeviceArgs {
 }
 
 /// How many threads.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ThreadArgs {
     /// Threads that the cpu device uses. Default: one per physical core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -63,6 +63,55 @@ pub struct EngineArgs {
     pub ctx: Option<u32>,
     #[command(flatten)]
     pub step: StepArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}
+
+/// Memory for what is kept of earlier texts.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CacheArgs {
+    /// Memory of the device for all caches. Default: what the answers computed at the same time take
+    /// at their full length
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cache_size: Option<u32>,
+    /// Memory of the host for what these caches have no room for
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub host_cache: u32,
+}
+
+impl CacheArgs {
+    /// `options` with these sizes.
+    pub fn apply(&self, options: EngineOptions) -> EngineOptions {
+        let bytes = |mib: u32| u64::from(mib) << 20;
+        EngineOptions {
+            cache_bytes: self.cache_size.map(bytes),
+            host_cache_bytes: bytes(self.host_cache),
+            ..options
+        }
+    }
+}
+
+/// Whether tokens are drafted ahead.
+#[derive(Debug, Args)]
+pub struct SpeculateArgs {
+    /// Draft tokens ahead and verify them in one step, while that pays: auto, off, or lookup (what
+    /// followed the last words where they stood before). It changes no answer. auto is off for
+    /// models with experts
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = parse_speculation)]
+    pub speculate: Speculation,
+}
+
+/// The way of drafting called `name`.
+///
+/// # Errors
+/// There is none of that name.
+pub fn parse_speculation(name: &str) -> Result<Speculation, String> {
+    match name {
+        "auto" => Ok(Speculation::Auto),
+        "off" => Ok(Speculation::Off),
+        "lookup" => Ok(Speculation::Lookup),
+        _ => Err("expected auto, off or lookup".into()),
+    }
 }
 
 /// Sizes of a step and type of the cache.
@@ -97,7 +146,7 @@ impl EngineArgs {
         if let Some(n_ctx) = self.ctx.filter(|n_ctx| *n_ctx > n_ctx_train) {
             anyhow::bail!("--ctx is {n_ctx}; allowed: 1 to {n_ctx_train} for this model");
         }
-        Ok(self.step.options(self.ctx))
+        Ok(self.cache.apply(self.step.options(self.ctx)))
     }
 }
 

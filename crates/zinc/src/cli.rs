@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, completions, diff, doctor, imatrix, inspect, logits, man, models, perplexity,
-    quantize, run, template, tokenize,
+    quantize, run, serve, template, tokenize,
 };
 
 const EXAMPLES: &str = "\
@@ -13,6 +13,7 @@ Examples:
   zinc model list --all                          what models there are, and which fit here
   zinc chat -m qwen3-4b                          get a model and talk to it
   zinc inspect -m qwen3-4b-q4_k_m.gguf           what is in a model file, and does it fit here?
+  zinc serve -m qwen3-4b-q4_k_m.gguf             an OpenAI-compatible server
   zinc doctor                                    is this machine all right?";
 
 /// Runs a language model from a GGUF file on this machine.
@@ -31,6 +32,8 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Talk to a model in the terminal
     Chat(Box<chat::Args>),
+    /// Answer programs over HTTP: OpenAI's and Anthropic's APIs
+    Serve(Box<serve::Args>),
     /// Show a model file: metadata, sizes, memory need
     Inspect(inspect::Args),
     /// Check this machine, its devices and a model file

@@ -13,5 +13,6 @@ pub mod models;
 pub mod perplexity;
 pub mod quantize;
 pub mod run;
+pub mod serve;
 pub mod template;
 pub mod tokenize;

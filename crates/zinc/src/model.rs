@@ -47,6 +47,14 @@ impl ModelArgs {
         ModelArgs { model: name, ..ModelArgs::default() }
     }
 
+    /// The model in that file, or the built-in one.
+    pub fn of_file(path: Option<PathBuf>) -> ModelArgs {
+        let args = ModelArgs::default();
+        let name = path.as_ref().map_or_else(|| builtin::NAME.into(), |p| p.display().to_string());
+        let _ = args.found.set(Chosen { name, path, entry: None });
+        args
+    }
+
     /// The model that the flags mean. The first call looks it up, and pulls it if it is not here.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub struct Need {
     pub caches: Vec<CacheReport>,
     /// Bytes of intermediate values.
     pub scratch_bytes: u64,
+    /// Most bytes of the host's memory for what the caches have no room for.
+    pub host_cache_bytes: u64,
     /// All of it.
     pub total_bytes: u64,
     /// Bytes of memory the device has, if it says so.
@@ -82,6 +84,7 @@ impl Need {
             kv_bytes: memory.cache.total(),
             caches: caches(&memory),
             scratch_bytes: memory.scratch,
+            host_cache_bytes: memory.host_cache,
             total_bytes: memory.total(),
             memory_bytes: is_known.then_some(info.memory_total),
             free_bytes: is_known.then_some(info.memory_free),
@@ -110,6 +113,10 @@ impl Need {
         }
         rows.push(("scratch", human_bytes(self.scratch_bytes)));
         rows.push(("together", human_bytes(self.total_bytes)));
+        if self.host_cache_bytes > 0 {
+            let n_bytes = human_bytes(self.host_cache_bytes);
+            rows.push(("host cache", format!("up to {n_bytes} more of the host's memory")));
+        }
         if let (Some(free), Some(memory), Some(fits)) =
             (self.free_bytes, self.memory_bytes, self.fits)
         {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::{Value, json};
 use zinc_chat::{AnswerParser, ChatFormat, ChatInput, Tools, with_bos};
-use zinc_engine::{Engine, MemoryNeed, Model, Request, SamplingParams};
+use zinc_engine::{Engine, EngineOptions, MemoryNeed, Model, Request, SamplingParams};
 use zinc_token::EncodeOptions;
 
-use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs};
+use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SpeculateArgs};
 use crate::generate::{Answer, Piece};
 use crate::output::human_bytes;
 use crate::{generate, model, report};
@@ -65,10 +65,12 @@ impl Session {
         model_args: &ModelArgs,
         device_args: &DeviceArgs,
         engine_args: &EngineArgs,
+        speculate: &SpeculateArgs,
     ) -> anyhow::Result<Session> {
         let model = model_args.open()?;
         let device = device_args.open()?;
-        let options = engine_args.options(&model)?;
+        let options =
+            EngineOptions { speculation: speculate.speculate, ..engine_args.options(&model)? };
         let name = device.info().name.clone();
         let (loaded, memory) = model::load(Arc::clone(&model), device, &options)?;
         let engine = Engine::new(loaded, &options)?;
@@ -160,7 +162,7 @@ impl Session {
 
     /// One line about the memory in use.
     pub fn memory_line(&self) -> String {
-        let MemoryNeed { weights, cache, scratch } = self.memory;
+        let MemoryNeed { weights, cache, scratch, host_cache: _ } = self.memory;
         format!(
             "device {} · weights {} · cache {} ({} tokens) · scratch {}",
             self.device,

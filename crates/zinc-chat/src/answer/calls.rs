@@ -37,13 +37,23 @@ enum State {
     Open,
     Object(Box<ObjectReader>),
     Name,
-    Mid { name: String },
+    Mid {
+        name: String,
+    },
     /// Arguments must begin.
-    Begin { name: String, dialect: Dialect },
+    Begin {
+        name: String,
+        dialect: Dialect,
+    },
     /// Arguments as they are.
-    Arguments { scan: JsonScan, is_gemma: bool },
+    Arguments {
+        scan: JsonScan,
+        is_gemma: bool,
+    },
     Params(Box<ParamReader>),
-    Python { name: String },
+    Python {
+        name: String,
+    },
     /// The arguments are complete; the closing mark follows.
     Close,
     /// Between calls.

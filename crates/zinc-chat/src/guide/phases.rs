@@ -22,7 +22,7 @@ pub(super) enum Plan {
     /// Any text in which calls are held to a grammar once they begin.
     Watch { triggers: Vec<Watched>, parallel: bool },
     /// Grammar; `with_opening` is the same for answers that may also begin their reasoning.
-    Whole { matcher: Matcher, with_opening: Option<Matcher> },
+    Whole { matcher: Box<Matcher>, with_opening: Option<Box<Matcher>> },
 }
 
 /// A text that begins a call, and the grammar of what follows.
@@ -91,10 +91,8 @@ impl Guide {
         let is_open = guide.thought.as_ref().is_some_and(|thought| thought.is_open);
         guide.phase = match &guide.plan {
             _ if is_open => Phase::Thinking,
-            Plan::Whole { with_opening: Some(matcher), .. } => {
-                Phase::Opening(Box::new(matcher.clone()))
-            }
-            Plan::Whole { matcher, .. } => Phase::Grammar(Box::new(matcher.clone())),
+            Plan::Whole { with_opening: Some(matcher), .. } => Phase::Opening(matcher.clone()),
+            Plan::Whole { matcher, .. } => Phase::Grammar(matcher.clone()),
             Plan::Watch { .. } | Plan::Free => Phase::Text,
         };
         if let (Plan::Whole { .. }, Some(thought)) = (&guide.plan, &guide.thought) {
@@ -110,7 +108,7 @@ impl Guide {
         self.phase = match &self.plan {
             Plan::Free => Phase::Free,
             Plan::Watch { .. } => Phase::Text,
-            Plan::Whole { matcher, .. } => Phase::Grammar(Box::new(matcher.clone())),
+            Plan::Whole { matcher, .. } => Phase::Grammar(matcher.clone()),
         };
         match &self.phase {
             Phase::Text => self.read_text(rest),
@@ -175,9 +173,12 @@ impl Guide {
             self.window = rest;
         }
         let may_start = |watched: &Watched| {
-            watched.at_start && self.is_fresh && watched.text.as_bytes().starts_with(start_of(&self.window))
+            watched.at_start
+                && self.is_fresh
+                && watched.text.as_bytes().starts_with(start_of(&self.window))
         };
-        self.is_fresh = self.is_fresh && (start_of(&self.window).is_empty() || triggers.iter().any(may_start));
+        self.is_fresh =
+            self.is_fresh && (start_of(&self.window).is_empty() || triggers.iter().any(may_start));
         if !self.is_fresh {
             let longest = triggers.iter().map(|watched| watched.text.len()).max().unwrap_or(1);
             let n_kept = self.window.len().min(longest - 1);
@@ -213,9 +214,8 @@ impl Guide {
                 let begins = (0..close.len()).filter(|n| {
                     self.window.ends_with(&close[..*n]) && bytes.starts_with(&close[*n..])
                 });
-                let goes_on = |n: usize| {
-                    !bytes[close.len() - n..].iter().all(u8::is_ascii_whitespace)
-                };
+                let goes_on =
+                    |n: usize| !bytes[close.len() - n..].iter().all(u8::is_ascii_whitespace);
                 if begins.into_iter().any(goes_on) {
                     clear(&mut self.open_mask, id);
                 }

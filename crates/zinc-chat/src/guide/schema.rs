@@ -30,7 +30,16 @@ const UNSUPPORTED: [&str; 19] = [
 
 /// Formats of strings that are held.
 const FORMATS: [&str; 11] = [
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+    "date-time",
+    "time",
+    "date",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
     "unknown",
 ];
 
@@ -70,20 +79,16 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
                 let what = format!("the keyword {key:?} is not supported; leave it out");
                 return Err(ChatError::constraint(place, what));
             }
-            "format" => {
-                if !value.as_str().is_some_and(|format| FORMATS.contains(&format)) {
-                    let what = format!(
-                        "the keyword \"format\" with {value} is not supported; known are {}",
-                        FORMATS[..10].join(", ")
-                    );
-                    return Err(ChatError::constraint(place, what));
-                }
+            "format" if !is_known_format(value) => {
+                let what = format!(
+                    "the keyword \"format\" with {value} is not supported; known are {}",
+                    FORMATS[..10].join(", ")
+                );
+                return Err(ChatError::constraint(place, what));
             }
-            "$ref" => {
-                if !value.as_str().is_some_and(|target| target.starts_with('#')) {
-                    let what = format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
-                    return Err(ChatError::constraint(place, what));
-                }
+            "$ref" if !value.as_str().is_some_and(|target| target.starts_with('#')) => {
+                let what = format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
+                return Err(ChatError::constraint(place, what));
             }
             key if HOLDS_SCHEMAS.contains(&key) => {
                 let Some(members) = value.as_object() else {
@@ -115,11 +120,16 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
     Ok(())
 }
 
+fn is_known_format(value: &Value) -> bool {
+    value.as_str().is_some_and(|format| FORMATS.contains(&format))
+}
+
 /// The error for a schema that llguidance refuses: its words, and the place of the first keyword that
 /// they name.
 pub(super) fn refused(schema: &Value, at: &str, error: &str) -> ChatError {
     let words = first_line(error);
-    let named = ["oneOf", "multipleOf", "pattern", "minProperties", "maxProperties", "allOf", "$ref"];
+    let named =
+        ["oneOf", "multipleOf", "pattern", "minProperties", "maxProperties", "allOf", "$ref"];
     let place = named
         .iter()
         .filter(|keyword| words.contains(**keyword))
@@ -161,7 +171,8 @@ pub(super) fn prepared(schema: &Value) -> Value {
 /// The schema of a tool's arguments, which are an object whatever it says.
 pub(super) fn of_arguments(parameters: &Value) -> Value {
     let mut schema = parameters.clone();
-    let has_type = ["type", "$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| schema.get(key).is_some());
+    let has_type =
+        ["type", "$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| schema.get(key).is_some());
     if let (false, Some(fields)) = (has_type, schema.as_object_mut()) {
         fields.insert("type".into(), json!("object"));
     }

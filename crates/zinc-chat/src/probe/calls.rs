@@ -36,9 +36,7 @@ const ENDS: [&str; 12] = [
 /// An assistant's message that calls tools.
 pub(super) fn message(names: &[&str], arguments: &Value, as_text: bool) -> Value {
     let arguments = if as_text { json!(arguments.to_string()) } else { arguments.clone() };
-    let call = |(name, id): (&&str, &&str)| {
-        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
-    };
+    let call = |(name, id): (&&str, &&str)| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
     let calls: Value = names.iter().zip(&IDS).map(call).collect();
     json!({"role": "assistant", "content": "", "tool_calls": calls})
 }
@@ -83,14 +81,17 @@ impl Probe<'_> {
                     calls.other_opens.push(Mark::new("<|python_tag|>"));
                 }
                 calls.name = known::name_of(&calls);
-                return Some(LearnedCalls { arguments_as_text, syntax: Syntax::Calls(calls) });
+                return Some(LearnedCalls {
+                    arguments_as_text,
+                    syntax: Syntax::Calls(Box::new(calls)),
+                });
             }
         }
         // Shows tools, but no call: its words may tell.
         let shows_tools = self.answered(None).is_some_and(|text| text.contains(NAMES[0]));
         shows_tools.then(|| LearnedCalls {
             arguments_as_text: false,
-            syntax: Syntax::Calls(known::syntax(self.source)),
+            syntax: Syntax::Calls(Box::new(known::syntax(self.source))),
         })
     }
 

@@ -51,7 +51,7 @@ impl Draw {
                 }
                 Allowed::Forced(id) => id,
                 Allowed::Any => self.below(vocab.n_tokens()) as u32,
-                Allowed::Mask(mask) => self.from_mask(mask, tokenizer, &bytes, n),
+                Allowed::Mask(mask) => self.drawn(mask, tokenizer, &bytes, n),
             };
             guide.accept(id).unwrap();
             if vocab.is_end_of_generation(id) {
@@ -64,9 +64,10 @@ impl Draw {
     }
 
     /// A token of a mask: sooner one that ends something, the sooner the longer the answer is.
-    fn from_mask(&mut self, mask: &[u32], tokenizer: &Tokenizer, said: &[u8], n: usize) -> u32 {
+    fn drawn(&mut self, mask: &[u32], tokenizer: &Tokenizer, said: &[u8], n: usize) -> u32 {
         let vocab = tokenizer.vocab();
-        let has = |id: u32| mask.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
+        let has =
+            |id: u32| mask.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
         // A number such as 1e999 is JSON, but none that serde_json reads.
         let in_exponent = exponent_digits(said).is_some_and(|n| n > 0);
         let is_readable = |id: &u32| {
@@ -90,7 +91,8 @@ impl Draw {
         }
         let ends = |id: &&u32| {
             let piece = vocab.piece(**id);
-            vocab.is_end_of_generation(**id) || [&b"\""[..], b"}", b"]", b"null", b"n", b"<", b"<|\"|>"].contains(&piece)
+            vocab.is_end_of_generation(**id)
+                || [&b"\""[..], b"}", b"]", b"null", b"n", b"<", b"<|\"|>"].contains(&piece)
         };
         let closing: Vec<u32> = allowed.iter().filter(ends).copied().collect();
         if !closing.is_empty() && self.below(100) < (10 + n).min(90) {

@@ -45,7 +45,10 @@ fn wrapped(leaf: &Value, i: usize) -> Vec<Value> {
         "required": ["value", "next"], "additionalProperties": false});
     vec![
         closed(json!({"a": leaf, "b é": {"type": "boolean"}}), json!(["a"])),
-        closed(json!({"list": list, "deep": closed(json!({"x": leaf}), json!(["x"]))}), json!(["list", "deep"])),
+        closed(
+            json!({"list": list, "deep": closed(json!({"x": leaf}), json!(["x"]))}),
+            json!(["list", "deep"]),
+        ),
         json!({"$defs": {"tree": tree}, "$ref": "#/$defs/tree"}),
         json!({"anyOf": [closed(json!({"kind": {"const": "one"}, "v": leaf}), json!(["kind", "v"])),
             json!({"type": "array", "prefixItems": [leaf, {"type": "integer"}], "items": false, "minItems": 2})]}),
@@ -70,4 +73,3 @@ pub fn check_json(schema: &Value, text: &str) {
         panic!("{schema}: {text}: {error}");
     }
 }
-

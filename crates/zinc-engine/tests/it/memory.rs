@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use zinc_backend::Device;
-use zinc_engine::{EngineOptions, MemoryNeed, Model};
+use zinc_engine::{EngineOptions, MemoryNeed, Model, Speculation};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
@@ -22,11 +22,15 @@ const OPTIONS: EngineOptions = EngineOptions {
     n_ctx: Some(256),
     chunk: 32,
     kv_type: GgmlType::F16,
+    busy_chunk: 16,
     max_seqs: 1,
     checkpoints: 2,
+    cache_bytes: None,
+    host_cache_bytes: 0,
     extra_rows: 0,
     embeddings: false,
     max_waiting: 16,
+    speculation: Speculation::Off,
 };
 
 /// Every layer counts once, where its cache is, and only if it has one.

@@ -13,7 +13,9 @@ use serde_json::json;
 use zinc_catalog::Sampling;
 use zinc_engine::{FinishReason, SamplingParams};
 
-use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
+use crate::args::{
+    ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs, SpeculateArgs,
+};
 use crate::generate::{self, Answer, Piece};
 use crate::session::{Message, Session};
 use crate::terminal::Screen;
@@ -30,6 +32,8 @@ pub struct Args {
     limits: LimitArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -63,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.sampling.params(&Sampling::default())?;
     args.limits.check()?;
     let sampling = args.sampling.params(&args.model.choose()?.sampling())?;
-    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine, &args.speculate)?;
     session.use_template(&args.model, &args.chat)?;
     if session.format.is_none() {
         let what = format!("{} has no chat template", args.model.name());

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
+use zinc_engine::EngineOptions;
 use zinc_gguf::Gguf;
 use zinc_models::{ModelConfig, RopeScaling};
 
@@ -23,6 +24,9 @@ pub struct Args {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
+    /// Answers computed at the same time, for the memory that they take
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: u32,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -115,7 +119,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn understand(args: &Args) -> anyhow::Result<(ModelConfig, Need)> {
     let model = args.model.open()?;
     let device = args.device.open()?;
-    let need = Need::of(&model, device.as_ref(), &args.engine.options(&model)?)?;
+    let options = args.engine.options(&model)?;
+    let options = EngineOptions { max_seqs: args.parallel, ..options };
+    let need = Need::of(&model, device.as_ref(), &options)?;
     Ok((model.config().clone(), need))
 }
 

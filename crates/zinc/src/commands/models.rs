@@ -4,6 +4,7 @@ mod find;
 mod get;
 mod keep;
 mod list;
+mod server;
 mod show;
 
 use std::path::PathBuf;
@@ -54,6 +55,12 @@ enum Action {
     Path(NameArgs),
     /// Put another catalog in place of the one in the program
     Update(UpdateArgs),
+    /// List the models of a running server and whether they are loaded
+    Loaded(server::ServerArgs),
+    /// Have a running server load a model; others give way if there is no room
+    Load(server::NamedArgs),
+    /// Have a running server unload a model when its running answers are done
+    Unload(server::NamedArgs),
 }
 
 /// Flags of `list`.
@@ -236,6 +243,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Action::Prune(args) => keep::prune(args),
         Action::Path(args) => keep::path(args),
         Action::Update(args) => get::update(args),
+        Action::Loaded(args) => server::loaded(args),
+        Action::Load(args) => server::load(args),
+        Action::Unload(args) => server::unload(args),
     }?;
     Ok(ExitCode::SUCCESS)
 }

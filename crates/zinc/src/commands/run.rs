@@ -8,7 +8,9 @@ use serde::Serialize;
 use zinc_catalog::Sampling;
 use zinc_engine::{FinishReason, SamplingParams};
 
-use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
+use crate::args::{
+    ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs, SpeculateArgs,
+};
 use crate::generate::{self, Answer, Counts, Piece, Timings};
 use crate::progress::{Progress, Unit};
 use crate::session::{Message, Session};
@@ -41,6 +43,8 @@ pub struct Args {
     quiet: bool,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -78,7 +82,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ));
     }
     let sampling = args.sampling.params(&args.model.choose()?.sampling())?;
-    let mut session = Session::open(&args.model, &args.device, &args.engine)?;
+    let mut session = Session::open(&args.model, &args.device, &args.engine, &args.speculate)?;
     if !args.raw {
         session.use_template(&args.model, &args.chat)?;
     }

@@ -50,7 +50,8 @@ impl Chat<'_> {
     }
 
     fn load(&self, model: &ModelArgs) -> anyhow::Result<Session> {
-        let mut session = Session::open(model, &self.args.device, &self.args.engine)?;
+        let mut session =
+            Session::open(model, &self.args.device, &self.args.engine, &self.args.speculate)?;
         session.use_template(model, &self.args.chat)?;
         match session.format.is_some() {
             true => Ok(session),

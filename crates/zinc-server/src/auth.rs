@@ -1,0 +1,93 @@
+//! API keys.
+
+use axum::http::{HeaderMap, StatusCode, header};
+
+use crate::ApiError;
+
+/// The keys that open the server; none at all leave it open.
+#[derive(Debug, Default)]
+pub struct Keys {
+    keys: Vec<String>,
+}
+
+impl Keys {
+    /// Takes keys; blank ones would let everybody in and are left out by the caller.
+    pub fn new(keys: Vec<String>) -> Keys {
+        Keys { keys }
+    }
+
+    /// Whether any key is needed.
+    pub fn is_open(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Lets a request in that has a key as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+    ///
+    /// # Errors
+    /// 401 without a key or with a wrong one.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.is_open() {
+            return Ok(());
+        }
+        let bearer = headers.get(header::AUTHORIZATION).map(|value| {
+            let value = value.as_bytes();
+            let is_bearer = value.len() > 7 && value[..7].eq_ignore_ascii_case(b"bearer ");
+            if is_bearer { &value[7..] } else { b"" }
+        });
+        let given = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
+        let Some(given) = given else {
+            let what = "this server needs an API key; send Authorization: Bearer KEY or x-api-key";
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "missing_api_key", what));
+        };
+        // Every key is compared, so that the time does not tell which one was close.
+        let matches = self.keys.iter().filter(|key| same(key.as_bytes(), given)).count();
+        if matches > 0 {
+            return Ok(());
+        }
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "wrong API key"))
+    }
+}
+
+/// Whether two byte strings are equal, in time that depends on the length of `given` alone.
+fn same(key: &[u8], given: &[u8]) -> bool {
+    let mut difference = key.len() ^ given.len();
+    for (i, &byte) in given.iter().enumerate() {
+        let expected = if key.is_empty() { 0 } else { key[i % key.len()] };
+        difference |= usize::from(std::hint::black_box(expected ^ byte));
+    }
+    difference == 0 && !key.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(keys: &[&str], name: &'static str, value: &str) -> Option<&'static str> {
+        let keys = Keys::new(keys.iter().map(|key| (*key).to_owned()).collect());
+        let mut headers = HeaderMap::new();
+        if !name.is_empty() {
+            headers.insert(name, value.parse().unwrap());
+        }
+        keys.check(&headers).err().map(|error| error.code)
+    }
+
+    #[test]
+    fn only_a_whole_key_opens() {
+        assert_eq!(status(&[], "", ""), None);
+        assert_eq!(status(&["abc"], "", ""), Some("missing_api_key"));
+        for (name, prefix) in
+            [("authorization", "Bearer "), ("authorization", "bearer "), ("x-api-key", "")]
+        {
+            assert_eq!(status(&["zz", "abc"], name, &format!("{prefix}abc")), None);
+            for wrong in ["", "ab", "abcd", "abcabc", "ABC", "zzz"] {
+                let value = format!("{prefix}{wrong}");
+                assert_eq!(
+                    status(&["zz", "abc"], name, &value),
+                    Some("invalid_api_key"),
+                    "{value}"
+                );
+            }
+        }
+        assert_eq!(status(&["abc"], "authorization", "Basic abc"), Some("invalid_api_key"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Reading of request bodies within their limits.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use futures_util::StreamExt as _;
+use serde_json::Value;
+
+use crate::ApiError;
+use crate::app::App;
+use crate::layers::{RequestId, shown};
+
+/// The JSON body of a request, and who sends it.
+pub struct Input {
+    /// The body.
+    pub json: Value,
+    /// Who sends it.
+    pub caller: Caller,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// Names the request in the log.
+    pub id: String,
+    /// Clients share the engine when more wait than can run: one for each key.
+    pub client: u64,
+}
+
+impl Caller {
+    fn of(request: &Request) -> Caller {
+        let id = request.extensions().get::<RequestId>();
+        let headers = request.headers();
+        let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key"));
+        let client = key.map_or(0, |key| {
+            let mut hasher = DefaultHasher::new();
+            key.as_bytes().hash(&mut hasher);
+            hasher.finish()
+        });
+        Caller { id: id.map(|id| shown(&id.0).to_owned()).unwrap_or_default(), client }
+    }
+}
+
+impl FromRequest<Arc<App>> for Input {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Input, Response> {
+        use axum::response::IntoResponse as _;
+        let caller = Caller::of(&request);
+        let json = read(request, app).await.map_err(ApiError::into_response)?;
+        Ok(Input { json, caller })
+    }
+}
+
+async fn read(request: Request, app: &App) -> Result<Value, ApiError> {
+    check_type(request.headers())?;
+    let limits = &app.options.limits;
+    let bytes =
+        tokio::time::timeout(limits.body_timeout, collect(request.into_body(), limits.body_bytes));
+    let bytes = bytes.await.map_err(|_| {
+        let message = "the body did not arrive in time";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    })??;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!("the body is no JSON: {error}");
+        ApiError::bad_request("invalid_json", message)
+    })
+}
+
+/// Pages of other sites may send forms and plain text to a local server without asking; JSON they
+/// may not.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let message = format!(
+        "the body must be JSON; send the header content-type: application/json, not {:?}",
+        essence.chars().take(64).collect::<String>(),
+    );
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+}
+
+async fn collect(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        let message = format!("the body has more than {max} bytes, which is the limit");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    let hint = body.size_hint();
+    if hint.lower() > max as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(hint.lower().min(1 << 20) as usize);
+    let mut stream = body.into_data_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| {
+            ApiError::bad_request("incomplete_body", format!("the body broke off: {error}"))
+        })?;
+        if bytes.len() + chunk.len() > max {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
