@@ -142,11 +142,22 @@ impl EngineArgs {
     /// # Errors
     /// A longer context than the model was trained for.
     pub fn options(&self, model: &Model) -> anyhow::Result<EngineOptions> {
-        let n_ctx_train = model.config().n_ctx_train;
-        if let Some(n_ctx) = self.ctx.filter(|n_ctx| *n_ctx > n_ctx_train) {
-            anyhow::bail!("--ctx is {n_ctx}; allowed: 1 to {n_ctx_train} for this model");
-        }
+        check_ctx(self.ctx, model)?;
         Ok(self.cache.apply(self.step.options(self.ctx)))
+    }
+}
+
+/// Checks a context length that was asked for.
+///
+/// # Errors
+/// It is longer than `model` was trained for.
+pub fn check_ctx(ctx: Option<u32>, model: &Model) -> anyhow::Result<()> {
+    let n_ctx_train = model.config().n_ctx_train;
+    match ctx.filter(|n_ctx| *n_ctx > n_ctx_train) {
+        Some(n_ctx) => {
+            anyhow::bail!("--ctx is {n_ctx}; allowed: 1 to {n_ctx_train} for this model")
+        }
+        None => Ok(()),
     }
 }
 

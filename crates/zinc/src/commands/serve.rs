@@ -12,7 +12,7 @@ use zinc_server::{
     Config, KnownModel, Limits, Loaded, Loader, LogFormat, ModelDefaults, ServeOptions,
 };
 
-use crate::args::{CacheArgs, DeviceArgs, EngineArgs, ModelArgs, StepArgs};
+use crate::args::{CacheArgs, DeviceArgs, ModelArgs, SpeculateArgs, StepArgs, check_ctx};
 use crate::model::Chosen;
 use crate::output::human_bytes;
 use crate::{input, model, report};
@@ -57,6 +57,10 @@ pub struct Args {
     ctx: Option<u32>,
     #[command(flatten)]
     step: StepArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    speculate: SpeculateArgs,
     /// The same request gives the same tokens whatever else runs: refuse a device that does not compute
     /// so. The cpu and the reference device always do
     #[arg(long)]
@@ -328,7 +332,8 @@ impl FileLoader {
             embeddings: !args.no_embeddings,
             extra_rows: SCORED_ROWS,
             max_waiting: args.limits.queue,
-            ..args.step.options(None)
+            speculation: args.speculate.speculate,
+            ..args.cache.apply(args.step.options(None))
         };
         FileLoader {
             device: args.device.clone(),
@@ -375,12 +380,8 @@ impl FileLoader {
     /// The context length: the model's own default, or what the flag says.
     fn n_ctx(&self, model: &Model, defaults: &ModelDefaults) -> anyhow::Result<Option<u32>> {
         let ctx = defaults.ctx.or(self.ctx);
-        let args = EngineArgs {
-            ctx,
-            step: StepArgs { chunk: self.options.chunk, kv: self.options.kv_type },
-            cache: CacheArgs { cache_size: None, host_cache: 0 },
-        };
-        Ok(args.options(model)?.n_ctx)
+        check_ctx(ctx, model)?;
+        Ok(ctx)
     }
 }
 
