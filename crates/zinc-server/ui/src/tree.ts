@@ -18,38 +18,39 @@ export function pathTo(tree: Tree, leaf: string | null): Message[] {
   return path.reverse();
 }
 
-/** The messages that follow `parent`, oldest first. */
-export function childrenOf(tree: Tree, parent: string | null): Message[] {
-  const children = [...tree.values()].filter((message) => message.parent === parent);
-  return children.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
-}
+/** The messages that follow each message, oldest first; those that begin a conversation follow `null`. */
+export type Children = ReadonlyMap<string | null, Message[]>;
 
-/** The alternatives to a message, itself included, oldest first. */
-export function siblingsOf(tree: Tree, message: Message): Message[] {
-  return childrenOf(tree, message.parent);
+/** Sorts messages by what they follow. */
+export function childrenByParent(tree: Tree): Children {
+  const children = new Map<string | null, Message[]>();
+  for (const message of tree.values()) {
+    const list = children.get(message.parent);
+    if (list) list.push(message);
+    else children.set(message.parent, [message]);
+  }
+  for (const list of children.values()) list.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
+  return children;
 }
 
 /** The end of the newest path through a message. */
 export function newestLeaf(tree: Tree, id: string): string {
+  const children = childrenByParent(tree);
   const seen = new Set<string>();
   let leaf = id;
   while (!seen.has(leaf)) {
     seen.add(leaf);
-    const newest = childrenOf(tree, leaf).at(-1);
-    if (!newest) break;
-    leaf = newest.id;
+    leaf = children.get(leaf)?.at(-1)?.id ?? leaf;
   }
   return leaf;
 }
 
 /** A message and everything below it. */
 export function subtree(tree: Tree, id: string): string[] {
-  const ids = [id];
-  for (let i = 0; i < ids.length; i++) {
-    const parent = ids[i] as string;
-    for (const child of tree.values()) {
-      if (child.parent === parent && !ids.includes(child.id)) ids.push(child.id);
-    }
+  const children = childrenByParent(tree);
+  const ids = new Set([id]);
+  for (const parent of ids) {
+    for (const child of children.get(parent) ?? []) ids.add(child.id);
   }
-  return ids;
+  return [...ids];
 }

@@ -104,7 +104,7 @@ export function answers(message, body, last) {
     };
   }
   if (message.includes('think')) {
-    return { rate: 120, deltas: [...think('The user wants to see a thought.\n\nFirst I look at the question, then I answer it.'), ...text('After some thought: **42**.')] };
+    return { rate: 30, deltas: [...think('The user wants to see a thought.\n\nFirst I look at the question, then I answer it. This takes a while.'), ...text('After some thought: **42**.')] };
   }
   if (message.includes('hostile')) return { rate: 2000, deltas: text(message.includes('two') ? more : hostile) };
   if (message.includes('long line')) return { rate: 4000, deltas: Array.from({ length: 256 }, () => ({ content: 'x<b>*[$'.repeat(586).slice(0, 4096) })) };

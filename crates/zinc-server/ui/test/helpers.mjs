@@ -40,7 +40,7 @@ export async function openPage(browser, address, options = {}) {
 /** Writes a message and sends it. */
 export async function send(page, text) {
   await page.fill('#composer', text);
-  await page.press('#composer', 'Enter');
+  await page.click('.send[aria-label=Send]');
 }
 
 /** Waits for the end of the last answer. */

@@ -130,7 +130,7 @@ export class Mock {
         return send(response, { error: { message: 'the disk is full', code: 'disk_full' } }, 'error', true);
       }
       send(response, { phase: 'download', done: (total * step) / 10, total, rate: 5.2e8 }, 'progress');
-      await sleep(40);
+      await sleep(150);
     }
     send(response, { phase: 'verify', done: total, total }, 'progress');
     this.statuses.set(model, 'unloaded');
@@ -150,7 +150,10 @@ export class Mock {
     let n = 0;
     for (const delta of answer.deltas) {
       if (gone) return;
-      if (delta === 'cut') return response.destroy();
+      if (delta === 'cut') {
+        await sleep(100);
+        return response.destroy();
+      }
       send(response, { choices: [{ index: 0, delta, finish_reason: null }] });
       n++;
       // Ahead of the clock is waited for, behind it is caught up, so the rate holds.

@@ -5,7 +5,7 @@ import { fillCode } from './highlight';
 import { fillMath } from './math';
 import type { Token } from './parse';
 
-/** Tokens of containers, and the elements they become. Headings sit below those of the page. */
+/** Tokens of containers, and the elements they become. */
 const containers: Readonly<Record<string, string>> = {
   paragraph_open: 'p',
   blockquote_open: 'blockquote',
@@ -22,16 +22,27 @@ const containers: Readonly<Record<string, string>> = {
   strong_open: 'strong',
   s_open: 's',
 };
-const headings: Readonly<Record<string, string>> = { h1: 'h3', h2: 'h4', h3: 'h5', h4: 'h6', h5: 'h6', h6: 'h6' };
 
-/** The nodes of tokens. */
-export function render(tokens: Token[]): DocumentFragment {
+/**
+ * The element of a heading. Answers sit below the page's second level and often skip levels; what is
+ * shown begins with the third and skips none, so that the outline can be walked. `levels` holds
+ * those of the headings above, outermost first, and takes this one.
+ */
+function headingTag(tag: string, levels: number[]): string {
+  const level = Number(tag.slice(1));
+  while (levels.length > 0 && (levels.at(-1) ?? 0) >= level) levels.pop();
+  levels.push(level);
+  return `h${Math.min(6, 2 + levels.length)}`;
+}
+
+/** The nodes of tokens that come after headings of these `levels`, which it keeps up to date. */
+export function render(tokens: Token[], levels: number[] = []): DocumentFragment {
   const root = document.createDocumentFragment();
   const stack: Node[] = [root];
   for (const token of tokens) {
     const parent = stack.at(-1) ?? root;
     if (token.nesting === 1) {
-      stack.push(open(token, parent));
+      stack.push(open(token, parent, levels));
     } else if (token.nesting === -1) {
       if (stack.length > 1) stack.pop();
     } else {
@@ -42,11 +53,11 @@ export function render(tokens: Token[]): DocumentFragment {
 }
 
 /** Opens a container in `parent` and gives the node that takes its children. */
-function open(token: Token, parent: Node): Node {
+function open(token: Token, parent: Node, levels: number[]): Node {
   // Paragraphs of tight lists have no element.
   if (token.hidden) return parent;
   if (token.type === 'link_open') return openLink(token, parent);
-  const tag = token.type === 'heading_open' ? headings[token.tag] ?? 'h6' : containers[token.type];
+  const tag = token.type === 'heading_open' ? headingTag(token.tag, levels) : containers[token.type];
   if (!tag) return parent;
   const element = document.createElement(tag);
   if (tag === 'p' || tag === 'ul' || tag === 'ol' || /^h\d$/.test(tag)) element.dir = 'auto';
@@ -118,7 +129,7 @@ function inline(tokens: Token[], parent: Node): DocumentFragment {
   const stack: Node[] = [root];
   for (const [idx, token] of tokens.entries()) {
     const top = stack.at(-1) ?? root;
-    if (token.nesting === 1) stack.push(open(token, top));
+    if (token.nesting === 1) stack.push(open(token, top, []));
     else if (token.nesting === -1) {
       if (stack.length > 1) stack.pop();
     } else if (!(idx === 0 && isListItem(parent) && checkbox(token, top, parent))) inlineLeaf(token, top);

@@ -22,12 +22,15 @@ export class MarkdownView {
   private group: HTMLElement | null = null;
   private readonly tail = document.createElement('div');
   private notBefore = 0;
+  /** The levels of the headings that the settled blocks are under. */
+  private levels: number[] = [];
 
   /** Called with each block that will not change any more. */
   onSettled: ((block: Element) => void) | null = null;
 
   constructor(private readonly root: HTMLElement) {
     this.tail.className = 'group';
+    root.classList.remove('raw');
     root.replaceChildren(this.tail);
   }
 
@@ -53,6 +56,7 @@ export class MarkdownView {
 
   private reset(): void {
     this.settled = 0;
+    this.levels = [];
     this.group = null;
     this.tail.replaceChildren();
     this.root.replaceChildren(this.tail);
@@ -61,20 +65,20 @@ export class MarkdownView {
   private draw(open: boolean): void {
     const rest = this.text.slice(this.settled);
     if (!open) {
-      patchChildren(this.tail, render(parse(rest, false)));
+      patchChildren(this.tail, render(parse(rest, false), [...this.levels]));
       return;
     }
     const tokens = parse(rest, true);
     const end = settledEnd(rest, tokens);
     if (end > 0) {
-      this.settle(render(parse(rest.slice(0, end), false)));
+      this.settle(render(parse(rest.slice(0, end), false), this.levels));
       this.settled += end;
     }
     const last = rest.slice(end);
     // Marks in code and formulas are what they are.
     const isProse = !['fence', 'code_block', 'math_block'].includes(tokens.at(-1)?.type ?? '');
     const shown = isProse ? closeOpenMarks(last) : last;
-    patchChildren(this.tail, render(shown === rest ? tokens : parse(shown, true)));
+    patchChildren(this.tail, render(shown === rest ? tokens : parse(shown, true), [...this.levels]));
   }
 
   /** Moves blocks out of the tail for good. */
@@ -102,7 +106,7 @@ export class MarkdownView {
       const end = newline < 0 ? rest.length : newline;
       if (/^ {0,3}(```|~~~)/.test(rest.slice(start, start + 6))) isCode = !isCode;
       if (end - start > LONG_LINE && !isCode) {
-        if (start > 0) this.settle(render(parse(rest.slice(0, start), false)));
+        if (start > 0) this.settle(render(parse(rest.slice(0, start), false), this.levels));
         this.settlePlain(rest, start, end, open && newline < 0);
         return true;
       }

@@ -16,6 +16,20 @@ export const streaming = signal<ReadonlySet<string>>(new Set());
 
 const SAVE_EVERY_MS = 800;
 const BUSY_TRIES = 4;
+/** How long deltas are taken in one task. */
+const SLICE_MS = 8;
+
+/** Lets the browser draw and react. A timer would do, but those of pages out of sight are slowed down. */
+function nextTask(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}
 
 function newMessage(conversation: string, parent: string | null, role: Message['role'], text: string): Message {
   const created = Date.now();
@@ -168,6 +182,7 @@ export function contentOf(message: Message): string {
 async function streamInto(message: Message, body: ChatRequest, signal: AbortSignal): Promise<void> {
   const meter = new Meter(message);
   let savedAt = performance.now();
+  let breathedAt = savedAt;
   for (let attempt = 1; ; attempt++) {
     meter.start();
     try {
@@ -175,9 +190,15 @@ async function streamInto(message: Message, body: ChatRequest, signal: AbortSign
         take(message, delta);
         meter.take(delta);
         changed(message);
-        if (performance.now() - savedAt > SAVE_EVERY_MS) {
-          savedAt = performance.now();
+        const now = performance.now();
+        if (now - savedAt > SAVE_EVERY_MS) {
+          savedAt = now;
           store(message);
+        }
+        // What has arrived is all read in one task otherwise, and no frame is drawn meanwhile.
+        if (now - breathedAt > SLICE_MS) {
+          await nextTask();
+          breathedAt = performance.now();
         }
       }
       break;

@@ -11,7 +11,7 @@ export interface Notice {
 /** Notices on the page. */
 export const notices = signal<Notice[]>([]);
 /** What was said last; a live region reads it. */
-export const spoken = signal<string[]>([]);
+export const spoken = signal<{ id: number; text: string }[]>([]);
 
 const SHOWN_MS = 6000;
 let nextId = 1;
@@ -31,5 +31,5 @@ export function dismiss(id: number): void {
 /** Says something to screen readers, after what is being said. */
 export function say(text: string): void {
   const words = text.trim();
-  if (words) spoken.value = [...spoken.value.slice(-7), words.slice(0, 2000)];
+  if (words) spoken.value = [...spoken.value.slice(-7), { id: nextId++, text: words.slice(0, 2000) }];
 }

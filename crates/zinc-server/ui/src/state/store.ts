@@ -3,7 +3,7 @@
 import { batch, computed, signal, type Signal } from '@preact/signals';
 import * as db from '../db';
 import { defaultSettings } from '../settings';
-import { newestLeaf, pathTo, subtree, type Tree } from '../tree';
+import { childrenByParent, newestLeaf, pathTo, subtree, type Tree } from '../tree';
 import type { Conversation, Message, Settings } from '../types';
 import { toast } from './notices';
 
@@ -13,6 +13,8 @@ export const conversations = signal<Conversation[]>([]);
 export const current = signal<Conversation | null>(null);
 /** The messages of the open conversation. */
 export const tree = signal<Tree>(new Map());
+/** The messages that follow each message of the open conversation, oldest first. */
+export const children = computed(() => childrenByParent(tree.value));
 /** The messages on the page. */
 export const path = computed(() => pathTo(tree.value, current.value?.leaf ?? null));
 /** Settings for the next new chat. */

@@ -4,12 +4,13 @@ import { useEffect, useState } from 'preact/hooks';
 import { keyWanted, online } from '../api';
 import { attach } from '../state/draft';
 import { closePanels, dialog, isNarrow, isSettingsOpen, isSidebarOpen } from '../state/layout';
-import { dismiss, notices, spoken } from '../state/notices';
+import { spoken } from '../state/notices';
 import { Composer } from './composer';
 import { Header } from './header';
 import { KeyDialog } from './key-dialog';
 import { ModelsDialog } from './models-dialog';
-import { Icon, IconButton } from './parts';
+import { Notices } from './notices';
+import { Icon } from './parts';
 import { SettingsPanel } from './settings-panel';
 import { ShortcutsDialog } from './shortcuts';
 import { Sidebar } from './sidebar';
@@ -32,10 +33,17 @@ export function App() {
       {dialog.value === 'shortcuts' && <ShortcutsDialog />}
       {keyWanted.value && <KeyDialog />}
       <DropZone />
-      <Notices />
-      <div class="visually-hidden" role="status" aria-live="polite">
-        {spoken.value.map((text, i) => <p key={`${i}-${text.length}`}>{text}</p>)}
-      </div>
+      {!dialog.value && !keyWanted.value && <Notices />}
+      <Spoken />
+    </div>
+  );
+}
+
+/** What is said to screen readers. A component of its own, because it changes while answers stream. */
+function Spoken() {
+  return (
+    <div class="visually-hidden" role="status" aria-live="polite">
+      {spoken.value.map(({ id, text }) => <p key={id}>{text}</p>)}
     </div>
   );
 }
@@ -79,18 +87,4 @@ function DropZone() {
     };
   }, []);
   return isOver ? <div class="drop"><p><Icon name="file" />Drop text files to attach them</p></div> : null;
-}
-
-function Notices() {
-  return (
-    <div class="notices" role="status" aria-live="polite">
-      {notices.value.map(({ id, text, action }) => (
-        <div key={id} class="notice">
-          <span>{text}</span>
-          {action && <button type="button" class="link-button" onClick={() => (action.run(), dismiss(id))}>{action.label}</button>}
-          <IconButton icon="close" label="Dismiss" onClick={() => dismiss(id)} />
-        </div>
-      ))}
-    </div>
-  );
 }

@@ -112,7 +112,7 @@ function ThinkingSwitch() {
   const words = thinkingWords[thinking];
   return (
     <button type="button" class={`chip ${thinking === 'on' ? 'on' : ''}`} title={`Thinking before the answer: ${words}`}
-      aria-label={`Thinking: ${words}`} onClick={() => changeSettings({ thinking: nextThinking[thinking] })}>
+      onClick={() => changeSettings({ thinking: nextThinking[thinking] })}>
       {thinking === 'default' ? 'Think: auto' : `Think: ${thinking}`}
     </button>
   );

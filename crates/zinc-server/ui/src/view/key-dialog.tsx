@@ -3,7 +3,7 @@
 import { useRef, useState } from 'preact/hooks';
 import { keyWanted, setKey } from '../api';
 import { refreshModels } from '../state/models';
-import { Dialog } from './parts';
+import { Dialog } from './dialog';
 
 export function KeyDialog() {
   const input = useRef<HTMLInputElement>(null);

@@ -50,6 +50,7 @@ export function Markdown({ message, text, spoken = false }: MarkdownProps) {
       return;
     }
     root.textContent = text(message);
+    root.classList.add('raw');
     later(() => {
       if (!root.isConnected) return;
       view.current = new MarkdownView(root);

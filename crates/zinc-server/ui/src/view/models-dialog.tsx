@@ -5,7 +5,8 @@ import { useEffect } from 'preact/hooks';
 import { dialog } from '../state/layout';
 import { activeModel, cancelPull, catalog, changing, choose, hasCatalog, models, pull, pulls, refreshCatalog, refreshModels, setLoaded, type Pull } from '../state/models';
 import type { CatalogEntry, Fit, Model } from '../types';
-import { Dialog, Icon, bytesText, countText, durationText } from './parts';
+import { Dialog } from './dialog';
+import { Icon, bytesText, countText, durationText } from './parts';
 
 const query = signal('');
 

@@ -1,7 +1,6 @@
 /** Small parts that the whole page uses. */
 
-import type { ComponentChildren } from 'preact';
-import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { outlines, type IconName } from './icons';
 
 /** An icon, which screen readers pass over. */
@@ -59,40 +58,6 @@ export async function copyText(text: string): Promise<boolean> {
     area.remove();
     return done;
   }
-}
-
-interface DialogProps {
-  title: string;
-  onClose: () => void;
-  children: ComponentChildren;
-  class?: string;
-}
-
-/** A modal dialog. The browser keeps the focus in it and gives it back. */
-export function Dialog({ title, onClose, children, class: name = '' }: DialogProps) {
-  const ref = useRef<HTMLDialogElement>(null);
-  const id = `dialog-${title.toLowerCase().replace(/\W+/g, '-')}`;
-  useEffect(() => {
-    if (!ref.current?.open) ref.current?.showModal();
-  }, []);
-  const outside = (event: MouseEvent) => {
-    if (event.target === ref.current) onClose();
-  };
-  const cancel = (event: Event) => {
-    event.preventDefault();
-    onClose();
-  };
-  return (
-    <dialog ref={ref} class={`dialog ${name}`} aria-labelledby={id} onClick={outside} onCancel={cancel}>
-      <div class="dialog-body">
-        <header class="dialog-head">
-          <h2 id={id}>{title}</h2>
-          <IconButton icon="close" label="Close" onClick={onClose} />
-        </header>
-        {children}
-      </div>
-    </dialog>
-  );
 }
 
 interface MenuItem {

@@ -5,8 +5,9 @@ import { closePanels, dialog, isSettingsOpen, isSidebarOpen, toggleSettings, tog
 import { say } from '../state/notices';
 import { path } from '../state/store';
 import { COMPOSER, focusComposer } from './composer';
+import { Dialog } from './dialog';
 import { PICKER } from './header';
-import { Dialog, copyText } from './parts';
+import { copyText } from './parts';
 import { SEARCH, startNew } from './sidebar';
 
 interface Shortcut {

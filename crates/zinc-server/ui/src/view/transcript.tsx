@@ -1,9 +1,11 @@
 /** The conversation, and how it scrolls. */
 
 import { signal } from '@preact/signals';
+import type { VNode } from 'preact';
 import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import { draft } from '../state/draft';
 import { current, isReady, path } from '../state/store';
+import type { Message } from '../types';
 import { focusComposer } from './composer';
 import { IconButton, copyText } from './parts';
 import { Turn } from './turn';
@@ -26,8 +28,9 @@ export function Transcript() {
   return (
     <div class="scroller" ref={scroller} tabIndex={-1} onClick={onCopyCode}>
       <div class="transcript" ref={content} role="log" aria-live="off" aria-label="Conversation">
+        {messages.length > 0 && <h1 class="visually-hidden">{current.value?.title}</h1>}
         {messages.length === 0 && isReady.value && <Welcome />}
-        {messages.map((message, i) => <Turn key={message.id} message={message} isLast={i === messages.length - 1} />)}
+        {messages.map((message, i) => turnOf(message, i === messages.length - 1))}
       </div>
       {!isPinned.value && (
         <div class="to-end">
@@ -39,6 +42,17 @@ export function Transcript() {
       )}
     </div>
   );
+}
+
+/** The turns as they were drawn last: one that has not changed is the same node, and is not compared. */
+const drawn = new WeakMap<Message, { isLast: boolean; turn: VNode }>();
+
+function turnOf(message: Message, isLast: boolean): VNode {
+  const old = drawn.get(message);
+  if (old?.isLast === isLast) return old.turn;
+  const turn = <Turn key={message.id} message={message} isLast={isLast} />;
+  drawn.set(message, { isLast, turn });
+  return turn;
 }
 
 function toEnd(scroller: HTMLElement | null): void {

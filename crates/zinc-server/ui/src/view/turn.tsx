@@ -4,8 +4,7 @@ import { useComputed } from '@preact/signals';
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { branchOff, answerTools, askAgain, regenerate, rewrite, stop } from '../state/chat';
 import { toast } from '../state/notices';
-import { adopt, open, removeBranch, show, tickOf, tree } from '../state/store';
-import { siblingsOf } from '../tree';
+import { adopt, children, open, removeBranch, show, tickOf } from '../state/store';
 import type { Attachment, Message } from '../types';
 import { Markdown } from './markdown';
 import { CopyButton, Icon, IconButton, Menu, bytesText } from './parts';
@@ -164,7 +163,7 @@ function ToolResult({ message }: { message: Message }) {
 
 /** Switches between the alternatives to a message. */
 function Siblings({ message }: { message: Message }) {
-  const siblings = siblingsOf(tree.value, message);
+  const siblings = children.value.get(message.parent) ?? [];
   if (siblings.length < 2) return null;
   const at = siblings.findIndex((each) => each.id === message.id);
   const go = (to: number) => {
