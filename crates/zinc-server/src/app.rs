@@ -54,11 +54,7 @@ impl Drop for Ticket {
 
 impl App {
     /// A server's state. To be called on the runtime that serves.
-    pub fn new(
-        options: ServeOptions,
-        models: Vec<KnownModel>,
-        loader: Arc<dyn Loader>,
-    ) -> App {
+    pub fn new(options: ServeOptions, models: Vec<KnownModel>, loader: Arc<dyn Loader>) -> App {
         let metrics = Arc::new(Metrics::default());
         let registry = Registry::new(models, options.models_max, loader, Arc::clone(&metrics));
         App {

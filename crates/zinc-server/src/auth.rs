@@ -75,11 +75,17 @@ mod tests {
     fn only_a_whole_key_opens() {
         assert_eq!(status(&[], "", ""), None);
         assert_eq!(status(&["abc"], "", ""), Some("missing_api_key"));
-        for (name, prefix) in [("authorization", "Bearer "), ("authorization", "bearer "), ("x-api-key", "")] {
+        for (name, prefix) in
+            [("authorization", "Bearer "), ("authorization", "bearer "), ("x-api-key", "")]
+        {
             assert_eq!(status(&["zz", "abc"], name, &format!("{prefix}abc")), None);
             for wrong in ["", "ab", "abcd", "abcabc", "ABC", "zzz"] {
                 let value = format!("{prefix}{wrong}");
-                assert_eq!(status(&["zz", "abc"], name, &value), Some("invalid_api_key"), "{value}");
+                assert_eq!(
+                    status(&["zz", "abc"], name, &value),
+                    Some("invalid_api_key"),
+                    "{value}"
+                );
             }
         }
         assert_eq!(status(&["abc"], "authorization", "Basic abc"), Some("invalid_api_key"));

@@ -183,7 +183,10 @@ impl Ask {
             return Err(unknown(name));
         }
         if self.tool_choice == ToolChoice::Required && tools.is_empty() {
-            return Err(ApiError::field("tool_choice", "a call is required, but there are no tools"));
+            return Err(ApiError::field(
+                "tool_choice",
+                "a call is required, but there are no tools",
+            ));
         }
         let Some(names) = &self.allowed_tools else {
             return Ok(tools.clone());
@@ -191,8 +194,9 @@ impl Ask {
         if let Some(name) = names.iter().find(|name| tools.get(name).is_none()) {
             return Err(unknown(name));
         }
-        let is_allowed =
-            |tool: &&Value| tool["function"]["name"].as_str().is_some_and(|name| names.iter().any(|n| n == name));
+        let is_allowed = |tool: &&Value| {
+            tool["function"]["name"].as_str().is_some_and(|name| names.iter().any(|n| n == name))
+        };
         let allowed: Vec<Value> = self.tools.iter().filter(is_allowed).cloned().collect();
         Tools::from_json(&allowed).map_err(refusal)
     }
@@ -210,7 +214,8 @@ impl Ask {
         let (guides, format) = (instance.guides()?, instance.chat()?);
         let mut made = Vec::new();
         for _ in 0..self.sampling.n {
-            let guide = guides.guide(spec, Some(format), prompt).map_err(refusal)?;
+            let guide =
+                guides.guide(instance.tokenizer(), format, prompt, spec).map_err(refusal)?;
             made.extend(guide);
         }
         Ok(made)
@@ -231,6 +236,7 @@ pub fn refusal(error: ChatError) -> ApiError {
     let message = error.to_string();
     match error {
         ChatError::Message { at, what } | ChatError::Tool { at, what } => ApiError::field(at, what),
+        ChatError::Constraint { at, what } => ApiError::unsupported(at, what),
         ChatError::NoTools => ApiError::unsupported("tools", message),
         _ => ApiError::bad_request("invalid_conversation", message),
     }

@@ -149,10 +149,7 @@ impl IntoResponse for ApiError {
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> ApiError {
         let code = if problem.is_unsupported { "unsupported_value" } else { "invalid_value" };
-        ApiError {
-            param: Some(problem.param),
-            ..ApiError::bad_request(code, problem.what)
-        }
+        ApiError { param: Some(problem.param), ..ApiError::bad_request(code, problem.what) }
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod guarded;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,14 +21,19 @@ use guarded::Guarded;
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// Serves until `stop` says that the server ends, then lets open connections finish what they write.
-pub async fn serve(listener: TcpListener, app: Arc<App>, router: Router, stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    router: Router,
+    stop: watch::Receiver<bool>,
+) {
     let limits = &app.options.limits;
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut stopping = stop.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopping.wait_for(|stop| *stop) => break,
+            () = told(&mut stopping) => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -74,7 +78,7 @@ async fn connection(stream: TcpStream, app: &App, router: Router, mut stop: watc
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = told(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -99,10 +103,7 @@ async fn turn_away(mut stream: TcpStream) {
     let _ = tokio::time::timeout(Duration::from_secs(1), write).await;
 }
 
-/// Binds the address.
-///
-/// # Errors
-/// The address is in use or not of this machine.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// Waits until `stop` says so.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -9,9 +9,9 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
+use crate::ApiError;
 use crate::app::App;
 use crate::layers::RequestId;
-use crate::ApiError;
 
 /// The JSON body of a request, and the request's name.
 pub struct Input {
@@ -36,7 +36,8 @@ impl FromRequest<Arc<App>> for Input {
 async fn read(request: Request, app: &App) -> Result<Value, ApiError> {
     check_type(request.headers())?;
     let limits = &app.options.limits;
-    let bytes = tokio::time::timeout(limits.body_timeout, collect(request.into_body(), limits.body_bytes));
+    let bytes =
+        tokio::time::timeout(limits.body_timeout, collect(request.into_body(), limits.body_bytes));
     let bytes = bytes.await.map_err(|_| {
         let message = "the body did not arrive in time";
         ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)

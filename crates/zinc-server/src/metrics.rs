@@ -112,9 +112,21 @@ impl Metrics {
         gauges(&mut out, models, n_queued);
         self.counters(&mut out, models);
         let times: [(&str, &str, &Histogram); 4] = [
-            ("vllm:time_to_first_token_seconds", "From arrival to the first token.", &self.time_to_first_token),
-            ("vllm:inter_token_latency_seconds", "Between the tokens of an answer.", &self.inter_token),
-            ("vllm:request_queue_time_seconds", "From submission to the first step.", &self.queue_time),
+            (
+                "vllm:time_to_first_token_seconds",
+                "From arrival to the first token.",
+                &self.time_to_first_token,
+            ),
+            (
+                "vllm:inter_token_latency_seconds",
+                "Between the tokens of an answer.",
+                &self.inter_token,
+            ),
+            (
+                "vllm:request_queue_time_seconds",
+                "From submission to the first step.",
+                &self.queue_time,
+            ),
             ("vllm:e2e_request_latency_seconds", "From arrival to the end.", &self.request_time),
         ];
         for (name, help, histogram) in times {
@@ -130,12 +142,28 @@ impl Metrics {
         let counters = [
             ("vllm:prompt_tokens_total", "Prompt tokens.", prompt),
             ("vllm:generation_tokens_total", "Generated tokens.", read(&self.generation_tokens)),
-            ("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", prompt),
+            (
+                "vllm:prefix_cache_queries_total",
+                "Prompt tokens looked up in the prefix cache.",
+                prompt,
+            ),
             ("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", hits),
-            ("zinc_requests_cancelled_total", "Answers whose client went away.", read(&self.cancelled)),
-            ("zinc_requests_too_slow_total", "Answers cut because the client read too slowly.", read(&self.too_slow)),
+            (
+                "zinc_requests_cancelled_total",
+                "Answers whose client went away.",
+                read(&self.cancelled),
+            ),
+            (
+                "zinc_requests_too_slow_total",
+                "Answers cut because the client read too slowly.",
+                read(&self.too_slow),
+            ),
             ("zinc_model_loads_total", "Models loaded.", read(&self.model_loads)),
-            ("zinc_prefix_evicted_blocks_total", "Cache blocks of prefixes evicted.", models.iter().map(|m| m.n_evicted).sum()),
+            (
+                "zinc_prefix_evicted_blocks_total",
+                "Cache blocks of prefixes evicted.",
+                models.iter().map(|m| m.n_evicted).sum(),
+            ),
         ];
         for (name, help, value) in counters {
             head(out, name, "counter", help);
@@ -150,7 +178,8 @@ impl Metrics {
         head(out, "zinc_responses_total", "counter", "Responses by route and status.");
         for ((route, status), n) in lock(&self.responses).iter() {
             let route = escape(route);
-            let _ = writeln!(out, "zinc_responses_total{{route=\"{route}\",status=\"{status}\"}} {n}");
+            let _ =
+                writeln!(out, "zinc_responses_total{{route=\"{route}\",status=\"{status}\"}} {n}");
         }
     }
 }
@@ -166,7 +195,8 @@ fn gauges(out: &mut String, models: &[ModelGauges], n_queued: usize) {
     for (name, help, read) in table {
         head(out, name, "gauge", help);
         for model in models {
-            let _ = writeln!(out, "{name}{{model_name=\"{}\"}} {}", escape(&model.model), read(model));
+            let _ =
+                writeln!(out, "{name}{{model_name=\"{}\"}} {}", escape(&model.model), read(model));
         }
         if models.is_empty() {
             // A reader that finds no value takes the server for broken.
@@ -181,7 +211,12 @@ fn gauges(out: &mut String, models: &[ModelGauges], n_queued: usize) {
             "vllm:cache_config_info{{model_name=\"{model}\",block_size=\"{block_size}\",num_gpu_blocks=\"{n_blocks}\"}} 1"
         );
     }
-    head(out, "zinc_requests_waiting_for_model", "gauge", "Requests that wait for a model to load.");
+    head(
+        out,
+        "zinc_requests_waiting_for_model",
+        "gauge",
+        "Requests that wait for a model to load.",
+    );
     let _ = writeln!(out, "zinc_requests_waiting_for_model {n_queued}");
 }
 
@@ -207,17 +242,33 @@ mod tests {
         metrics.inter_token.observe(Duration::from_millis(3));
         metrics.inter_token.observe(Duration::from_secs(1000));
         let text = metrics.render(&[], 0);
-        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned);
-        assert_eq!(line("vllm:inter_token_latency_seconds_bucket{le=\"0.0025\"}").unwrap(), "vllm:inter_token_latency_seconds_bucket{le=\"0.0025\"} 0");
-        assert_eq!(line("vllm:inter_token_latency_seconds_bucket{le=\"0.005\"}").unwrap(), "vllm:inter_token_latency_seconds_bucket{le=\"0.005\"} 1");
-        assert_eq!(line("vllm:inter_token_latency_seconds_bucket{le=\"+Inf\"}").unwrap(), "vllm:inter_token_latency_seconds_bucket{le=\"+Inf\"} 2");
-        assert_eq!(line("vllm:inter_token_latency_seconds_sum{} ").unwrap(), "vllm:inter_token_latency_seconds_sum{} 1000.003");
+        let line =
+            |start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+        assert_eq!(
+            line("vllm:inter_token_latency_seconds_bucket{le=\"0.0025\"}").unwrap(),
+            "vllm:inter_token_latency_seconds_bucket{le=\"0.0025\"} 0"
+        );
+        assert_eq!(
+            line("vllm:inter_token_latency_seconds_bucket{le=\"0.005\"}").unwrap(),
+            "vllm:inter_token_latency_seconds_bucket{le=\"0.005\"} 1"
+        );
+        assert_eq!(
+            line("vllm:inter_token_latency_seconds_bucket{le=\"+Inf\"}").unwrap(),
+            "vllm:inter_token_latency_seconds_bucket{le=\"+Inf\"} 2"
+        );
+        assert_eq!(
+            line("vllm:inter_token_latency_seconds_sum{} ").unwrap(),
+            "vllm:inter_token_latency_seconds_sum{} 1000.003"
+        );
     }
 
     #[test]
     fn names_of_models_are_escaped() {
         let model = ModelGauges { model: "a\"b\\".into(), n_waiting: 3, ..ModelGauges::default() };
         let text = Metrics::default().render(&[model], 0);
-        assert!(text.contains("vllm:num_requests_waiting{model_name=\"a\\\"b\\\\\"} 3\n"), "{text}");
+        assert!(
+            text.contains("vllm:num_requests_waiting{model_name=\"a\\\"b\\\\\"} 3\n"),
+            "{text}"
+        );
     }
 }

@@ -173,8 +173,7 @@ impl Registry {
         };
         inner.slots.iter().position(|slot| slot.known.is_called(name)).ok_or_else(|| {
             let known: Vec<_> = inner.slots.iter().map(|slot| slot.known.id.as_str()).collect();
-            let message =
-                format!("there is no model called {name:?}; known: {}", known.join(", "));
+            let message = format!("there is no model called {name:?}; known: {}", known.join(", "));
             let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
             ApiError { param: Some("model".into()), ..error }
         })
@@ -289,7 +288,9 @@ impl Registry {
         slot.state = State::Unloaded;
         slot.gives_way = false;
         tracing::info!(model = slot.known.id, "unloaded");
-        slot.on_unloaded.drain(..).for_each(|waiting| drop(waiting.send(())));
+        for waiting in slot.on_unloaded.drain(..) {
+            let _ = waiting.send(());
+        }
         drop(inner);
         self.advance();
     }
@@ -324,11 +325,7 @@ impl Registry {
         slot.state = State::Loading;
         let (registry, known) = (Arc::clone(self), Arc::clone(&slot.known));
         tracing::info!(model = known.id, "loading");
-        let started = instance::start(
-            known,
-            Arc::clone(&self.loader),
-            Arc::clone(&self.metrics),
-        );
+        let started = instance::start(known, Arc::clone(&self.loader), Arc::clone(&self.metrics));
         self.runtime.spawn(async move {
             let loaded = match started {
                 Ok((thread, ready)) => match ready.await {
@@ -342,7 +339,11 @@ impl Registry {
         });
     }
 
-    fn loaded(self: &Arc<Self>, at: usize, loaded: Result<(Arc<Instance>, JoinHandle<()>), String>) {
+    fn loaded(
+        self: &Arc<Self>,
+        at: usize,
+        loaded: Result<(Arc<Instance>, JoinHandle<()>), String>,
+    ) {
         let mut failed = Vec::new();
         let mut inner = self.lock();
         match loaded {
@@ -364,7 +365,9 @@ impl Registry {
                 }
                 let slot = &mut inner.slots[at];
                 slot.gives_way = false;
-                slot.on_unloaded.drain(..).for_each(|waiting| drop(waiting.send(())));
+                for waiting in slot.on_unloaded.drain(..) {
+                    let _ = waiting.send(());
+                }
                 slot.state = State::Failed(why);
             }
         }

@@ -231,7 +231,10 @@ mod tests {
         )
         .unwrap();
         let defaults = config.for_model("a");
-        assert_eq!((defaults.temperature, defaults.top_k, defaults.ctx), (Some(0.0), Some(7), Some(100)));
+        assert_eq!(
+            (defaults.temperature, defaults.top_k, defaults.ctx),
+            (Some(0.0), Some(7), Some(100))
+        );
         assert_eq!(config.for_model("other").temperature, Some(0.5));
         assert_eq!(config.models["a"].aliases, ["b"]);
     }

@@ -41,7 +41,8 @@ pub struct Visit {
     pub lease: Lease,
     /// When it came.
     pub arrived: Instant,
-    ticket: Ticket,
+    /// Held until the answers are over.
+    _ticket: Ticket,
 }
 
 impl Visit {
@@ -58,9 +59,9 @@ impl Visit {
             lease = tokio::time::timeout(limit, app.registry.acquire(name)) => {
                 lease.map_err(|_| timed_out())??
             }
-            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return Err(shutting_down()),
+            () = stopping(&mut phase) => return Err(shutting_down()),
         };
-        Ok(Visit { app: Arc::clone(app), id, lease, arrived, ticket })
+        Ok(Visit { app: Arc::clone(app), id, lease, arrived, _ticket: ticket })
     }
 
     /// Hands `orders` to the engine: `sampling.n` answers to each, numbered in that order. Returns when
@@ -163,10 +164,11 @@ impl Run {
             return None;
         }
         let update = tokio::select! {
-            update = self.updates.recv() => update,
-            _ = self.phase.wait_for(|phase| *phase == Phase::Stopping) => {
-                return Some(Err(self.fail(shutting_down())));
-            }
+            update = self.updates.recv() => Some(update),
+            () = stopping(&mut self.phase) => None,
+        };
+        let Some(update) = update else {
+            return Some(Err(self.fail(shutting_down())));
         };
         let Some(update) = update else {
             let message = "the client read too slowly, so the answer was cut off";
@@ -198,7 +200,12 @@ impl Run {
     fn fail(&mut self, error: ApiError) -> ApiError {
         self.n_open = 0;
         self.updates.close();
-        tracing::warn!(id = self.visit.id, code = error.code, message = error.message, "answer failed");
+        tracing::warn!(
+            id = self.visit.id,
+            code = error.code,
+            message = error.message,
+            "answer failed"
+        );
         error
     }
 
@@ -221,6 +228,11 @@ impl Run {
             "answer",
         );
     }
+}
+
+/// Waits until answers are cut off.
+async fn stopping(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
 }
 
 fn timed_out() -> ApiError {

@@ -18,17 +18,28 @@ const N_TOP_MAX: i64 = N_TOP_LOGPROBS_MAX as i64;
 /// Which alternatives a token's log-probabilities are reported for.
 pub const TOP_LOGPROBS: Kind = Kind::Int(0, N_TOP_MAX);
 
-/// OpenAI's fields.
+/// How many answers.
+pub const N: &[Field] = &[used("n", Kind::Int(1, 128), "How many answers.")];
+
+/// OpenAI's fields, of one answer.
 pub const COMMON: &[Field] = &[
     used("temperature", Kind::Number(0.0, 100.0), "Randomness; 0 takes the most probable token."),
     used("top_p", SHARE, "Keeps the most probable tokens that reach this share."),
     used("frequency_penalty", Kind::Number(-100.0, 100.0), "Taken off once per occurrence."),
-    used("presence_penalty", Kind::Number(-100.0, 100.0), "Taken off once for a token seen lately."),
+    used(
+        "presence_penalty",
+        Kind::Number(-100.0, 100.0),
+        "Taken off once for a token seen lately.",
+    ),
     used(
         "logit_bias",
         Kind::AnyOf(&[
             Kind::Map(&Kind::Number(-100.0, 100.0)),
-            Kind::List(&Kind::List(&Kind::AnyOf(&[Kind::Number(-1e9, 1e9), Kind::Flag]), 2, 2), 0, 4096),
+            Kind::List(
+                &Kind::List(&Kind::AnyOf(&[Kind::Number(-1e9, 1e9), Kind::Flag]), 2, 2),
+                0,
+                4096,
+            ),
         ]),
         "Added to the logits of token ids: an object, or a list of pairs, where false bans a token.",
     ),
@@ -38,7 +49,6 @@ pub const COMMON: &[Field] = &[
         Kind::AnyOf(&[Kind::Text, Kind::List(&Kind::Text, 0, 64)]),
         "Texts that end the answer; they are not part of it.",
     ),
-    used("n", Kind::Int(1, 128), "How many answers."),
 ];
 
 /// Fields of other servers.
@@ -46,15 +56,35 @@ pub const MORE: &[Field] = &[
     used("top_k", LOOK_BACK, "Keeps that many tokens; 0 or -1 keeps all."),
     used("min_p", SHARE, "Keeps tokens this probable relative to the most probable."),
     used("typical_p", SHARE, "Keeps the tokens nearest to the expected surprise up to this share."),
-    used("top_n_sigma", Kind::Number(-1.0, 100.0), "Keeps logits within this many deviations; 0 or -1 keeps all."),
-    used("repetition_penalty", Kind::Number(1e-3, 100.0), "Divides the logits of tokens seen lately."),
+    used(
+        "top_n_sigma",
+        Kind::Number(-1.0, 100.0),
+        "Keeps logits within this many deviations; 0 or -1 keeps all.",
+    ),
+    used(
+        "repetition_penalty",
+        Kind::Number(1e-3, 100.0),
+        "Divides the logits of tokens seen lately.",
+    ),
     used("repeat_penalty", Kind::Number(1e-3, 100.0), "The same, by llama.cpp's name."),
     used("repeat_last_n", LOOK_BACK, "Tokens that penalties look back over; -1 is all."),
-    used("dry_multiplier", Kind::Number(0.0, 100.0), "Strength of the penalty on repeated sequences."),
+    used(
+        "dry_multiplier",
+        Kind::Number(0.0, 100.0),
+        "Strength of the penalty on repeated sequences.",
+    ),
     used("dry_base", Kind::Number(1.0, 100.0), "Its growth per token."),
-    used("dry_allowed_length", Kind::Int(1, u32::MAX as i64), "Repeats up to this length are free."),
+    used(
+        "dry_allowed_length",
+        Kind::Int(1, u32::MAX as i64),
+        "Repeats up to this length are free.",
+    ),
     used("dry_penalty_last_n", LOOK_BACK, "Tokens it looks back over; -1 is all."),
-    used("dry_sequence_breakers", Kind::List(&Kind::Text, 0, 64), "Texts no repeat reaches across."),
+    used(
+        "dry_sequence_breakers",
+        Kind::List(&Kind::Text, 0, 64),
+        "Texts no repeat reaches across.",
+    ),
     used("xtc_probability", SHARE, "How often the top choices are removed."),
     used("xtc_threshold", SHARE, "Probability that makes a top choice."),
     used("ignore_eos", Kind::Flag, "End-of-generation tokens are tokens like any other."),
@@ -79,7 +109,11 @@ pub const MORE: &[Field] = &[
     refused("allowed_token_ids", &[Neutral::EmptyList], "use a grammar"),
     refused("truncate_prompt_tokens", &[], "zinc never cuts a prompt"),
     refused("skip_special_tokens", &[Neutral::Flag(true)], "control tokens are never shown"),
-    refused("spaces_between_special_tokens", &[Neutral::Flag(true)], "control tokens are never shown"),
+    refused(
+        "spaces_between_special_tokens",
+        &[Neutral::Flag(true)],
+        "control tokens are never shown",
+    ),
     refused("lora", &[Neutral::EmptyList], "zinc has no adapters"),
     refused("post_sampling_probs", &[Neutral::Flag(false)], "probabilities are the model's own"),
 ];
@@ -207,7 +241,7 @@ mod tests {
     use super::*;
     use crate::schema::Object;
 
-    const BODY: Object = Object { name: "Sampling", groups: &[COMMON, MORE] };
+    const BODY: Object = Object { name: "Sampling", groups: &[N, COMMON, MORE] };
 
     fn read(body: serde_json::Value) -> Sampling {
         Sampling::read(&BODY.check(&body).unwrap(), &ModelDefaults::default()).unwrap()
@@ -247,7 +281,10 @@ mod tests {
             logprobs: None,
         };
         assert_eq!(sampling.params, expected);
-        assert_eq!((sampling.n, sampling.stop, sampling.ignore_eos), (2, vec!["end".to_owned()], true));
+        assert_eq!(
+            (sampling.n, sampling.stop, sampling.ignore_eos),
+            (2, vec!["end".to_owned()], true)
+        );
     }
 
     #[test]
@@ -262,7 +299,8 @@ mod tests {
         let bias = read(json!({"logit_bias": [[5, 1.5], [6, false]]})).params.logit_bias;
         assert_eq!(bias, [(5, 1.5), (6, f32::NEG_INFINITY)]);
         let body = json!({"logit_bias": {"x": 1}});
-        let error = Sampling::read(&BODY.check(&body).unwrap(), &ModelDefaults::default()).unwrap_err();
+        let error =
+            Sampling::read(&BODY.check(&body).unwrap(), &ModelDefaults::default()).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("logit_bias"));
     }
 }

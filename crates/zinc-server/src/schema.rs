@@ -9,7 +9,7 @@ mod read;
 use serde_json::{Map, Value};
 
 pub use document::Components;
-pub use read::Body;
+pub use read::{Body, int};
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -193,7 +193,9 @@ impl Field {
         }
         match self.role {
             Role::Refused(neutral) if neutral.iter().any(|neutral| neutral.is(value)) => Ok(()),
-            Role::Refused(_) => Err(Problem::unsupported(at, format!("not supported: {}", self.doc))),
+            Role::Refused(_) => {
+                Err(Problem::unsupported(at, format!("not supported: {}", self.doc)))
+            }
             _ => self.kind.check(value, at),
         }
     }
@@ -283,7 +285,9 @@ impl Kind {
             Kind::List(item, min, usize::MAX) => {
                 format!("a list of at least {min}, each {}", item.words())
             }
-            Kind::List(item, min, max) => format!("a list of {min} to {max}, each {}", item.words()),
+            Kind::List(item, min, max) => {
+                format!("a list of {min} to {max}, each {}", item.words())
+            }
             Kind::Object(_) | Kind::Map(_) | Kind::Tagged(_) => "an object".into(),
             Kind::AnyOf(kinds) => {
                 let words: Vec<_> = kinds.iter().map(Kind::words).collect();

@@ -198,8 +198,7 @@ impl Worker {
         if self.watch.is_lost.load(Ordering::Relaxed) {
             return reply.send_last(What::Failed(lost("it failed earlier")));
         }
-        request.steer =
-            request.steer.map(|steer| Box::new(Contained(steer)) as Box<dyn Steer>);
+        request.steer = request.steer.map(|steer| Box::new(Contained(steer)) as Box<dyn Steer>);
         let n_prompt = request.prompt.len();
         let engine = &mut self.engine;
         match catch_unwind(AssertUnwindSafe(|| engine.submit(request))) {
@@ -263,12 +262,16 @@ impl Worker {
     }
 
     fn slots(&self) -> Vec<SlotInfo> {
-        let mut slots: Vec<_> = self.live.iter().map(|(seq, live)| SlotInfo {
-            id: seq.0,
-            is_processing: live.last_token.is_some(),
-            n_prompt_tokens: live.n_prompt,
-            n_decoded: live.n_decoded,
-        }).collect();
+        let mut slots: Vec<_> = self
+            .live
+            .iter()
+            .map(|(seq, live)| SlotInfo {
+                id: seq.0,
+                is_processing: live.last_token.is_some(),
+                n_prompt_tokens: live.n_prompt,
+                n_decoded: live.n_decoded,
+            })
+            .collect();
         slots.sort_unstable_by_key(|slot| slot.id);
         slots
     }
@@ -381,9 +384,7 @@ fn panicked() -> ApiError {
 /// A steer whose panics end its own request only.
 struct Contained(Box<dyn Steer>);
 
-fn contain<T>(
-    call: impl FnOnce() -> Result<T, SteerError>,
-) -> Result<T, SteerError> {
+fn contain<T>(call: impl FnOnce() -> Result<T, SteerError>) -> Result<T, SteerError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
         Err(SteerError::Other("the constraint on the answer stopped at an error of its own".into()))
     })

@@ -22,7 +22,7 @@ pub struct ModelArgs {
 }
 
 /// Where to compute.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
     /// Device to compute on: cpu, reference (slow; the definition of the operations).
     /// Default: the fastest that passes its self-test
@@ -33,7 +33,7 @@ pub struct DeviceArgs {
 }
 
 /// How many threads.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ThreadArgs {
     /// Threads that the cpu device uses. Default: one per physical core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, diff, doctor, imatrix, inspect, logits, perplexity, quantize, run,
-    template, tokenize,
+    bench, chat, completions, diff, doctor, imatrix, inspect, logits, model, perplexity, quantize,
+    run, serve, template, tokenize,
 };
 
 const EXAMPLES: &str = "\
@@ -12,6 +12,7 @@ Examples:
   zinc run \"Write a haiku about zinc.\"           answer with the built-in model
   zinc chat -m qwen3-4b-q4_k_m.gguf              talk to a model file
   zinc inspect -m qwen3-4b-q4_k_m.gguf           what is in it, and does it fit here?
+  zinc serve -m qwen3-4b-q4_k_m.gguf             an OpenAI-compatible server
   zinc doctor                                    is this machine all right?";
 
 /// Runs a language model from a GGUF file on this machine.
@@ -30,6 +31,10 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Talk to a model in the terminal
     Chat(Box<chat::Args>),
+    /// Answer programs over HTTP: OpenAI's and Anthropic's APIs
+    Serve(Box<serve::Args>),
+    /// List, load and unload the models of a running server
+    Model(model::Args),
     /// Show a model file: metadata, sizes, memory need
     Inspect(inspect::Args),
     /// Check this machine, its devices and a model file

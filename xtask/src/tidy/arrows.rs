@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Violation;
 
 /// What each crate may depend on; anything in the workspace that is not listed is refused.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("zinc-quant", &[]),
     ("zinc-gguf", &["zinc-quant"]),
     ("zinc-token", &["zinc-gguf"]),
@@ -22,11 +22,13 @@ const ARROWS: [(&str, &[&str]); 12] = [
         "zinc-engine",
         &["zinc-backend", "zinc-models", "zinc-token", "zinc-plan", "zinc-gguf", "zinc-quant"],
     ),
+    ("zinc-chat", &["zinc-engine", "zinc-token", "zinc-gguf"]),
     ("zinc-server", &["zinc-engine", "zinc-chat", "zinc-token"]),
     (
         "zinc",
         &[
             "zinc-server",
+            "zinc-chat",
             "zinc-engine",
             "zinc-backend",
             "zinc-models",

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use zinc_chat::Delta;
 
 use super::common::{
-    self, ANY_OBJECT, BOOKKEEPING, CONSTRAINTS, EFFORT, FINGERPRINT, MODEL, RESPONSE_FORMAT, STREAM,
-    TEXT_ONLY, TEXT_PART, TOOL_CHOICE,
+    self, ANY_OBJECT, BOOKKEEPING, CONSTRAINTS, EFFORT, FINGERPRINT, MODEL, RESPONSE_FORMAT,
+    STREAM, TEXT_ONLY, TEXT_PART, TOOL_CHOICE,
 };
 use crate::app::App;
 use crate::conversation::{self, Ask, End, Part, Piece, Talk};
@@ -17,8 +17,10 @@ use crate::input::Input;
 use crate::models::Instance;
 use crate::reply::{self, DONE, Script, push_data};
 use crate::run::Visit;
-use crate::sampling::{COMMON, MORE, Sampling, TOKENS, TOP_LOGPROBS, max_tokens};
-use crate::schema::{Body, Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used};
+use crate::sampling::{COMMON, MORE, N, Sampling, TOKENS, TOP_LOGPROBS, max_tokens};
+use crate::schema::{
+    Body, Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used,
+};
 use crate::{ApiError, Dialect, ids};
 
 const PARTS: Kind = Kind::List(
@@ -106,7 +108,10 @@ const FUNCTION: Object = Object {
         required("name", Kind::Text, "What the model calls it."),
         used("description", Kind::Text, "What it is for."),
         used("parameters", ANY_OBJECT, "JSON schema of its arguments."),
-        Field { doc: "Accepted: arguments always satisfy the schema.", ..accepted("strict", Kind::Flag) },
+        Field {
+            doc: "Accepted: arguments always satisfy the schema.",
+            ..accepted("strict", Kind::Flag)
+        },
     ]],
 };
 const FUNCTION_TOOL: Object = Object {
@@ -149,7 +154,11 @@ const CHAT: &[Field] = &[
     used("parallel_tool_calls", Kind::Flag, "Whether more than one at a time."),
     used("thinking_budget", TOKENS, "Most tokens of thinking; then it is closed."),
     used("thinking_token_budget", TOKENS, "The same, by vLLM's name."),
-    used("thinking_budget_tokens", Kind::Int(-1, u32::MAX as i64), "The same, by llama.cpp's name."),
+    used(
+        "thinking_budget_tokens",
+        Kind::Int(-1, u32::MAX as i64),
+        "The same, by llama.cpp's name.",
+    ),
     accepted("reasoning_format", Kind::Choice(&["auto", "deepseek"])),
     refused("include_reasoning", &[Neutral::Flag(true)], "reasoning is always told"),
     accepted("modalities", Kind::List(&Kind::Choice(&["text"]), 0, 1)),
@@ -166,7 +175,7 @@ const CHAT: &[Field] = &[
 /// The body.
 pub const BODY: Object = Object {
     name: "ChatCompletionRequest",
-    groups: &[MODEL, CONVERSATION, CHAT, COMMON, MORE, CONSTRAINTS, STREAM, BOOKKEEPING],
+    groups: &[MODEL, CONVERSATION, CHAT, N, COMMON, MORE, CONSTRAINTS, STREAM, BOOKKEEPING],
 };
 
 /// Answers a conversation.
@@ -188,7 +197,13 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let include_usage = options.and_then(|options| options.flag("include_usage")) == Some(true);
     let choices = (0..n).map(|_| Choice::default()).collect();
     let mut stream = Stream {
-        talk, head, include_usage, wants_logprobs, choices, out: String::new(), is_over: false,
+        talk,
+        head,
+        include_usage,
+        wants_logprobs,
+        choices,
+        out: String::new(),
+        is_over: false,
     };
     for choice in 0..n {
         stream.push(choice, json!({"role": "assistant", "content": ""}), None);
@@ -316,9 +331,7 @@ impl Message {
             message["reasoning_content"] = self.reasoning.into();
         }
         if !self.calls.is_empty() {
-            let call = |(id, name, arguments)| {
-                json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
-            };
+            let call = |(id, name, arguments)| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
             message["tool_calls"] = self.calls.into_iter().map(call).collect();
         }
         let logprobs = match wants_logprobs {

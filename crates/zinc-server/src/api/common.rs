@@ -5,18 +5,19 @@ use zinc_chat::{ResponseFormat, ToolChoice};
 use zinc_engine::sampler::TokenLogprobs;
 use zinc_token::Tokenizer;
 
+use crate::ApiError;
 use crate::conversation::{Ask, Thinking};
 use crate::run::Totals;
-use crate::schema::{Body, Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used};
-use crate::ApiError;
+use crate::schema::{
+    Body, Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used,
+};
 
-/// A list of texts.
-pub const TEXTS: Kind = Kind::List(&Kind::Text, 0, usize::MAX);
 /// An object of any form.
 pub const ANY_OBJECT: Kind = Kind::Map(&Kind::Any);
 
 /// The model's name.
-pub const MODEL: &[Field] = &[used("model", Kind::Text, "The model; absent is the server's first.")];
+pub const MODEL: &[Field] =
+    &[used("model", Kind::Text, "The model; absent is the server's first.")];
 
 /// Bookkeeping of OpenAI's clients.
 pub const BOOKKEEPING: &[Field] = &[
@@ -149,7 +150,9 @@ pub fn response_format(body: &Body<'_>, name: &str) -> Result<ResponseFormat, Ap
             let holder = nested.as_ref().unwrap_or(&format);
             match holder.get("schema") {
                 Some(schema) => Ok(ResponseFormat::JsonSchema(schema.clone())),
-                None => Err(holder.problem("schema", "required: there is nothing to hold to").into()),
+                None => {
+                    Err(holder.problem("schema", "required: there is nothing to hold to").into())
+                }
             }
         }
         _ => Ok(ResponseFormat::Text),
@@ -172,7 +175,10 @@ pub fn constraint(body: &Body<'_>, format: ResponseFormat) -> Result<ResponseFor
     ] {
         let Some(holder) = holder else { continue };
         if let Some(schema) = holder.get(json) {
-            found.push((holder.path(json), ResponseFormat::JsonSchema(schema_of(holder, json, schema)?)));
+            found.push((
+                holder.path(json),
+                ResponseFormat::JsonSchema(schema_of(holder, json, schema)?),
+            ));
         }
         if let Some(pattern) = holder.text(regex) {
             found.push((holder.path(regex), ResponseFormat::Regex(pattern.into())));
@@ -202,8 +208,9 @@ pub fn constraint(body: &Body<'_>, format: ResponseFormat) -> Result<ResponseFor
 
 fn schema_of(holder: &Body<'_>, name: &str, schema: &Value) -> Result<Value, ApiError> {
     match schema {
-        Value::String(text) => serde_json::from_str(text)
-            .map_err(|error| holder.problem(name, format!("the schema is no JSON: {error}")).into()),
+        Value::String(text) => serde_json::from_str(text).map_err(|error| {
+            holder.problem(name, format!("the schema is no JSON: {error}")).into()
+        }),
         schema => Ok(schema.clone()),
     }
 }
@@ -217,7 +224,8 @@ fn grammar_of(text: &str) -> ResponseFormat {
 }
 
 /// How much to think.
-pub const EFFORT: Kind = Kind::Choice(&["none", "minimal", "low", "medium", "high", "xhigh", "max"]);
+pub const EFFORT: Kind =
+    Kind::Choice(&["none", "minimal", "low", "medium", "high", "xhigh", "max"]);
 
 /// What an effort asks for.
 pub fn thinking(effort: Option<&str>, field: &'static str) -> Thinking {
@@ -270,7 +278,13 @@ pub const FLAT_TOOL_CHOICE: Kind = Kind::AnyOf(&[
         key: "type",
         default: None,
         forms: &[("function", &FLAT_NAMED), ("allowed_tools", &FLAT_ALLOWED)],
-        refused: &[("custom", "zinc's tools take JSON"), ("mcp", HOSTED), ("file_search", HOSTED), ("web_search_preview", HOSTED), ("code_interpreter", HOSTED)],
+        refused: &[
+            ("custom", "zinc's tools take JSON"),
+            ("mcp", HOSTED),
+            ("file_search", HOSTED),
+            ("web_search_preview", HOSTED),
+            ("code_interpreter", HOSTED),
+        ],
     }),
 ]);
 

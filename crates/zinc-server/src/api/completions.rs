@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Value, json};
-use zinc_chat::{ChatPrompt, GuideSpec, with_bos};
+use zinc_chat::{ResponseFormat, with_bos};
 use zinc_engine::FinishReason;
 use zinc_engine::sampler::TokenLogprobs;
 use zinc_token::{EncodeOptions, Tokenizer};
@@ -17,7 +17,7 @@ use crate::input::Input;
 use crate::models::Instance;
 use crate::reply::{self, DONE, Script, push_data};
 use crate::run::{Order, Run, Visit};
-use crate::sampling::{COMMON, MORE, Sampling, TOP_LOGPROBS, max_tokens};
+use crate::sampling::{COMMON, MORE, N, Sampling, TOP_LOGPROBS, max_tokens};
 use crate::schema::{Body, Field, Kind, Neutral, Object, refused, used};
 use crate::worker::{Update, What};
 use crate::{ApiError, Dialect, ids};
@@ -38,20 +38,31 @@ pub const PROMPTS: Kind = Kind::AnyOf(&[
 ]);
 
 const FIELDS: &[Field] = &[
-    Field { role: crate::schema::Role::Required, ..used("prompt", PROMPTS, "A text or its tokens, or a list of either.") },
-    used("max_tokens", Kind::Int(-1, u32::MAX as i64), "Most tokens of an answer; default 16, -1 is no limit."),
+    Field {
+        role: crate::schema::Role::Required,
+        ..used("prompt", PROMPTS, "A text or its tokens, or a list of either.")
+    },
+    used(
+        "max_tokens",
+        Kind::Int(-1, u32::MAX as i64),
+        "Most tokens of an answer; default 16, -1 is no limit.",
+    ),
     used("n_predict", Kind::Int(-1, u32::MAX as i64), "The same, by llama.cpp's name."),
     used("logprobs", TOP_LOGPROBS, "Log-probabilities of the tokens and of so many alternatives."),
     used("echo", Kind::Flag, "The answer begins with the prompt."),
     used("best_of", Kind::Int(1, 128), "As large as n, or absent: every answer is returned."),
-    used("add_special_tokens", Kind::Flag, "A text begins with the model's beginning-of-sequence token; default true."),
+    used(
+        "add_special_tokens",
+        Kind::Flag,
+        "A text begins with the model's beginning-of-sequence token; default true.",
+    ),
     refused("suffix", &[Neutral::Text("")], "zinc continues texts, it fills no gaps"),
 ];
 
 /// The body.
 pub const BODY: Object = Object {
     name: "CompletionRequest",
-    groups: &[MODEL, FIELDS, COMMON, MORE, CONSTRAINTS, STREAM, BOOKKEEPING],
+    groups: &[MODEL, FIELDS, N, COMMON, MORE, CONSTRAINTS, STREAM, BOOKKEEPING],
 };
 
 /// A text to continue.
@@ -96,7 +107,9 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let answers = Answers { run, head, choices };
     match stream {
         false => answers.whole().await,
-        true => Ok(reply::events(Stream { answers, include_usage, out: String::new(), is_over: false })),
+        true => {
+            Ok(reply::events(Stream { answers, include_usage, out: String::new(), is_over: false }))
+        }
     }
 }
 
@@ -111,17 +124,18 @@ fn orders(
     let add_bos = body.flag("add_special_tokens").unwrap_or(true);
     let defaults = &instance.known().defaults;
     let max = match max_tokens(&body, &["max_tokens", "n_predict"], defaults) {
-        None if body.get("max_tokens").or(body.get("n_predict")).is_none() => Some(DEFAULT_MAX_TOKENS),
+        None if body.get("max_tokens").or(body.get("n_predict")).is_none() => {
+            Some(DEFAULT_MAX_TOKENS)
+        }
         max => max,
     };
     let format = common::constraint(&body, Default::default())?;
-    let spec = GuideSpec { response_format: format, ..GuideSpec::default() };
     let order = |prompt: Prompt| {
         let mut guides = Vec::new();
-        if spec != GuideSpec::default() {
+        if format != ResponseFormat::Text {
             for _ in 0..n {
-                let plain = ChatPrompt::plain(prompt.ids.clone());
-                guides.extend(instance.guides()?.guide(&spec, None, &plain).map_err(refusal)?);
+                let guide = instance.guides()?.plain_guide(instance.tokenizer(), &format);
+                guides.extend(guide.map_err(refusal)?);
             }
         }
         let order = Order {
@@ -138,9 +152,7 @@ fn orders(
 
 fn read_prompts(body: &Body<'_>, name: &str, tokenizer: &Tokenizer, add_bos: bool) -> Vec<Prompt> {
     let texts = |text: &str| {
-        let options = EncodeOptions { add_special: false, parse_special: false };
-        let ids = tokenizer.encode(text, options);
-        let ids = if add_bos { with_bos(tokenizer, ids) } else { ids };
+        let ids = if add_bos { encode(tokenizer, text) } else { plain_ids(tokenizer, text) };
         Prompt { text: Some(text.to_owned()), ids }
     };
     let ids = |list: &[Value]| {
@@ -159,6 +171,15 @@ fn read_prompts(body: &Body<'_>, name: &str, tokenizer: &Tokenizer, add_bos: boo
         }
         _ => Vec::new(),
     }
+}
+
+fn plain_ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: false })
+}
+
+/// A text's tokens, behind the beginning-of-sequence token if the model expects one.
+pub fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    with_bos(tokenizer, plain_ids(tokenizer, text))
 }
 
 /// The token ids of a field of kind [`PROMPTS`].
@@ -195,7 +216,13 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&TokenLogprobs>, at: &mut usize) {
+    fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        id: u32,
+        logprobs: Option<&TokenLogprobs>,
+        at: &mut usize,
+    ) {
         let text = |id: u32| String::from_utf8_lossy(tokenizer.vocab().piece(id)).into_owned();
         let token = text(id);
         self.offsets.push(*at);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use zinc_engine::Pooling;
 
 use super::common::{ANY_OBJECT, BOOKKEEPING, MODEL};
-use super::completions::{PROMPTS, read_ids};
+use super::completions::{PROMPTS, encode, read_ids};
 use crate::app::App;
 use crate::conversation::away;
 use crate::input::Input;
@@ -32,7 +32,11 @@ pub const EMBEDDINGS: Object = Object {
         &[
             required("input", PROMPTS, "A text or its tokens, or a list of either."),
             used("encoding_format", Kind::Choice(&["float", "base64"]), "Numbers, or their bytes."),
-            used("dimensions", Kind::Int(1, i64::MAX), "The model's own width: zinc cuts no vectors."),
+            used(
+                "dimensions",
+                Kind::Int(1, i64::MAX),
+                "The model's own width: zinc cuts no vectors.",
+            ),
             used("pooling", POOLING, "Which hidden states count; default is the model's."),
             refused("truncate_prompt_tokens", &[], "zinc never cuts a text"),
             refused("input_type", &[], "put an instruction into the text"),
@@ -72,10 +76,7 @@ pub const RERANK: Object = Object {
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn embeddings(
-    State(app): State<Arc<App>>,
-    input: Input,
-) -> Result<Response, ApiError> {
+pub async fn embeddings(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = EMBEDDINGS.check(&input.json)?;
     let visit = Visit::begin(&app, input.id, body.text("model")).await?;
     let width = visit.lease.model().config().d_model;
@@ -86,7 +87,8 @@ pub async fn embeddings(
     let pooling = pooling(&body, &visit.lease)?;
     let json = input.json.clone();
     let (visit, ids) = away(move || {
-        let ids = EMBEDDINGS.check(&json).map(|body| read_ids(&body, "input", visit.lease.tokenizer()));
+        let ids =
+            EMBEDDINGS.check(&json).map(|body| read_ids(&body, "input", visit.lease.tokenizer()));
         (visit, ids)
     })
     .await?;
@@ -120,15 +122,14 @@ pub async fn rerank(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let documents: Vec<String> = body.list("documents").iter().map(text).collect();
     let query = body.text("query").unwrap_or_default().to_owned();
     let (visit, ids, documents) = away(move || {
-        let all: Vec<_> = std::iter::once(&query).chain(&documents).collect();
-        let texts = json!({"texts": all});
-        let only = Object { name: "", groups: &[&[used("texts", PROMPTS, "")]] };
-        let ids = only.check(&texts).map(|body| read_ids(&body, "texts", visit.lease.tokenizer()));
+        let tokenizer = visit.lease.tokenizer();
+        let texts = std::iter::once(&query).chain(&documents);
+        let ids: Vec<_> = texts.map(|text| encode(tokenizer, text)).collect();
         (visit, ids, documents)
     })
     .await?;
     let model = visit.lease.known().id.clone();
-    let (vectors, total) = embed(visit, ids?, pooling).await?;
+    let (vectors, total) = embed(visit, ids, pooling).await?;
     let Some((query, rest)) = vectors.split_first() else {
         return Err(ApiError::internal("there is no embedding of the query"));
     };
@@ -174,7 +175,8 @@ fn pooling(body: &Body<'_>, instance: &Instance) -> Result<Pooling, ApiError> {
         Ok(Some(1)) => Ok(Pooling::Mean),
         Ok(None | Some(0 | 3)) => Ok(Pooling::Last),
         _ => {
-            let what = "the model's file asks for a pooling that zinc has not; name one: last or mean";
+            let what =
+                "the model's file asks for a pooling that zinc has not; name one: last or mean";
             Err(ApiError::unsupported("pooling", what))
         }
     }

@@ -15,10 +15,13 @@ use crate::models::Instance;
 use crate::reply::{self, Script, push_event};
 use crate::run::{Totals, Visit};
 use crate::sampling::Sampling;
-use crate::schema::{Body, Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used};
+use crate::schema::{
+    Body, Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used,
+};
 use crate::{ApiError, Dialect, ids};
 
-const TYPE: &[Field] = &[required("type", Kind::Text, "The form."), accepted("cache_control", ANY_OBJECT)];
+const TYPE: &[Field] =
+    &[required("type", Kind::Text, "The form."), accepted("cache_control", ANY_OBJECT)];
 const TEXT_BLOCK: Object = Object {
     name: "TextBlock",
     groups: &[
@@ -131,7 +134,11 @@ const TOOL: Object = Object {
 const CHOICE: Object = Object {
     name: "ToolChoiceParam",
     groups: &[&[
-        required("type", Kind::Choice(&["auto", "any", "tool", "none"]), "Whether tools are called."),
+        required(
+            "type",
+            Kind::Choice(&["auto", "any", "tool", "none"]),
+            "Whether tools are called.",
+        ),
         used("name", Kind::Text, "The tool, with type tool."),
         used("disable_parallel_tool_use", Kind::Flag, "At most one call."),
     ]],
@@ -140,7 +147,11 @@ const THINKING: Object = Object {
     name: "ThinkingParam",
     groups: &[&[
         required("type", Kind::Choice(&["enabled", "disabled", "adaptive"]), "Whether to think."),
-        used("budget_tokens", Kind::Int(1, u32::MAX as i64), "Most tokens of it; then it is closed."),
+        used(
+            "budget_tokens",
+            Kind::Int(1, u32::MAX as i64),
+            "Most tokens of it; then it is closed.",
+        ),
         accepted("display", Kind::Choice(&["summarized"])),
     ]],
 };
@@ -148,7 +159,11 @@ const OUTPUT: Object = Object {
     name: "OutputConfig",
     groups: &[&[
         used("format", Kind::Tagged(&TEXT_FORMAT_NAMELESS), "The form of the answer."),
-        used("effort", Kind::Choice(&["low", "medium", "high", "xhigh", "max"]), "How much to think."),
+        used(
+            "effort",
+            Kind::Choice(&["low", "medium", "high", "xhigh", "max"]),
+            "How much to think.",
+        ),
     ]],
 };
 /// Anthropic's schemas have no name.
@@ -191,9 +206,17 @@ pub const BODY: Object = Object {
             used("stop_sequences", Kind::List(&Kind::Text, 0, 64), "Texts that end the answer."),
             used("temperature", Kind::Number(0.0, 100.0), "Randomness."),
             used("top_k", Kind::Int(-1, u32::MAX as i64), "Keeps that many tokens."),
-            used("top_p", Kind::Number(0.0, 1.0), "Keeps the most probable tokens up to this share."),
+            used(
+                "top_p",
+                Kind::Number(0.0, 1.0),
+                "Keeps the most probable tokens up to this share.",
+            ),
             used("stream", Kind::Flag, "Server-sent events instead of one response."),
-            used("seed", Kind::Int(i64::MIN, i64::MAX), "Same seed, same answer (zinc's own field)."),
+            used(
+                "seed",
+                Kind::Int(i64::MIN, i64::MAX),
+                "Same seed, same answer (zinc's own field).",
+            ),
             accepted("metadata", ANY_OBJECT),
             accepted("service_tier", Kind::Text),
             accepted("inference_geo", Kind::Text),
@@ -229,10 +252,7 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn count_tokens(
-    State(app): State<Arc<App>>,
-    input: Input,
-) -> Result<Response, ApiError> {
+pub async fn count_tokens(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = COUNT.check(&input.json)?;
     let visit = Visit::begin(&app, input.id, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
@@ -253,8 +273,10 @@ fn read(body: &Body<'_>, instance: &Instance) -> Result<Ask, ApiError> {
     }
     let mut ask = Ask::new(messages, sampling);
     // A last message of the assistant's is the beginning of the answer.
-    ask.continue_final_message =
-        ask.messages.last().is_some_and(|m| m["role"] == "assistant" && m.get("tool_calls").is_none());
+    ask.continue_final_message = ask
+        .messages
+        .last()
+        .is_some_and(|m| m["role"] == "assistant" && m.get("tool_calls").is_none());
     ask.add_generation_prompt = !ask.continue_final_message;
     ask.max_tokens = body.count("max_tokens");
     ask.tools = body.objects("tools").map(|tool| wire_tool(&tool)).collect();
@@ -292,7 +314,9 @@ fn read_choice(body: &Body<'_>, ask: &mut Ask) -> Result<(), ApiError> {
         (Some("any"), _) => ToolChoice::Required,
         (Some("none"), _) => ToolChoice::None,
         (Some("tool"), Some(name)) => ToolChoice::Named(name.to_owned()),
-        (Some("tool"), None) => return Err(choice.problem("name", "required with type tool").into()),
+        (Some("tool"), None) => {
+            return Err(choice.problem("name", "required with type tool").into());
+        }
         _ => ToolChoice::Auto,
     };
     Ok(())
@@ -328,7 +352,9 @@ fn push_message(message: &Body<'_>, out: &mut Vec<Value>) -> Result<(), ApiError
     for block in message.objects("content") {
         match block.text("type") {
             Some("text") => texts.push(block.text("text").unwrap_or_default().to_owned()),
-            Some("thinking") => thoughts.push(block.text("thinking").unwrap_or_default().to_owned()),
+            Some("thinking") => {
+                thoughts.push(block.text("thinking").unwrap_or_default().to_owned())
+            }
             Some("tool_use") if role == "assistant" => calls.push(json!({
                 "id": block.text("id"),
                 "type": "function",
@@ -362,7 +388,8 @@ fn tool_message(block: &Body<'_>) -> Value {
     let mut text = match block.text("content") {
         Some(text) => text.to_owned(),
         None => {
-            let texts: Vec<_> = block.objects("content").filter_map(|part| part.text("text")).collect();
+            let texts: Vec<_> =
+                block.objects("content").filter_map(|part| part.text("text")).collect();
             texts.join("\n")
         }
     };
@@ -485,7 +512,11 @@ impl Writer {
             }
         }
         let index = self.blocks.len() - 1;
-        push_event(out, "content_block_stop", &json!({"type": "content_block_stop", "index": index}));
+        push_event(
+            out,
+            "content_block_stop",
+            &json!({"type": "content_block_stop", "index": index}),
+        );
     }
 }
 

@@ -49,6 +49,22 @@ pub async fn show(
     }
 }
 
+/// A model called `load`, whose page the route of that name would hide.
+///
+/// # Errors
+/// See [`show`].
+pub async fn show_load(app: State<Arc<App>>) -> Result<Response, ApiError> {
+    show(app, Path("load".into())).await
+}
+
+/// A model called `unload`; see [`show_load`].
+///
+/// # Errors
+/// See [`show`].
+pub async fn show_unload(app: State<Arc<App>>) -> Result<Response, ApiError> {
+    show(app, Path("unload".into())).await
+}
+
 fn entry(app: &App, known: &KnownModel, status: &Status) -> Value {
     let mut entry = json!({
         "id": known.id,

@@ -28,8 +28,16 @@ pub const TOKENIZE: Object = Object {
         MODEL,
         &[
             required("content", Kind::Text, "The text."),
-            used("add_special", Kind::Flag, "With the tokens the model expects around a text; default false."),
-            used("parse_special", Kind::Flag, "Text of control tokens becomes those; default true."),
+            used(
+                "add_special",
+                Kind::Flag,
+                "With the tokens the model expects around a text; default false.",
+            ),
+            used(
+                "parse_special",
+                Kind::Flag,
+                "Text of control tokens becomes those; default true.",
+            ),
             used("with_pieces", Kind::Flag, "With each token's text, or bytes where it is none."),
         ],
     ],
@@ -40,7 +48,11 @@ pub const DETOKENIZE: Object = Object {
     name: "DetokenizeRequest",
     groups: &[
         MODEL,
-        &[required("tokens", Kind::List(&Kind::Int(0, u32::MAX as i64), 0, usize::MAX), "The tokens.")],
+        &[required(
+            "tokens",
+            Kind::List(&Kind::Int(0, u32::MAX as i64), 0, usize::MAX),
+            "The tokens.",
+        )],
     ],
 };
 
@@ -89,7 +101,7 @@ pub async fn detokenize(State(app): State<Arc<App>>, input: Input) -> Result<Res
     let tokens = body.list("tokens").iter();
     let ids: Vec<u32> =
         tokens.filter_map(|id| u32::try_from(crate::schema::int(id)?).ok()).collect();
-    let n_vocab = visit.lease.tokenizer().vocab().len();
+    let n_vocab = visit.lease.tokenizer().vocab().n_tokens();
     if let Some(at) = ids.iter().position(|id| *id as usize >= n_vocab) {
         let what = format!("{} is no token; the model's ids are below {n_vocab}", ids[at]);
         return Err(ApiError::field(format!("tokens[{at}]"), what));
@@ -176,7 +188,8 @@ pub async fn props(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     });
     if let Some(instance) = app.registry.instance(&known.id) {
         let vocab = instance.tokenizer().vocab();
-        let text = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(vocab.piece(id)).into_owned());
+        let text =
+            |id: Option<u32>| id.map(|id| String::from_utf8_lossy(vocab.piece(id)).into_owned());
         let (device, memory) = instance.device();
         let more = json!({
             "default_generation_settings": {

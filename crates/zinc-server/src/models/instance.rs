@@ -87,9 +87,8 @@ fn open(
     let (commands, receiver) = channel();
     let watch = Arc::new(Watch::default());
     let Loaded { model, options, device, memory } = loaded;
-    let worker =
-        Worker::new(Arc::clone(&model), options, receiver, Arc::clone(&watch), metrics)
-            .map_err(|error| error.to_string())?;
+    let worker = Worker::new(Arc::clone(&model), options, receiver, Arc::clone(&watch), metrics)
+        .map_err(|error| error.to_string())?;
     let instance = Instance {
         chat: chat_format(&known, model.model()),
         known,
@@ -164,7 +163,7 @@ impl Instance {
     /// # Errors
     /// Its vocabulary cannot be used for that.
     pub fn guides(&self) -> Result<&GuideFactory, ApiError> {
-        let build = || GuideFactory::new(self.model()).map_err(|e: ChatError| e.to_string());
+        let build = || GuideFactory::new(self.tokenizer()).map_err(|e: ChatError| e.to_string());
         let made = self.guides.get_or_init(build).as_ref();
         made.map_err(|why| ApiError::internal(format!("answers cannot be constrained: {why}")))
     }

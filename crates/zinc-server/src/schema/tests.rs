@@ -15,7 +15,11 @@ const PARTS: Tagged = Tagged {
 const BODY: Object = Object {
     name: "Test",
     groups: &[
-        &[required("prompt", Kind::AnyOf(&[Kind::Text, Kind::List(&Kind::Tagged(&PARTS), 1, 3)]), "")],
+        &[required(
+            "prompt",
+            Kind::AnyOf(&[Kind::Text, Kind::List(&Kind::Tagged(&PARTS), 1, 3)]),
+            "",
+        )],
         &[
             used("n", Kind::Int(1, 8), ""),
             used("top_p", Kind::Number(0.0, 1.0), ""),
@@ -50,7 +54,10 @@ fn every_problem_names_its_field() {
         (json!({}), "prompt: required; expected a string, or a list of 1 to 3, each an object"),
         (json!({"prompt": 3}), "prompt: expected a string, or a list of 1 to 3, each an object"),
         (json!({"prompt": "x", "n": 9}), "n: 9 is not allowed; expected an integer from 1 to 8"),
-        (json!({"prompt": "x", "n": 1.5}), "n: 1.5 is not allowed; expected an integer from 1 to 8"),
+        (
+            json!({"prompt": "x", "n": 1.5}),
+            "n: 1.5 is not allowed; expected an integer from 1 to 8",
+        ),
         (json!({"prompt": "x", "n": "1"}), "n: expected an integer from 1 to 8"),
         (json!({"prompt": "x", "mode": "c"}), "mode: \"c\" is not allowed; expected one of a, b"),
         (json!({"prompt": "x", "bias": {"7": true}}), "bias.7: expected a number from -100 to 100"),
@@ -75,7 +82,10 @@ fn every_problem_names_its_field() {
 fn reads_what_was_checked() {
     let body = json!({"prompt": "x", "n": 3.0, "top_p": 0.5, "user": null});
     let body = BODY.check(&body).unwrap();
-    assert_eq!((body.text("prompt"), body.int("n"), body.number("top_p")), (Some("x"), Some(3), Some(0.5)));
+    assert_eq!(
+        (body.text("prompt"), body.int("n"), body.number("top_p")),
+        (Some("x"), Some(3), Some(0.5))
+    );
     assert_eq!((body.text("user"), body.flag("absent")), (None, None));
     assert_eq!(body.texts("prompt"), ["x"]);
 }

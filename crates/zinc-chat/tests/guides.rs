@@ -1,0 +1,353 @@
+//! What guides let through satisfies what was asked for.
+
+#![allow(clippy::unwrap_used)] // A test that unwraps fails, as it should.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::draw::{Draw, Ended};
+use support::syntaxes::{TEMPLATES, call, format_of};
+use support::{builtin, marked_tokenizer, parse, small_tokenizer, tokenizer};
+use zinc_chat::{
+    AnswerParser, ChatError, ChatPrompt, GuideFactory, GuideSpec, ResponseFormat, ToolChoice, Tools,
+};
+use zinc_engine::{Allowed, Steer};
+use zinc_token::{EncodeOptions, Tokenizer};
+
+/// Schemas of one value each.
+fn leaves() -> Vec<Value> {
+    vec![
+        json!({"type": "string", "maxLength": 12}),
+        json!({"type": "string", "minLength": 2, "maxLength": 5}),
+        json!({"type": "string", "enum": ["red", "green", "blue \"dark\""]}),
+        json!({"const": {"fixed": [1, null, "x"]}}),
+        json!({"enum": [1, "one", null, true, [1, 2], {"a": 1}]}),
+        json!({"type": "integer"}),
+        json!({"type": "integer", "minimum": -5, "maximum": 17}),
+        json!({"type": "integer", "exclusiveMinimum": 99, "maximum": 1001}),
+        json!({"type": "number"}),
+        json!({"type": "number", "minimum": 0, "maximum": 1}),
+        json!({"type": "number", "exclusiveMinimum": -2.5, "exclusiveMaximum": 3.25}),
+        json!({"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 1000}),
+        json!({"type": "boolean"}),
+        json!({"type": "null"}),
+        json!({"type": ["string", "null"], "maxLength": 8}),
+        json!({"type": ["integer", "boolean"]}),
+        json!({"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}),
+        json!({"type": "string", "pattern": "^(a|b)+c?$", "maxLength": 9}),
+        json!({"type": "string", "format": "date"}),
+        json!({"type": "string", "format": "time"}),
+        json!({"type": "string", "format": "uuid"}),
+        json!({"type": "string", "format": "ipv4"}),
+        json!({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 4}]}),
+        json!({"oneOf": [{"type": "integer"}, {"type": "null"}]}),
+        json!({"allOf": [{"type": "integer"}, {"minimum": 3}, {"maximum": 40}]}),
+    ]
+}
+
+/// Schemas that hold others.
+fn wrapped(leaf: &Value, i: usize) -> Vec<Value> {
+    let closed = |properties: Value, required: Value| {
+        json!({"type": "object", "properties": properties, "required": required,
+            "additionalProperties": false})
+    };
+    let list = json!({"type": "array", "items": leaf, "minItems": i % 3, "maxItems": 3 + i % 2});
+    let tree = json!({"type": "object", "properties": {"value": leaf,
+        "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]}},
+        "required": ["value", "next"], "additionalProperties": false});
+    vec![
+        closed(json!({"a": leaf, "b é": {"type": "boolean"}}), json!(["a"])),
+        closed(json!({"list": list, "deep": closed(json!({"x": leaf}), json!(["x"]))}), json!(["list", "deep"])),
+        json!({"$defs": {"tree": tree}, "$ref": "#/$defs/tree"}),
+        json!({"anyOf": [closed(json!({"kind": {"const": "one"}, "v": leaf}), json!(["kind", "v"])),
+            json!({"type": "array", "prefixItems": [leaf, {"type": "integer"}], "items": false, "minItems": 2})]}),
+    ]
+}
+
+fn schemas() -> Vec<Value> {
+    let mut schemas = leaves();
+    for (i, leaf) in leaves().iter().enumerate() {
+        schemas.extend(wrapped(leaf, i));
+    }
+    schemas
+}
+
+fn json_spec(schema: &Value) -> GuideSpec {
+    let response_format = ResponseFormat::JsonSchema(schema.clone());
+    GuideSpec { response_format, ..GuideSpec::default() }
+}
+
+fn check_json(schema: &Value, text: &str) {
+    let value: Value =
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{schema}: {text:?}: {error}"));
+    let validator = jsonschema::validator_for(schema).unwrap();
+    if let Err(error) = validator.validate(&value) {
+        panic!("{schema}: {text}: {error}");
+    }
+}
+
+#[test]
+fn every_sample_of_a_hundred_schemas_is_valid() {
+    let schemas = schemas();
+    assert!(schemas.len() >= 100);
+    let (model, other) = (builtin(), tokenizer("qwen2"));
+    let tokenizers = [("builtin", Some(model.tokenizer())), ("qwen2", other.as_ref())];
+    for (name, tokenizer) in tokenizers {
+        let Some(tokenizer) = tokenizer else { continue };
+        let factory = GuideFactory::new(tokenizer).unwrap();
+        for (i, schema) in schemas.iter().enumerate() {
+            for seed in 0..2 {
+                let format = ResponseFormat::JsonSchema(schema.clone());
+                let mut guide = factory.plain_guide(tokenizer, &format).unwrap().unwrap();
+                let mut draw = Draw::new((i * 2 + seed) as u64);
+                let (text, ended) = draw.answer(guide.as_mut(), tokenizer, 4000);
+                assert_eq!(ended, Ended::Complete, "{name} {schema}: {text}");
+                check_json(schema, &text);
+            }
+        }
+    }
+}
+
+fn plain(tokenizer: &Tokenizer, format: &ResponseFormat) -> Result<Box<dyn Steer>, ChatError> {
+    let factory = GuideFactory::new(tokenizer).unwrap();
+    factory.plain_guide(tokenizer, format).map(|guide| guide.expect("something is held"))
+}
+
+#[test]
+fn texts_of_other_forms() {
+    let tokenizer = small_tokenizer();
+    let check = |format: ResponseFormat, is_right: &dyn Fn(&str) -> bool| {
+        for seed in 0..5 {
+            let mut guide = plain(&tokenizer, &format).unwrap();
+            let (text, ended) = Draw::new(seed).answer(guide.as_mut(), &tokenizer, 500);
+            assert!(ended == Ended::Complete && is_right(&text), "{format:?}: {text:?}");
+        }
+    };
+    let choice = ResponseFormat::Choice(vec!["yes".into(), "no".into(), "yes/no \"\n".into()]);
+    check(choice, &|text| ["yes", "no", "yes/no \"\n"].contains(&text));
+    let is_ab = |text: &str| text.trim_matches('a').trim_matches('b').is_empty() && text.contains('b');
+    check(ResponseFormat::Regex("a{0,9}b{1,9}".into()), &is_ab);
+    check(ResponseFormat::Lark("start: \"a\"~0..9 \"b\"~1..9".into()), &is_ab);
+    check(ResponseFormat::Gbnf("root ::= \"a\"{0,9} bs\nbs ::= [b]{1,9}".into()), &is_ab);
+    check(ResponseFormat::Choice(vec!["{}".into()]), &|text| text == "{}");
+}
+
+#[test]
+fn what_cannot_be_held_is_refused_with_its_place() {
+    let tokenizer = small_tokenizer();
+    let refused = |format: ResponseFormat| match plain(&tokenizer, &format) {
+        Err(ChatError::Constraint { at, what }) => format!("{at}: {what}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("{format:?} was taken"),
+    };
+    let at = "response_format.json_schema.schema";
+    for (schema, place, keyword) in [
+        (json!({"type": "object", "properties": {"a": {"not": {}}}}), ".properties.a.not", "not"),
+        (json!({"type": "array", "uniqueItems": true}), ".uniqueItems", "uniqueItems"),
+        (json!({"anyOf": [{"type": "null"}, {"if": {}, "then": {}}]}), ".anyOf[1].if", "if"),
+        (json!({"type": "string", "format": "iri"}), ".format", "iri"),
+        (json!({"$defs": {"x": {"contains": {}}}}), ".$defs.x.contains", "contains"),
+        (json!({"items": {"x-guidance": {}}}), ".items.x-guidance", "x-guidance"),
+        (json!({"$ref": "http://example.com/x"}), ".$ref", "$ref"),
+        (json!({"properties": {"o": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}), ".properties.o.oneOf", "oneOf"),
+        (json!({"type": "number", "minimum": 3, "maximum": 2}), "", "nsatisfiable"),
+        (json!([]), "", "schema"),
+    ] {
+        let message = refused(ResponseFormat::JsonSchema(schema.clone()));
+        let is_told = message.starts_with(&format!("{at}{place}: ")) && message.contains(keyword);
+        assert!(is_told, "{schema}: {message}");
+    }
+    assert!(refused(ResponseFormat::Regex("a(".into())).starts_with("guided_regex: "));
+    assert!(refused(ResponseFormat::Lark("start: x".into())).starts_with("grammar: "));
+    assert!(refused(ResponseFormat::Gbnf("root = x".into())).starts_with("grammar: line 1"));
+    assert!(refused(ResponseFormat::Choice(Vec::new())).starts_with("guided_choice: "));
+}
+
+fn tools() -> Tools {
+    let weather = json!({"type": "object", "properties": {
+        "city": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius", "kelvin"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14}, "precise": {"type": "boolean"},
+        "tags": {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}, "maxItems": 3},
+        "at": {"$ref": "#/$defs/point"}},
+        "required": ["city", "days"], "additionalProperties": false,
+        "$defs": {"point": {"type": "object", "properties": {"x": {"type": "integer"},
+            "y": {"type": "integer"}}, "required": ["x", "y"], "additionalProperties": false}}});
+    let nothing = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let odd = json!({"type": "object", "propertyNames": {"pattern": "x"}});
+    let tool = |name: &str, parameters: Value| {
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let list = [tool("get_weather", weather), tool("now", nothing), tool("odd", odd)];
+    Tools::from_json(&list).unwrap()
+}
+
+fn check_calls(name: &str, text: &str, said: &support::Said, tools: &Tools) {
+    assert!(!said.calls.is_empty(), "{name}: {text:?} {said:?}");
+    for (tool, arguments) in &said.calls {
+        let tool = tools.get(tool).unwrap();
+        if tool.name != "odd" {
+            let validator = jsonschema::validator_for(&tool.parameters).unwrap();
+            let error = validator.validate(arguments).err();
+            assert!(error.is_none(), "{name}: {text:?} {arguments} {error:?}");
+        }
+    }
+}
+
+fn prompt(opens_thinking: bool, closes_thinking: bool) -> ChatPrompt {
+    ChatPrompt { text: String::new(), ids: Vec::new(), opens_thinking, closes_thinking }
+}
+
+#[test]
+fn calls_satisfy_their_tools() {
+    let tools = tools();
+    for tokenizer in [small_tokenizer(), marked_tokenizer()] {
+        let factory = GuideFactory::new(&tokenizer).unwrap();
+        for (name, template) in TEMPLATES.into_iter().filter(|(name, _)| *name != "python") {
+            let format = format_of(&tokenizer, template);
+            let prompt = prompt(false, true);
+            for (seed, choice) in [
+                (0, ToolChoice::Required),
+                (1, ToolChoice::Required),
+                (2, ToolChoice::Named("get_weather".into())),
+                (3, ToolChoice::Named("now".into())),
+            ] {
+                let spec = GuideSpec { tools: tools.clone(), tool_choice: choice.clone(), ..GuideSpec::default() };
+                let guide = factory.guide(&tokenizer, &format, &prompt, &spec);
+                let mut guide = guide.unwrap_or_else(|error| panic!("{name}: {error}")).unwrap();
+                let (text, ended) = Draw::new(seed).answer(guide.as_mut(), &tokenizer, 3000);
+                assert_eq!(ended, Ended::Complete, "{name}: {text}");
+                let said = parse(AnswerParser::new(&format, &prompt, &tools), &text, 3);
+                check_calls(name, &text, &said, &tools);
+                assert_eq!(said.content.trim(), "", "{name}: {text}");
+                if let ToolChoice::Named(named) = choice {
+                    assert!(said.calls.iter().all(|(name, _)| *name == named), "{name}: {text}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_is_held_once_it_begins() {
+    let tools = tools();
+    for tokenizer in [small_tokenizer(), marked_tokenizer()] {
+        let factory = GuideFactory::new(&tokenizer).unwrap();
+        for (name, template) in TEMPLATES.into_iter().filter(|(name, _)| *name != "python") {
+            let format = format_of(&tokenizer, template);
+            let prompt = prompt(false, true);
+            let spec = GuideSpec { tools: tools.clone(), parallel_tool_calls: false, ..GuideSpec::default() };
+            let mut guide = factory.guide(&tokenizer, &format, &prompt, &spec).unwrap().unwrap();
+            // The model opens a call of its own accord.
+            let whole = call(name, "get_weather");
+            let begin = match name {
+                "llama3" => "{\"name\"".to_owned(),
+                "harmony" => "<|channel|>commentary to=functions.".to_owned(),
+                _ => format!("Well. {}", &whole[..whole.find(['\n', '>', ']']).unwrap() + 1]),
+            };
+            let begin = if name == "gemma4" { "Well. <|tool_call>call:".to_owned() } else { begin };
+            let options = EncodeOptions { add_special: false, parse_special: true };
+            for id in tokenizer.encode(&begin, options) {
+                match guide.next().unwrap() {
+                    Allowed::Any => {}
+                    Allowed::Mask(mask) => {
+                        assert!(mask[id as usize / 32] >> (id % 32) & 1 == 1, "{name}");
+                    }
+                    other => panic!("{name}: {other:?}"),
+                }
+                guide.accept(id).unwrap();
+            }
+            let (text, ended) = Draw::new(7).answer(guide.as_mut(), &tokenizer, 3000);
+            let text = begin + &text;
+            assert_eq!(ended, Ended::Complete, "{name}: {text}");
+            let said = parse(AnswerParser::new(&format, &prompt, &tools), &text, 3);
+            check_calls(name, &text, &said, &tools);
+            assert_eq!(said.calls.len(), 1, "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn reasoning_ends_with_its_budget_and_grammar_follows() {
+    let tokenizer = marked_tokenizer();
+    let factory = GuideFactory::new(&tokenizer).unwrap();
+    let format = format_of(&tokenizer, TEMPLATES[0].1);
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}},
+        "required": ["n"], "additionalProperties": false});
+    for budget in [0, 1, 20] {
+        let spec = GuideSpec { thinking_budget: Some(budget), ..json_spec(&schema) };
+        let prompt = prompt(true, false);
+        let mut guide = factory.guide(&tokenizer, &format, &prompt, &spec).unwrap().unwrap();
+        let mut n_thought = 0;
+        while let Allowed::Mask(mask) = guide.next().unwrap() {
+            let a = tokenizer.encode("a", EncodeOptions::default())[0];
+            assert!(mask[a as usize / 32] >> (a % 32) & 1 == 1, "reasoning is free");
+            guide.accept(a).unwrap();
+            n_thought += 1;
+        }
+        assert_eq!(n_thought, budget);
+        let (text, ended) = Draw::new(3).answer(guide.as_mut(), &tokenizer, 500);
+        assert_eq!(ended, Ended::Complete, "{text}");
+        let said = parse(AnswerParser::new(&format, &prompt, &Tools::default()), &text, 2);
+        check_json(&schema, &said.content);
+    }
+    // A model that opens its reasoning itself, and one that does not.
+    for (begin, reasoning) in [("<think>so</think>", "so"), ("", "")] {
+        let prompt = prompt(false, false);
+        let spec = json_spec(&schema);
+        let mut guide = factory.guide(&tokenizer, &format, &prompt, &spec).unwrap().unwrap();
+        let options = EncodeOptions { add_special: false, parse_special: true };
+        for id in tokenizer.encode(begin, options) {
+            guide.next().unwrap();
+            guide.accept(id).unwrap();
+        }
+        let mut text = begin.to_owned();
+        let mut draw = Draw::new(5);
+        if begin.is_empty() {
+            let open = tokenizer.vocab().special_id("<think>").unwrap();
+            let Allowed::Mask(mask) = guide.next().unwrap() else { panic!("the answer is held") };
+            assert!(mask[open as usize / 32] >> (open % 32) & 1 == 1, "reasoning may begin");
+            let brace = tokenizer.encode("{", EncodeOptions::default())[0];
+            guide.accept(brace).unwrap();
+            text.push('{');
+        }
+        text += &draw.answer(guide.as_mut(), &tokenizer, 500).0;
+        let said = parse(AnswerParser::new(&format, &prompt, &Tools::default()), &text, 2);
+        assert_eq!(said.reasoning, reasoning);
+        check_json(&schema, &said.content);
+    }
+    // Without anything to hold there is no guide.
+    let none = factory.guide(&tokenizer, &format, &prompt(false, false), &GuideSpec::default());
+    assert!(none.unwrap().is_none());
+}
+
+#[test]
+fn tools_schema_and_reasoning_together() {
+    let tokenizer = marked_tokenizer();
+    let factory = GuideFactory::new(&tokenizer).unwrap();
+    let tools = tools();
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}},
+        "required": ["n"], "additionalProperties": false});
+    let (mut n_calls, mut n_texts) = (0, 0);
+    for (name, template) in TEMPLATES.into_iter().filter(|(name, _)| *name != "python") {
+        let format = format_of(&tokenizer, template);
+        for seed in 0..6 {
+            let prompt = prompt(name != "harmony", false);
+            let spec = GuideSpec { tools: tools.clone(), thinking_budget: Some(3), ..json_spec(&schema) };
+            let mut guide = factory.guide(&tokenizer, &format, &prompt, &spec).unwrap().unwrap();
+            let (text, ended) = Draw::new(seed).answer(guide.as_mut(), &tokenizer, 3000);
+            assert_eq!(ended, Ended::Complete, "{name}: {text}");
+            let said = parse(AnswerParser::new(&format, &prompt, &tools), &text, 3);
+            match said.calls.is_empty() {
+                true => {
+                    check_json(&schema, &said.content);
+                    n_texts += 1;
+                }
+                false => {
+                    check_calls(name, &text, &said, &tools);
+                    n_calls += 1;
+                }
+            }
+        }
+    }
+    assert!(n_calls > 0 && n_texts > 0);
+}

@@ -1,0 +1,215 @@
+//! The OpenAPI document: made of the table of routes and the tables of fields, so that it says what
+//! the server does.
+
+use serde_json::{Map, Value, json};
+
+use crate::routes::{ROUTES, Route};
+use crate::schema::Components;
+
+/// Statuses that every route may answer with, apart from its own.
+const ERRORS: [(&str, &str); 12] = [
+    ("400", "A field is wrong or not supported; the error names it."),
+    ("401", "A key is missing or wrong."),
+    ("404", "There is no such model."),
+    ("405", "The route has no such method."),
+    ("408", "The body did not arrive in time."),
+    ("413", "The body is too large."),
+    ("415", "The body is no JSON."),
+    ("429", "Too many requests; retry-after says when to come again."),
+    ("431", "The head is too large."),
+    ("500", "An error of the server's own."),
+    ("503", "Not now: loading, shutting down, or the device failed."),
+    ("504", "The request took longer than the server allows."),
+];
+
+/// The document.
+pub fn document() -> Value {
+    let mut components = Components::default();
+    responses(&mut components);
+    let mut paths: Map<String, Value> = Map::new();
+    for route in &ROUTES {
+        let (path, parameters) = path_of(route.paths[0]);
+        let method = if route.body.is_some() { "post" } else { "get" };
+        let mut operation = operation(route, &mut components);
+        if !parameters.is_empty() {
+            operation["parameters"] = Value::Array(parameters);
+        }
+        paths.insert(path, json!({method: operation}));
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "zinc",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "A local LLM inference server. Fields that are listed as not supported are \
+                refused; fields that are not listed are refused too.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components.into_map(),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    })
+}
+
+/// axum's `{*id}` in OpenAPI's form, and the parameters of the path.
+fn path_of(path: &str) -> (String, Vec<Value>) {
+    let parameters = match path.contains("{*id}") {
+        true => vec![json!({
+            "name": "id", "in": "path", "required": true,
+            "schema": {"type": "string", "minLength": 1}, "description": "The model.",
+        })],
+        false => Vec::new(),
+    };
+    (path.replace("{*id}", "{id}"), parameters)
+}
+
+fn operation(route: &Route, components: &mut Components) -> Value {
+    let mut content = Map::new();
+    let schema = match route.response {
+        Some(name) => json!({"$ref": format!("#/components/schemas/{name}")}),
+        None => json!({"type": "string"}),
+    };
+    let media = if route.response.is_some() { "application/json" } else { "text/plain" };
+    content.insert(media.into(), json!({"schema": schema}));
+    if route.streams {
+        content.insert("text/event-stream".into(), json!({"schema": {"type": "string"}}));
+    }
+    let mut responses = Map::new();
+    responses.insert("200".into(), json!({"description": "Done.", "content": content}));
+    let envelope = match route.paths[0].starts_with("/v1/messages") {
+        true => "AnthropicError",
+        false => "Error",
+    };
+    for (status, description) in ERRORS {
+        let schema = json!({"$ref": format!("#/components/schemas/{envelope}")});
+        let content = json!({"application/json": {"schema": schema}});
+        responses.insert(status.into(), json!({"description": description, "content": content}));
+    }
+    let mut operation = json!({"summary": route.summary, "responses": responses});
+    // The server needs keys only if it was started with some; `{}` stands for none.
+    operation["security"] = match route.paths[0] {
+        "/health" => json!([]),
+        _ => json!([{}, {"bearer": []}, {"key": []}]),
+    };
+    if let Some(body) = route.body {
+        let schema = components.reference(body);
+        let content = json!({"application/json": {"schema": schema}});
+        operation["requestBody"] = json!({"required": true, "content": content});
+    }
+    operation
+}
+
+/// Schemas of the responses.
+fn responses(components: &mut Components) {
+    let object = |required: &[(&str, Value)]| {
+        let names: Vec<&str> = required.iter().map(|(name, _)| *name).collect();
+        let properties: Map<String, Value> =
+            required.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();
+        json!({"type": "object", "required": names, "properties": properties})
+    };
+    let text = || json!({"type": "string"});
+    let count = || json!({"type": "integer", "minimum": 0});
+    let list = || json!({"type": "array"});
+    let any = || json!({"type": "object"});
+    let answer = [
+        ("id", text()),
+        ("object", text()),
+        ("created", count()),
+        ("model", text()),
+        ("choices", list()),
+        ("usage", any()),
+    ];
+    let schemas = [
+        ("ChatCompletion", object(&answer)),
+        ("Completion", object(&answer)),
+        (
+            "Response",
+            object(&[
+                ("id", text()),
+                ("object", json!({"const": "response"})),
+                ("status", text()),
+                ("output", list()),
+                ("model", text()),
+            ]),
+        ),
+        (
+            "Message",
+            object(&[
+                ("id", text()),
+                ("type", json!({"const": "message"})),
+                ("role", text()),
+                ("content", list()),
+                ("model", text()),
+                ("usage", any()),
+            ]),
+        ),
+        ("TokenCount", object(&[("input_tokens", count())])),
+        ("Embeddings", object(&[("data", list()), ("model", text()), ("usage", any())])),
+        ("Ranking", object(&[("results", list()), ("model", text())])),
+        ("ModelList", object(&[("object", json!({"const": "list"})), ("data", list())])),
+        ("Model", object(&[("id", text()), ("object", text()), ("status", any())])),
+        ("ModelStatus", object(&[("success", json!({"type": "boolean"})), ("model", text())])),
+        ("Tokens", object(&[("tokens", list())])),
+        ("Content", object(&[("content", text())])),
+        ("Prompt", object(&[("prompt", text())])),
+        ("Health", object(&[("status", text())])),
+        ("Slots", list()),
+        ("Properties", object(&[("model_alias", text()), ("status", text())])),
+        ("Document", object(&[("openapi", text()), ("paths", any())])),
+        ("Welcome", object(&[("name", text()), ("version", text())])),
+        (
+            "Error",
+            object(&[(
+                "error",
+                object(&[
+                    ("message", text()),
+                    ("type", text()),
+                    ("param", json!({"type": ["string", "null"]})),
+                    ("code", json!({"type": ["string", "null"]})),
+                ]),
+            )]),
+        ),
+        (
+            "AnthropicError",
+            object(&[
+                ("type", json!({"const": "error"})),
+                ("error", object(&[("type", text()), ("message", text())])),
+            ]),
+        ),
+    ];
+    for (name, schema) in schemas {
+        components.insert(name, schema);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every reference points at something, and every name is that of one thing.
+    #[test]
+    fn references_are_defined() {
+        let document = document();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let text = document.to_string();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(schemas.contains_key(name), "{name}");
+            assert!(!schemas[name].is_null(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        // One object that holds each body twice over would hide another of the same name.
+        let mut seen: Vec<(&str, *const crate::schema::Object)> = Vec::new();
+        for body in ROUTES.iter().filter_map(|route| route.body) {
+            assert!(seen.iter().all(|(name, at)| *name != body.name || std::ptr::eq(*at, body)));
+            seen.push((body.name, body));
+        }
+    }
+}

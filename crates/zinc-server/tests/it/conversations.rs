@@ -1,0 +1,240 @@
+//! Tools, thinking, and the three conversation APIs.
+
+use serde_json::{Value, json};
+
+use crate::support::{TestServer, chat, with};
+
+fn tool() -> Value {
+    json!({"type": "function", "function": {
+        "name": "get_weather", "description": "Weather of a city",
+        "parameters": {"type": "object", "required": ["city"], "additionalProperties": false,
+                       "properties": {"city": {"type": "string", "maxLength": 12}}},
+    }})
+}
+
+#[test]
+fn a_required_call_is_made_and_streamed() {
+    let server = TestServer::plain();
+    let more = json!({"tools": [tool()], "tool_choice": "required", "max_tokens": 200});
+    let body = with(chat("What is the weather in Paris?"), more);
+    let answer = server.ok("/v1/chat/completions", &body);
+    let choice = &answer["choices"][0];
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+    assert_eq!(call["function"]["name"], "get_weather");
+    let arguments: Value =
+        serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert!(arguments["city"].is_string());
+    let chunks = server.post("/v1/chat/completions", &with(body, json!({"stream": true}))).chunks();
+    let calls = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array())
+        .flatten();
+    let (mut name, mut text) = (String::new(), String::new());
+    for call in calls {
+        assert_eq!(call["index"], 0);
+        name.push_str(call["function"]["name"].as_str().unwrap_or_default());
+        text.push_str(call["function"]["arguments"].as_str().unwrap());
+    }
+    assert_eq!(
+        (name.as_str(), serde_json::from_str::<Value>(&text).unwrap()),
+        ("get_weather", arguments)
+    );
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[test]
+fn tool_choice_in_all_forms() {
+    let server = TestServer::plain();
+    let body = |choice: Value| {
+        with(
+            chat("What is the weather in Rome?"),
+            json!({"tools": [tool()], "tool_choice": choice, "max_tokens": 120}),
+        )
+    };
+    let named = json!({"type": "function", "function": {"name": "get_weather"}});
+    let allowed = json!({"type": "allowed_tools", "allowed_tools": {
+        "mode": "required", "tools": [{"type": "function", "function": {"name": "get_weather"}}],
+    }});
+    for choice in [named, allowed] {
+        let answer = server.ok("/v1/chat/completions", &body(choice));
+        assert_eq!(
+            answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"],
+            "get_weather"
+        );
+    }
+    let answer = server.ok("/v1/chat/completions", &body(json!("none")));
+    assert!(answer["choices"][0]["message"].get("tool_calls").is_none(), "{answer}");
+    let unknown = json!({"type": "function", "function": {"name": "other"}});
+    assert_eq!(server.post("/v1/chat/completions", &body(unknown)).error().2, "tool_choice");
+}
+
+#[test]
+fn results_of_tools_are_read() {
+    let server = TestServer::plain();
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{\"city\":\"Rome\"}"}});
+    let answer = server.ok("/v1/chat/completions", &json!({
+        "messages": [
+            {"role": "user", "content": "What is the weather in Rome?"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]},
+        ],
+        "tools": [tool()], "max_tokens": 30, "temperature": 0,
+    }));
+    assert!(answer["choices"][0]["message"]["content"].is_string());
+}
+
+#[test]
+fn thinking_is_told_apart_and_limited() {
+    let server = TestServer::plain();
+    let body = |more| with(with(chat("What is 2 + 3?"), json!({"max_tokens": 300})), more);
+    let off = server.ok("/v1/chat/completions", &body(json!({"reasoning_effort": "none"})));
+    assert!(off["choices"][0]["message"].get("reasoning_content").is_none(), "{off}");
+    let on = server.ok(
+        "/v1/chat/completions",
+        &body(json!({"reasoning_effort": "high", "thinking_budget": 6})),
+    );
+    let message = &on["choices"][0]["message"];
+    assert!(message["reasoning_content"].as_str().is_some_and(|text| !text.is_empty()), "{on}");
+    assert!(!message["content"].as_str().unwrap().is_empty(), "{on}");
+    let n = on["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+    assert!((1..=12).contains(&n), "{n}");
+}
+
+#[test]
+fn responses_whole_and_streamed() {
+    let server = TestServer::plain();
+    let body = json!({"input": "Tell me a story.", "temperature": 0, "max_output_tokens": 12,
+                      "instructions": "Be brief.", "metadata": {"a": "b"}});
+    let whole = server.ok("/v1/responses", &body);
+    assert_eq!((&whole["object"], &whole["status"]), (&json!("response"), &json!("incomplete")));
+    assert_eq!(whole["incomplete_details"]["reason"], "max_output_tokens");
+    let text = whole["output"][0]["content"][0]["text"].as_str().unwrap().to_owned();
+    let events = server.post("/v1/responses", &with(body, json!({"stream": true}))).events();
+    let events: Vec<(String, Value)> = events
+        .into_iter()
+        .map(|(name, data)| (name, serde_json::from_str(&data).unwrap()))
+        .collect();
+    for (i, (name, data)) in events.iter().enumerate() {
+        assert_eq!((&data["type"], &data["sequence_number"]), (&json!(name), &json!(i)));
+    }
+    let names: Vec<&str> =
+        events.iter().map(|(name, _)| name.as_str()).filter(|n| !n.ends_with(".delta")).collect();
+    assert_eq!(
+        names,
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.incomplete",
+        ]
+    );
+    let deltas: String = events.iter().filter_map(|(_, data)| data["delta"].as_str()).collect();
+    assert_eq!(deltas, text);
+    let last = &events.last().unwrap().1["response"];
+    assert_eq!(
+        (&last["output"][0]["content"], &last["usage"]["output_tokens"]),
+        (&whole["output"][0]["content"], &json!(12))
+    );
+}
+
+#[test]
+fn responses_call_tools() {
+    let server = TestServer::plain();
+    let mut flat = tool()["function"].clone();
+    flat["type"] = json!("function");
+    let body = json!({"input": "What is the weather in Paris?", "tools": [flat], "temperature": 0,
+                      "tool_choice": {"type": "function", "name": "get_weather"}, "max_output_tokens": 200});
+    let whole = server.ok("/v1/responses", &body);
+    let call = &whole["output"][0];
+    assert_eq!(
+        (&call["type"], &call["name"], &call["status"]),
+        (&json!("function_call"), &json!("get_weather"), &json!("completed"))
+    );
+    let events = server.post("/v1/responses", &with(body, json!({"stream": true}))).events();
+    let deltas = events.iter().filter(|(name, _)| name == "response.function_call_arguments.delta");
+    let text: String = deltas
+        .map(|(_, data)| {
+            serde_json::from_str::<Value>(data).unwrap()["delta"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(text, call["arguments"].as_str().unwrap());
+}
+
+#[test]
+fn messages_whole_and_streamed() {
+    let server = TestServer::plain();
+    let body = json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "Tell me a story."}]}],
+                      "system": "Be brief.", "max_tokens": 12, "temperature": 0, "metadata": {"user_id": "u"}});
+    let whole = server.ok("/v1/messages", &body);
+    assert_eq!((&whole["type"], &whole["stop_reason"]), (&json!("message"), &json!("max_tokens")));
+    let counted = server.ok(
+        "/v1/messages/count_tokens",
+        &json!({"messages": body["messages"], "system": "Be brief."}),
+    );
+    assert_eq!(counted["input_tokens"], whole["usage"]["input_tokens"]);
+    let events = server.post("/v1/messages", &with(body, json!({"stream": true}))).events();
+    let names: Vec<&str> = events
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .filter(|n| *n != "content_block_delta")
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "message_start",
+            "ping",
+            "content_block_start",
+            "content_block_stop",
+            "message_delta",
+            "message_stop"
+        ]
+    );
+    let data: Vec<Value> =
+        events.iter().map(|(_, data)| serde_json::from_str(data).unwrap()).collect();
+    for (event, data) in events.iter().zip(&data) {
+        assert_eq!(data["type"], event.0);
+    }
+    let text: String = data.iter().filter_map(|data| data["delta"]["text"].as_str()).collect();
+    assert_eq!(text, whole["content"][0]["text"].as_str().unwrap());
+}
+
+#[test]
+fn messages_call_tools_and_read_results() {
+    let server = TestServer::plain();
+    let function = tool()["function"].clone();
+    let tools = json!([{"name": "get_weather", "description": "Weather", "input_schema": function["parameters"]}]);
+    let ask = json!({"role": "user", "content": "What is the weather in Paris?"});
+    let body = json!({"messages": [ask], "tools": tools, "tool_choice": {"type": "any"}, "max_tokens": 200, "temperature": 0});
+    let whole = server.ok("/v1/messages", &body);
+    assert_eq!(whole["stop_reason"], "tool_use", "{whole}");
+    let block = &whole["content"][0];
+    assert_eq!((&block["type"], &block["name"]), (&json!("tool_use"), &json!("get_weather")));
+    assert!(block["input"]["city"].is_string());
+    let result = json!({"type": "tool_result", "tool_use_id": block["id"], "content": "sunny"});
+    let next = json!({"messages": [ask, {"role": "assistant", "content": whole["content"]}, {"role": "user", "content": [result]}],
+                      "tools": tools, "max_tokens": 20, "temperature": 0});
+    let answer = server.ok("/v1/messages", &next);
+    assert_eq!(answer["role"], "assistant");
+    let events = server.post("/v1/messages", &with(body, json!({"stream": true}))).events();
+    let parts = events.iter().map(|(_, data)| serde_json::from_str::<Value>(data).unwrap());
+    let text: String = parts
+        .filter_map(|data| data["delta"]["partial_json"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), block["input"]);
+}
+
+#[test]
+fn a_prefilled_message_goes_on() {
+    let server = TestServer::plain();
+    let body = json!({"messages": [{"role": "user", "content": "Tell me a story."}, {"role": "assistant", "content": "Once upon a"}],
+                      "max_tokens": 3, "temperature": 0});
+    let messages = server.ok("/v1/messages", &body);
+    let chat =
+        server.ok("/v1/chat/completions", &with(body, json!({"continue_final_message": true})));
+    assert_eq!(messages["content"][0]["text"], chat["choices"][0]["message"]["content"]);
+}

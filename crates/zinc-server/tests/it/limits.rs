@@ -1,0 +1,165 @@
+//! Cancellation, slow and silent clients, limits, and the end of a server.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Response, Setup, TestServer, chat, request, with};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// A request whose answer takes as long as the context lasts.
+fn endless(more: Value) -> String {
+    let body = with(
+        chat("Tell me a story."),
+        json!({"max_tokens": 1900, "ignore_eos": true, "stream": true}),
+    );
+    request("POST", CHAT, "", &with(body, more).to_string())
+}
+
+/// Sends an endless request and waits for its first bytes.
+fn started(server: &TestServer, more: Value) -> TcpStream {
+    let mut stream = server.connect();
+    stream.write_all(endless(more).as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 300]).unwrap();
+    stream
+}
+
+fn running(server: &TestServer) -> impl Fn(f64) -> bool + use<> {
+    let _ = server;
+    |n| n == 0.0
+}
+
+#[test]
+fn whoever_goes_away_is_cancelled() {
+    let server = TestServer::plain();
+    drop(started(&server, json!({})));
+    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 1.0);
+    // A client that will send no more has gone as well.
+    let half = started(&server, json!({}));
+    half.shutdown(Shutdown::Write).unwrap();
+    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 2.0);
+    // Also before anything was sent back.
+    let mut silent = server.connect();
+    silent.write_all(endless(json!({"stream": false})).as_bytes()).unwrap();
+    server.wait_for_metric("vllm:num_requests_running", |n| n == 1.0);
+    drop(silent);
+    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 3.0);
+    server.wait_for_metric("vllm:num_requests_running", running(&server));
+    server.ok(CHAT, &chat("x"));
+}
+
+#[test]
+fn whoever_reads_nothing_is_cut_off_and_holds_up_nobody() {
+    let mut setup = Setup::default();
+    setup.options.limits.unread_tokens = 32;
+    setup.options.limits.write_timeout = Duration::from_secs(2);
+    let server = TestServer::start(setup);
+    // Log-probabilities make events large, so that sockets do not hold all of them.
+    let lazy = started(&server, json!({"logprobs": true, "top_logprobs": 128}));
+    server.ok(CHAT, &chat("x"));
+    server.wait_for_metric("zinc_requests_too_slow_total", |n| n == 1.0);
+    server.wait_for_metric("vllm:num_requests_running", running(&server));
+    // The connection itself ends too.
+    server.wait_for_metric("zinc_connections", |n| n == 1.0);
+    drop(lazy);
+}
+
+#[test]
+fn more_requests_than_places_are_sent_away() {
+    let mut setup = Setup { parallel: 1, ..Setup::default() };
+    setup.options.limits.requests = 2;
+    let server = TestServer::start(setup);
+    let (first, second) = (started(&server, json!({})), {
+        let mut stream = server.connect();
+        stream.write_all(endless(json!({})).as_bytes()).unwrap();
+        stream
+    });
+    server.wait_for_metric("vllm:num_requests_waiting", |n| n == 1.0);
+    let response = server.post(CHAT, &chat("x"));
+    assert_eq!((response.error().0, response.error().1.as_str()), (429, "server_busy"));
+    assert_eq!(response.header("retry-after"), Some("1"));
+    drop((first, second));
+    server.wait_for_metric("vllm:num_requests_running", running(&server));
+    server.ok(CHAT, &chat("x"));
+}
+
+#[test]
+fn connections_heads_and_bodies_are_bounded() {
+    let mut setup = Setup::default();
+    let limits = &mut setup.options.limits;
+    limits.connections = 2;
+    limits.header_timeout = Duration::from_millis(300);
+    limits.body_timeout = Duration::from_millis(300);
+    limits.body_bytes = 1000;
+    let server = TestServer::start(setup);
+    let mut slow_head = server.connect();
+    slow_head.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\n").unwrap();
+    let mut slow_body = server.connect();
+    slow_body.write_all(b"POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(server.raw(b"GET /health HTTP/1.1\r\nhost: t\r\n\r\n").status, 503);
+    assert_eq!(Response::read(&mut slow_body).status, 408);
+    let mut rest = Vec::new();
+    slow_head.read_to_end(&mut rest).unwrap();
+    assert!(
+        rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"),
+        "{:?}",
+        String::from_utf8_lossy(&rest)
+    );
+    let large = json!({"content": "x".repeat(2000)});
+    assert_eq!(server.post("/tokenize", &large).error().0, 413);
+    // Without a length, too.
+    let chunk = format!(
+        "POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(2000)
+    );
+    assert_eq!(server.raw(chunk.as_bytes()).error().0, 413);
+}
+
+#[test]
+fn a_request_has_an_end() {
+    let mut setup = Setup::default();
+    setup.options.limits.request_timeout = Duration::from_millis(200);
+    let server = TestServer::start(setup);
+    let body = with(chat("Tell me a story."), json!({"max_tokens": 1900, "ignore_eos": true}));
+    let whole = server.post(CHAT, &body);
+    assert_eq!((whole.error().0, whole.error().1.as_str()), (504, "request_timeout"));
+    let chunks = server.post(CHAT, &with(body, json!({"stream": true}))).chunks();
+    assert_eq!(chunks.last().unwrap()["error"]["code"], "request_timeout");
+}
+
+#[test]
+fn running_answers_finish_when_a_server_ends() {
+    let mut server = TestServer::plain();
+    let mut running = started(&server, json!({"max_tokens": 150}));
+    let mut idle = server.connect();
+    server.tell_to_end();
+    // Nobody new is taken, on old connections or new ones.
+    idle.write_all(request("POST", CHAT, "", &chat("x").to_string()).as_bytes()).unwrap();
+    let refused = Response::read(&mut idle);
+    assert_eq!((refused.error().0, refused.error().1.as_str()), (503, "shutting_down"));
+    assert!(refused.header("retry-after").is_some());
+    let mut rest = String::new();
+    running.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("data: [DONE]\n\n"), "{rest}");
+    assert!(rest.ends_with("0\r\n\r\n"));
+    let address = server.address;
+    server.end();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_cut_off() {
+    let mut setup = Setup::default();
+    setup.options.drain = Duration::from_millis(100);
+    let mut server = TestServer::start(setup);
+    let mut running = started(&server, json!({}));
+    server.tell_to_end();
+    let mut rest = String::new();
+    running.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("\"code\":\"shutting_down\""), "{rest}");
+    server.end();
+}

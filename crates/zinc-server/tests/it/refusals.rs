@@ -1,0 +1,172 @@
+//! What is refused, and in which words.
+
+use serde_json::{Value, json};
+
+use crate::support::{Setup, TestServer, chat, with};
+
+#[test]
+fn wrong_bodies_are_named() {
+    let server = TestServer::plain();
+    let post = |path: &str, body: Value| server.post(path, &body).error();
+    let cases = [
+        ("/v1/chat/completions", json!({}), "invalid_value", json!("messages")),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"tempratur": 1})),
+            "unsupported_value",
+            json!("tempratur"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"temperature": "hot"})),
+            "invalid_value",
+            json!("temperature"),
+        ),
+        ("/v1/chat/completions", with(chat("x"), json!({"n": 0})), "invalid_value", json!("n")),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"verbosity": "low"})),
+            "unsupported_value",
+            json!("verbosity"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"top_logprobs": 3})),
+            "invalid_value",
+            json!("top_logprobs"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"stop": [""]})),
+            "invalid_value",
+            json!(null),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"logit_bias": {"99999999": 1}})),
+            "invalid_value",
+            json!(null),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+            "unsupported_value",
+            json!("messages[0].content[0].type"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"tool_choice": "required"})),
+            "invalid_value",
+            json!("tool_choice"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "suffix": "y"}),
+            "unsupported_value",
+            json!("suffix"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "best_of": 3}),
+            "unsupported_value",
+            json!("best_of"),
+        ),
+        ("/v1/completions", json!({"prompt": [99_999_999]}), "invalid_value", json!(null)),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "guided_regex": "a", "grammar": "b"}),
+            "invalid_value",
+            json!("grammar"),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "x", "previous_response_id": "r"}),
+            "unsupported_value",
+            json!("previous_response_id"),
+        ),
+        (
+            "/v1/embeddings",
+            json!({"input": "x", "dimensions": 3}),
+            "unsupported_value",
+            json!("dimensions"),
+        ),
+        ("/tokenize", json!({"text": "x"}), "unsupported_value", json!("text")),
+        ("/detokenize", json!({"tokens": [99_999_999]}), "invalid_value", json!("tokens[0]")),
+    ];
+    for (path, body, code, param) in cases {
+        assert_eq!(post(path, body.clone()), (400, code.to_owned(), param), "{path} {body}");
+    }
+    let long = "fox ".repeat(5000);
+    assert_eq!(post("/v1/chat/completions", chat(&long)).1, "context_length_exceeded");
+    let wrong_model = with(chat("x"), json!({"model": "gpt-9"}));
+    assert_eq!(
+        post("/v1/chat/completions", wrong_model),
+        (404, "model_not_found".into(), json!("model"))
+    );
+}
+
+#[test]
+fn bookkeeping_is_accepted() {
+    let server = TestServer::plain();
+    let more = json!({
+        "user": "u", "metadata": {"a": "b"}, "store": true, "service_tier": "auto", "seed": 1,
+        "safety_identifier": "s", "prompt_cache_key": "k", "cache_prompt": true, "model": null,
+        "parallel_tool_calls": true, "modalities": ["text"], "logit_bias": {}, "tools": [],
+        "presence_penalty": 0, "top_logprobs": null, "verbosity": "medium",
+    });
+    server.ok("/v1/chat/completions", &with(chat("x"), more));
+}
+
+#[test]
+fn wrong_requests_are_told() {
+    let server = TestServer::plain();
+    let chat_path = "/v1/chat/completions";
+    assert_eq!(server.send("POST", chat_path, "", "{\"messages\":").error().1, "invalid_json");
+    assert_eq!(server.send("POST", chat_path, "", "").error().1, "invalid_json");
+    let deep = "[".repeat(100_000);
+    assert_eq!(server.send("POST", chat_path, "", &deep).error().1, "invalid_json");
+    assert_eq!(server.raw(b"POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{\"content\":\"\xff\"}").status, 400);
+    let form = b"POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 14\r\n\r\n{\"content\":\"\"}";
+    assert_eq!(server.raw(form).error().0, 415);
+    let response = server.get(chat_path);
+    assert_eq!((response.error().0, response.header("allow")), (405, Some("post")));
+    assert_eq!(server.get("/nope").error(), (404, "not_found".into(), Value::Null));
+}
+
+#[test]
+fn anthropic_errors_have_their_own_envelope() {
+    let server = TestServer::plain();
+    let response = server.post("/v1/messages", &json!({"max_tokens": 1}));
+    let json = response.json();
+    assert_eq!(
+        (response.status, &json["type"], &json["error"]["type"]),
+        (400, &json!("error"), &json!("invalid_request_error"))
+    );
+    assert!(json["error"]["message"].as_str().unwrap().starts_with("messages: "));
+    assert!(response.header("request-id").is_some());
+}
+
+#[test]
+fn a_key_opens_every_route() {
+    let mut setup = Setup::default();
+    setup.options.api_keys = vec!["one".into(), "two".into()];
+    let server = TestServer::start(setup);
+    assert_eq!(server.get("/health").status, 200);
+    let document = zinc_server::openapi();
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 20);
+    for (path, operations) in paths {
+        let method = operations.as_object().unwrap().keys().next().unwrap().to_uppercase();
+        if path == "/health" {
+            continue;
+        }
+        let path = path.replace("{id}", "demo");
+        for headers in ["", "authorization: Bearer three\r\n", "x-api-key: \r\n"] {
+            assert_eq!(server.send(&method, &path, headers, "{}").status, 401, "{method} {path}");
+        }
+        for headers in ["authorization: Bearer one\r\n", "x-api-key: two\r\n"] {
+            assert_ne!(server.send(&method, &path, headers, "{}").status, 401, "{method} {path}");
+        }
+    }
+    assert_eq!(server.get("/nope").status, 401);
+}

@@ -1,0 +1,362 @@
+//! `zinc serve`: models behind HTTP.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use zinc_engine::{EngineOptions, Model};
+use zinc_server::{
+    Config, KnownModel, Limits, Loaded, Loader, LogFormat, ModelDefaults, ServeOptions,
+};
+
+use crate::args::{DeviceArgs, EngineArgs, ModelArgs, StepArgs};
+use crate::output::human_bytes;
+use crate::{input, model, report};
+
+/// What requests call the built-in model.
+const BUILTIN_ID: &str = "zinc-demo";
+/// Rows of logits in a step for prompts whose tokens are scored, beyond those of running answers.
+const SCORED_ROWS: u32 = 31;
+
+/// Flags of `serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Model file in GGUF format; may be given several times, the first serves requests that name no
+    /// model. Without it and --models, the built-in demonstration model is used
+    #[arg(short, long, value_name = "FILE")]
+    model: Vec<PathBuf>,
+    /// Offer every GGUF file of this folder; a model is loaded when a request names it
+    #[arg(long, value_name = "DIR")]
+    models: Option<PathBuf>,
+    /// Address to listen on; 0.0.0.0 is every interface
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Key that clients have to send; may be given several times
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    api_key: Vec<String>,
+    /// File with such keys, one a line
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Answers computed at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: u32,
+    /// Context length of each answer: prompt and answer together. Default: what the model was
+    /// trained for, at most 8192
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    ctx: Option<u32>,
+    #[command(flatten)]
+    step: StepArgs,
+    /// The same request gives the same tokens whatever else runs. The devices of this version always
+    /// compute so; the flag makes sure that one that does not is refused
+    #[arg(long)]
+    batch_invariant: bool,
+    /// Do without /v1/embeddings and /v1/rerank, which take a little memory
+    #[arg(long)]
+    no_embeddings: bool,
+    /// Defaults for models, in TOML: sampling, context, template, further names
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Models in memory at a time; one that is needed makes the one used least lately give way
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    models_max: u16,
+    /// Unload a model that nobody asked for this long
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    idle_unload: Option<u64>,
+    /// Let pages of this origin call the server from a browser; may be given several times, * is all
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Form of the log on stderr: text, json
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    /// Least severe records that are written: error, warn, info, debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = ["error", "warn", "info", "debug"])]
+    log_level: String,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Bounds on what clients may use.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Requests that run or wait; more get 429
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    queue: u32,
+    /// Largest request body
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_body: u32,
+    /// Open connections; more get 503
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_connections: u32,
+    /// Longest time for one request; its answer is cut off then
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    request_timeout: u64,
+    /// Longest time for a request's head, and for a connection without requests
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    header_timeout: u64,
+    /// Longest time for a request's body
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    body_timeout: u64,
+    /// Longest time that a client may read nothing while there is something to read
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    write_timeout: u64,
+    /// Longest time for running answers to finish when the server is told to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain_timeout: u64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        Limits {
+            body_bytes: (self.max_body as usize) << 20,
+            header_timeout: Duration::from_secs(self.header_timeout),
+            body_timeout: Duration::from_secs(self.body_timeout),
+            write_timeout: Duration::from_secs(self.write_timeout),
+            request_timeout: Duration::from_secs(self.request_timeout),
+            connections: self.max_connections as usize,
+            requests: self.queue as usize,
+            ..Limits::default()
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A flag or file that cannot be used, an address that is taken, a first model that cannot be loaded.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = match &args.config {
+        Some(path) => Config::parse(&input::read_text(path)?)
+            .with_context(|| format!("{}", path.display()))?,
+        None => Config::default(),
+    };
+    let models = known_models(args, &config)?;
+    let api_keys = api_keys(args)?;
+    if api_keys.is_empty() && !args.host.is_loopback() {
+        report::note(
+            "warning: everybody who reaches this address may use the server; --api-key asks for a key",
+        );
+    }
+    let format = if args.log_format == "json" { LogFormat::Json } else { LogFormat::Text };
+    zinc_server::start_logs(format, args.log_level.parse()?);
+    let options = ServeOptions {
+        api_keys,
+        cors_origins: args.cors.clone(),
+        limits: args.limits.limits(),
+        models_max: args.models_max.into(),
+        idle_unload: args.idle_unload.map(Duration::from_secs),
+        drain: Duration::from_secs(args.limits.drain_timeout),
+        load_at_start: true,
+    };
+    let loader = Arc::new(FileLoader::new(args));
+    let needs_key = !options.api_keys.is_empty();
+    let first = models[0].id.clone();
+    let told = Arc::clone(&loader);
+    zinc_server::run(
+        SocketAddr::new(args.host, args.port),
+        options,
+        models,
+        loader,
+        |address| report::note(greeting(address, &first, needs_key)),
+        move || told.tell(),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How to reach the server.
+fn greeting(address: SocketAddr, model: &str, needs_key: bool) -> String {
+    let key = if needs_key { " -H 'authorization: Bearer KEY'" } else { "" };
+    format!(
+        "zinc {} listens on http://{address} · model {model}\n\
+         try: curl http://{address}/v1/chat/completions -H 'content-type: application/json'{key} \
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}'\n\
+         OpenAI clients: base_url http://{address}/v1 · Anthropic clients: base_url http://{address}",
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+fn api_keys(args: &Args) -> anyhow::Result<Vec<String>> {
+    let mut keys = args.api_key.clone();
+    if let Some(path) = &args.api_key_file {
+        let text = input::read_text(path)?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let before = keys.len();
+        keys.extend(lines.map(str::to_owned));
+        if keys.len() == before {
+            // An empty file must not leave the server open.
+            let what = format!("{} has no key", path.display());
+            return Err(report::with_hint(
+                what,
+                "write one key a line, or leave out --api-key-file",
+            ));
+        }
+    }
+    Ok(keys)
+}
+
+/// The models that the flags and the configuration name, each under a name of its own.
+fn known_models(args: &Args, config: &Config) -> anyhow::Result<Vec<KnownModel>> {
+    let mut files: Vec<(String, Option<PathBuf>)> =
+        args.model.iter().map(|path| (id_of(path), Some(path.clone()))).collect();
+    if let Some(folder) = &args.models {
+        files.extend(folder_models(folder)?.into_iter().map(|path| (id_of(&path), Some(path))));
+    }
+    for (id, model) in &config.models {
+        if let Some(path) = &model.path {
+            files.push((id.clone(), Some(path.clone())));
+        }
+    }
+    if files.is_empty() {
+        files.push((BUILTIN_ID.to_owned(), None));
+    }
+    let mut models: Vec<KnownModel> = Vec::new();
+    for (id, path) in files {
+        let aliases = config.models.get(&id).map(|model| model.aliases.clone()).unwrap_or_default();
+        let known = KnownModel { defaults: config.for_model(&id), id, aliases, path };
+        let names = || std::iter::once(&known.id).chain(&known.aliases);
+        if let Some(name) = names().find(|name| models.iter().any(|other| other.is_called(name))) {
+            let what = format!("two models are called {}", report::printable(name));
+            return Err(report::with_hint(
+                what,
+                "rename a file, or give it another name in --config",
+            ));
+        }
+        models.push(known);
+    }
+    if let Some(name) = config.models.keys().find(|id| !models.iter().any(|m| m.id == **id)) {
+        let what = format!(
+            "--config has defaults for {}, which is no model here",
+            report::printable(name)
+        );
+        return Err(report::with_hint(
+            what,
+            "give it a path, or name the file with -m or --models",
+        ));
+    }
+    Ok(models)
+}
+
+/// A file's name without what every file's name has: the ending, and the number of a part.
+fn id_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    match stem.rsplit_once("-00001-of-") {
+        Some((name, _)) => name.to_owned(),
+        None => stem,
+    }
+}
+
+/// The model files of a folder, in order of their names; later parts of a split model are not models.
+fn folder_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("{}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("{}", folder.display()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_later_part = name.contains("-of-") && !name.contains("-00001-of-");
+        if name.ends_with(".gguf") && !is_later_part {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        let what = format!("{} has no GGUF files", folder.display());
+        return Err(report::with_hint(what, "check the path after --models"));
+    }
+    Ok(paths)
+}
+
+/// Loads models as the flags say.
+struct FileLoader {
+    device: DeviceArgs,
+    options: EngineOptions,
+    ctx: Option<u32>,
+    /// What was loaded last, for people.
+    loaded: std::sync::Mutex<String>,
+}
+
+impl FileLoader {
+    fn new(args: &Args) -> FileLoader {
+        let options = EngineOptions {
+            max_seqs: args.parallel,
+            embeddings: !args.no_embeddings,
+            extra_rows: SCORED_ROWS,
+            max_waiting: args.limits.queue,
+            ..args.step.options(None)
+        };
+        FileLoader {
+            device: args.device.clone(),
+            options,
+            ctx: args.ctx,
+            loaded: Default::default(),
+        }
+    }
+
+    /// Tells what was loaded last.
+    fn tell(&self) {
+        let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        report::note(&*loaded);
+    }
+
+    fn open(&self, known: &KnownModel) -> anyhow::Result<Loaded> {
+        let file = ModelArgs { model: known.path.clone() };
+        let model = file.open()?;
+        let device = self.device.open()?;
+        let options = EngineOptions { n_ctx: self.n_ctx(&model, &known.defaults)?, ..self.options };
+        let name = device.info().name.clone();
+        let (loaded, need) = model::load(model, device, &options)?;
+        let memory = format!(
+            "weights {} · cache {} ({} × {} tokens) · scratch {}",
+            human_bytes(need.weights.total()),
+            human_bytes(need.cache.total()),
+            options.max_seqs,
+            options.n_ctx(loaded.model())?,
+            human_bytes(need.scratch),
+        );
+        let mut told = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *told = format!("ready: {} · device {name} · {memory}", known.id);
+        Ok(Loaded { model: loaded, options, device: name, memory })
+    }
+
+    /// The context length: the model's own default, or what the flag says.
+    fn n_ctx(&self, model: &Model, defaults: &ModelDefaults) -> anyhow::Result<Option<u32>> {
+        let ctx = defaults.ctx.or(self.ctx);
+        let args = EngineArgs {
+            ctx,
+            step: StepArgs { chunk: self.options.chunk, kv: self.options.kv_type },
+        };
+        Ok(args.options(model)?.n_ctx)
+    }
+}
+
+impl Loader for FileLoader {
+    fn load(&self, known: &KnownModel) -> Result<Loaded, String> {
+        self.open(known).map_err(|error| {
+            let text = report::render(&error);
+            text.strip_prefix("error: ").unwrap_or(&text).replace("\nhint: ", "; hint: ")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_files() {
+        for (path, id) in [
+            ("/m/Qwen3-4B-Q4_K_M.gguf", "Qwen3-4B-Q4_K_M"),
+            ("big-00001-of-00003.gguf", "big"),
+            ("a.b.gguf", "a.b"),
+        ] {
+            assert_eq!(id_of(Path::new(path)), id);
+        }
+    }
+}
