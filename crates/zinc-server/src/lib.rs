@@ -34,6 +34,7 @@ mod run;
 mod sampling;
 pub mod schema;
 mod signals;
+mod ui;
 mod worker;
 
 use std::net::SocketAddr;

@@ -160,7 +160,6 @@ fn responses(components: &mut Components) {
         ("Slots", list()),
         ("Properties", object(&[("model_alias", text()), ("status", text())])),
         ("Document", object(&[("openapi", text()), ("paths", any())])),
-        ("Welcome", object(&[("name", text()), ("version", text())])),
         (
             "Error",
             object(&[(

@@ -12,7 +12,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::api::{chat, completions, embeddings, messages, models, native, responses};
 use crate::app::App;
 use crate::schema::Object;
-use crate::{ApiError, layers, openapi, reply};
+use crate::{ApiError, layers, openapi, reply, ui};
 
 /// A route.
 pub struct Route {
@@ -44,7 +44,7 @@ const fn stream(route: Route) -> Route {
 }
 
 /// All routes.
-pub static ROUTES: [Route; 20] = [
+pub static ROUTES: [Route; 19] = [
     stream(route(
         &["/v1/chat/completions", "/chat/completions"],
         Some(&chat::BODY),
@@ -138,18 +138,10 @@ pub static ROUTES: [Route; 20] = [
         get(native::props)
     }),
     route(&["/openapi.json"], None, "This document", Some("Document"), || get(document)),
-    route(&["/"], None, "What this is", Some("Welcome"), || get(welcome)),
 ];
 
 async fn document() -> Response {
     reply::json(&openapi::document())
-}
-
-async fn welcome() -> Response {
-    let hint = "POST /v1/chat/completions; the routes are described at /openapi.json";
-    reply::json(
-        &serde_json::json!({"name": "zinc", "version": env!("CARGO_PKG_VERSION"), "hint": hint}),
-    )
 }
 
 async fn not_found() -> ApiError {
@@ -171,6 +163,10 @@ pub fn router(app: &Arc<App>) -> Router {
         }
     }
     let router = router
+        .route("/", get(ui::page))
+        .route("/icon.svg", get(ui::icon))
+        .route("/licenses.txt", get(ui::licences))
+        .route("/assets/{*name}", get(ui::asset))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(app), layers::around))

@@ -62,8 +62,8 @@ export function segments(text: string): HTMLElement[] {
   const made: HTMLElement[] = [];
   for (let start = 0; start < text.length; ) {
     let end = Math.min(start + SEGMENT, text.length);
-    const newline = end < text.length ? text.lastIndexOf('\n', end - 1) : -1;
-    if (newline > start) end = newline + 1;
+    const newline = end < text.length ? text.slice(start, end).lastIndexOf('\n') : -1;
+    if (newline > 0) end = start + newline + 1;
     else if (/[\ud800-\udbff]/.test(text[end - 1] ?? '')) end--;
     const span = document.createElement('span');
     span.className = 'segment';

@@ -107,7 +107,7 @@ function link(address: string): HTMLAnchorElement {
 function leaf(token: Token, parent: Node): void {
   switch (token.type) {
     case 'inline':
-      parent.appendChild(inline(token.children ?? [], parent));
+      parent.appendChild(inline(token, parent));
       break;
     case 'hr':
       parent.appendChild(document.createElement('hr'));
@@ -124,7 +124,12 @@ function leaf(token: Token, parent: Node): void {
   }
 }
 
-function inline(tokens: Token[], parent: Node): DocumentFragment {
+/** A paragraph of more parts than this is no prose; it is shown as it was written. */
+const PARTS_MAX = 1000;
+
+function inline(block: Token, parent: Node): Node {
+  const tokens = block.children ?? [];
+  if (tokens.length > PARTS_MAX) return document.createTextNode(block.content);
   const root = document.createDocumentFragment();
   const stack: Node[] = [root];
   for (const [idx, token] of tokens.entries()) {

@@ -6,7 +6,7 @@ import { closeOpenMarks, parse, settledEnd } from './parse';
 import { render } from './render';
 
 /** A line longer than this is no prose; it is shown as it is. */
-const LONG_LINE = 16_000;
+const LONG_LINE = 12_000;
 /** Blocks that share one element, which the browser skips as a whole when it is out of sight. */
 const BLOCKS_PER_GROUP = 12;
 /** Of the time, the share that drawing may take at most: one part in this many. */
