@@ -1,11 +1,12 @@
 //! The three traits of a backend.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use zinc_plan::{Caps, Plan};
+use zinc_plan::{Caps, Dim, Plan};
 use zinc_quant::GgmlType;
 
 use crate::{DeviceError, StepInputs, StepOutputs};
@@ -85,6 +86,34 @@ pub struct Bindings<'a> {
     pub states: &'a States,
 }
 
+/// Copies of states between a device and the host's memory, between steps.
+pub trait StateAccess {
+    /// Appends `rows` of every state whose rows are `dim` to `out`: state by state, in the order of
+    /// the plan that they were allocated for.
+    ///
+    /// # Errors
+    /// [`DeviceError::Binding`] for rows outside a state, [`DeviceError::Lost`].
+    fn read_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError>;
+
+    /// Writes what [`StateAccess::read_rows`] gave of as many rows.
+    ///
+    /// # Errors
+    /// As there; [`DeviceError::Binding`] if `bytes` are not as many as those rows have.
+    fn write_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError>;
+}
+
 /// An opened device.
 pub trait Device: Send + Sync {
     /// Facts about the device.
@@ -122,6 +151,11 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`DeviceError::OutOfMemory`] or [`DeviceError::Lost`].
     fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError>;
+
+    /// Copies of states to the host and back, if the device has them.
+    fn state_access(&self) -> Option<&dyn StateAccess> {
+        None
+    }
 
     /// Turns a plan prepared with this device's [`Device::caps`] into something that runs.
     ///

@@ -8,15 +8,16 @@
 //! **Contract.** `submit` never waits for the device; `wait` does, in the order of submission.
 //! Errors are operating errors (no memory, device lost); a step whose inputs break the plan's
 //! limits is refused with [`DeviceError::Step`] before anything runs. States are shared by all
-//! executables of a model and change only inside steps.
+//! executables of a model and change only inside steps, and where [`StateAccess`] writes rows between
+//! them.
 
 mod device;
 mod error;
 mod step;
 
 pub use device::{
-    Backend, Bindings, Device, DeviceInfo, Executable, NodeTime, States, Ticket, WeightNeed,
-    WeightSource, Weights,
+    Backend, Bindings, Device, DeviceInfo, Executable, NodeTime, StateAccess, States, Ticket,
+    WeightNeed, WeightSource, Weights,
 };
 pub use error::DeviceError;
 pub use step::{StepInputs, StepOutputs, StepSizes};

@@ -6,12 +6,13 @@ use crate::kernels::format::Form;
 use crate::pool::Pool;
 use crate::store::{self, StateStore, WeightStore};
 use crate::{Isa, NAME, machine};
+use std::ops::Range;
 use std::sync::Arc;
 use zinc_backend::{
-    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    WeightNeed, WeightSource, Weights,
+    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable,
+    StateAccess, States, WeightNeed, WeightSource, Weights,
 };
-use zinc_plan::{OpKind, Plan};
+use zinc_plan::{Dim, OpKind, Plan};
 use zinc_quant::GgmlType;
 
 /// The backend with the one device `cpu`.
@@ -128,11 +129,44 @@ impl Device for CpuDevice {
         Ok(States(Arc::new(StateStore::new(plan, machine::memory().1)?)))
     }
 
+    fn state_access(&self) -> Option<&dyn StateAccess> {
+        Some(self)
+    }
+
     fn compile(
         &self,
         plan: Arc<Plan>,
         bind: &Bindings<'_>,
     ) -> Result<Box<dyn Executable>, DeviceError> {
         Ok(Box::new(CpuExecutable::new(plan, bind, Arc::clone(&self.pool), self.isa)?))
+    }
+}
+
+fn state_store(states: &States) -> Result<&StateStore, DeviceError> {
+    states.0.downcast_ref().ok_or_else(|| DeviceError::Binding {
+        name: "states".into(),
+        reason: "belong to another device".into(),
+    })
+}
+
+impl StateAccess for CpuDevice {
+    fn read_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        state_store(states)?.read_rows(dim, rows, out)
+    }
+
+    fn write_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        state_store(states)?.write_rows(dim, rows, bytes)
     }
 }

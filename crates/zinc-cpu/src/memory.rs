@@ -7,6 +7,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::MutexGuard;
 
 /// Alignment of every buffer: a cache line.
 const ALIGN: usize = 64;
@@ -66,6 +67,37 @@ impl Buffer {
         // SAFETY: just checked.
         let start = unsafe { self.start.as_ptr().add(offset) };
         Rows { start, len, stride, row_bytes }
+    }
+}
+
+/// Bytes of a state, outside steps. Steps that use states hold the mutex of their store, so whoever holds its guard is
+/// alone with them.
+pub(crate) struct Quiet<'a> {
+    _turn: &'a MutexGuard<'a, ()>,
+    rows: Rows,
+}
+
+impl Quiet<'_> {
+    /// The bytes `range` of a buffer that only steps under `turn`'s mutex touch.
+    pub(crate) fn new<'a>(
+        turn: &'a MutexGuard<'a, ()>,
+        buffer: &'a Buffer,
+        range: Range<usize>,
+    ) -> Quiet<'a> {
+        let n_bytes = range.len();
+        Quiet { _turn: turn, rows: buffer.rows(range.start, 1, n_bytes, n_bytes) }
+    }
+
+    /// To look at.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the buffer outlives `self`, and nobody writes it while the guard is held.
+        unsafe { self.rows.row::<u8>(0) }
+    }
+
+    /// To change.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; views of one state are made one after another, see `store.rs`.
+        unsafe { self.rows.row_mut::<u8>(0) }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Weights where the file is mapped, and states in memory of their own.
 
 use crate::NAME;
-use crate::memory::{AlignedBytes, Buffer, Rows};
+use crate::memory::{AlignedBytes, Buffer, Quiet, Rows};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use zinc_backend::{DeviceError, WeightSource};
-use zinc_plan::{Plan, TensorId, TensorInfo, TensorKind};
+use zinc_plan::{Dim, Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
 fn binding(tensor: &TensorInfo, reason: impl Into<String>) -> DeviceError {
@@ -87,6 +88,7 @@ impl WeightStore {
 
 /// One cache.
 struct State {
+    dim: Dim,
     dtype: GgmlType,
     row_bytes: usize,
     n_rows: usize,
@@ -96,13 +98,15 @@ struct State {
 /// A model's states by name.
 pub(crate) struct StateStore {
     by_name: HashMap<String, State>,
+    /// Names in the order of the plan.
+    names: Vec<String>,
     /// Held during a step: executables that share states take turns.
     pub turn: Mutex<()>,
 }
 
 impl StateStore {
     pub(crate) fn new(plan: &Plan, available: u64) -> Result<StateStore, DeviceError> {
-        let mut by_name = HashMap::new();
+        let (mut by_name, mut names) = (HashMap::new(), Vec::new());
         for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
             let needed = plan.max_bytes(id);
             let buffer = usize::try_from(needed).ok().and_then(Buffer::new);
@@ -113,11 +117,68 @@ impl StateStore {
                 available,
             })?;
             let n_rows = plan.limits.bound(tensor.shape.rows) as usize;
-            let state =
-                State { dtype: tensor.dtype, row_bytes: tensor.row_bytes(), n_rows, buffer };
+            let (dim, dtype, row_bytes) = (tensor.shape.rows, tensor.dtype, tensor.row_bytes());
+            let state = State { dim, dtype, row_bytes, n_rows, buffer };
             by_name.insert(tensor.name.clone(), state);
+            names.push(tensor.name.clone());
         }
-        Ok(StateStore { by_name, turn: Mutex::new(()) })
+        Ok(StateStore { by_name, names, turn: Mutex::new(()) })
+    }
+
+    /// States whose rows are `dim`, in the order of the plan, with the bytes of `rows` in each.
+    fn ranges(
+        &self,
+        dim: Dim,
+        rows: &Range<u32>,
+    ) -> Result<Vec<(&State, Range<usize>)>, DeviceError> {
+        let states = self.names.iter().filter_map(|name| Some((name, self.by_name.get(name)?)));
+        let range = |(name, state): (&String, &'_ State)| {
+            if rows.start > rows.end || rows.end as usize > state.n_rows {
+                let reason = format!("has {} rows, {rows:?} are asked for", state.n_rows);
+                return Err(DeviceError::Binding { name: name.clone(), reason });
+            }
+            let bytes = |row: u32| row as usize * state.row_bytes;
+            Ok(bytes(rows.start)..bytes(rows.end))
+        };
+        let states = states.filter(|(_, state)| state.dim == dim);
+        states.map(|(name, state)| Ok((state, range((name, state))?))).collect()
+    }
+
+    /// As [`zinc_backend::StateAccess::read_rows`].
+    pub(crate) fn read_rows(
+        &self,
+        dim: Dim,
+        rows: Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for (state, range) in self.ranges(dim, &rows)? {
+            out.extend_from_slice(Quiet::new(&turn, &state.buffer, range).bytes());
+        }
+        Ok(())
+    }
+
+    /// As [`zinc_backend::StateAccess::write_rows`].
+    pub(crate) fn write_rows(
+        &self,
+        dim: Dim,
+        rows: Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let ranges = self.ranges(dim, &rows)?;
+        let n_needed: usize = ranges.iter().map(|(_, range)| range.len()).sum();
+        if n_needed != bytes.len() {
+            let reason = format!("{} bytes for rows of {n_needed}", bytes.len());
+            return Err(DeviceError::Binding { name: format!("{dim:?}"), reason });
+        }
+        let mut rest = bytes;
+        for (state, range) in ranges {
+            let (own, others) = rest.split_at(range.len());
+            Quiet::new(&turn, &state.buffer, range).bytes_mut().copy_from_slice(own);
+            rest = others;
+        }
+        Ok(())
     }
 
     /// The rows of the state that `plan` calls `id`, if it has the type and size the plan says.

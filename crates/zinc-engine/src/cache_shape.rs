@@ -1,20 +1,19 @@
 //! Sizes and types of a model's caches.
 
 use zinc_models::PlanOptions;
-use zinc_plan::Limits;
+use zinc_plan::{Dim, Limits, TensorKind};
 use zinc_quant::GgmlType;
 
-use crate::Model;
-use crate::cache_slot::{CacheSlot, Pools, StateSlots};
-use crate::kv::{PAGE_SIZE, PagePool, WindowTable, n_pages_for};
+use crate::kv::{PAGE_SIZE, WindowTable, n_pages_for};
 use crate::options::EngineOptions;
+use crate::{EngineError, Model};
 
 /// Size and type of the caches, the same for all plans that share them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CacheShape {
     /// Longest sequence in tokens.
     pub n_ctx: u32,
-    /// Sequences with a cache of that length.
+    /// Sequences that run at the same time.
     pub max_seqs: u32,
     /// Most tokens of one step: the chunk, but at least a token for every decoding sequence, and no
     /// more than the sequences can have.
@@ -29,13 +28,26 @@ pub(crate) struct CacheShape {
     window: Option<u32>,
     /// There are recurrent layers.
     has_states: bool,
-    /// Checkpoints of each sequence, where going back needs any.
+    /// Checkpoints that there is room for in all, where going back needs any.
     n_checkpoints: u32,
+    /// Pages of the caches that keep everything.
+    n_pages: u32,
 }
+
+/// Tokens that a checkpoint is expected for, where a budget of bytes is divided among pages and
+/// checkpoints: a turn of a conversation leaves two or three.
+const TOKENS_PER_CHECKPOINT: u32 = 512;
 
 impl CacheShape {
     /// What `options`, which have been checked, ask for.
-    pub fn new(model: &Model, options: &EngineOptions, n_ctx: u32) -> CacheShape {
+    ///
+    /// # Errors
+    /// A budget that is too small for one sequence, or larger than rows can be numbered.
+    pub fn new(
+        model: &Model,
+        options: &EngineOptions,
+        n_ctx: u32,
+    ) -> Result<CacheShape, EngineError> {
         let config = model.config();
         let max_seqs = options.max_seqs;
         let mut shape = CacheShape {
@@ -48,12 +60,41 @@ impl CacheShape {
             window: config.longest_window(),
             has_states: config.layers.iter().any(|layer| layer.recurrent),
             n_checkpoints: 0,
+            n_pages: n_pages_for(n_ctx).saturating_mul(max_seqs),
         };
-        let slides = shape.ring_pages() > 0 && shape.ring_pages() < shape.pages_per_seq();
-        if slides || shape.has_states {
-            shape.n_checkpoints = options.checkpoints;
+        if shape.needs_checkpoints() {
+            shape.n_checkpoints = options.checkpoints.saturating_mul(max_seqs);
         }
-        shape
+        match options.cache_bytes {
+            Some(budget) => shape.within(budget, &RowBytes::of(model, options.kv_type)?),
+            None => Ok(shape),
+        }
+    }
+
+    /// The shape that takes no more than `budget` bytes: room for one sequence of full length and
+    /// the windows and states of all, and what is left in pages and checkpoints.
+    fn within(self, budget: u64, rows: &RowBytes) -> Result<CacheShape, EngineError> {
+        let page = rows.full * u64::from(PAGE_SIZE);
+        let window_page = rows.window * u64::from(PAGE_SIZE);
+        let per_seq = u64::from(self.ring_pages()) * window_page + rows.state;
+        let least = u64::from(self.pages_per_seq()) * page + u64::from(self.max_seqs) * per_seq;
+        let Some(rest) = budget.checked_sub(least) else {
+            return Err(EngineError::CacheBudget { budget, least });
+        };
+        let checkpoint = match self.n_checkpoints {
+            0 => 0,
+            _ => u64::from(self.pinned_pages()) * window_page + rows.state,
+        };
+        let unit_pages = TOKENS_PER_CHECKPOINT / PAGE_SIZE;
+        let unit = (u64::from(unit_pages) * page + checkpoint).max(1);
+        // Rows are numbered by i32.
+        let most = (i32::MAX as u32 / PAGE_SIZE - self.pages_per_seq()) / unit_pages;
+        let n_units = u32::try_from(rest / unit).unwrap_or(u32::MAX).min(most);
+        Ok(CacheShape {
+            n_pages: self.pages_per_seq() + n_units * unit_pages,
+            n_checkpoints: if self.n_checkpoints == 0 { 0 } else { n_units },
+            ..self
+        })
     }
 
     /// The caches of a block whose layers all keep everything, whatever the others of the model do.
@@ -61,13 +102,29 @@ impl CacheShape {
         CacheShape { window: None, has_states: false, n_checkpoints: 0, ..self }
     }
 
+    /// Whether going back to a prefix needs a checkpoint.
+    pub fn needs_checkpoints(&self) -> bool {
+        self.window.is_some() || self.has_states
+    }
+
+    /// Whether there is room for any.
+    pub fn has_checkpoints(&self) -> bool {
+        self.n_checkpoints > 0
+    }
+
+    /// Whether there are recurrent layers.
+    pub fn has_states(&self) -> bool {
+        self.has_states
+    }
+
     /// Pages of one sequence.
     pub fn pages_per_seq(&self) -> u32 {
         n_pages_for(self.n_ctx)
     }
 
-    fn n_pages(&self) -> u32 {
-        self.pages_per_seq() * self.max_seqs
+    /// Pages of the caches that keep everything.
+    pub fn n_pages(&self) -> u32 {
+        self.n_pages
     }
 
     /// Entries of a sequence's ring in the window group; a ring as long as the sequence never comes
@@ -77,17 +134,21 @@ impl CacheShape {
         self.window.map_or(0, pages).min(self.pages_per_seq())
     }
 
-    /// Pages of the window group: the rings, and what checkpoints hold on to. A sequence never has
-    /// two pages for one stretch of positions, so no more than all of them.
-    fn n_window_pages(&self) -> u32 {
-        let pinned = self.window.map_or(0, |window| Limits::ring_pages(PAGE_SIZE, window, 1));
-        let per_seq = self.ring_pages().saturating_add(self.n_checkpoints.saturating_mul(pinned));
-        per_seq.min(self.pages_per_seq()) * self.max_seqs
+    /// Pages of the window that a checkpoint holds on to.
+    fn pinned_pages(&self) -> u32 {
+        let pages = |window| Limits::ring_pages(PAGE_SIZE, window, 1);
+        self.window.map_or(0, pages).min(self.pages_per_seq())
     }
 
-    /// Recurrent states of one sequence: its own, and one of each checkpoint.
-    fn states_per_seq(&self) -> u32 {
-        if self.has_states { 1 + self.n_checkpoints } else { 0 }
+    /// Pages of the window group: the rings, and what checkpoints hold on to.
+    pub fn n_window_pages(&self) -> u32 {
+        let rings = self.ring_pages().saturating_mul(self.max_seqs);
+        rings.saturating_add(self.n_checkpoints.saturating_mul(self.pinned_pages()))
+    }
+
+    /// Recurrent states: one of each sequence, and one of each checkpoint.
+    pub fn n_state_rows(&self) -> u32 {
+        if self.has_states { self.max_seqs.saturating_add(self.n_checkpoints) } else { 0 }
     }
 
     /// Limits and types of a plan for steps of `max_tokens`.
@@ -98,24 +159,62 @@ impl CacheShape {
             max_out_rows,
             page_size: PAGE_SIZE,
             pages_per_seq: self.pages_per_seq(),
-            n_pages: self.n_pages(),
+            n_pages: self.n_pages,
             window_pages_per_seq: self.ring_pages(),
             n_window_pages: self.n_window_pages(),
-            n_state_slots: self.states_per_seq() * self.max_seqs,
+            n_state_slots: self.n_state_rows(),
         };
         PlanOptions { limits, kv_type: self.kv_type }
     }
 
-    /// All pages, free.
-    pub fn pools(&self) -> Pools {
-        Pools { full: PagePool::new(self.n_pages()), window: PagePool::new(self.n_window_pages()) }
+    /// An empty window of a sequence.
+    pub fn window_table(&self) -> Option<WindowTable> {
+        self.window.map(|window| WindowTable::new(self.ring_pages(), window))
+    }
+}
+
+#[cfg(test)]
+impl CacheShape {
+    /// Of a model with these caches, for tests.
+    pub fn for_tests(n_ctx: u32, max_seqs: u32, n_pages: u32) -> CacheShape {
+        CacheShape {
+            n_ctx,
+            max_seqs,
+            max_tokens: PAGE_SIZE,
+            kv_type: GgmlType::F16,
+            n_out_rows: max_seqs,
+            embeddings: false,
+            window: None,
+            has_states: false,
+            n_checkpoints: 0,
+            n_pages,
+        }
     }
 
-    /// The slot `idx` of up to [`CacheShape::max_seqs`], empty.
-    pub fn slot(&self, idx: u32) -> CacheSlot {
-        let window = self.window.map(|window| WindowTable::new(self.ring_pages(), window));
-        let own = (idx * self.states_per_seq()) as i32;
-        let states = self.has_states.then(|| StateSlots::new(own, self.n_checkpoints as i32));
-        CacheSlot::new(self.n_ctx, self.pages_per_seq(), window, states, self.n_checkpoints)
+    /// With windows, states and room for checkpoints.
+    pub fn with(self, window: Option<u32>, has_states: bool, n_checkpoints: u32) -> CacheShape {
+        CacheShape { window, has_states, n_checkpoints, ..self }
+    }
+}
+
+/// Bytes of one row of all caches of each kind.
+struct RowBytes {
+    full: u64,
+    window: u64,
+    state: u64,
+}
+
+impl RowBytes {
+    fn of(model: &Model, kv_type: GgmlType) -> Result<RowBytes, EngineError> {
+        let plan = model.graph().plan(&PlanOptions { kv_type, ..PlanOptions::ONE_TOKEN })?;
+        let bytes = |dim| {
+            let states = plan.tensors_where(|t| t.kind == TensorKind::State && t.shape.rows == dim);
+            states.map(|(_, tensor)| tensor.row_bytes() as u64).sum()
+        };
+        Ok(RowBytes {
+            full: bytes(Dim::CacheRows),
+            window: bytes(Dim::WindowRows),
+            state: bytes(Dim::StateSlots),
+        })
     }
 }

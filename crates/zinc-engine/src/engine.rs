@@ -1,10 +1,10 @@
 //! The loop from requests to text.
 //!
-//! A request becomes a [`Sequence`]; each [`Engine::step`] asks the [scheduler](crate::scheduler)
-//! which tokens to compute, runs one plan over all of them, chooses a token for every sequence
-//! whose pending tokens are computed, and tells what happened as [`Event`]s. A caller that stops
-//! calling has stopped the engine: there are no threads here, and every step ends at a token or at
-//! a chunk of a prompt.
+//! A request becomes a [`Sequence`](crate::sequence); each [`Engine::step`] asks the
+//! [scheduler](crate::scheduler) which requests begin and which tokens to compute, runs one plan over
+//! all of them, chooses a token for every sequence whose pending tokens are computed, and tells what
+//! happened as [`Event`]s. A caller that stops calling has stopped the engine: there are no threads
+//! here, and every step ends at a token or at a chunk of a prompt.
 //!
 //! In steady decoding a step allocates no memory here.
 
@@ -14,13 +14,14 @@ use std::time::Instant;
 
 use zinc_backend::StepInputs;
 
-use crate::cache_slot::{CacheSlot, Pools};
+use crate::cache::{Cache, HostTier, SeqCache};
 use crate::generation::Generation;
+use crate::kv::{KvError, PAGE_SIZE};
 use crate::options::EngineOptions;
 use crate::request::{Event, Request};
 use crate::runner::{LoadedModel, Runner, Wanted};
 use crate::sampler::SamplerWorkspace;
-use crate::scheduler::{self, BatchEntry};
+use crate::scheduler::{self, BatchEntry, Limits, Pending};
 use crate::sequence::{FinishReason, SequenceId, SequenceState};
 use crate::stats::Stats;
 use crate::step::{Share, push_share};
@@ -31,22 +32,31 @@ pub struct Engine {
     loaded: Arc<LoadedModel>,
     runner: Runner,
     n_ctx: u32,
-    /// Most tokens of a step.
-    max_tokens: u32,
-    max_rows: u32,
+    max_seqs: usize,
     max_waiting: usize,
+    limits: Limits,
     pages_per_seq: u32,
     gives_embeddings: bool,
-    pools: Pools,
-    slots: Vec<CacheSlot>,
-    /// Requests in order of arrival.
-    generations: VecDeque<Generation>,
+    /// Whether a prompt can go on after any known block.
+    goes_on_anywhere: bool,
+    cache: Cache,
+    /// Requests without a cache, in order of arrival.
+    waiting: VecDeque<Generation>,
+    /// Requests with a cache, in order of arrival.
+    running: Vec<Running>,
     next_id: u64,
     stats: Stats,
     // Scratch space of a step.
+    pending: Vec<Pending>,
     batch: Vec<BatchEntry>,
     inputs: StepInputs,
     workspace: SamplerWorkspace,
+}
+
+/// A request with its cache.
+struct Running {
+    generation: Generation,
+    cache: SeqCache,
 }
 
 impl Engine {
@@ -57,23 +67,33 @@ impl Engine {
     pub fn new(loaded: Arc<LoadedModel>, options: &EngineOptions) -> Result<Engine, EngineError> {
         let shape = options.cache_shape(loaded.model())?;
         let runner = Runner::new(&loaded, shape, &Wanted::default())?;
+        let host = match options.host_cache_bytes {
+            0 => None,
+            budget => Some(host_tier(&loaded, &runner, budget)?),
+        };
         Ok(Engine {
-            loaded,
             runner,
             n_ctx: shape.n_ctx,
-            max_tokens: shape.max_tokens,
-            max_rows: shape.n_out_rows,
+            max_seqs: shape.max_seqs as usize,
             max_waiting: options.max_waiting as usize,
+            limits: Limits {
+                max_tokens: shape.max_tokens,
+                busy_prompt: options.busy_chunk,
+                max_rows: shape.n_out_rows,
+            },
             pages_per_seq: shape.pages_per_seq(),
             gives_embeddings: shape.embeddings,
-            pools: shape.pools(),
-            slots: (0..shape.max_seqs).map(|idx| shape.slot(idx)).collect(),
-            generations: VecDeque::new(),
+            goes_on_anywhere: !shape.needs_checkpoints(),
+            cache: Cache::new(shape, host),
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(shape.max_seqs as usize),
             next_id: 0,
             stats: Stats::default(),
-            batch: Vec::new(),
+            pending: Vec::with_capacity(shape.max_seqs as usize),
+            batch: Vec::with_capacity(shape.max_seqs as usize),
             inputs: StepInputs::default(),
             workspace: SamplerWorkspace::new(shape.n_ctx as usize),
+            loaded,
         })
     }
 
@@ -89,27 +109,24 @@ impl Engine {
 
     /// What the engine holds and has done so far.
     pub fn stats(&self) -> Stats {
-        let full = &self.pools.full;
-        let n_running = self.slots.iter().filter(|slot| slot.owner.is_some());
-        let n_pages_running = n_running.clone().map(|slot| slot.table().pages().len() as u32);
+        let (counters, n_pages) = (self.cache.counters(), self.cache.n_pages());
         Stats {
-            n_waiting: self.n_waiting(),
-            n_running: n_running.count(),
-            n_pages: full.n_pages(),
-            n_pages_used: full.n_pages() - full.n_free(),
-            n_pages_running: n_pages_running.sum(),
+            n_waiting: self.waiting.len(),
+            n_running: self.running.len(),
+            n_pages,
+            n_pages_used: n_pages - self.cache.n_free(),
+            n_pages_running: n_pages - self.cache.n_available(),
+            n_evicted_pages: counters.n_evicted_pages,
+            n_evicted_checkpoints: counters.n_evicted_checkpoints,
+            n_restored_pages: counters.n_restored_pages,
+            n_host_bytes: self.cache.host_bytes(),
             ..self.stats
         }
     }
 
-    fn n_waiting(&self) -> usize {
-        let state = |generation: &Generation| generation.sequence.state().clone();
-        self.generations.iter().filter(|g| state(g) == SequenceState::Waiting).count()
-    }
-
     /// Whether no request waits or runs.
     pub fn is_idle(&self) -> bool {
-        self.generations.is_empty()
+        self.waiting.is_empty() && self.running.is_empty()
     }
 
     /// Takes a request; [`Engine::step`] works on it.
@@ -119,7 +136,7 @@ impl Engine {
     /// that cannot be used; a full queue.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         let config = self.loaded.model().config();
-        let n_waiting = self.n_waiting();
+        let n_waiting = self.waiting.len();
         if n_waiting >= self.max_waiting {
             return Err(EngineError::QueueFull { n_waiting });
         }
@@ -138,17 +155,20 @@ impl Engine {
         let id = SequenceId(self.next_id);
         let generation = Generation::new(id, request, self.loaded.model(), self.n_ctx)?;
         self.next_id += 1;
-        self.generations.push_back(generation);
+        self.waiting.push_back(generation);
         Ok(id)
     }
 
     /// Ends a sequence at the next step, before anything more is computed for it. False if there is
     /// no such sequence any more.
     pub fn cancel(&mut self, seq: SequenceId) -> bool {
-        let generation = self.generations.iter_mut().find(|g| g.sequence.id() == seq);
-        let found =
-            generation.map(|generation| generation.sequence.finish(FinishReason::Cancelled));
-        found.is_some()
+        let found = self.generations().find(|generation| generation.sequence.id() == seq);
+        found.map(|generation| generation.sequence.finish(FinishReason::Cancelled)).is_some()
+    }
+
+    fn generations(&mut self) -> impl Iterator<Item = &mut Generation> {
+        let running = self.running.iter_mut().map(|running| &mut running.generation);
+        running.chain(&mut self.waiting)
     }
 
     /// Computes one step and reports it to `sink`. Does nothing when idle.
@@ -158,16 +178,9 @@ impl Engine {
     pub fn step(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> Result<(), EngineError> {
         self.end_late();
         self.remove_finished(sink);
-        self.admit();
-        self.restart_outgrown();
-        let running =
-            self.generations.iter().filter(|g| *g.sequence.state() != SequenceState::Waiting);
-        scheduler::schedule(
-            running.map(Generation::pending),
-            self.max_tokens,
-            self.max_rows,
-            &mut self.batch,
-        );
+        self.admit()?;
+        self.open_anew()?;
+        self.schedule()?;
         for pooled in [false, true] {
             self.compute(pooled, sink)?;
         }
@@ -177,11 +190,122 @@ impl Engine {
 
     /// Ends requests whose time is over.
     fn end_late(&mut self) {
-        let mut late = self.generations.iter_mut().filter(|g| g.has_deadline()).peekable();
-        if late.peek().is_some() {
+        if self.generations().any(|generation| generation.has_deadline()) {
             let now = Instant::now();
-            late.for_each(|generation| generation.check_deadline(now));
+            self.generations().for_each(|generation| generation.check_deadline(now));
         }
+    }
+
+    /// Begins waiting requests while there are places and pages.
+    fn admit(&mut self) -> Result<(), EngineError> {
+        while let Some(at) = scheduler::next_waiting(
+            self.waiting.iter().map(|generation| generation.client),
+            self.running.iter().map(|running| running.generation.client),
+            self.max_seqs,
+        ) {
+            let generation = &self.waiting[at];
+            let tokens = generation.sequence.tokens();
+            let rope_variant = self.loaded.model().graph().rope_variant(tokens.len() as u32);
+            // Those that run may each want a page soon.
+            let n_pages = self.cache.n_missing(tokens, rope_variant) + self.running.len() as u32;
+            if n_pages > self.cache.n_available() && !self.running.is_empty() {
+                break;
+            }
+            let n_max = generation.n_reusable_max();
+            let mut cache = match self.cache.open(tokens, n_max, rope_variant) {
+                Err(EngineError::Cache(_)) if !self.running.is_empty() => break,
+                opened => opened?,
+            };
+            self.cache.want_prompt(&mut cache, tokens.len());
+            let Some(mut generation) = self.waiting.remove(at) else { break };
+            let n_reused = cache.n_tokens();
+            if generation.start(n_reused) {
+                self.stats.n_prompt_tokens += generation.sequence.n_prompt() as u64;
+                self.stats.n_reused_tokens += n_reused as u64;
+            }
+            let id = generation.sequence.id();
+            let place = self.running.partition_point(|other| other.generation.sequence.id() < id);
+            self.running.insert(place, Running { generation, cache });
+        }
+        Ok(())
+    }
+
+    /// Opens caches anew: of texts that grew past the length at which other rope frequencies apply,
+    /// from their start; of prompts that another request has computed more of by now, from there.
+    fn open_anew(&mut self) -> Result<(), EngineError> {
+        let graph = self.loaded.model().graph();
+        for Running { generation, cache } in &mut self.running {
+            let tokens = generation.sequence.tokens();
+            let n_max = generation.n_reusable_max();
+            let rope_variant = graph.rope_variant(tokens.len() as u32);
+            let is_outgrown = rope_variant != cache.rope_variant;
+            let is_prefilling = *generation.sequence.state() == SequenceState::Prefilling;
+            let is_known = is_prefilling
+                && self.cache.n_reusable(tokens, n_max, rope_variant) > cache.n_tokens();
+            if !is_outgrown && !is_known {
+                continue;
+            }
+            // What it holds stays in the tree until others need it, and nobody comes in between.
+            self.cache.reopen(cache, tokens, n_max, rope_variant)?;
+            self.cache.want_prompt(cache, generation.sequence.n_prompt());
+            let n_tokens = cache.n_tokens();
+            if is_outgrown {
+                generation.sequence.restart(n_tokens);
+            } else {
+                let n_found = n_tokens.saturating_sub(generation.sequence.n_computed());
+                self.stats.n_reused_tokens += n_found as u64;
+                generation.skip_to(n_tokens);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what the step computes; where pages are short, the youngest sequence waits again.
+    fn schedule(&mut self) -> Result<(), EngineError> {
+        loop {
+            self.pending.clear();
+            for idx in 0..self.running.len() {
+                let is_held = self.is_held(idx);
+                self.pending.push(self.running[idx].generation.pending(is_held));
+            }
+            let n_pages = self.cache.n_available();
+            if scheduler::schedule(&self.pending, &self.limits, n_pages, &mut self.batch) {
+                return Ok(());
+            }
+            if self.running.len() < 2 {
+                let (n_free, n_pages) = (self.cache.n_free(), self.cache.n_pages());
+                return Err(KvError::Exhausted { n_needed: 1, n_free, n_pages }.into());
+            }
+            let Some(Running { mut generation, cache }) = self.running.pop() else {
+                return Ok(());
+            };
+            self.cache.close(cache);
+            generation.sequence.give_way();
+            self.stats.n_preempted += 1;
+            let id = generation.sequence.id();
+            let place = self.waiting.partition_point(|other| other.sequence.id() < id);
+            self.waiting.insert(place, generation);
+        }
+    }
+
+    /// Whether an older sequence is computing the block that this one would compute next.
+    fn is_held(&self, idx: usize) -> bool {
+        let Running { generation, cache } = &self.running[idx];
+        let (tokens, n_max) = (generation.sequence.tokens(), generation.n_reusable_max());
+        let n_next = (cache.n_tokens() / PAGE_SIZE as usize + 1) * PAGE_SIZE as usize;
+        if *generation.sequence.state() != SequenceState::Prefilling
+            || !self.goes_on_anywhere
+            || n_next > n_max
+        {
+            return false;
+        }
+        self.running[..idx].iter().any(|older| {
+            let other = &older.generation.sequence;
+            let computes = *other.state() == SequenceState::Prefilling
+                && older.cache.rope_variant == cache.rope_variant
+                && older.cache.n_tokens() >= cache.n_tokens();
+            computes && other.tokens().get(..n_next) == Some(&tokens[..n_next])
+        })
     }
 
     /// Computes the shares of the batch that want hidden states, or those that want logits.
@@ -204,7 +328,7 @@ impl Engine {
         // The plan returns the rows that were asked for in the order of the shares.
         let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice);
         for entry in &self.batch {
-            let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
+            let Running { generation, cache } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
@@ -212,7 +336,7 @@ impl Engine {
             let n_values = out_rows.count(entry.n_tokens as usize) * n_cols as usize;
             let (own, others) = rows.split_at(n_values.min(rows.len()));
             rows = others;
-            slot.end_step(&mut self.pools, generation.sequence.next_tokens(entry.n_tokens));
+            self.cache.end_step(cache, generation.sequence.tokens(), entry.n_tokens);
             let n_before = generation.sequence.n_generated();
             generation.advance(entry.n_tokens as usize, own, model, &mut self.workspace, sink);
             let n_generated = generation.sequence.n_generated() - n_before;
@@ -221,104 +345,58 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives free slots to waiting sequences, oldest first: to each the slot that holds most of its
-    /// prompt.
-    fn admit(&mut self) {
-        let graph = self.loaded.model().graph();
-        for generation in
-            self.generations.iter_mut().filter(|g| *g.sequence.state() == SequenceState::Waiting)
-        {
-            let prompt = generation.sequence.tokens();
-            let rope_variant = graph.rope_variant(prompt.len() as u32);
-            let free = self.slots.iter_mut().filter(|slot| slot.owner.is_none());
-            let best = free
-                .map(|slot| (slot.n_reusable(prompt, rope_variant), slot))
-                .max_by_key(|(n, _)| *n);
-            let Some((n_reusable, slot)) = best else {
-                break;
-            };
-            let n_reusable = if generation.can_reuse() { n_reusable } else { 0 };
-            let n_reused = slot.keep(&mut self.pools, n_reusable, rope_variant);
-            self.stats.n_prompt_tokens += prompt.len() as u64;
-            self.stats.n_reused_tokens += n_reused as u64;
-            slot.want_prompt(prompt.len());
-            slot.owner = Some(generation.sequence.id());
-            generation.start(n_reused);
-        }
-    }
-
-    /// Texts that grew past the length at which other rope frequencies apply are computed anew from
-    /// their start.
-    fn restart_outgrown(&mut self) {
-        let graph = self.loaded.model().graph();
-        for slot in &mut self.slots {
-            let Some(owner) = slot.owner else { continue };
-            let Some(generation) = self.generations.iter_mut().find(|g| g.sequence.id() == owner)
-            else {
-                continue;
-            };
-            let rope_variant = graph.rope_variant(generation.sequence.tokens().len() as u32);
-            if rope_variant != slot.rope_variant {
-                slot.keep(&mut self.pools, 0, rope_variant);
-                slot.want_prompt(generation.sequence.n_prompt());
-                generation.sequence.restart();
-            }
-        }
-    }
-
     /// Makes room in the cache for the shares that want hidden states, or logits, and writes the
     /// step's inputs.
     fn fill_inputs(&mut self, pooled: bool) -> Result<(), EngineError> {
         self.inputs.clear();
         for entry in &self.batch {
-            let (generation, slot) = find(&mut self.generations, &mut self.slots, entry.seq);
+            let Running { generation, cache } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
             let tokens = generation.sequence.next_tokens(entry.n_tokens);
-            slot.begin_step(&mut self.pools, entry.n_tokens)?;
+            self.cache.begin_step(cache, entry.n_tokens, 0)?;
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
-            let share = Share { tokens, cache: slot, out_rows, hidden: &[] };
+            let share = Share { tokens, cache, out_rows, hidden: &[] };
             push_share(&mut self.inputs, &share, self.pages_per_seq);
         }
         Ok(())
     }
 
-    /// Reports finished sequences and frees their slots, which keep what they hold.
+    /// Reports finished sequences and gives their caches back.
     fn remove_finished(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
         let mut i = 0;
-        while i < self.generations.len() {
-            let SequenceState::Finished(reason) = self.generations[i].sequence.state() else {
+        while i < self.running.len() {
+            let SequenceState::Finished(reason) = self.running[i].generation.sequence.state()
+            else {
                 i += 1;
                 continue;
             };
             let reason = reason.clone();
-            let Some(generation) = self.generations.remove(i) else {
-                break;
-            };
-            let seq = generation.sequence.id();
+            let Running { generation, cache } = self.running.remove(i);
+            self.cache.close(cache);
             self.stats.n_finished += 1;
-            self.slots
-                .iter_mut()
-                .filter(|slot| slot.owner == Some(seq))
-                .for_each(|slot| slot.owner = None);
+            generation.report_end(reason, sink);
+        }
+        let mut i = 0;
+        while i < self.waiting.len() {
+            let SequenceState::Finished(reason) = self.waiting[i].sequence.state() else {
+                i += 1;
+                continue;
+            };
+            let reason = reason.clone();
+            let Some(generation) = self.waiting.remove(i) else { break };
+            self.stats.n_finished += 1;
             generation.report_end(reason, sink);
         }
     }
 }
 
-/// A scheduled sequence with its slot.
-fn find<'a>(
-    generations: &'a mut VecDeque<Generation>,
-    slots: &'a mut [CacheSlot],
-    seq: SequenceId,
-) -> (&'a mut Generation, &'a mut CacheSlot) {
-    let generation = generations.iter_mut().find(|generation| generation.sequence.id() == seq);
-    let slot = slots.iter_mut().find(|slot| slot.owner == Some(seq));
-    match (generation, slot) {
-        (Some(generation), Some(slot)) => (generation, slot),
-        _ => unreachable!("only admitted sequences are scheduled"),
-    }
+/// The part of the cache in the host's memory.
+fn host_tier(loaded: &LoadedModel, runner: &Runner, budget: u64) -> Result<HostTier, EngineError> {
+    let device = loaded.device();
+    let tier = HostTier::new(Arc::clone(device), runner.states().clone(), budget);
+    tier.ok_or_else(|| EngineError::HostCache { device: device.info().name.clone() })
 }
 
 /// Checks that there are tokens and that the model knows them.

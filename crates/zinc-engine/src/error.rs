@@ -62,6 +62,23 @@ pub enum EngineError {
         /// Tokens of the vocabulary.
         n_vocab: u32,
     },
+    /// The budget of the caches has no room for one sequence.
+    #[error(
+        "the caches may take {budget} bytes; one sequence of the context's length takes {least}; \
+         hint: a larger budget, a shorter context or fewer sequences"
+    )]
+    CacheBudget {
+        /// Bytes that they may take.
+        budget: u64,
+        /// Bytes that they take at least.
+        least: u64,
+    },
+    /// A cache in the host's memory is asked for on a device whose caches cannot be copied.
+    #[error("device {device} cannot keep caches in the host's memory; hint: leave its budget at 0")]
+    HostCache {
+        /// The device.
+        device: String,
+    },
     /// An option of the engine is outside its range.
     #[error("{option} is {value}; allowed: {allowed}")]
     Option {

@@ -93,7 +93,7 @@ impl Evaluator {
         loaded: &LoadedModel,
         options: &EngineOptions,
     ) -> Result<Vec<String>, EngineError> {
-        let options = EngineOptions { max_seqs: 1, ..*options };
+        let options = EngineOptions { max_seqs: 1, cache_bytes: None, ..*options };
         let shape = options.cache_shape(loaded.model())?;
         let plan = crate::runner::prepare(
             loaded.model(),
@@ -124,8 +124,8 @@ impl Evaluator {
     }
 
     /// Forgets all but the first `n` tokens. Where the cache cannot go back to them, it goes back to
-    /// the end of the longest earlier call of [`Evaluator::eval`] within them that it still has a
-    /// checkpoint of, and the tokens after that are computed anew with the next ones.
+    /// the last whole block of the longest earlier call of [`Evaluator::eval`] within them that it
+    /// still has a checkpoint of, and the tokens after that are computed anew with the next ones.
     pub fn truncate(&mut self, n: usize) {
         self.tokens.truncate(n);
     }
@@ -173,7 +173,7 @@ impl Evaluator {
         let result = self.compute(n_before, n_before.saturating_add(logits_from), look);
         if result.is_err() {
             self.reset();
-            self.lane.keep(0, 0);
+            self.lane.keep(0, 0)?;
         }
         result
     }
@@ -211,7 +211,7 @@ impl Evaluator {
     ) -> Result<(), E> {
         let n_tokens = self.tokens.len();
         let rope_variant = self.loaded.model().graph().rope_variant(n_tokens as u32);
-        let mut position = self.lane.keep(n_before, rope_variant);
+        let mut position = self.lane.keep(n_before, rope_variant)?;
         if n_tokens - n_before > 1 {
             self.lane.want(n_tokens);
         }

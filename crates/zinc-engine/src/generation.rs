@@ -17,6 +17,8 @@ use crate::{EngineError, Model};
 /// A request with its state.
 pub(crate) struct Generation {
     pub sequence: Sequence,
+    /// Who asked.
+    pub client: u64,
     sampler: Sampler,
     steer: Option<Box<dyn Steer>>,
     stop: StopStrings,
@@ -81,6 +83,7 @@ impl Generation {
         let decode = DecodeOptions { skip_special: true, at_text_start: false };
         Ok(Generation {
             sequence: Sequence::new(id, &request.prompt, n_prompt + n_generated_max),
+            client: request.client,
             sampler,
             steer: request.steer,
             stop: StopStrings::new(&request.stop)?,
@@ -98,9 +101,13 @@ impl Generation {
         })
     }
 
-    /// Whether what a cache holds of the prompt can take the place of computing it.
-    pub fn can_reuse(&self) -> bool {
-        self.scores.is_none() && self.pooled.is_none()
+    /// How many of its tokens need not be computed if a cache holds them: never the last one, whose
+    /// logits are wanted.
+    pub fn n_reusable_max(&self) -> usize {
+        if self.is_scoring() || self.is_pooled() {
+            return 0;
+        }
+        self.sequence.tokens().len() - 1
     }
 
     /// Whether it wants hidden states instead of logits.
@@ -108,15 +115,31 @@ impl Generation {
         self.pooled.is_some()
     }
 
-    /// Begins with `n_reused` tokens found in the cache.
-    pub fn start(&mut self, n_reused: usize) {
+    /// Begins, or goes on after it had to wait again, with `n_reused` tokens found in the cache.
+    /// Whether it is the first time.
+    pub fn start(&mut self, n_reused: usize) -> bool {
         self.sequence.start(n_reused);
+        if let Some(pooled) = &mut self.pooled {
+            pooled.reset();
+        }
+        if self.times.started.is_some() {
+            return false;
+        }
         self.n_reused = n_reused;
         self.times.started = Some(Instant::now());
+        true
+    }
+
+    /// Prompt tokens after those that are computed turned out to be in the cache.
+    pub fn skip_to(&mut self, n_computed: usize) {
+        if self.times.first_token.is_none() {
+            self.n_reused += n_computed.saturating_sub(self.sequence.n_computed());
+        }
+        self.sequence.restart(n_computed);
     }
 
     /// What the scheduler is told.
-    pub fn pending(&self) -> Pending {
+    pub fn pending(&self, is_held: bool) -> Pending {
         let n_pending = self.sequence.n_pending();
         let n_silent = match &self.scores {
             // Row `i` says how probable token `i + 1` is.
@@ -128,8 +151,9 @@ impl Generation {
         };
         let is_decoding = *self.sequence.state() == SequenceState::Decoding && n_pending == 1;
         Pending {
-            seq: self.sequence.id(),
             is_decoding,
+            is_held,
+            n_computed: self.sequence.n_computed() as u32,
             n_pending: n_pending as u32,
             n_silent: n_silent as u32,
         }

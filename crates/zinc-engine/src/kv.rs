@@ -70,6 +70,13 @@ impl PagePool {
         self.n_owners[page.0 as usize]
     }
 
+    /// Takes one page.
+    pub(crate) fn take_one(&mut self) -> Option<PageId> {
+        let page = self.free.pop()?;
+        self.n_owners[page.0 as usize] = 1;
+        Some(page)
+    }
+
     fn take(&mut self, n_needed: u32, pages: &mut impl Extend<PageId>) -> Result<(), KvError> {
         let n_free = self.n_free();
         if n_needed > n_free {
@@ -81,13 +88,15 @@ impl PagePool {
         Ok(())
     }
 
-    fn share(&mut self, page: PageId) {
+    /// The page has one more owner.
+    pub(crate) fn share(&mut self, page: PageId) {
         let n_owners = &mut self.n_owners[page.0 as usize];
         assert!(*n_owners > 0, "page {} is shared while free", page.0);
         *n_owners += 1;
     }
 
-    fn release(&mut self, page: PageId) {
+    /// The page has one owner less.
+    pub(crate) fn release(&mut self, page: PageId) {
         let n_owners = &mut self.n_owners[page.0 as usize];
         assert!(*n_owners > 0, "page {} is released twice", page.0);
         *n_owners -= 1;
@@ -148,13 +157,16 @@ impl PageTable {
         n_kept
     }
 
-    /// A second table over the full pages of the first `n_tokens` positions, and how many positions
-    /// those are.
-    pub fn share(&self, pool: &mut PagePool, n_tokens: u32) -> (PageTable, u32) {
-        let n_full = (n_tokens / PAGE_SIZE).min(self.pages.len() as u32);
-        let pages = self.pages[..n_full as usize].to_vec();
-        pages.iter().for_each(|&page| pool.share(page));
-        (PageTable { pages }, n_full * PAGE_SIZE)
+    /// Goes on with a full page that somebody else owns too.
+    pub(crate) fn push_shared(&mut self, pool: &mut PagePool, page: PageId) {
+        pool.share(page);
+        self.pages.push(page);
+    }
+
+    /// Takes another full page, which holds the same, for the one at `idx`.
+    pub(crate) fn replace(&mut self, pool: &mut PagePool, idx: usize, page: PageId) {
+        pool.share(page);
+        pool.release(std::mem::replace(&mut self.pages[idx], page));
     }
 
     /// Cache row of `position`, which must be within the pages.
@@ -203,8 +215,8 @@ mod tests {
         let mut pool = PagePool::new(4);
         let mut first = PageTable::default();
         first.grow(&mut pool, 2 * PAGE_SIZE + 4).unwrap();
-        let (mut second, n_shared) = first.share(&mut pool, 2 * PAGE_SIZE + 4);
-        assert_eq!(n_shared, 2 * PAGE_SIZE);
+        let mut second = PageTable::default();
+        first.pages()[..2].to_vec().into_iter().for_each(|it| second.push_shared(&mut pool, it));
         // Writing on at the end is in pages of their own; writing on inside a shared page is
         // refused by keeping less.
         second.grow(&mut pool, 2 * PAGE_SIZE + 1).unwrap();
@@ -243,8 +255,11 @@ mod tests {
                 }
                 2 if !tables.is_empty() => {
                     let at = random(tables.len() as u32) as usize;
-                    let shared = tables[at].0.share(&mut pool, tables[at].1);
-                    tables.push(shared);
+                    let n_full = tables[at].1 / PAGE_SIZE;
+                    let pages = tables[at].0.pages()[..n_full as usize].to_vec();
+                    let mut shared = PageTable::default();
+                    pages.into_iter().for_each(|page| shared.push_shared(&mut pool, page));
+                    tables.push((shared, n_full * PAGE_SIZE));
                 }
                 3 if !tables.is_empty() => {
                     let at = random(tables.len() as u32) as usize;

@@ -3,7 +3,7 @@
 use zinc_backend::{StepInputs, StepOutputs};
 use zinc_plan::{Dim, Plan};
 
-use crate::cache_slot::{CacheSlot, Pools};
+use crate::cache::{Cache, SeqCache};
 use crate::options::EngineOptions;
 use crate::runner::{Block, LoadedModel, Runner, Wanted};
 use crate::step::{OutRows, Share, push_share};
@@ -19,9 +19,11 @@ pub(crate) struct Lane {
     runner: Runner,
     limits: StepLimits,
     n_ctx: u32,
-    pools: Pools,
-    /// The cache; it may hold more than the caller's tokens, or less after an error.
-    slot: CacheSlot,
+    cache: Cache,
+    /// What the sequence holds of the cache, between two calls of [`Lane::keep`] always something.
+    seq: Option<SeqCache>,
+    /// What is computed.
+    tokens: Vec<u32>,
     inputs: StepInputs,
 }
 
@@ -43,7 +45,8 @@ impl Lane {
         taps: Vec<String>,
     ) -> Result<Lane, EngineError> {
         let model = loaded.model();
-        let options = EngineOptions { max_seqs: 1, embeddings: false, ..*options };
+        let options =
+            EngineOptions { max_seqs: 1, embeddings: false, cache_bytes: None, ..*options };
         let chunk = options.cache_shape(model)?.max_tokens;
         let limits = StepLimits::new(model, block, chunk, all_logits, &taps)?;
         let shape = EngineOptions { chunk: limits.n_tokens, ..options }.cache_shape(model)?;
@@ -56,8 +59,14 @@ impl Lane {
             runner: Runner::new(loaded, shape, &wanted)?,
             limits,
             n_ctx: shape.n_ctx,
-            pools: shape.pools(),
-            slot: shape.slot(0),
+            // Going back to any length needs pages that nobody else has; where it needs checkpoints,
+            // they are in the tree.
+            cache: match shape.needs_checkpoints() {
+                true => Cache::new(shape, None),
+                false => Cache::forgetful(shape),
+            },
+            seq: None,
+            tokens: Vec::new(),
             inputs: StepInputs::default(),
         })
     }
@@ -74,13 +83,32 @@ impl Lane {
 
     /// Keeps the first `n` tokens, or fewer if they cannot be gone back to with this row of the rope
     /// table, and returns how many.
-    pub fn keep(&mut self, n: usize, rope_variant: i32) -> usize {
-        self.slot.keep(&mut self.pools, n, rope_variant)
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn keep(&mut self, n: usize, rope_variant: i32) -> Result<usize, EngineError> {
+        let n = n.min(self.tokens.len());
+        let same = |seq: &SeqCache| seq.rope_variant == rope_variant && seq.can_go_back(n);
+        if let Some(seq) = self.seq.as_mut().filter(|seq| same(seq)) {
+            let n_kept = self.cache.go_back(seq, n);
+            if seq.can_go_back(n_kept) {
+                self.tokens.truncate(n_kept);
+                return Ok(n_kept);
+            }
+        }
+        self.seq.take().into_iter().for_each(|seq| self.cache.close(seq));
+        let seq = self.cache.open(&self.tokens, n, rope_variant)?;
+        let n_kept = seq.n_tokens();
+        self.seq = Some(seq);
+        self.tokens.truncate(n_kept);
+        Ok(n_kept)
     }
 
-    /// Makes a checkpoint at this length, when it is computed.
+    /// Makes a checkpoint at the last whole block of this length, when it is computed.
     pub fn want(&mut self, n: usize) {
-        self.slot.want([n]);
+        if let Some(seq) = &mut self.seq {
+            self.cache.want(seq, &[n]);
+        }
     }
 
     /// End of the longest step that begins at `begin`, ends by `end` and gives logits of the tokens
@@ -100,12 +128,17 @@ impl Lane {
         out_rows: OutRows,
     ) -> Result<&StepOutputs, EngineError> {
         self.inputs.clear();
-        self.slot.begin_step(&mut self.pools, tokens.len() as u32)?;
-        let share = Share { tokens, cache: &self.slot, out_rows, hidden };
+        let seq = match &mut self.seq {
+            Some(seq) => seq,
+            None => self.seq.insert(self.cache.open(&[], 0, 0)?),
+        };
+        self.cache.begin_step(seq, tokens.len() as u32, 0)?;
+        let share = Share { tokens, cache: seq, out_rows, hidden };
         let pages_per_seq = self.runner.largest_plan().limits.pages_per_seq;
         push_share(&mut self.inputs, &share, pages_per_seq);
         let outputs = self.runner.run(&self.inputs)?;
-        self.slot.end_step(&mut self.pools, tokens);
+        self.tokens.extend_from_slice(tokens);
+        self.cache.end_step(seq, &self.tokens, tokens.len() as u32);
         Ok(outputs)
     }
 }

@@ -38,8 +38,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod activations;
+mod cache;
 mod cache_shape;
-mod cache_slot;
 mod engine;
 mod error;
 mod evaluate;

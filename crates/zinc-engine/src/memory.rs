@@ -18,6 +18,8 @@ pub struct MemoryNeed {
     pub cache: CacheNeed,
     /// Intermediate values of the largest step of each kind, and what the device adds to them.
     pub scratch: u64,
+    /// Most bytes of the host's memory for what the caches have no room for; taken as it is needed.
+    pub host_cache: u64,
 }
 
 /// Bytes of the caches. A layer that has none counts nowhere, nor does one that reads another's.
@@ -140,6 +142,6 @@ impl<'a> Estimate<'a> {
             self.plans.first().map(Plan::state_bytes),
             "every state belongs to one layer"
         );
-        Ok(MemoryNeed { weights: self.weights, cache, scratch })
+        Ok(MemoryNeed { weights: self.weights, cache, scratch, host_cache: 0 })
     }
 }

@@ -63,9 +63,13 @@ impl MtpHead {
     }
 
     /// Forgets all but the first `n` rows.
-    pub fn truncate(&mut self, n: usize) {
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn truncate(&mut self, n: usize) -> Result<(), EngineError> {
         // One row of the rope table: no model with a head has two.
-        self.n_rows = self.lane.keep(n, 0);
+        self.n_rows = self.lane.keep(n, 0)?;
+        Ok(())
     }
 
     /// Computes the rows of `tokens`, which follow the rows so far; `hidden` has the hidden state of
@@ -102,7 +106,7 @@ impl MtpHead {
     pub fn draft(&mut self, token: u32, hidden: &[f32], n: usize) -> Result<Draft, EngineError> {
         let n_before = self.n_rows;
         let draft = self.draft_on(token, hidden, n);
-        self.truncate(n_before);
+        self.truncate(n_before)?;
         draft
     }
 

@@ -27,11 +27,22 @@ pub struct EngineOptions {
     /// Element type of the key/value cache, one of [`KV_TYPES`] that the device has. The one size
     /// that does change results.
     pub kv_type: GgmlType,
-    /// Sequences computed at the same time; each has a cache of `n_ctx` tokens.
+    /// Most tokens of prompts in a step in which others decode, so that their answers do not stall
+    /// while a long prompt is read. At least 1.
+    pub busy_chunk: u32,
+    /// Sequences computed at the same time.
     pub max_seqs: u32,
-    /// Lengths that each sequence can go back to when its next prompt begins like the last, in models
-    /// with recurrent layers (each takes a copy of their states) or sliding windows.
+    /// Room for checkpoints for each of them, in models with recurrent layers (each takes a copy of
+    /// their states) or sliding windows: lengths at which a prompt can go on after an earlier text.
+    /// With 0 such models reuse nothing.
     pub checkpoints: u32,
+    /// Most bytes of the caches on the device. `None` is what `max_seqs` sequences of `n_ctx` tokens
+    /// take, with their checkpoints. With less, sequences that have no room wait for others; with
+    /// more, more of earlier texts is kept. At least one sequence of `n_ctx` tokens.
+    pub cache_bytes: Option<u64>,
+    /// Most bytes of the host's memory for what the caches on the device have no room for; 0 is
+    /// none. Only for devices whose caches can be copied.
+    pub host_cache_bytes: u64,
     /// Rows of logits that a step may give beyond one for every sequence. Prompts whose tokens are
     /// all scored ([`Request::prompt_logprobs`](crate::Request::prompt_logprobs)) go on by at most
     /// that many tokens in a step, and one.
@@ -44,14 +55,17 @@ pub struct EngineOptions {
 }
 
 impl Default for EngineOptions {
-    /// One sequence with two checkpoints, chunks of 512 tokens, cache in f16, no embeddings.
+    /// One sequence with three checkpoints, chunks of 512 tokens, cache in f16, no embeddings.
     fn default() -> Self {
         EngineOptions {
             n_ctx: None,
             chunk: 512,
             kv_type: GgmlType::F16,
+            busy_chunk: 128,
             max_seqs: 1,
-            checkpoints: 2,
+            checkpoints: 3,
+            cache_bytes: None,
+            host_cache_bytes: 0,
             extra_rows: 0,
             embeddings: false,
             max_waiting: 1024,
@@ -93,7 +107,8 @@ impl EngineOptions {
         model: &Model,
         device: &dyn Device,
     ) -> Result<MemoryNeed, EngineError> {
-        Estimate::new(model, device)?.need(self.cache_shape(model)?)
+        let need = Estimate::new(model, device)?.need(self.cache_shape(model)?)?;
+        Ok(MemoryNeed { host_cache: self.host_cache_bytes, ..need })
     }
 
     /// The longest context, up to the one asked for, with which what `model` takes on `device` is
@@ -110,7 +125,11 @@ impl EngineOptions {
         let mut estimate = Estimate::new(model, device)?;
         let mut fits = |n_ctx: u32| -> Result<bool, EngineError> {
             let options = EngineOptions { n_ctx: Some(n_ctx), ..*self };
-            Ok(accepted(&estimate.need(options.cache_shape(model)?)?))
+            match options.cache_shape(model) {
+                Ok(shape) => Ok(accepted(&estimate.need(shape)?)),
+                Err(EngineError::CacheBudget { .. }) => Ok(false),
+                Err(error) => Err(error),
+            }
         };
         let n_ctx = self.n_ctx(model)?;
         // Memory grows with the context, in whole pages.
@@ -132,6 +151,7 @@ impl EngineOptions {
     /// Checks the options and gives the cache they ask for.
     pub(crate) fn cache_shape(&self, model: &Model) -> Result<CacheShape, EngineError> {
         check("chunk", self.chunk, CHUNK_MAX)?;
+        check("chunk beside answers", self.busy_chunk, CHUNK_MAX)?;
         check("number of sequences", self.max_seqs, MAX_SEQS_MAX)?;
         check_least("checkpoints", self.checkpoints, 0, CHECKPOINTS_MAX)?;
         check_least("extra rows of logits", self.extra_rows, 0, EXTRA_ROWS_MAX)?;
@@ -144,7 +164,8 @@ impl EngineOptions {
             });
         }
         let n_ctx = self.n_ctx(model)?;
-        let n_rows = u64::from(n_ctx).next_multiple_of(PAGE_SIZE.into()) * u64::from(self.max_seqs);
+        let n_seqs = if self.cache_bytes.is_some() { 1 } else { self.max_seqs };
+        let n_rows = u64::from(n_ctx).next_multiple_of(PAGE_SIZE.into()) * u64::from(n_seqs);
         if n_rows > CACHE_ROWS_MAX {
             return Err(EngineError::Option {
                 option: "context length times number of sequences",
@@ -152,7 +173,7 @@ impl EngineOptions {
                 allowed: format!("up to {CACHE_ROWS_MAX}"),
             });
         }
-        Ok(CacheShape::new(model, self, n_ctx))
+        CacheShape::new(model, self, n_ctx)
     }
 }
 

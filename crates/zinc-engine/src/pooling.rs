@@ -20,6 +20,12 @@ impl Pooled {
         Pooled { pooling, sums: Vec::new(), n_rows: 0, values: Vec::new() }
     }
 
+    /// Forgets all rows.
+    pub fn reset(&mut self) {
+        self.sums.clear();
+        self.n_rows = 0;
+    }
+
     /// Whether only the last token's state counts.
     pub fn is_last(&self) -> bool {
         self.pooling == Pooling::Last

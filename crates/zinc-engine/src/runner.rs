@@ -145,8 +145,7 @@ pub(crate) struct Runner {
     /// The plan that gives hidden states, if there is one.
     pooling: Option<Box<dyn Executable>>,
     outputs: StepOutputs,
-    // Outlives the executables that use it.
-    _states: States,
+    states: States,
 }
 
 impl Runner {
@@ -168,7 +167,12 @@ impl Runner {
         let compile = |plan| device.compile(Arc::new(plan), &bind);
         let mut buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
         let pooling = if shape.embeddings { buckets.pop() } else { None };
-        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), _states: states })
+        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), states })
+    }
+
+    /// The caches.
+    pub fn states(&self) -> &States {
+        &self.states
     }
 
     /// Runs one step on the smallest plan that takes its tokens.

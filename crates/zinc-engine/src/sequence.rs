@@ -1,8 +1,10 @@
 //! One request on its way through the engine: its tokens, how far they are computed, and its state.
 //!
 //! ```text
-//! Waiting ──start──► Prefilling ──prompt computed──► Decoding ──► Finished
-//!    └───────────────────┴───────── cancel ─────────────┴────────────▲
+//! Waiting ──start──► Prefilling ──all computed──► Decoding ──► Finished
+//!    ▲                   │                            │            ▲
+//!    ├───────────── give way ─────────────────────────┘            │
+//!    └────────────────────────── cancel ───────────────────────────┘
 //! ```
 
 /// Names a sequence for as long as the engine lives; never used twice.
@@ -117,20 +119,29 @@ impl Sequence {
         matches!(self.state, SequenceState::Finished(_))
     }
 
-    /// Begins, with the first `n_reused` tokens found in the cache; at least one is left to
+    /// Begins or goes on, with the first `n_reused` tokens found in the cache; at least one is left to
     /// compute.
     pub fn start(&mut self, n_reused: usize) {
-        assert_eq!(self.state, SequenceState::Waiting, "a sequence starts once");
+        assert_eq!(self.state, SequenceState::Waiting, "only a waiting sequence starts");
         assert!(n_reused < self.tokens.len(), "the last token's logits are always computed");
         self.n_computed = n_reused;
         self.state = SequenceState::Prefilling;
     }
 
-    /// The cache must be filled from the start again, as when rope frequencies change with the
-    /// length.
-    pub fn restart(&mut self) {
+    /// The cache holds the first `n_computed` tokens now: fewer than before, as when rope frequencies
+    /// change with the length, or more.
+    pub fn restart(&mut self, n_computed: usize) {
         assert!(!self.is_finished(), "a finished sequence computes nothing");
-        self.n_computed = 0;
+        assert!(n_computed < self.tokens.len(), "the last token's logits are always computed");
+        self.n_computed = n_computed;
+    }
+
+    /// Gives its cache up and waits to start again; its tokens stay.
+    pub fn give_way(&mut self) {
+        if !self.is_finished() {
+            self.n_computed = 0;
+            self.state = SequenceState::Waiting;
+        }
     }
 
     /// A step computed `n` more tokens. Returns whether a token is to be chosen from the last one's
@@ -189,7 +200,7 @@ mod tests {
         sequence.start(0);
         sequence.advance(2);
         sequence.push(7);
-        sequence.restart();
+        sequence.restart(0);
         assert_eq!((sequence.n_pending(), sequence.tokens()), (3, &[5, 6, 7][..]));
         assert!(sequence.advance(3));
         assert_eq!(sequence.state(), &SequenceState::Decoding);

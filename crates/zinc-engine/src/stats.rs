@@ -15,7 +15,7 @@ pub struct Stats {
     pub n_pages: u32,
     /// Tokens of prompts that were submitted and begun.
     pub n_prompt_tokens: u64,
-    /// Those of them that were found in the cache.
+    /// Those of them that were found in the cache: prefix hits.
     pub n_reused_tokens: u64,
     /// Tokens that steps computed, prompts and answers.
     pub n_computed_tokens: u64,
@@ -23,9 +23,16 @@ pub struct Stats {
     pub n_generated_tokens: u64,
     /// Steps run.
     pub n_steps: u64,
-    /// Pages that the cache gave up for others.
+    /// Pages on the device that the cache gave up for others.
     pub n_evicted_pages: u64,
-    /// Requests that were begun anew because the cache had no room for all that run.
+    /// Checkpoints on the device that the cache gave up for others.
+    pub n_evicted_checkpoints: u64,
+    /// Pages that were brought back from the host's memory.
+    pub n_restored_pages: u64,
+    /// Bytes of the cache in the host's memory.
+    pub n_host_bytes: u64,
+    /// Times that a running request had to wait again because the cache had no room for all that
+    /// run.
     pub n_preempted: u64,
     /// Requests that ended, failed and cancelled ones included.
     pub n_finished: u64,

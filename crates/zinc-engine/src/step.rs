@@ -2,7 +2,7 @@
 
 use zinc_backend::StepInputs;
 
-use crate::cache_slot::CacheSlot;
+use crate::cache::SeqCache;
 
 /// Which of a share's rows give logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct Share<'a> {
     /// The tokens to compute.
     pub tokens: &'a [u32],
     /// The sequence's caches, with room for the tokens.
-    pub cache: &'a CacheSlot,
+    pub cache: &'a SeqCache,
     /// Rows that give logits.
     pub out_rows: OutRows,
     /// Hidden states of the tokens, for plans that read them; else empty.
@@ -73,31 +73,27 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache_slot::{Pools, StateSlots};
-    use crate::kv::{PAGE_SIZE, PagePool, WindowTable};
+    use crate::cache::Cache;
+    use crate::cache_shape::CacheShape;
+    use crate::kv::PAGE_SIZE;
 
-    fn pools() -> Pools {
-        Pools { full: PagePool::new(8), window: PagePool::new(8) }
-    }
-
-    /// A slot in which `n` tokens are computed, about to compute `n_more`.
-    fn slot(pools: &mut Pools, n: u32, n_more: u32, rope_variant: i32) -> CacheSlot {
-        let mut slot = CacheSlot::new(256, 4, None, None, 0);
-        slot.keep(pools, 0, rope_variant);
-        slot.begin_step(pools, n).unwrap();
-        slot.end_step(pools, &vec![1; n as usize]);
-        slot.begin_step(pools, n_more).unwrap();
-        slot
+    /// A sequence in which `n` tokens are computed, about to compute `n_more`.
+    fn sequence(cache: &mut Cache, n: u32, n_more: u32, rope_variant: i32) -> SeqCache {
+        let mut seq = cache.open(&[], 0, rope_variant).unwrap();
+        cache.begin_step(&mut seq, n, 0).unwrap();
+        cache.end_step(&mut seq, &vec![1; n as usize], n);
+        cache.begin_step(&mut seq, n_more, 0).unwrap();
+        seq
     }
 
     #[test]
     fn two_sequences_in_one_step() {
-        let mut pools = pools();
-        let caches = [slot(&mut pools, 1, 2, 0), slot(&mut pools, PAGE_SIZE - 1, 2, 1)];
+        let mut cache = Cache::new(CacheShape::for_tests(128, 2, 8), None);
+        let seqs = [sequence(&mut cache, 1, 2, 0), sequence(&mut cache, PAGE_SIZE - 1, 2, 1)];
         let mut inputs = StepInputs::default();
         let share = |tokens, cache, out_rows| Share { tokens, cache, out_rows, hidden: &[] };
-        push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::From(2)), 4);
-        push_share(&mut inputs, &share(&[9, 10][..], &caches[1], OutRows::Last), 4);
+        push_share(&mut inputs, &share(&[7, 8][..], &seqs[0], OutRows::From(2)), 4);
+        push_share(&mut inputs, &share(&[9, 10][..], &seqs[1], OutRows::Last), 4);
         assert_eq!(inputs.token_ids, [7, 8, 9, 10]);
         assert_eq!(inputs.positions, [1, 2, PAGE_SIZE as i32 - 1, PAGE_SIZE as i32]);
         assert_eq!(inputs.seq_of, [0, 0, 1, 1]);
@@ -108,35 +104,37 @@ mod tests {
         assert!(inputs.window_slots.is_empty() && inputs.state_saves.is_empty());
 
         inputs.clear();
-        push_share(&mut inputs, &share(&[7, 8][..], &caches[0], OutRows::From(0)), 4);
-        push_share(&mut inputs, &share(&[9, 10][..], &caches[1], OutRows::From(1)), 4);
+        push_share(&mut inputs, &share(&[7, 8][..], &seqs[0], OutRows::From(0)), 4);
+        push_share(&mut inputs, &share(&[9, 10][..], &seqs[1], OutRows::From(1)), 4);
         assert_eq!(inputs.out_rows, [0, 1, 3]);
     }
 
     #[test]
     fn windows_and_states() {
-        let mut pools = pools();
-        let window = WindowTable::new(3, PAGE_SIZE);
-        let mut slot = CacheSlot::new(256, 8, Some(window), Some(StateSlots::new(4, 2)), 2);
-        slot.want([3, PAGE_SIZE as usize]);
+        let shape = CacheShape::for_tests(256, 1, 8).with(Some(PAGE_SIZE), true, 3);
+        let mut cache = Cache::new(shape, None);
+        let mut seq = cache.open(&[], 0, 0).unwrap();
+        cache.want(&mut seq, &[3, PAGE_SIZE as usize]);
         let mut inputs = StepInputs::default();
-        let tokens = vec![1; 2 * PAGE_SIZE as usize];
-        slot.begin_step(&mut pools, tokens.len() as u32).unwrap();
-        fn share<'a>(tokens: &'a [u32], cache: &'a CacheSlot) -> Share<'a> {
+        let tokens = vec![1; PAGE_SIZE as usize + 4];
+        cache.begin_step(&mut seq, tokens.len() as u32, 0).unwrap();
+        fn share<'a>(tokens: &'a [u32], cache: &'a SeqCache) -> Share<'a> {
             Share { tokens, cache, out_rows: OutRows::Last, hidden: &[] }
         }
-        push_share(&mut inputs, &share(&tokens, &slot), 8);
-        assert_eq!(inputs.window_pages, [0, 1, 0]);
-        assert_eq!((&inputs.state_from[..], &inputs.state_slots[..]), (&[4][..], &[4][..]));
+        push_share(&mut inputs, &share(&tokens, &seq), 8);
+        assert_eq!(inputs.window_pages[..2], [0, 1]);
+        assert_eq!((&inputs.state_from[..], &inputs.state_slots[..]), (&[0][..], &[0][..]));
         let saves = inputs.state_saves.iter().enumerate().filter(|(_, slot)| **slot >= 0);
-        assert_eq!(saves.collect::<Vec<_>>(), [(2, &5), (PAGE_SIZE as usize - 1, &6)]);
+        assert_eq!(saves.collect::<Vec<_>>(), [(PAGE_SIZE as usize - 1, &1)]);
 
-        slot.end_step(&mut pools, &tokens);
-        assert_eq!(slot.keep(&mut pools, 40, 0), PAGE_SIZE as usize);
-        slot.begin_step(&mut pools, PAGE_SIZE).unwrap();
+        cache.end_step(&mut seq, &tokens, tokens.len() as u32);
+        cache.close(seq);
+        let mut seq = cache.open(&tokens, tokens.len() - 1, 0).unwrap();
+        assert_eq!(seq.n_tokens(), PAGE_SIZE as usize);
+        cache.begin_step(&mut seq, 4, 0).unwrap();
         inputs.clear();
-        push_share(&mut inputs, &share(&tokens[..PAGE_SIZE as usize], &slot), 8);
-        assert_eq!((&inputs.state_from[..], &inputs.state_slots[..]), (&[6][..], &[4][..]));
+        push_share(&mut inputs, &share(&tokens[..4], &seq), 8);
+        assert_eq!((&inputs.state_from[..], &inputs.state_slots[..]), (&[1][..], &[0][..]));
         assert!(inputs.state_saves.iter().all(|slot| *slot == -1));
     }
 }

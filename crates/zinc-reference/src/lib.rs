@@ -9,13 +9,14 @@ mod exec;
 mod ops;
 mod storage;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use zinc_backend::{
-    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    WeightNeed, WeightSource, Weights,
+    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable,
+    StateAccess, States, WeightNeed, WeightSource, Weights,
 };
-use zinc_plan::Plan;
+use zinc_plan::{Dim, Plan};
 use zinc_quant::GgmlType;
 
 use crate::exec::ReferenceExecutable;
@@ -105,11 +106,44 @@ impl Device for ReferenceDevice {
         Ok(States(Arc::new(StateStore::new(plan)?)))
     }
 
+    fn state_access(&self) -> Option<&dyn StateAccess> {
+        Some(self)
+    }
+
     fn compile(
         &self,
         plan: Arc<Plan>,
         bind: &Bindings<'_>,
     ) -> Result<Box<dyn Executable>, DeviceError> {
         Ok(Box::new(ReferenceExecutable::new(plan, bind)?))
+    }
+}
+
+fn state_store(states: &States) -> Result<&StateStore, DeviceError> {
+    states.0.downcast_ref().ok_or_else(|| DeviceError::Binding {
+        name: "states".into(),
+        reason: "belong to another device".into(),
+    })
+}
+
+impl StateAccess for ReferenceDevice {
+    fn read_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        state_store(states)?.read_rows(dim, rows, out)
+    }
+
+    fn write_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        state_store(states)?.write_rows(dim, rows, bytes)
     }
 }

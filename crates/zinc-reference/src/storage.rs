@@ -1,10 +1,11 @@
 //! Weights as they are in the file and caches in their own type, read row by row as f32.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use zinc_backend::{DeviceError, WeightSource};
-use zinc_plan::{Plan, TensorId, TensorKind};
+use zinc_plan::{Dim, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
 use crate::NAME;
@@ -63,6 +64,7 @@ impl WeightStore {
 
 /// One cache: raw rows in its own type.
 pub(crate) struct State {
+    dim: Dim,
     pub dtype: GgmlType,
     cols: usize,
     row_bytes: usize,
@@ -88,6 +90,23 @@ impl State {
     }
 }
 
+impl State {
+    /// The bytes of `rows`, to look at or to change.
+    fn with_rows(
+        &self,
+        rows: &Range<u32>,
+        look: impl FnOnce(&mut [u8]) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let mut bytes = self.bytes.lock().map_err(|_| poisoned())?;
+        let range = rows.start as usize * self.row_bytes..rows.end as usize * self.row_bytes;
+        let bytes = bytes.get_mut(range).ok_or_else(|| DeviceError::Binding {
+            name: "states".into(),
+            reason: format!("rows {rows:?} lie outside"),
+        })?;
+        look(bytes)
+    }
+}
+
 fn poisoned() -> DeviceError {
     DeviceError::Lost { device: NAME.into(), reason: "a cache was left half written".into() }
 }
@@ -95,11 +114,13 @@ fn poisoned() -> DeviceError {
 /// A model's caches by name.
 pub(crate) struct StateStore {
     by_name: HashMap<String, Arc<State>>,
+    /// In the order of the plan.
+    ordered: Vec<Arc<State>>,
 }
 
 impl StateStore {
     pub(crate) fn new(plan: &Plan) -> Result<Self, DeviceError> {
-        let mut by_name = HashMap::new();
+        let (mut by_name, mut ordered) = (HashMap::new(), Vec::new());
         for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
             let needed = plan.max_bytes(id);
             let mut bytes = Vec::new();
@@ -112,14 +133,56 @@ impl StateStore {
             })?;
             bytes.resize(len, 0);
             let state = State {
+                dim: tensor.shape.rows,
                 dtype: tensor.dtype,
                 cols: tensor.shape.cols as usize,
                 row_bytes: tensor.row_bytes(),
                 bytes: Mutex::new(bytes),
             };
-            by_name.insert(tensor.name.clone(), Arc::new(state));
+            let state = Arc::new(state);
+            ordered.push(Arc::clone(&state));
+            by_name.insert(tensor.name.clone(), state);
         }
-        Ok(Self { by_name })
+        Ok(Self { by_name, ordered })
+    }
+
+    /// As [`zinc_backend::StateAccess::read_rows`].
+    pub(crate) fn read_rows(
+        &self,
+        dim: Dim,
+        rows: Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        for state in self.ordered.iter().filter(|state| state.dim == dim) {
+            state.with_rows(&rows, |bytes| {
+                out.extend_from_slice(bytes);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// As [`zinc_backend::StateAccess::write_rows`].
+    pub(crate) fn write_rows(
+        &self,
+        dim: Dim,
+        rows: Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let other = || DeviceError::Binding {
+            name: format!("{dim:?}"),
+            reason: format!("{} bytes are not those of rows {rows:?}", bytes.len()),
+        };
+        let mut rest = bytes;
+        for state in self.ordered.iter().filter(|state| state.dim == dim) {
+            state.with_rows(&rows, |place| {
+                let (own, others) = rest.split_at_checked(place.len()).ok_or_else(other)?;
+                place.copy_from_slice(own);
+                rest = others;
+                Ok(())
+            })?;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(other()) }
     }
 
     /// The cache that `plan` calls `id`, if it is large enough.

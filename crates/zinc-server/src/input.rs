@@ -1,5 +1,6 @@
 //! Reading of request bodies within their limits.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
@@ -11,14 +12,37 @@ use serde_json::Value;
 
 use crate::ApiError;
 use crate::app::App;
-use crate::layers::RequestId;
+use crate::layers::{RequestId, shown};
 
-/// The JSON body of a request, and the request's name.
+/// The JSON body of a request, and who sends it.
 pub struct Input {
     /// The body.
     pub json: Value,
+    /// Who sends it.
+    pub caller: Caller,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
     /// Names the request in the log.
     pub id: String,
+    /// Clients share the engine when more wait than can run: one for each key.
+    pub client: u64,
+}
+
+impl Caller {
+    fn of(request: &Request) -> Caller {
+        let id = request.extensions().get::<RequestId>();
+        let headers = request.headers();
+        let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key"));
+        let client = key.map_or(0, |key| {
+            let mut hasher = DefaultHasher::new();
+            key.as_bytes().hash(&mut hasher);
+            hasher.finish()
+        });
+        Caller { id: id.map(|id| shown(&id.0).to_owned()).unwrap_or_default(), client }
+    }
 }
 
 impl FromRequest<Arc<App>> for Input {
@@ -26,10 +50,9 @@ impl FromRequest<Arc<App>> for Input {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Input, Response> {
         use axum::response::IntoResponse as _;
-        let id = request.extensions().get::<RequestId>();
-        let id = id.map(|id| crate::layers::shown(&id.0).to_owned()).unwrap_or_default();
+        let caller = Caller::of(&request);
         let json = read(request, app).await.map_err(ApiError::into_response)?;
-        Ok(Input { json, id })
+        Ok(Input { json, caller })
     }
 }
 

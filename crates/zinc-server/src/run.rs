@@ -10,6 +10,7 @@ use zinc_engine::{FinishReason, Pooling, Request, Steer, Usage};
 
 use crate::ApiError;
 use crate::app::{App, Phase, Ticket, shutting_down};
+use crate::input::Caller;
 use crate::models::Lease;
 use crate::sampling::Sampling;
 use crate::worker::{Reply, Update, What};
@@ -35,8 +36,8 @@ pub struct Order {
 pub struct Visit {
     /// The server.
     pub app: Arc<App>,
-    /// Names it in the log.
-    pub id: String,
+    /// Who sent it.
+    pub caller: Caller,
     /// Its model.
     pub lease: Lease,
     /// When it came.
@@ -50,7 +51,7 @@ impl Visit {
     ///
     /// # Errors
     /// There are too many requests, there is no such model, it cannot be loaded, or not in time.
-    pub async fn begin(app: &Arc<App>, id: String, name: Option<&str>) -> Result<Visit, ApiError> {
+    pub async fn begin(app: &Arc<App>, caller: Caller, name: Option<&str>) -> Result<Visit, ApiError> {
         let arrived = Instant::now();
         let ticket = app.admit()?;
         let mut phase = app.phase.subscribe();
@@ -61,7 +62,7 @@ impl Visit {
             }
             () = stopping(&mut phase) => return Err(shutting_down()),
         };
-        Ok(Visit { app: Arc::clone(app), id, lease, arrived, _ticket: ticket })
+        Ok(Visit { app: Arc::clone(app), caller, lease, arrived, _ticket: ticket })
     }
 
     /// Hands `orders` to the engine: `sampling.n` answers to each, numbered in that order. Returns when
@@ -90,7 +91,7 @@ impl Visit {
                     prompt_logprobs: order.prompt_logprobs,
                     pooling: order.pooling,
                     deadline: Some(deadline),
-                    client: 0,
+                    client: self.caller.client,
                 };
                 let updates = sender.clone();
                 self.lease.start(request, Reply { choice, updates, arrived: self.arrived })?;
@@ -201,7 +202,7 @@ impl Run {
         self.n_open = 0;
         self.updates.close();
         tracing::warn!(
-            id = self.visit.id,
+            id = self.visit.caller.id,
             code = error.code,
             message = error.message,
             "answer failed"
@@ -216,7 +217,7 @@ impl Run {
         }
         self.total.n_generated += usage.n_generated;
         tracing::info!(
-            id = self.visit.id,
+            id = self.visit.caller.id,
             model = self.visit.lease.known().id,
             reason = ?reason,
             n_prompt = usage.n_prompt,

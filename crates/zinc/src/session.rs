@@ -126,7 +126,7 @@ impl Session {
 
     /// One line about the memory in use.
     pub fn memory_line(&self) -> String {
-        let MemoryNeed { weights, cache, scratch } = self.memory;
+        let MemoryNeed { weights, cache, scratch, host_cache: _ } = self.memory;
         format!(
             "device {} · weights {} · cache {} ({} tokens) · scratch {}",
             self.device,

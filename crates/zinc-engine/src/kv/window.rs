@@ -43,11 +43,14 @@ impl WindowTable {
         self.first <= first && n_pages_for(n_tokens) <= self.end()
     }
 
-    /// Slides on until there is room for `n_tokens` positions.
-    ///
-    /// # Errors
-    /// [`KvError::Exhausted`], when a pool was made for fewer sequences; what slid out is gone.
-    pub fn grow(&mut self, pool: &mut PagePool, n_tokens: u32) -> Result<(), KvError> {
+    /// The pages, by rising position.
+    pub fn pages(&self) -> impl Iterator<Item = PageId> {
+        self.pages.iter().copied()
+    }
+
+    /// Slides on until the ring has room for `n_tokens` positions, and returns how many pages it
+    /// takes for them; what slid out is gone.
+    pub fn slide(&mut self, pool: &mut PagePool, n_tokens: u32) -> u32 {
         let n_new = n_pages_for(n_tokens).saturating_sub(self.end());
         assert!(n_new <= self.n_entries, "a step is larger than its ring");
         let n_out = (self.pages.len() as u32 + n_new).saturating_sub(self.n_entries);
@@ -55,7 +58,32 @@ impl WindowTable {
             pool.release(page);
         }
         self.first += n_out;
+        n_new
+    }
+
+    /// Slides on and takes pages until there is room for `n_tokens` positions.
+    ///
+    /// # Errors
+    /// [`KvError::Exhausted`], when a pool was made for fewer sequences; what slid out is gone.
+    pub fn grow(&mut self, pool: &mut PagePool, n_tokens: u32) -> Result<(), KvError> {
+        let n_new = self.slide(pool, n_tokens);
         pool.take(n_new, &mut self.pages)
+    }
+
+    /// Pages that going on after the first `n_tokens` positions needs.
+    pub fn n_pages_before(&self, n_tokens: u32) -> u32 {
+        n_pages_for(n_tokens).saturating_sub(self.first_key(n_tokens) / PAGE_SIZE)
+    }
+
+    /// Takes fresh pages in the place of those that going on after the first `n_tokens` positions
+    /// needs; the caller fills them.
+    ///
+    /// # Errors
+    /// [`KvError::Exhausted`].
+    pub fn take_before(&mut self, pool: &mut PagePool, n_tokens: u32) -> Result<(), KvError> {
+        self.clear(pool);
+        self.first = self.first_key(n_tokens) / PAGE_SIZE;
+        pool.take(self.n_pages_before(n_tokens), &mut self.pages)
     }
 
     /// Keeps the pages of the first `n_tokens` positions.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use zinc_engine::kv::PAGE_SIZE;
 use zinc_engine::sampler::{SamplerError, SamplingParams};
 use zinc_engine::{
     Engine, EngineError, EngineOptions, Evaluator, Event, FinishReason, LoadedModel, Request,
@@ -134,10 +135,15 @@ fn the_next_turn_reuses_the_cache_and_changes_nothing() {
         let at = first.len() / 2;
         let branched = [&continued[..at], &[continued[at] + 1, 10]].concat();
         let other = [&[branched[0] + 1], &first[..at]].concat();
-        // The answer's last token was chosen but not computed. Asked for again, all but the last
-        // token of a prompt is there.
+        // The answer's last token was chosen but not computed, and whole blocks are there.
         let n_computed = first.len() + answer.len() - 1;
-        let cases = [(&continued, n_computed), (&branched, at), (&branched, at + 1), (&other, 0)];
+        let blocks = |n: usize| n / PAGE_SIZE as usize * PAGE_SIZE as usize;
+        let cases = [
+            (&continued, blocks(n_computed)),
+            (&branched, blocks(at)),
+            (&branched, blocks(at)),
+            (&other, 0),
+        ];
         for (prompt, n_reused) in cases {
             let outcome = run(&mut engine, greedy(prompt, 12));
             let mut fresh = Engine::new(loaded.clone(), &exact(16)).unwrap();
@@ -266,18 +272,19 @@ fn no_tokens_wanted_still_computes_the_prompt() {
     let Some(mut engine) = with_logits(exact(4), |_, _, i| i as f32) else {
         return;
     };
-    let outcome = run(&mut engine, greedy(&[1; 6], 0));
+    let outcome = run(&mut engine, greedy(&[1; 65], 0));
     assert_eq!((outcome.ids, outcome.end), (vec![], Ok(FinishReason::Length)));
-    assert_eq!(run(&mut engine, greedy(&[1; 6], 0)).usage.n_reused, 5);
+    assert_eq!(run(&mut engine, greedy(&[1; 65], 0)).usage.n_reused, 64);
+    assert_eq!(run(&mut engine, greedy(&[1; 64], 0)).usage.n_reused, 32);
 }
 
 #[test]
 fn cancel_acts_at_the_next_step() {
-    let Some(mut engine) = with_logits(exact(4), |_, _, _| 0.0) else {
+    let Some(mut engine) = with_logits(exact(32), |_, _, _| 0.0) else {
         return;
     };
-    let first = engine.submit(greedy(&[1; 20], 100)).unwrap();
-    let waiting = engine.submit(greedy(&[1; 20], 100)).unwrap();
+    let first = engine.submit(greedy(&[1; 80], 100)).unwrap();
+    let waiting = engine.submit(greedy(&[1; 80], 100)).unwrap();
     let mut prefill = Vec::new();
     for _ in 0..2 {
         engine
@@ -287,7 +294,7 @@ fn cancel_acts_at_the_next_step() {
             })
             .unwrap();
     }
-    assert_eq!(prefill, [(4, 20), (8, 20)]);
+    assert_eq!(prefill, [(32, 80), (64, 80)]);
     assert!(engine.cancel(first) && engine.cancel(waiting));
     let mut ended = Vec::new();
     engine
@@ -299,7 +306,7 @@ fn cancel_acts_at_the_next_step() {
     assert_eq!(ended, [first, waiting]);
     assert!(engine.is_idle() && !engine.cancel(first));
     // What was computed before is of use to the next one.
-    assert_eq!(run(&mut engine, greedy(&[1; 20], 1)).usage.n_reused, 8);
+    assert_eq!(run(&mut engine, greedy(&[1; 80], 1)).usage.n_reused, 64);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod alloc;
 mod fake;
 mod generate;
 mod golden;
+mod isolation;
 mod memory;
 mod mtp;
 mod reuse;

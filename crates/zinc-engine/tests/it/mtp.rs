@@ -34,7 +34,7 @@ fn check(
     let expected: &MtpPrompt = prompt.mtp.as_ref().unwrap();
     let tokens = ids(&prompt.tokens);
     let (before_last, last) = hidden.split_at(hidden.len() - hidden.len() / tokens.len());
-    head.truncate(0);
+    head.truncate(0).unwrap();
     let mut rows = MtpRows::default();
     if tokens.len() > 1 {
         rows = head.eval(&tokens[1..], before_last).unwrap();
@@ -52,7 +52,7 @@ fn check(
     // What the cache holds does not depend on whether anybody looked.
     if tokens.len() > 2 {
         let d_model = last.len();
-        head.truncate(0);
+        head.truncate(0).unwrap();
         head.prefill(&tokens[1..2], &hidden[..d_model]).unwrap();
         let tail = head.eval(&tokens[2..], &before_last[d_model..]).unwrap();
         assert_eq!(rows.logits[rows.logits.len() - tail.logits.len()..], tail.logits, "{what}");

@@ -184,7 +184,7 @@ pub const BODY: Object = Object {
 /// See [`ApiError`].
 pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = BODY.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
     let n = ask.sampling.n;
     let head = Head::new(visit.lease.known().id.clone());

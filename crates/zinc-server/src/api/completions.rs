@@ -77,7 +77,7 @@ struct Prompt {
 /// See [`ApiError`].
 pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = BODY.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let mut sampling = Sampling::read(&body, &visit.lease.known().defaults)?;
     if body.int("best_of").is_some_and(|best_of| best_of != sampling.n as i64) {
         let what = "zinc does not rank answers: best_of must be n";

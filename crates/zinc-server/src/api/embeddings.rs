@@ -78,7 +78,7 @@ pub const RERANK: Object = Object {
 /// See [`ApiError`].
 pub async fn embeddings(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = EMBEDDINGS.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let width = visit.lease.model().config().d_model;
     if body.int("dimensions").is_some_and(|n| n != i64::from(width)) {
         let what = format!("this model's vectors have {width} values, and zinc cuts none");
@@ -113,7 +113,7 @@ pub async fn embeddings(State(app): State<Arc<App>>, input: Input) -> Result<Res
 /// See [`ApiError`].
 pub async fn rerank(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = RERANK.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let pooling = pooling(&body, &visit.lease)?;
     let text = |document: &Value| match document {
         Value::String(text) => text.clone(),

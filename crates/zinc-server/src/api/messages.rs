@@ -235,7 +235,7 @@ pub const COUNT: Object = Object { name: "CountTokensRequest", groups: &[MODEL, 
 /// See [`ApiError`].
 pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = BODY.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
     let model = visit.lease.known().id.clone();
     let (talk, n_prompt) = conversation::start(visit, ask).await?;
@@ -254,7 +254,7 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
 /// See [`ApiError`].
 pub async fn count_tokens(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = COUNT.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
     let prompt = away(move || ask.prompt(&visit.lease)).await??;
     Ok(reply::json(&json!({"input_tokens": prompt.0.ids.len()})))

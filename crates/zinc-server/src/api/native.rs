@@ -68,7 +68,7 @@ pub const APPLY_TEMPLATE: Object = Object {
 /// See [`ApiError`].
 pub async fn tokenize(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = TOKENIZE.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let text = body.text("content").unwrap_or_default().to_owned();
     let options = EncodeOptions {
         add_special: body.flag("add_special").unwrap_or(false),
@@ -97,7 +97,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, input: Input) -> Result<Respo
 /// See [`ApiError`].
 pub async fn detokenize(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = DETOKENIZE.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let tokens = body.list("tokens").iter();
     let ids: Vec<u32> =
         tokens.filter_map(|id| u32::try_from(crate::schema::int(id)?).ok()).collect();
@@ -119,7 +119,7 @@ pub async fn apply_template(
     input: Input,
 ) -> Result<Response, ApiError> {
     let body = APPLY_TEMPLATE.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let sampling = Sampling::read(&body, &visit.lease.known().defaults)?;
     let ask = chat::conversation(&body, sampling)?;
     let prompt = away(move || ask.prompt(&visit.lease).map(|(prompt, _)| prompt)).await??;

@@ -29,7 +29,7 @@ use writer::Writer;
 /// See [`ApiError`].
 pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = BODY.check(&input.json)?;
-    let visit = Visit::begin(&app, input.id, body.text("model")).await?;
+    let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
     let writer = Writer::new(&body, &visit.lease.known().id, &ask);
     let (talk, _) = conversation::start(visit, ask).await?;

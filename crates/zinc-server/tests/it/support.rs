@@ -61,7 +61,9 @@ impl Loader for TestLoader {
         let path = known.path.as_deref().ok_or("no path")?;
         let model = Arc::new(Model::open(path).map_err(|error| error.to_string())?);
         self.fault.store(0, Ordering::Relaxed);
-        let device = Faulty { inner: zinc_cpu::CpuDevice::new(2), fault: Arc::clone(&self.fault) };
+        let inner = zinc_cpu::CpuDevice::new(2, zinc_cpu::Isa::best());
+        let inner = inner.map_err(|error| error.to_string())?;
+        let device = Faulty { inner, fault: Arc::clone(&self.fault) };
         let loaded = LoadedModel::load(model, Arc::new(device), &mut |_, _| {});
         let options = EngineOptions {
             max_seqs: self.parallel,

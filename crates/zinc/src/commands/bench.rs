@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use zinc_engine::{Evaluator, LoadedModel, Taps};
+use zinc_engine::{
+    Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, SamplingParams, Taps,
+};
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
 use crate::progress::{Progress, Unit};
@@ -26,8 +28,8 @@ pub struct Args {
     /// Tokens that are in the cache before each test
     #[arg(short, long, value_name = "TOKENS", default_value_t = 0)]
     depth: u32,
-    /// Sequences at the same time; only 1 for now
-    #[arg(short = 'b', long, value_name = "N", default_value_t = 1)]
+    /// Sequences that generate at the same time; tokens per second are those of all of them
+    #[arg(short = 'b', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     streams: u32,
     /// Measured runs of each test; the median is reported
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -53,6 +55,7 @@ struct Measurement {
     device: String,
     model: String,
     depth: u32,
+    streams: u32,
     chunk: u32,
     kv_type: &'static str,
     repetitions: u32,
@@ -69,10 +72,19 @@ enum Test {
 }
 
 impl Test {
-    fn name(self) -> String {
+    fn name(self, streams: u32) -> String {
         match self {
             Test::Prompt(n) => format!("pp{n}"),
+            Test::Generate(n) if streams > 1 => format!("tg{n} x{streams}"),
             Test::Generate(n) => format!("tg{n}"),
+        }
+    }
+
+    /// Sequences that take part.
+    fn streams(self, streams: u32) -> u32 {
+        match self {
+            Test::Prompt(_) => 1,
+            Test::Generate(_) => streams,
         }
     }
 
@@ -103,13 +115,6 @@ impl Test {
 /// # Errors
 /// The model cannot be run with these sizes, or the device fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.streams != 1 {
-        let what = format!(
-            "{} sequences at the same time are not supported yet; the limit is 1",
-            args.streams
-        );
-        return Err(report::usage(what, "leave out -b").into());
-    }
     let tests = [Test::Prompt(args.prompt), Test::Generate(args.generate)];
     let tests: Vec<_> = tests.into_iter().filter(|test| test.n_tokens() > 0).collect();
     let Some(longest) = tests.iter().map(|test| test.n_tokens()).max() else {
@@ -117,16 +122,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(report::usage("there is nothing to measure", hint).into());
     };
     let model = args.model.open()?;
-    let n_ctx = u64::from(args.depth) + u64::from(longest);
+    let n_ctx = u64::from(args.depth) + u64::from(longest) + args.n_waiting_steps();
     let what =
         format!("--prompt {}, --generate {}, --depth {}", args.prompt, args.generate, args.depth);
     model::check_context(&model, n_ctx, &what, "give smaller numbers")?;
     let options = args.step.options(u32::try_from(n_ctx).ok());
+    let options = EngineOptions { max_seqs: args.streams, busy_chunk: args.step.chunk, ..options };
     let begin = Instant::now();
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let load_time = begin.elapsed();
     let traffic = Traffic::of(&model, &options)?;
-    let mut evaluator = Evaluator::new(Arc::clone(&loaded), &options, &Taps::default())?;
+    let mut bench = Bench::new(&loaded, &options, args)?;
     let n_runs = tests.len() as u64 * u64::from(args.repetitions + 1);
     let mut progress = Progress::new("measuring", Unit::Runs);
     let mut n_done = 0;
@@ -136,11 +142,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             n_done += 1;
             progress.update(n_done, n_runs);
         };
-        measure_once(&mut evaluator, test.shortened(args.step.chunk), args)?;
+        bench.measure(test.shortened(args.step.chunk))?;
         tick();
         let mut times = Vec::new();
         for _ in 0..args.repetitions {
-            times.push(measure_once(&mut evaluator, test, args)?);
+            times.push(bench.measure(test)?);
             tick();
         }
         results.push(measurement(args, test, times, &traffic, &loaded, load_time));
@@ -153,27 +159,102 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Time of one run of `test` after filling the cache to the depth asked for.
-fn measure_once(evaluator: &mut Evaluator, test: Test, args: &Args) -> anyhow::Result<Duration> {
-    let n_vocab = evaluator.model().config().n_vocab;
-    let ids = tokens::pseudo_random((args.depth + test.n_tokens()) as usize, n_vocab);
-    let (before, measured) = ids.split_at(args.depth as usize);
-    evaluator.reset();
-    if !before.is_empty() {
-        evaluator.eval(before)?;
-    }
-    let begin = Instant::now();
-    match test {
-        Test::Prompt(_) => {
-            evaluator.eval(measured)?;
+impl Args {
+    /// Steps in which some sequences generate while others still read what is before them.
+    fn n_waiting_steps(&self) -> u64 {
+        if self.streams == 1 {
+            return 0;
         }
-        Test::Generate(_) => {
-            for id in measured {
-                evaluator.eval(&[*id])?;
+        let n_tokens = u64::from(self.streams) * (u64::from(self.depth) + 1);
+        let n_each = u64::from(self.step.chunk.saturating_sub(self.streams)) + 1;
+        n_tokens.div_ceil(n_each) + u64::from(self.streams) + 1
+    }
+}
+
+/// What runs the tests.
+struct Bench<'a> {
+    args: &'a Args,
+    evaluator: Evaluator,
+    /// For several sequences.
+    engine: Option<Engine>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(
+        loaded: &Arc<LoadedModel>,
+        options: &EngineOptions,
+        args: &'a Args,
+    ) -> anyhow::Result<Bench<'a>> {
+        let evaluator = Evaluator::new(Arc::clone(loaded), options, &Taps::default())?;
+        let engine = match args.streams {
+            1 => None,
+            _ => Some(Engine::new(Arc::clone(loaded), options)?),
+        };
+        Ok(Bench { args, evaluator, engine })
+    }
+
+    /// Time of one run of `test` after filling the cache to the depth asked for.
+    fn measure(&mut self, test: Test) -> anyhow::Result<Duration> {
+        let n_vocab = self.evaluator.model().config().n_vocab;
+        if let (Test::Generate(n), Some(engine)) = (test, &mut self.engine) {
+            return generate(engine, self.args, n, n_vocab);
+        }
+        let ids = tokens::pseudo_random((self.args.depth + test.n_tokens()) as usize, n_vocab);
+        let (before, measured) = ids.split_at(self.args.depth as usize);
+        self.evaluator.reset();
+        if !before.is_empty() {
+            self.evaluator.eval(before)?;
+        }
+        let begin = Instant::now();
+        match test {
+            Test::Prompt(_) => {
+                self.evaluator.eval(measured)?;
+            }
+            Test::Generate(_) => {
+                for id in measured {
+                    self.evaluator.eval(&[*id])?;
+                }
             }
         }
+        Ok(begin.elapsed())
     }
-    Ok(begin.elapsed())
+}
+
+/// Time of `n` steps in which all sequences generate, after each has read a prompt of its own.
+fn generate(engine: &mut Engine, args: &Args, n: u32, n_vocab: u32) -> anyhow::Result<Duration> {
+    let n_prompt = args.depth as usize + 1;
+    let ids = tokens::pseudo_random(n_prompt * args.streams as usize, n_vocab);
+    let mut seqs = Vec::new();
+    for prompt in ids.chunks_exact(n_prompt) {
+        let sampling = SamplingParams::greedy();
+        let prompt = prompt.to_vec();
+        let request = Request { prompt, sampling, ignore_eos: true, ..Request::default() };
+        seqs.push(engine.submit(request)?);
+    }
+    let mut failure = None;
+    let mut step = |engine: &mut Engine| -> anyhow::Result<usize> {
+        let mut n_tokens = 0;
+        engine.step(&mut |event| match event {
+            Event::Token { .. } => n_tokens += 1,
+            Event::Failed { error, .. } => failure = Some(error),
+            _ => {}
+        })?;
+        failure.take().map_or(Ok(n_tokens), |error| Err(error.into()))
+    };
+    while step(engine)? < seqs.len() {
+        // Not reached while the context is long enough for the steps in which some wait.
+        anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
+    }
+    let begin = Instant::now();
+    for _ in 0..n {
+        step(engine)?;
+    }
+    let time = begin.elapsed();
+    for seq in seqs {
+        engine.cancel(seq);
+    }
+    engine.step(&mut |_| ())?;
+    Ok(time)
 }
 
 fn measurement(
@@ -186,12 +267,19 @@ fn measurement(
 ) -> Measurement {
     times.sort_unstable();
     let seconds = |time: Duration| time.as_secs_f64().max(1e-9);
-    let rate = |time: Duration| f64::from(test.n_tokens()) / seconds(time);
+    let streams = test.streams(args.streams);
+    let rate = |time: Duration| f64::from(test.n_tokens()) * f64::from(streams) / seconds(time);
     // Of an even number of runs, the slower of the two in the middle.
     let median = times[times.len() / 2];
-    let n_bytes = traffic.bytes(args.depth, test.n_tokens(), test.step(args.step.chunk));
+    let mut n_bytes = traffic.bytes(args.depth, test.n_tokens(), test.step(args.step.chunk));
+    if streams > 1 {
+        // The weights are read once for all, the caches for each.
+        let n_steps = u64::from(test.n_tokens());
+        let caches = n_bytes - n_steps * traffic.step_bytes(1);
+        n_bytes = n_steps * traffic.step_bytes(streams) + u64::from(streams) * caches;
+    }
     Measurement {
-        test: test.name(),
+        test: test.name(args.streams),
         tok_s: rate(median),
         tok_s_min: rate(times[times.len() - 1]),
         tok_s_max: rate(times[0]),
@@ -199,6 +287,7 @@ fn measurement(
         device: loaded.device().info().name.clone(),
         model: args.model.name(),
         depth: args.depth,
+        streams,
         chunk: args.step.chunk,
         kv_type: args.step.kv.name(),
         repetitions: args.repetitions,
