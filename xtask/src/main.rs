@@ -1,6 +1,7 @@
 //! Project tasks, run as `cargo xtask <task>`.
 
 mod tidy;
+mod ui;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,12 +11,17 @@ cargo xtask <task>
 
   tidy     formatting, clippy with warnings denied, dependency arrows, caps on files and functions,
            justified dependencies, repository size
+  ui       builds the chat page, compares it with what is committed, drives it in a browser; needs
+           Node and Chromium
+  ui --write
+           builds the chat page into the repository
 ";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1);
     let result = match task.as_deref() {
         Some("tidy") => tidy::run(&root()),
+        Some("ui") => ui::run(&root(), std::env::args().nth(2).as_deref() == Some("--write")),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

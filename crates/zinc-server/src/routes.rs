@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::api::{chat, completions, embeddings, messages, models, native, responses};
+use crate::api::{catalog, chat, completions, embeddings, messages, models, native, responses};
 use crate::app::App;
 use crate::schema::Object;
 use crate::{ApiError, layers, openapi, reply, ui};
@@ -44,7 +44,7 @@ const fn stream(route: Route) -> Route {
 }
 
 /// All routes.
-pub static ROUTES: [Route; 19] = [
+pub static ROUTES: [Route; 21] = [
     stream(route(
         &["/v1/chat/completions", "/chat/completions"],
         Some(&chat::BODY),
@@ -111,6 +111,20 @@ pub static ROUTES: [Route; 19] = [
         "Unload a model",
         Some("ModelStatus"),
         || post(models::unload).get(models::show_unload),
+    ),
+    stream(route(
+        &["/v1/models/pull"],
+        Some(&models::BODY),
+        "Download a model; events say how far it is",
+        None,
+        || post(catalog::pull).get(catalog::show_pull),
+    )),
+    route(
+        &["/v1/catalog"],
+        None,
+        "List the models that can be downloaded",
+        Some("ModelList"),
+        || get(catalog::list),
     ),
     route(&["/tokenize"], Some(&native::TOKENIZE), "Text to tokens", Some("Tokens"), || {
         post(native::tokenize)

@@ -133,7 +133,10 @@ mod tests {
             assert!(DIST.get_file(name).is_some(), "{name} is missing; run cargo xtask ui");
         }
         assert!(!page.contains("http"), "the page names other hosts");
-        assert!(!page.contains("<style") && !page.contains(" style="), "the page has inline styles");
+        assert!(
+            !page.contains("<style") && !page.contains(" style="),
+            "the page has inline styles"
+        );
     }
 
     #[test]
@@ -154,6 +157,9 @@ mod tests {
         let request = HeaderMap::from_iter([(header::IF_NONE_MATCH, tag)]);
         assert_eq!(file("index.html", &request).unwrap().status(), StatusCode::NOT_MODIFIED);
         assert_eq!(file("icon.svg", &request).unwrap().status(), StatusCode::OK);
-        assert_eq!(file("assets/../index.html", &request).unwrap_err().status, StatusCode::NOT_FOUND);
+        assert_eq!(
+            file("assets/../index.html", &request).unwrap_err().status,
+            StatusCode::NOT_FOUND
+        );
     }
 }

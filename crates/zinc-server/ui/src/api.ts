@@ -170,18 +170,19 @@ function readModel(entry: Json): Model {
   const status = isJson(entry.status) ? entry.status.value : entry.status;
   return {
     id: entry.id as string,
-    status: isStatus(status) ? status : 'loaded',
+    status: statuses[String(status)] ?? 'loaded',
     context: num(meta.n_ctx) ?? num(entry.max_model_len) ?? num(meta.n_ctx_train),
     bytes: num(meta.size),
     parameters: num(meta.n_params),
     fit: readFit(entry.fit),
-    error: isJson(entry.status) ? str(entry.status.error) : undefined,
+    error: isJson(entry.status) ? str(entry.status.message) : undefined,
   };
 }
 
-function isStatus(value: unknown): value is ModelStatus {
-  return value === 'loaded' || value === 'loading' || value === 'unloaded' || value === 'failed';
-}
+/** The server's words for where a model stands. */
+const statuses: Readonly<Record<string, ModelStatus>> = {
+  loaded: 'loaded', loading: 'loading', unloading: 'loading', unloaded: 'unloaded', failed: 'failed', lost: 'failed',
+};
 
 function readFit(value: unknown): Fit | undefined {
   if (!isJson(value) || typeof value.fits !== 'boolean') return undefined;

@@ -4,7 +4,7 @@ import { effect } from '@preact/signals';
 import { render } from 'preact';
 import { isAlive, online } from './api';
 import { refreshModels, waitForServer } from './state/models';
-import { newChat, open, start } from './state/store';
+import { current, newChat, open, start } from './state/store';
 import { App } from './view/app';
 import { focusComposer } from './view/composer';
 import { onKeyDown } from './view/shortcuts';
@@ -21,6 +21,9 @@ addEventListener('hashchange', () => {
   const id = decodeURIComponent(location.hash.slice(1));
   if (id) void open(id);
   else newChat();
+});
+effect(() => {
+  document.title = current.value ? `${current.value.title} · zinc` : 'zinc';
 });
 effect(() => {
   if (!online.value) waitForServer();

@@ -195,7 +195,7 @@ onPage('settings belong to the conversation and are sent', async (page) => {
   await page.waitForSelector('.settings >> text=A number from 0 to 1.');
   await page.fill('#setting-top_p', '0.9');
   await page.fill('#setting-stop-at', 'END\n\n###');
-  await page.click('.settings >> text=Off');
+  await page.click('.segmented >> text="Off"');
   await ask(page, 'hello');
   const request = mock.requests.at(-1);
   assert.deepEqual(request.messages[0], { role: 'system', content: 'Be brief.' });

@@ -4,7 +4,6 @@ type Colour = typeof import('./languages').colour;
 
 let colour: Colour | null = null;
 let loading = false;
-const waiting = new Map<HTMLElement, { code: string; language: string }>();
 const CACHE_MAX = 200;
 const cache = new Map<string, DocumentFragment | null>();
 
@@ -22,7 +21,7 @@ export function fillCode(element: HTMLElement, code: string, language: string): 
   element.textContent = code;
   if (language === '') return;
   if (!colour) {
-    waiting.set(element, { code, language });
+    element.dataset.language = language;
     void load();
     return;
   }
@@ -36,11 +35,11 @@ async function load(): Promise<void> {
   try {
     const languages = await import('./languages');
     colour = languages.colour;
-    for (const [element, { code, language }] of waiting) {
-      const coloured = element.textContent === code ? coloursOf(colour, code, language) : null;
+    for (const element of document.querySelectorAll<HTMLElement>('code[data-language]')) {
+      const coloured = coloursOf(colour, element.textContent ?? '', element.dataset.language ?? '');
+      delete element.dataset.language;
       if (coloured) element.replaceChildren(coloured);
     }
-    waiting.clear();
   } catch {
     loading = false; // The server is away; the next code tries again.
   }

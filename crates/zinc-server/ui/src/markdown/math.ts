@@ -4,7 +4,6 @@ type Katex = typeof import('katex').default;
 
 let katex: Katex | null = null;
 let loading = false;
-const waiting = new Set<HTMLElement>();
 const CACHE_MAX = 500;
 const cache = new Map<string, DocumentFragment>();
 
@@ -17,7 +16,6 @@ export function fillMath(element: HTMLElement, tex: string, display: boolean): v
   element.textContent = tex;
   element.dataset.tex = tex;
   element.dataset.display = String(display);
-  waiting.add(element);
   void load();
 }
 
@@ -29,13 +27,12 @@ async function load(): Promise<void> {
     const module = await import('katex');
     await style;
     katex = module.default;
-    for (const element of waiting) {
+    for (const element of document.querySelectorAll<HTMLElement>('[data-tex]')) {
       const { tex = '', display } = element.dataset;
       delete element.dataset.tex;
       delete element.dataset.display;
       element.replaceChildren(formula(katex, tex, display === 'true'));
     }
-    waiting.clear();
   } catch {
     loading = false; // The server is away; the next formula tries again.
   }

@@ -7,15 +7,18 @@ import { pathTo } from '../tree';
 import type { Attachment, Conversation, Message, Problem, Stats } from '../types';
 import { modelFor, modelContext, modelsChanged } from './models';
 import { say, toast } from './notices';
-import { ensureConversation, messagesOf, path, put, store, tickOf, tree, update } from './store';
+import { ensureConversation, messagesOf, path, put, removeBranch, store, tickOf, tree, update } from './store';
 
 /** Answers that stream, by the id of their message. */
 const runs = new Map<string, AbortController>();
-/** The ids of answers that stream. */
-export const streaming = signal<ReadonlySet<string>>(new Set());
+/** The answers that stream, with their conversations. */
+export const streaming = signal<ReadonlyMap<string, string>>(new Map());
 
 const SAVE_EVERY_MS = 800;
+/** How often a busy server is asked, and one that loads the model. */
 const BUSY_TRIES = 4;
+const LOADING_TRIES = 400;
+const PAUSE_MAX_MS = 4000;
 /** How long deltas are taken in one task. */
 const SLICE_MS = 8;
 
@@ -68,9 +71,11 @@ export function answerTools(message: Message, results: string[]): void {
   void answer(message.conversation, parent);
 }
 
-/** Makes another answer beside one that is there. */
-export function regenerate(message: Message): void {
-  if (message.parent) void answer(message.conversation, message.parent);
+/** Makes another answer beside one that is there, or in place of one that has nothing in it. */
+export async function regenerate(message: Message): Promise<void> {
+  const isEmpty = !message.text && !message.thinking && !message.toolCalls?.length;
+  if (isEmpty) await removeBranch(message);
+  if (message.parent) await answer(message.conversation, message.parent);
 }
 
 /** Keeps a changed text of an answer as another branch. */
@@ -100,7 +105,7 @@ async function answer(conversationId: string, parent: string): Promise<void> {
   message.isJson = modelFor(conversationId).settings.output !== 'text';
   const abort = new AbortController();
   runs.set(message.id, abort);
-  streaming.value = new Set(runs.keys());
+  streaming.value = new Map(streaming.value).set(message.id, conversationId);
   put(message);
   update(conversationId, { leaf: message.id, updated: Date.now() });
   say('Waiting for the answer.');
@@ -113,7 +118,7 @@ async function answer(conversationId: string, parent: string): Promise<void> {
     endWith(message, abort.signal.aborted ? null : error);
   }
   runs.delete(message.id);
-  streaming.value = new Set(runs.keys());
+  streaming.value = new Map([...streaming.value].filter(([id]) => id !== message.id));
   put({ ...message });
   say(endingOf(message));
   modelsChanged();
@@ -215,10 +220,11 @@ async function streamInto(message: Message, body: ChatRequest, signal: AbortSign
 /** A server that is busy or still loads the model is asked again, as it wishes. */
 async function waitForReady(error: unknown, attempt: number, message: Message, signal: AbortSignal): Promise<boolean> {
   const isWaiting = error instanceof ApiError && ['busy', 'loading'].includes(error.problem.kind);
-  if (!isWaiting || attempt >= BUSY_TRIES || message.text || message.thinking) return false;
+  if (!isWaiting || message.text || message.thinking) return false;
+  if (attempt >= (error.problem.kind === 'busy' ? BUSY_TRIES : LOADING_TRIES)) return false;
   if (attempt === 1) toast(`${error.problem.title} Trying again.`);
   await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, error.retryAfterMs ?? 1500 * attempt);
+    const timer = setTimeout(resolve, error.retryAfterMs ?? Math.min(1000 * attempt, PAUSE_MAX_MS));
     signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
   });
   return !signal.aborted;

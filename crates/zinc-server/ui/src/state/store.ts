@@ -77,7 +77,9 @@ export async function open(id: string): Promise<void> {
     current.value = conversation;
     tree.value = new Map(messages);
   });
-  history.replaceState(null, '', `#${encodeURIComponent(id)}`);
+  // Each opened conversation is a step back in the browser's history.
+  const address = `#${encodeURIComponent(id)}`;
+  if (location.hash !== address) history.pushState(null, '', address);
 }
 
 /** The messages of a conversation, open on the page or not. */
@@ -103,7 +105,7 @@ export function newChat(): void {
     tree.value = new Map();
     draftSettings.value = defaultSettings();
   });
-  history.replaceState(null, '', location.pathname + location.search);
+  if (location.hash) history.pushState(null, '', location.pathname + location.search);
 }
 
 /** The open conversation, made now if there is none. */

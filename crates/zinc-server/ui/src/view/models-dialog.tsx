@@ -109,9 +109,17 @@ function PullCard({ pull: { model, progress, problem } }: { pull: Pull }) {
   );
 }
 
+/** What is done apart from downloading, in words. */
+const phases: Readonly<Record<string, string>> = {
+  resolve: 'Looking for it…',
+  wait: 'Another program downloads it; waiting…',
+  retry: 'The connection broke; trying again…',
+  verify: 'Checking that it is whole…',
+};
+
 function progressText(progress: Pull['progress']): string {
-  if (!progress) return 'Asking…';
-  if (progress.phase !== 'download') return `${progress.phase[0]?.toUpperCase() ?? ''}${progress.phase.slice(1)}…`;
+  const phase = phases[progress?.phase ?? 'resolve'];
+  if (!progress || phase) return phase ?? '…';
   const { done, total, rate } = progress;
   const parts = [total ? `${bytesText(done)} of ${bytesText(total)}` : bytesText(done)];
   if (rate) parts.push(`${bytesText(rate)}/s`);

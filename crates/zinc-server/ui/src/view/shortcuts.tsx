@@ -48,7 +48,7 @@ function copyLast(): void {
 
 function again(): void {
   const last = path.value.findLast((message) => message.role === 'assistant');
-  if (last && last.state !== 'open') regenerate(last);
+  if (last && last.state !== 'open') void regenerate(last);
 }
 
 /** Acts on a key anywhere on the page. */

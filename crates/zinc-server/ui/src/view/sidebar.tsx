@@ -118,7 +118,7 @@ function Item({ conversation }: { conversation: Conversation }) {
         onClick={show} onDblClick={() => setRenaming(true)}>
         {conversation.title}
       </button>
-      {isCurrent && streaming.value.size > 0 && <span class="pulse" aria-hidden="true" />}
+      {[...streaming.value.values()].includes(conversation.id) && <span class="pulse" aria-hidden="true" />}
       <Menu label={`Options for ${conversation.title}`} items={[
         { label: 'Rename', icon: 'edit', run: () => setRenaming(true) },
         { label: 'Export', icon: 'download', run: () => void exportSome([conversation]) },

@@ -106,7 +106,7 @@ function Answer({ message, isLast, isEditing, setEditing }: EditProps & { isLast
       {isOpen && <Waiting message={message} />}
       <Markdown message={message} text={shownText} spoken />
       <ToolCalls message={message} isLast={isLast} onResults={(results) => answerTools(message, results)} />
-      {message.problem && <Problem problem={message.problem} onRetry={() => regenerate(message)} />}
+      {message.problem && <Problem problem={message.problem} onRetry={() => void regenerate(message)} />}
       {message.state === 'stopped' && <p class="note">Stopped.</p>}
       {message.stats?.finish === 'length' && <p class="note">The answer reached its longest length. Ask to go on, or allow more in the settings.</p>}
       {isOpen ? (
@@ -141,7 +141,7 @@ function AnswerActions({ message, setEditing }: { message: Message; setEditing: 
     <div class="actions">
       <Siblings message={message} />
       <CopyButton text={() => message.text} label="Copy answer" />
-      <IconButton icon="retry" label="Answer again" class="regenerate" onClick={() => regenerate(message)} />
+      <IconButton icon="retry" label="Answer again" class="regenerate" onClick={() => void regenerate(message)} />
       <Menu label="More for this answer" items={[
         { label: 'Edit answer', icon: 'edit', run: () => setEditing(true) },
         { label: 'Branch to a new chat', icon: 'branch', run: branch },
