@@ -1,20 +1,26 @@
 //! Project tasks, run as `cargo xtask <task>`.
 
+mod clients;
+mod server;
+mod soak;
 mod tidy;
 mod ui;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 const HELP: &str = "\
 cargo xtask <task>
 
-  tidy     formatting, clippy with warnings denied, dependency arrows, caps on files and functions,
-           justified dependencies, repository size
-  ui       builds the chat page, compares it with what is committed, drives it in a browser; needs
-           Node and Chromium
-  ui --write
-           builds the chat page into the repository
+  tidy            formatting, clippy with warnings denied, dependency arrows, caps on files and
+                  functions, justified dependencies, repository size
+  clients         real clients from their registries against a live server; needs python3-venv, node,
+                  npm and curl
+  soak [SECONDS]  64 clients of every sort against a live server, 300 seconds if not said otherwise
+  ui [--write]    builds the chat page, compares it with what is committed, drives it in a browser;
+                  needs node, npm and Chromium. --write builds it into the repository
 ";
 
 fn main() -> ExitCode {
@@ -22,6 +28,8 @@ fn main() -> ExitCode {
     let result = match task.as_deref() {
         Some("tidy") => tidy::run(&root()),
         Some("ui") => ui::run(&root(), std::env::args().nth(2).as_deref() == Some("--write")),
+        Some("clients") => clients::run(&root()),
+        Some("soak") => soak_seconds().and_then(|seconds| soak::run(&root(), seconds)),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
@@ -38,6 +46,14 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// How long `soak` runs.
+fn soak_seconds() -> anyhow::Result<u64> {
+    match std::env::args().nth(2) {
+        Some(text) => text.parse().with_context(|| format!("{text:?} is no number of seconds")),
+        None => Ok(300),
     }
 }
 

@@ -64,12 +64,16 @@ impl AnswerParser {
     /// A parser of the answer to `prompt`. Without tools nothing is taken for a call.
     pub fn new(format: &ChatFormat, prompt: &ChatPrompt, tools: &Tools) -> Self {
         let reader = match format.syntax() {
-            _ if format.is_harmony() => Reader::Harmony(Box::new(HarmonyParser::new(tools.clone()))),
+            _ if format.is_harmony() => {
+                Reader::Harmony(Box::new(HarmonyParser::new(tools.clone())))
+            }
             Some(Syntax::Calls(syntax)) if !tools.is_empty() => Reader::Marked {
                 think: ThinkSplitter::new(format.thinking(), prompt),
                 calls: Some(Box::new(CallParser::new(syntax.clone(), tools.clone()))),
             },
-            _ => Reader::Marked { think: ThinkSplitter::new(format.thinking(), prompt), calls: None },
+            _ => {
+                Reader::Marked { think: ThinkSplitter::new(format.thinking(), prompt), calls: None }
+            }
         };
         Self { reader }
     }

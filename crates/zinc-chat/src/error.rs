@@ -29,7 +29,9 @@ pub enum ChatError {
         what: String,
     },
     /// Tools for a model whose template does not show them.
-    #[error("this model's chat template takes no tools; hint: leave out tools, or use another model")]
+    #[error(
+        "this model's chat template takes no tools; hint: leave out tools, or use another model"
+    )]
     NoTools,
     /// Placeholders for control tokens ran out.
     #[error(

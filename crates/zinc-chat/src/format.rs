@@ -99,7 +99,8 @@ impl ChatFormat {
         let limits = TemplateLimits::default();
         let template = ChatTemplate::new(source, limits)?;
         let tool_source = for_tools.unwrap_or(source);
-        let tool_template = for_tools.map(|source| ChatTemplate::new(source, limits)).transpose()?;
+        let tool_template =
+            for_tools.map(|source| ChatTemplate::new(source, limits)).transpose()?;
         let probe = Probe::new(tool_template.as_ref().unwrap_or(&template), tool_source, tokenizer);
         let learned = probe.learn();
         let mut format = Self {
@@ -146,7 +147,6 @@ impl ChatFormat {
     pub(crate) fn syntax(&self) -> Option<&Syntax> {
         self.syntax.as_ref()
     }
-
 
     /// The marks around reasoning, channels included.
     pub(crate) fn thinking_marks(&self) -> Option<Thinking> {
@@ -246,4 +246,3 @@ pub fn template_source(metadata: &Metadata, with_tools: bool) -> Result<Option<&
         None => Ok(metadata.str("tokenizer.chat_template")?),
     }
 }
-

@@ -20,7 +20,9 @@ use zinc_engine::Steer;
 use zinc_token::{EncodeOptions, Tokenizer};
 
 use crate::syntax::Syntax;
-use crate::{ChatError, ChatFormat, ChatPrompt, GuideSpec, ResponseFormat, Thinking, Tool, ToolChoice};
+use crate::{
+    ChatError, ChatFormat, ChatPrompt, GuideSpec, ResponseFormat, Thinking, Tool, ToolChoice,
+};
 
 use calls::{CallRules, Held, Trigger, place};
 use grammar::{Grammar, any_of, quoted};
@@ -112,7 +114,8 @@ impl GuideFactory {
         let must_call = matches!(spec.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         let is_text = spec.response_format == ResponseFormat::Text;
         if must_call && !is_text {
-            let what = "an answer that must call a tool has no text of its own; leave out one of the two";
+            let what =
+                "an answer that must call a tool has no text of its own; leave out one of the two";
             return Err(ChatError::constraint("response_format", what));
         }
         match (chosen, is_text) {
@@ -138,7 +141,8 @@ impl GuideFactory {
         let parallel = spec.parallel_tool_calls;
         let build = |held: &[(&Tool, Held)]| {
             let mut grammar = Grammar::new(tokenizer);
-            let triggers = CallRules::new(&mut grammar, held.to_vec(), parallel).triggers(syntax)?;
+            let triggers =
+                CallRules::new(&mut grammar, held.to_vec(), parallel).triggers(syntax)?;
             let watched = |trigger: Trigger| {
                 let matcher = self.compile(&grammar, &trigger.rest, None)?;
                 Ok(Watched { text: trigger.text, at_start: trigger.at_start, matcher })

@@ -134,7 +134,9 @@ impl Tool {
         let is_strict = match function.get("strict") {
             None | Some(Value::Null) => false,
             Some(Value::Bool(is_strict)) => *is_strict,
-            Some(_) => return Err(ChatError::tool(at(".function.strict"), "expected true or false")),
+            Some(_) => {
+                return Err(ChatError::tool(at(".function.strict"), "expected true or false"));
+            }
         };
         let mut wire = wire.clone();
         wire["type"] = json!("function");

@@ -31,4 +31,3 @@ pub use guide::GuideFactory;
 pub use input::{ChatInput, Tool, Tools};
 pub use prompt::{ChatPrompt, with_bos};
 pub use spec::{GuideSpec, ResponseFormat, ToolChoice};
-

@@ -177,7 +177,8 @@ pub(crate) fn units(mut text: &str) -> Vec<&str> {
 
 /// The longest common prefix in units.
 pub(crate) fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
-    let n = units(a).iter().zip(units(b)).take_while(|(a, b)| **a == *b).map(|(a, _)| a.len()).sum();
+    let n =
+        units(a).iter().zip(units(b)).take_while(|(a, b)| **a == *b).map(|(a, _)| a.len()).sum();
     &a[..n]
 }
 

@@ -94,7 +94,8 @@ impl Syntax {
         match self {
             Self::Calls(calls) => calls.marks().iter().flat_map(|mark| mark.texts()).collect(),
             Self::Harmony => {
-                let tokens = ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"];
+                let tokens =
+                    ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"];
                 tokens.map(str::to_owned).to_vec()
             }
         }

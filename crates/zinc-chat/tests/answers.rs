@@ -41,11 +41,18 @@ fn calls_are_told_and_text_stays_text() {
                 assert_eq!(said(&format, &text, n).content, text, "{name} by {n}");
                 let plain = "Use <tool or [TOOL, a < b, {x}; that is all.\n";
                 assert_eq!(said(&format, plain, n).content, plain, "{name} by {n}");
-                let none = parse(AnswerParser::new(&format, &prompt(false), &Tools::default()), &call(name, "get_weather"), n);
+                let none = parse(
+                    AnswerParser::new(&format, &prompt(false), &Tools::default()),
+                    &call(name, "get_weather"),
+                    n,
+                );
                 assert_eq!(none.content, call(name, "get_weather"), "{name} by {n}");
             }
             if !["llama3", "harmony"].contains(&name) {
-                let text = format!("<think>\nhm\n</think>\n\nWell.\n\n{}\nDone.", call(name, "get_weather"));
+                let text = format!(
+                    "<think>\nhm\n</think>\n\nWell.\n\n{}\nDone.",
+                    call(name, "get_weather")
+                );
                 let found = said(&format, &text, n);
                 assert_eq!(found.reasoning, "hm", "{name} by {n}");
                 assert_eq!(found.content, "Well.Done.", "{name} by {n}");
@@ -85,16 +92,75 @@ fn the_prompt_says_where_the_answer_begins() {
 /// Pieces that answers are made of, right and wrong.
 fn pieces() -> impl Strategy<Value = String> {
     let marks: Vec<String> = [
-        "<tool_call>", "</tool_call>", "<function=", "get_weather", ">", "\n", "<parameter=", "city",
-        "</parameter>", "</function>", "[TOOL_CALLS]", "[", "]", "[ARGS]", "{", "}", "\"name\"", ":",
-        "\"arguments\"", "\"parameters\"", ",", "\"get_weather\"", "\"city\"", "\"Ro", "me\"", "12",
-        "-0", ".5", "true", "nul", "\\", "\\u00", "\\ud83d", "<｜tool▁calls▁begin｜>",
-        "<｜tool▁call▁begin｜>", "function<｜tool▁sep｜>", "<｜tool▁sep｜>", "```json", "```",
-        "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<|tool_call>call:", "<|\"|>", "<tool_call|>",
-        "<|tool_call_start|>", "<|tool_call_end|>", "(", ")", "='", "'", "<think>", "</think>", "<|",
-        "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "analysis", "final", "commentary",
-        " to=functions.get_weather", "é", "😀", "text ", "<",
-    ].iter().map(|piece| (*piece).to_owned()).collect();
+        "<tool_call>",
+        "</tool_call>",
+        "<function=",
+        "get_weather",
+        ">",
+        "\n",
+        "<parameter=",
+        "city",
+        "</parameter>",
+        "</function>",
+        "[TOOL_CALLS]",
+        "[",
+        "]",
+        "[ARGS]",
+        "{",
+        "}",
+        "\"name\"",
+        ":",
+        "\"arguments\"",
+        "\"parameters\"",
+        ",",
+        "\"get_weather\"",
+        "\"city\"",
+        "\"Ro",
+        "me\"",
+        "12",
+        "-0",
+        ".5",
+        "true",
+        "nul",
+        "\\",
+        "\\u00",
+        "\\ud83d",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>",
+        "function<｜tool▁sep｜>",
+        "<｜tool▁sep｜>",
+        "```json",
+        "```",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+        "<|tool_call>call:",
+        "<|\"|>",
+        "<tool_call|>",
+        "<|tool_call_start|>",
+        "<|tool_call_end|>",
+        "(",
+        ")",
+        "='",
+        "'",
+        "<think>",
+        "</think>",
+        "<|",
+        "<|channel|>",
+        "<|message|>",
+        "<|start|>",
+        "<|end|>",
+        "analysis",
+        "final",
+        "commentary",
+        " to=functions.get_weather",
+        "é",
+        "😀",
+        "text ",
+        "<",
+    ]
+    .iter()
+    .map(|piece| (*piece).to_owned())
+    .collect();
     let whole: Vec<String> = TEMPLATES.iter().map(|(name, _)| call(name, "get_weather")).collect();
     // Calls that break off, at any character.
     let broken = (prop::sample::select(whole), 0.0..1.0).prop_map(|(text, part)| {

@@ -57,7 +57,8 @@ fn tools() -> Tools {
         "at": {"type": "object"}, "ratio": {"type": "number"}, "note": {"type": ["string", "null"]},
     });
     let weather = json!({"type": "object", "properties": properties, "required": ["city"]});
-    let add = json!({"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}});
+    let add =
+        json!({"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}});
     let tool = |name: &str, parameters: Value| {
         json!({"type": "function", "function":
             {"name": name, "description": "A tool", "parameters": parameters}})
@@ -102,10 +103,28 @@ fn rendered(
 
 /// Tokens that end a turn, and with it the answer.
 const ENDS: [&str; 22] = [
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|call|>", "<|calls|>", "<turn|>",
-    "<|tool_response>", "<|endoftext|>", "</s>", "<|end_of_text|>", "<｜end▁of▁sentence｜>",
-    "<seed:eos>", "<|END_OF_TURN_TOKEN|>", "<end_of_sentence>", "[e~[", "<sep>", "<|role_end|>",
-    "</assistant>", "<SPECIAL_12>", "<｜hy_eos:opensource｜>", "\n<|end|>\n", "<|observation|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|call|>",
+    "<|calls|>",
+    "<turn|>",
+    "<|tool_response>",
+    "<|endoftext|>",
+    "</s>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    "<seed:eos>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<end_of_sentence>",
+    "[e~[",
+    "<sep>",
+    "<|role_end|>",
+    "</assistant>",
+    "<SPECIAL_12>",
+    "<｜hy_eos:opensource｜>",
+    "\n<|end|>\n",
+    "<|observation|>",
 ];
 
 fn without_end(text: &str) -> &str {

@@ -85,16 +85,14 @@ impl CacheShape {
             0 => 0,
             _ => u64::from(self.pinned_pages()) * window_page + rows.state,
         };
-        let unit_pages = TOKENS_PER_CHECKPOINT / PAGE_SIZE;
-        let unit = (u64::from(unit_pages) * page + checkpoint).max(1);
+        let unit = (u64::from(TOKENS_PER_CHECKPOINT / PAGE_SIZE) * page + checkpoint).max(1);
+        let as_u32 = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let n_checkpoints = if self.n_checkpoints == 0 { 0 } else { as_u32(rest / unit) };
+        let for_pages = rest - u64::from(n_checkpoints) * checkpoint;
         // Rows are numbered by i32.
-        let most = (i32::MAX as u32 / PAGE_SIZE - self.pages_per_seq()) / unit_pages;
-        let n_units = u32::try_from(rest / unit).unwrap_or(u32::MAX).min(most);
-        Ok(CacheShape {
-            n_pages: self.pages_per_seq() + n_units * unit_pages,
-            n_checkpoints: if self.n_checkpoints == 0 { 0 } else { n_units },
-            ..self
-        })
+        let most = i32::MAX as u32 / PAGE_SIZE - self.pages_per_seq();
+        let n_more = as_u32(for_pages / page.max(1)).min(most);
+        Ok(CacheShape { n_pages: self.pages_per_seq() + n_more, n_checkpoints, ..self })
     }
 
     /// The caches of a block whose layers all keep everything, whatever the others of the model do.

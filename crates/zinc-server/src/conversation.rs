@@ -256,7 +256,7 @@ pub struct Piece {
 pub enum Part {
     /// A piece of the message.
     Delta(Delta),
-    /// A token, behind the pieces that it completes.
+    /// A token, before the pieces that it completes.
     Token {
         /// Its id.
         id: u32,
@@ -375,10 +375,10 @@ impl Talk {
     fn take(&mut self, choice: usize, what: What) {
         match what {
             What::Token { id, text, logprobs } => {
+                self.ready.push_back(Piece { choice, what: Part::Token { id, logprobs } });
                 let deltas = self.parsers[choice].push(&text);
                 self.give(choice, deltas);
                 self.n_reasoning += usize::from(self.is_thinking[choice]);
-                self.ready.push_back(Piece { choice, what: Part::Token { id, logprobs } });
             }
             What::Finished { reason, text, .. } => {
                 let deltas = self.parsers[choice].push(&text);

@@ -103,86 +103,68 @@ fn operation(route: &Route, components: &mut Components) -> Value {
     operation
 }
 
+const ANSWER: &[(&str, &str)] = &[
+    ("id", "string"),
+    ("object", "string"),
+    ("created", "integer"),
+    ("model", "string"),
+    ("choices", "array"),
+    ("usage", "object"),
+];
+
+/// The responses: the fields that are always there, with their types.
+const RESPONSES: [(&str, &[(&str, &str)]); 16] = [
+    ("ChatCompletion", ANSWER),
+    ("Completion", ANSWER),
+    (
+        "Response",
+        &[("id", "string"), ("object", "string"), ("status", "string"), ("output", "array")],
+    ),
+    ("Message", &[("id", "string"), ("type", "string"), ("role", "string"), ("content", "array")]),
+    ("TokenCount", &[("input_tokens", "integer")]),
+    ("Embeddings", &[("data", "array"), ("model", "string"), ("usage", "object")]),
+    ("Ranking", &[("results", "array"), ("model", "string")]),
+    ("ModelList", &[("object", "string"), ("data", "array")]),
+    ("Model", &[("id", "string"), ("object", "string"), ("status", "object")]),
+    ("ModelStatus", &[("success", "boolean"), ("model", "string")]),
+    ("Tokens", &[("tokens", "array")]),
+    ("Content", &[("content", "string")]),
+    ("Prompt", &[("prompt", "string")]),
+    ("Health", &[("status", "string")]),
+    ("Properties", &[("model_alias", "string"), ("status", "string")]),
+    ("Document", &[("openapi", "string"), ("paths", "object")]),
+];
+
 /// Schemas of the responses.
 fn responses(components: &mut Components) {
-    let object = |required: &[(&str, Value)]| {
-        let names: Vec<&str> = required.iter().map(|(name, _)| *name).collect();
-        let properties: Map<String, Value> =
-            required.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();
-        json!({"type": "object", "required": names, "properties": properties})
-    };
-    let text = || json!({"type": "string"});
-    let count = || json!({"type": "integer", "minimum": 0});
-    let list = || json!({"type": "array"});
-    let any = || json!({"type": "object"});
-    let answer = [
-        ("id", text()),
-        ("object", text()),
-        ("created", count()),
-        ("model", text()),
-        ("choices", list()),
-        ("usage", any()),
-    ];
-    let schemas = [
-        ("ChatCompletion", object(&answer)),
-        ("Completion", object(&answer)),
-        (
-            "Response",
-            object(&[
-                ("id", text()),
-                ("object", json!({"const": "response"})),
-                ("status", text()),
-                ("output", list()),
-                ("model", text()),
-            ]),
-        ),
-        (
-            "Message",
-            object(&[
-                ("id", text()),
-                ("type", json!({"const": "message"})),
-                ("role", text()),
-                ("content", list()),
-                ("model", text()),
-                ("usage", any()),
-            ]),
-        ),
-        ("TokenCount", object(&[("input_tokens", count())])),
-        ("Embeddings", object(&[("data", list()), ("model", text()), ("usage", any())])),
-        ("Ranking", object(&[("results", list()), ("model", text())])),
-        ("ModelList", object(&[("object", json!({"const": "list"})), ("data", list())])),
-        ("Model", object(&[("id", text()), ("object", text()), ("status", any())])),
-        ("ModelStatus", object(&[("success", json!({"type": "boolean"})), ("model", text())])),
-        ("Tokens", object(&[("tokens", list())])),
-        ("Content", object(&[("content", text())])),
-        ("Prompt", object(&[("prompt", text())])),
-        ("Health", object(&[("status", text())])),
-        ("Slots", list()),
-        ("Properties", object(&[("model_alias", text()), ("status", text())])),
-        ("Document", object(&[("openapi", text()), ("paths", any())])),
-        (
-            "Error",
-            object(&[(
-                "error",
-                object(&[
-                    ("message", text()),
-                    ("type", text()),
-                    ("param", json!({"type": ["string", "null"]})),
-                    ("code", json!({"type": ["string", "null"]})),
-                ]),
-            )]),
-        ),
-        (
-            "AnthropicError",
-            object(&[
-                ("type", json!({"const": "error"})),
-                ("error", object(&[("type", text()), ("message", text())])),
-            ]),
-        ),
-    ];
-    for (name, schema) in schemas {
+    for (name, fields) in RESPONSES {
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        let one = |(name, ty): &(&str, &str)| ((*name).to_owned(), json!({"type": ty}));
+        let properties: Map<String, Value> = fields.iter().map(one).collect();
+        let schema = json!({"type": "object", "required": names, "properties": properties});
         components.insert(name, schema);
     }
+    components.insert("Slots", json!({"type": "array"}));
+    let text = json!({"type": "string"});
+    let maybe = json!({"type": ["string", "null"]});
+    let error = json!({
+        "type": "object",
+        "required": ["message", "type", "param", "code"],
+        "properties": {"message": text, "type": text, "param": maybe, "code": maybe},
+    });
+    let envelope = json!({"type": "object", "required": ["error"], "properties": {"error": error}});
+    components.insert("Error", envelope);
+    let error = json!({
+        "type": "object",
+        "required": ["type", "message"],
+        "properties": {"type": text, "message": text},
+    });
+    let envelope = json!({
+        "type": "object",
+        "required": ["type", "error"],
+        "properties": {"type": {"const": "error"}, "error": error},
+    });
+    components.insert("AnthropicError", envelope);
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The table of routes: the router and the OpenAPI document are made of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -155,7 +155,8 @@ pub static ROUTES: [Route; 21] = [
 ];
 
 async fn document() -> Response {
-    reply::json(&openapi::document())
+    static TEXT: LazyLock<String> = LazyLock::new(|| openapi::document().to_string());
+    reply::typed("application/json", TEXT.as_str())
 }
 
 async fn not_found() -> ApiError {

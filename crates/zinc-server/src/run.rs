@@ -51,7 +51,11 @@ impl Visit {
     ///
     /// # Errors
     /// There are too many requests, there is no such model, it cannot be loaded, or not in time.
-    pub async fn begin(app: &Arc<App>, caller: Caller, name: Option<&str>) -> Result<Visit, ApiError> {
+    pub async fn begin(
+        app: &Arc<App>,
+        caller: Caller,
+        name: Option<&str>,
+    ) -> Result<Visit, ApiError> {
         let arrived = Instant::now();
         let ticket = app.admit()?;
         let mut phase = app.phase.subscribe();
@@ -201,12 +205,11 @@ impl Run {
     fn fail(&mut self, error: ApiError) -> ApiError {
         self.n_open = 0;
         self.updates.close();
-        tracing::warn!(
-            id = self.visit.caller.id,
-            code = error.code,
-            message = error.message,
-            "answer failed"
-        );
+        let (id, code, message) = (&self.visit.caller.id, error.code, &error.message);
+        match error.status.is_server_error() {
+            true => tracing::warn!(id, code, message, "answer failed"),
+            false => tracing::debug!(id, code, message, "answer refused"),
+        }
         error
     }
 

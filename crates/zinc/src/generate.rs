@@ -3,12 +3,34 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use zinc_chat::{AnswerParser, Delta};
 use zinc_engine::{Engine, EngineError, Event, FinishReason, Request, Usage};
 
 use crate::args::explain;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
-use crate::think::{Piece, ThinkSplitter};
+
+/// A piece of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Of the reasoning.
+    Reasoning(&'a str),
+    /// Of the answer.
+    Text(&'a str),
+}
+
+impl<'a> Piece<'a> {
+    /// The text of a delta. No tools are offered here, so there are no calls.
+    fn of(delta: &'a Delta) -> Option<Self> {
+        match delta {
+            Delta::Content(text) => Some(Self::Text(text)),
+            Delta::Reasoning(text) => Some(Self::Reasoning(text)),
+            Delta::ToolCallStart { .. }
+            | Delta::ToolCallArguments { .. }
+            | Delta::ToolCallEnd { .. } => None,
+        }
+    }
+}
 
 /// A finished answer.
 #[derive(Debug)]
@@ -33,7 +55,7 @@ pub struct Answer {
 pub fn generate(
     engine: &mut Engine,
     request: Request,
-    mut splitter: ThinkSplitter,
+    mut parser: AnswerParser,
     show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Answer> {
     let seq = engine.submit(request).map_err(explain)?;
@@ -52,7 +74,11 @@ pub fn generate(
         }
         engine.step(&mut |event| {
             let mut emit = |text: &str, at_end: bool| {
-                splitter.push(text, at_end, &mut |piece| {
+                let mut deltas = parser.push(text);
+                if at_end {
+                    deltas.extend(parser.finish());
+                }
+                for piece in deltas.iter().filter_map(Piece::of) {
                     match piece {
                         Piece::Reasoning(text) => answer.reasoning.push_str(text),
                         Piece::Text(text) => answer.text.push_str(text),
@@ -60,7 +86,7 @@ pub fn generate(
                     if failure.is_none() {
                         failure = show(piece).err();
                     }
-                });
+                }
             };
             match event {
                 Event::Prefill { n_computed, n_prompt, .. } => {

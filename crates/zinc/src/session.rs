@@ -3,15 +3,42 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use serde_json::{Value, json};
+use zinc_chat::{AnswerParser, ChatFormat, ChatInput, Tools, with_bos};
 use zinc_engine::{Engine, MemoryNeed, Model, Request, SamplingParams};
 use zinc_token::EncodeOptions;
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs};
-use crate::conversation::{self, Message, Prompter};
-use crate::generate::Answer;
+use crate::generate::{Answer, Piece};
 use crate::output::human_bytes;
-use crate::think::{Piece, ThinkSplitter};
 use crate::{generate, model, report};
+
+/// A message of a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// What was said.
+    pub content: String,
+    /// What was thought before, by the assistant.
+    pub reasoning: Option<String>,
+}
+
+impl Message {
+    /// A message without reasoning.
+    pub fn new(role: &'static str, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), reasoning: None }
+    }
+
+    /// The form that chat formats read, and `zinc template --input` too.
+    pub fn wire(&self) -> Value {
+        let mut fields = json!({ "role": self.role, "content": self.content });
+        if let Some(reasoning) = &self.reasoning {
+            fields["reasoning_content"] = json!(reasoning);
+        }
+        fields
+    }
+}
 
 /// A model on a device with an engine.
 pub struct Session {
@@ -19,8 +46,8 @@ pub struct Session {
     pub model: Arc<Model>,
     /// Its engine.
     pub engine: Engine,
-    /// Renders conversations, once [`Session::use_template`] found a chat template.
-    pub prompter: Option<Prompter>,
+    /// How conversations are written, once [`Session::use_template`] found a chat template.
+    pub format: Option<ChatFormat>,
     /// The device's name.
     pub device: String,
     /// What the model takes on the device.
@@ -45,7 +72,7 @@ impl Session {
         let name = device.info().name.clone();
         let (loaded, memory) = model::load(Arc::clone(&model), device, &options)?;
         let engine = Engine::new(loaded, &options)?;
-        Ok(Session { model, engine, prompter: None, device: name, memory, thinking: None })
+        Ok(Session { model, engine, format: None, device: name, memory, thinking: None })
     }
 
     /// Reads the model's chat template, if it has one. `args` are the flags about the conversation.
@@ -53,7 +80,7 @@ impl Session {
     /// # Errors
     /// The template cannot be used, or cannot do what the flags ask for.
     pub fn use_template(&mut self, model_args: &ModelArgs, args: &ChatArgs) -> anyhow::Result<()> {
-        self.prompter = Prompter::new(&self.model).context(
+        self.format = ChatFormat::new(&self.model).context(
             "the model's chat template cannot be used; hint: zinc run --raw does without it",
         )?;
         self.set_thinking(args.thinking())?;
@@ -65,7 +92,7 @@ impl Session {
     }
 
     fn can_switch_thinking(&self) -> bool {
-        self.prompter.as_ref().is_some_and(Prompter::supports_thinking_switch)
+        self.format.as_ref().is_some_and(ChatFormat::supports_thinking_switch)
     }
 
     /// Sets the template's switch.
@@ -92,13 +119,17 @@ impl Session {
         limits: &LimitArgs,
         show: &mut dyn FnMut(Piece<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
-        let Some(prompter) = &self.prompter else {
+        let Some(format) = &self.format else {
             let what = "this model has no chat template";
             return Err(report::with_hint(what, "let it continue a text: zinc run --raw"));
         };
-        let prompt = prompter.prompt(self.model.tokenizer(), messages, self.thinking)?;
-        let splitter = ThinkSplitter::new(prompt.opens_thinking);
-        generate::generate(&mut self.engine, request(prompt.ids, sampling, limits), splitter, show)
+        let mut input = ChatInput::new(messages.iter().map(Message::wire).collect());
+        input.thinking = self.thinking;
+        let prompt = format.prompt(self.model.tokenizer(), &input)?;
+        let parser = AnswerParser::new(format, &prompt, &Tools::default());
+        let mut request = request(prompt.ids, sampling, limits);
+        request.shown_special = format.shown_special().to_vec();
+        generate::generate(&mut self.engine, request, parser, show)
     }
 
     /// Continues a text; `parse_special` turns the text of control tokens into those tokens.
@@ -115,11 +146,11 @@ impl Session {
     ) -> anyhow::Result<Answer> {
         let tokenizer = self.model.tokenizer();
         let ids = tokenizer.encode(text, EncodeOptions { add_special: false, parse_special });
-        let ids = conversation::with_bos(tokenizer, ids);
+        let ids = with_bos(tokenizer, ids);
         generate::generate(
             &mut self.engine,
             request(ids, sampling, limits),
-            ThinkSplitter::off(),
+            AnswerParser::plain(),
             show,
         )
     }

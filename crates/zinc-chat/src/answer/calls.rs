@@ -37,13 +37,23 @@ enum State {
     Open,
     Object(Box<ObjectReader>),
     Name,
-    Mid { name: String },
+    Mid {
+        name: String,
+    },
     /// Arguments must begin.
-    Begin { name: String, dialect: Dialect },
+    Begin {
+        name: String,
+        dialect: Dialect,
+    },
     /// Arguments as they are.
-    Arguments { scan: JsonScan, is_gemma: bool },
+    Arguments {
+        scan: JsonScan,
+        is_gemma: bool,
+    },
     Params(Box<ParamReader>),
-    Python { name: String },
+    Python {
+        name: String,
+    },
     /// The arguments are complete; the closing mark follows.
     Close,
     /// Between calls.
@@ -318,6 +328,7 @@ impl CallParser {
     }
 
     fn name(&mut self) -> Next {
+        self.skip_blanks();
         let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
         let Some(end) = self.held.find(|c| !is_name(c)) else {
             return if self.held.len() > 256 { Next::Fail } else { Next::Wait };

@@ -23,8 +23,14 @@ enum State {
     Reasoning,
     Content,
     /// The header of a call; its arguments must follow.
-    Called { name: String, header: String },
-    Call { index: usize, scan: JsonScan },
+    Called {
+        name: String,
+        header: String,
+    },
+    Call {
+        index: usize,
+        scan: JsonScan,
+    },
     /// Behind a call's arguments.
     Ended,
 }
@@ -215,8 +221,7 @@ impl HarmonyParser {
 
 /// Bytes at the end of `text` that may begin one of `marks`.
 fn held_back(text: &str, marks: &[&str]) -> usize {
-    let longest = |mark: &&str| {
-        (1..mark.len()).rev().find(|n| text.ends_with(&mark[..*n])).unwrap_or(0)
-    };
+    let longest =
+        |mark: &&str| (1..mark.len()).rev().find(|n| text.ends_with(&mark[..*n])).unwrap_or(0);
     marks.iter().map(longest).max().unwrap_or(0)
 }

@@ -45,12 +45,23 @@ enum State {
     Text,
     Escape,
     /// Digits of `\u` read, and their value; `high` is the surrogate before, or 0.
-    Hex { n: u8, value: u16, high: u16 },
+    Hex {
+        n: u8,
+        value: u16,
+        high: u16,
+    },
     /// The escape of a low surrogate must follow: its backslash, its `u`.
-    LowBackslash { high: u16 },
-    LowU { high: u16 },
+    LowBackslash {
+        high: u16,
+    },
+    LowU {
+        high: u16,
+    },
     Number,
-    Word { word: &'static str, n: usize },
+    Word {
+        word: &'static str,
+        n: usize,
+    },
     Done,
 }
 

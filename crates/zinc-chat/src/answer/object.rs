@@ -19,11 +19,17 @@ enum State {
     Begin,
     KeyOrEnd,
     Key,
-    KeyText { scan: JsonScan, text: String },
+    KeyText {
+        scan: JsonScan,
+        text: String,
+    },
     Colon,
     Value,
     /// A value that is kept.
-    Kept { scan: JsonScan, text: String },
+    Kept {
+        scan: JsonScan,
+        text: String,
+    },
     /// The arguments, passed on.
     Arguments(JsonScan),
     CommaOrEnd,

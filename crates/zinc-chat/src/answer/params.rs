@@ -37,7 +37,12 @@ enum State {
     /// An argument or the closing mark.
     Next,
     Key,
-    Value { kind: Kind, at_begin: bool, text: String, end: Mark },
+    Value {
+        kind: Kind,
+        at_begin: bool,
+        text: String,
+        end: Mark,
+    },
 }
 
 /// The state of one call's arguments.
@@ -260,8 +265,7 @@ fn typed(text: &str, kind: Kind) -> String {
 pub(crate) struct Types(u8);
 
 impl Types {
-    const NAMES: [&str; 7] =
-        ["string", "null", "boolean", "integer", "number", "array", "object"];
+    const NAMES: [&str; 7] = ["string", "null", "boolean", "integer", "number", "array", "object"];
     const ANY: Self = Self(0x7F);
     const NONE: Self = Self(0);
 

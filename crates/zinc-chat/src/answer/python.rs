@@ -116,10 +116,7 @@ impl Reader<'_> {
                 "True" | "true" => Ok(json!(true)),
                 "False" | "false" => Ok(json!(false)),
                 "None" | "null" => Ok(Value::Null),
-                word => serde_json::from_str(word)
-                    .ok()
-                    .filter(Value::is_number)
-                    .ok_or(Stop::Bad),
+                word => serde_json::from_str(word).ok().filter(Value::is_number).ok_or(Stop::Bad),
             },
         }
     }

@@ -35,11 +35,7 @@ pub(super) struct CallRules<'a, 'g> {
 }
 
 impl<'a, 'g> CallRules<'a, 'g> {
-    pub fn new(
-        grammar: &'a mut Grammar<'g>,
-        tools: Vec<(&'a Tool, Held)>,
-        parallel: bool,
-    ) -> Self {
+    pub fn new(grammar: &'a mut Grammar<'g>, tools: Vec<(&'a Tool, Held)>, parallel: bool) -> Self {
         Self { grammar, tools, parallel }
     }
 
@@ -51,7 +47,10 @@ impl<'a, 'g> CallRules<'a, 'g> {
         match syntax {
             Syntax::Harmony => {
                 let call = self.harmony_call()?;
-                Ok(format!("{}? {call}", self.grammar.rule(&self.grammar.literal("<|start|>assistant"))))
+                Ok(format!(
+                    "{}? {call}",
+                    self.grammar.rule(&self.grammar.literal("<|start|>assistant"))
+                ))
             }
             Syntax::Calls(syntax) => {
                 let open = match syntax.section_open.is_empty() {
@@ -120,7 +119,9 @@ impl<'a, 'g> CallRules<'a, 'g> {
         if syntax.list {
             let more = format!("(\",\" /[ \\n]{{0,8}}/ {call})*");
             let more = if parallel { more } else { String::new() };
-            return Ok(format!("\"[\" /[ \\n]{{0,8}}/ {call} {more} /[ \\n]{{0,4}}/ \"]\" {section_close}"));
+            return Ok(format!(
+                "\"[\" /[ \\n]{{0,8}}/ {call} {more} /[ \\n]{{0,4}}/ \"]\" {section_close}"
+            ));
         }
         let open = self.grammar.literal(&without_lead(&mark_text(&syntax.open)));
         if syntax.section_open.is_empty() {
@@ -140,7 +141,12 @@ impl<'a, 'g> CallRules<'a, 'g> {
         Ok(any_of(&options))
     }
 
-    fn call_of(&mut self, syntax: &CallSyntax, tool: &Tool, held: Held) -> Result<String, ChatError> {
+    fn call_of(
+        &mut self,
+        syntax: &CallSyntax,
+        tool: &Tool,
+        held: Held,
+    ) -> Result<String, ChatError> {
         let name = quoted(&tool.name);
         Ok(match &syntax.form {
             Form::Object { name: name_key, arguments } => {
@@ -170,7 +176,8 @@ impl<'a, 'g> CallRules<'a, 'g> {
                 format!("{name} {arguments}")
             }
             Form::Python => {
-                let what = "calls written as Python cannot be constrained; use tool_choice \"auto\"";
+                let what =
+                    "calls written as Python cannot be constrained; use tool_choice \"auto\"";
                 return Err(ChatError::constraint("tool_choice", what));
             }
         })

@@ -260,7 +260,12 @@ mod tests {
         let lark = to_lark(source).unwrap();
         let want = "start: \"- \" r__u_item_d_one+ | \"a\\\"b\\n\" \nr__u_item_d_one: /[\\u{61}-\\u{7A}\\u{5E}\\u{5D}]/ /[^\\u{A}]/{1,3} (\"x\" | \"y\" )? \n";
         assert_eq!(lark, want);
-        for (wrong, line) in [("root = x", "line 1"), ("root ::= \"x", "line 1"), ("a ::= b", "root"), ("root ::= (\"a\"", "line 1")] {
+        for (wrong, line) in [
+            ("root = x", "line 1"),
+            ("root ::= \"x", "line 1"),
+            ("a ::= b", "root"),
+            ("root ::= (\"a\"", "line 1"),
+        ] {
             assert!(to_lark(wrong).unwrap_err().contains(line), "{wrong}");
         }
     }

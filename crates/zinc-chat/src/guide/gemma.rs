@@ -117,7 +117,9 @@ impl<'a, 'g> GemmaRules<'a, 'g> {
     }
 
     fn array(&mut self, fields: &Map<String, Value>) -> Rule {
-        if let Some(keyword) = ["prefixItems", "additionalItems"].iter().find(|key| fields.contains_key(**key)) {
+        if let Some(keyword) =
+            ["prefixItems", "additionalItems"].iter().find(|key| fields.contains_key(**key))
+        {
             return Err(self.unheld(keyword));
         }
         let item = match fields.get("items") {
@@ -172,12 +174,15 @@ impl<'a, 'g> GemmaRules<'a, 'g> {
             }
             let value = self.value(schema)?;
             let member = self.grammar.rule(&format!("{} {value}", quoted(&format!("{key}:"))));
-            let (here, behind) =
-                (format!("{member} {later}"), format!("\",\" {member} {later}"));
+            let (here, behind) = (format!("{member} {later}"), format!("\",\" {member} {later}"));
             let is_required = required.contains(&key.as_str());
-            first = self.grammar.rule(&if is_required { here } else { format!("{here} | {first}") });
-            later =
-                self.grammar.rule(&if is_required { behind } else { format!("{behind} | {later}") });
+            first =
+                self.grammar.rule(&if is_required { here } else { format!("{here} | {first}") });
+            later = self.grammar.rule(&if is_required {
+                behind
+            } else {
+                format!("{behind} | {later}")
+            });
         }
         Ok(format!("\"{{\" {first} \"}}\""))
     }

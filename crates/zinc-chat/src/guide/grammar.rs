@@ -111,8 +111,15 @@ impl<'a> Grammar<'a> {
     pub fn text_until(&mut self, end: &str) -> String {
         let pieces = self.pieces(end);
         let Some(Piece::Text(first)) = pieces.first() else {
-            // Text never becomes a control token, so it ends before one.
-            return format!("/(?s:.*)/ {}", self.literal(end));
+            // Text never becomes a control token, so it ends before one; but it might spell one.
+            let spelled = match pieces.first() {
+                Some(Piece::Token(id)) => escaped(&self.token_text(*id)),
+                _ => return "\"\"".to_owned(),
+            };
+            self.n_rules += 1;
+            let name = format!("Z{}", self.n_rules);
+            self.define(&name, "", &format!("/(?s:.*)/ & ~/(?s:.*){spelled}(?s:.*)/"));
+            return format!("{name} {}", self.literal(end));
         };
         let rest = &end[first.len()..];
         let name = self.name();
@@ -124,6 +131,11 @@ impl<'a> Grammar<'a> {
     pub fn blanks() -> &'static str {
         "/[ \\n]{0,4}/"
     }
+}
+
+/// A text as a regular expression.
+fn escaped(text: &str) -> String {
+    text.chars().map(|c| format!("\\x{{{:X}}}", c as u32)).collect()
 }
 
 fn push_text(pieces: &mut Vec<Piece>, more: &str) {

@@ -175,9 +175,12 @@ impl Guide {
             self.window = rest;
         }
         let may_start = |watched: &Watched| {
-            watched.at_start && self.is_fresh && watched.text.as_bytes().starts_with(start_of(&self.window))
+            watched.at_start
+                && self.is_fresh
+                && watched.text.as_bytes().starts_with(start_of(&self.window))
         };
-        self.is_fresh = self.is_fresh && (start_of(&self.window).is_empty() || triggers.iter().any(may_start));
+        self.is_fresh =
+            self.is_fresh && (start_of(&self.window).is_empty() || triggers.iter().any(may_start));
         if !self.is_fresh {
             let longest = triggers.iter().map(|watched| watched.text.len()).max().unwrap_or(1);
             let n_kept = self.window.len().min(longest - 1);
@@ -213,9 +216,8 @@ impl Guide {
                 let begins = (0..close.len()).filter(|n| {
                     self.window.ends_with(&close[..*n]) && bytes.starts_with(&close[*n..])
                 });
-                let goes_on = |n: usize| {
-                    !bytes[close.len() - n..].iter().all(u8::is_ascii_whitespace)
-                };
+                let goes_on =
+                    |n: usize| !bytes[close.len() - n..].iter().all(u8::is_ascii_whitespace);
                 if begins.into_iter().any(goes_on) {
                     clear(&mut self.open_mask, id);
                 }

@@ -30,7 +30,16 @@ const UNSUPPORTED: [&str; 19] = [
 
 /// Formats of strings that are held.
 const FORMATS: [&str; 11] = [
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+    "date-time",
+    "time",
+    "date",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
     "unknown",
 ];
 
@@ -81,7 +90,8 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
             }
             "$ref" => {
                 if !value.as_str().is_some_and(|target| target.starts_with('#')) {
-                    let what = format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
+                    let what =
+                        format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
                     return Err(ChatError::constraint(place, what));
                 }
             }
@@ -119,7 +129,8 @@ fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
 /// they name.
 pub(super) fn refused(schema: &Value, at: &str, error: &str) -> ChatError {
     let words = first_line(error);
-    let named = ["oneOf", "multipleOf", "pattern", "minProperties", "maxProperties", "allOf", "$ref"];
+    let named =
+        ["oneOf", "multipleOf", "pattern", "minProperties", "maxProperties", "allOf", "$ref"];
     let place = named
         .iter()
         .filter(|keyword| words.contains(**keyword))
@@ -161,7 +172,8 @@ pub(super) fn prepared(schema: &Value) -> Value {
 /// The schema of a tool's arguments, which are an object whatever it says.
 pub(super) fn of_arguments(parameters: &Value) -> Value {
     let mut schema = parameters.clone();
-    let has_type = ["type", "$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| schema.get(key).is_some());
+    let has_type =
+        ["type", "$ref", "anyOf", "oneOf", "allOf"].iter().any(|key| schema.get(key).is_some());
     if let (false, Some(fields)) = (has_type, schema.as_object_mut()) {
         fields.insert("type".into(), json!("object"));
     }

@@ -43,8 +43,7 @@ impl VocabTables {
 
     /// A matcher of a grammar; the error is llguidance's.
     pub fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
-        let parser =
-            self.factory.create_parser_from_init_default(GrammarInit::Serialized(grammar));
+        let parser = self.factory.create_parser_from_init_default(GrammarInit::Serialized(grammar));
         let matcher = Matcher::new(parser);
         match matcher.get_error() {
             Some(error) => Err(error),

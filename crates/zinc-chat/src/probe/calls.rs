@@ -36,9 +36,7 @@ const ENDS: [&str; 12] = [
 /// An assistant's message that calls tools.
 pub(super) fn message(names: &[&str], arguments: &Value, as_text: bool) -> Value {
     let arguments = if as_text { json!(arguments.to_string()) } else { arguments.clone() };
-    let call = |(name, id): (&&str, &&str)| {
-        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
-    };
+    let call = |(name, id): (&&str, &&str)| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
     let calls: Value = names.iter().zip(&IDS).map(call).collect();
     json!({"role": "assistant", "content": "", "tool_calls": calls})
 }

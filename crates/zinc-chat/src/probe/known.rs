@@ -117,7 +117,8 @@ pub(super) fn syntax(source: &str) -> CallSyntax {
         return mistral(source);
     }
     if has("<|tool_call_argument_begin|>") {
-        let mid = Mark::unify(":0<|tool_call_argument_begin|>", ":1<|tool_call_argument_begin|>", '#');
+        let mid =
+            Mark::unify(":0<|tool_call_argument_begin|>", ":1<|tool_call_argument_begin|>", '#');
         return CallSyntax {
             section_open: Mark::new("<|tool_calls_section_begin|>"),
             section_close: Mark::new("<|tool_calls_section_end|>"),
@@ -154,7 +155,8 @@ pub(super) fn syntax(source: &str) -> CallSyntax {
 /// The name of a syntax that was learned.
 pub(super) fn name_of(calls: &CallSyntax) -> &'static str {
     let opens = |text: &str| {
-        calls.open.first_text().starts_with(text) || calls.section_open.first_text().starts_with(text)
+        calls.open.first_text().starts_with(text)
+            || calls.section_open.first_text().starts_with(text)
     };
     match &calls.form {
         Form::Object { .. } if calls.is_bare() => "llama3",

@@ -12,6 +12,9 @@ pub enum Ended {
     Truncated,
 }
 
+/// What ends a text between tags; begun by chance, it is likely to go on.
+const ENDINGS: [&[u8]; 2] = [b"</parameter>\n", b"<|\"|>"];
+
 /// A source of random numbers.
 pub struct Draw(u64);
 
@@ -57,13 +60,14 @@ impl Draw {
             }
             bytes.extend_from_slice(vocab.piece(id));
         }
-        (String::from_utf8(bytes).unwrap(), ended)
+        (String::from_utf8_lossy(&bytes).into_owned(), ended)
     }
 
     /// A token of a mask: sooner one that ends something, the sooner the longer the answer is.
     fn from_mask(&mut self, mask: &[u32], tokenizer: &Tokenizer, said: &[u8], n: usize) -> u32 {
         let vocab = tokenizer.vocab();
-        let has = |id: u32| mask.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
+        let has =
+            |id: u32| mask.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
         // A number such as 1e999 is JSON, but none that serde_json reads.
         let in_exponent = exponent_digits(said).is_some_and(|n| n > 0);
         let is_readable = |id: &u32| {
@@ -74,9 +78,21 @@ impl Draw {
         let all = (0..vocab.n_tokens() as u32).filter(|id| has(*id));
         let allowed: Vec<u32> = all.filter(is_readable).collect();
         assert!(!allowed.is_empty(), "a mask allows something");
+        let order = match self.below(2) {
+            0 => [ENDINGS[0], ENDINGS[1]],
+            _ => [ENDINGS[1], ENDINGS[0]],
+        };
+        let next = order.iter().find_map(|ending| {
+            let begun = (1..ending.len()).rev().find(|n| said.ends_with(&ending[..*n]))?;
+            allowed.iter().find(|id| vocab.piece(**id) == &ending[begun..=begun]).copied()
+        });
+        if let Some(id) = next.filter(|_| self.below(100) < 97) {
+            return id;
+        }
         let ends = |id: &&u32| {
             let piece = vocab.piece(**id);
-            vocab.is_end_of_generation(**id) || [&b"\""[..], b"}", b"]", b"null", b"n", b"<"].contains(&piece)
+            vocab.is_end_of_generation(**id)
+                || [&b"\""[..], b"}", b"]", b"null", b"n", b"<", b"<|\"|>"].contains(&piece)
         };
         let closing: Vec<u32> = allowed.iter().filter(ends).copied().collect();
         if !closing.is_empty() && self.below(100) < (10 + n).min(90) {

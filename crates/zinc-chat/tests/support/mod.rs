@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test uses a part of it.
 
 pub mod draw;
+pub mod schemas;
 pub mod syntaxes;
 
 use std::path::PathBuf;
@@ -93,11 +94,29 @@ pub fn small_tokenizer() -> Tokenizer {
 /// The same with control tokens for the marks of the small templates.
 pub fn marked_tokenizer() -> Tokenizer {
     tokenizer_with(&[
-        "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<｜tool▁calls▁begin｜>",
-        "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
-        "<|tool_call>", "<tool_call|>", "<|\"|>", "<|tool_call_start|>", "<|tool_call_end|>",
-        "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|return|>",
-        "<|call|>", "<think>", "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+        "<|tool_call>",
+        "<tool_call|>",
+        "<|\"|>",
+        "<|tool_call_start|>",
+        "<|tool_call_end|>",
+        "<|channel|>",
+        "<|message|>",
+        "<|start|>",
+        "<|end|>",
+        "<|constrain|>",
+        "<|return|>",
+        "<|call|>",
+        "<think>",
+        "</think>",
     ])
 }
 
@@ -107,6 +126,9 @@ fn tokenizer_with(control: &[&str]) -> Tokenizer {
     tokens.extend(texts.iter().map(|text| text.clone().into_bytes()));
     let mut types = vec![2, 3, 3];
     types.extend(vec![6; 256]);
+    // A blank, as such vocabularies write it.
+    tokens.push("▁".as_bytes().to_vec());
+    types.push(1);
     tokens.extend(control.iter().map(|text| text.as_bytes().to_vec()));
     types.extend(vec![3; control.len()]);
     let spec = VocabSpec {
@@ -125,7 +147,8 @@ fn tokenizer_with(control: &[&str]) -> Tokenizer {
 pub fn small_tools() -> Tools {
     let properties = json!({"city": {"type": "string"}, "days": {"type": "integer"}});
     let parameters = json!({"type": "object", "properties": properties, "required": ["city"]});
-    let function = json!({"name": "get_weather", "description": "A tool", "parameters": parameters});
+    let function =
+        json!({"name": "get_weather", "description": "A tool", "parameters": parameters});
     Tools::from_json(&[json!({"type": "function", "function": function})]).unwrap()
 }
 

@@ -424,12 +424,15 @@ impl Stream {
                     let entry = common::token_logprobs(tokenizer, id, &logprobs);
                     self.choices[choice].logprobs.push(entry);
                 }
-                self.flush(choice);
             }
             Part::Finished(end) => {
                 self.flush(choice);
                 self.push(choice, json!({}), Some(finish_reason(end)));
             }
+        }
+        // What belongs to one token goes into one event.
+        if !self.talk.has_ready() {
+            self.flush(choice);
         }
     }
 

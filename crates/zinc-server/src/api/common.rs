@@ -355,5 +355,10 @@ pub fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
 }
 
+/// A number as its shortest decimal, so that 0.8 stays 0.8.
+pub fn short(number: f32) -> Value {
+    number.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
 /// Version of the program, as OpenAI's `system_fingerprint`.
 pub const FINGERPRINT: &str = concat!("zinc-", env!("CARGO_PKG_VERSION"));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -37,8 +38,9 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 /// 404 if there is no such model.
 pub async fn show(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::field("id", "the path is no text"))?;
     let list = app.registry.list();
     match list.iter().find(|(known, _)| known.is_called(&id)) {
         Some((known, status)) => Ok(reply::json(&entry(&app, known, status))),
@@ -54,7 +56,7 @@ pub async fn show(
 /// # Errors
 /// See [`show`].
 pub async fn show_load(app: State<Arc<App>>) -> Result<Response, ApiError> {
-    show(app, Path("load".into())).await
+    show(app, Ok(Path("load".into()))).await
 }
 
 /// A model called `unload`; see [`show_load`].
@@ -62,7 +64,7 @@ pub async fn show_load(app: State<Arc<App>>) -> Result<Response, ApiError> {
 /// # Errors
 /// See [`show`].
 pub async fn show_unload(app: State<Arc<App>>) -> Result<Response, ApiError> {
-    show(app, Path("unload".into())).await
+    show(app, Ok(Path("unload".into()))).await
 }
 
 fn entry(app: &App, known: &KnownModel, status: &Status) -> Value {

@@ -10,7 +10,7 @@ use zinc_engine::SamplingParams;
 use zinc_token::EncodeOptions;
 
 use super::chat;
-use super::common::{ANY_OBJECT, MODEL};
+use super::common::{ANY_OBJECT, MODEL, short};
 use crate::app::{App, Phase, shutting_down};
 use crate::conversation::away;
 use crate::input::Input;
@@ -226,7 +226,7 @@ fn params(params: &SamplingParams) -> Map<String, Value> {
         ("frequency_penalty", params.frequency_penalty),
     ];
     let mut map: Map<String, Value> =
-        fields.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        fields.iter().map(|(name, value)| ((*name).to_owned(), short(*value))).collect();
     map.insert("top_k".into(), json!(params.top_k));
     map
 }

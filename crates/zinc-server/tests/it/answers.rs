@@ -126,7 +126,7 @@ fn answers_keep_to_a_schema_or_a_grammar() {
         let answer = server.ok("/v1/completions", &plain);
         assert!(allowed.contains(&answer["choices"][0]["text"].as_str().unwrap()), "{answer}");
     }
-    let unsupported = json!({"guided_json": {"type": "object", "unheardOf": 1}});
+    let unsupported = json!({"guided_json": {"type": "array", "uniqueItems": true}});
     assert_eq!(server.post(CHAT, &with(base, unsupported)).error().0, 400);
 }
 
@@ -189,7 +189,7 @@ fn tokens_and_templates() {
 #[test]
 fn the_prefix_cache_shows_in_usage_and_metrics() {
     let server = TestServer::plain();
-    let body = chat("Tell me about zinc, and then about copper, tin and lead.");
+    let body = chat(&"Tell me about zinc, copper, tin and lead. ".repeat(10));
     server.ok(CHAT, &body);
     let again = server.ok(CHAT, &body);
     let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_f64().unwrap();

@@ -238,3 +238,25 @@ fn a_prefilled_message_goes_on() {
         server.ok("/v1/chat/completions", &with(body, json!({"continue_final_message": true})));
     assert_eq!(messages["content"][0]["text"], chat["choices"][0]["message"]["content"]);
 }
+
+#[test]
+fn responses_tell_log_probabilities_with_their_texts() {
+    let server = TestServer::plain();
+    let body = json!({"input": "Tell me a story.", "temperature": 0, "max_output_tokens": 8,
+                      "include": ["message.output_text.logprobs"], "top_logprobs": 1});
+    let whole = server.ok("/v1/responses", &body);
+    let part = &whole["output"][0]["content"][0];
+    let tokens =
+        part["logprobs"].as_array().unwrap().iter().map(|entry| entry["token"].as_str().unwrap());
+    assert_eq!(tokens.collect::<String>(), part["text"].as_str().unwrap());
+    let events = server.post("/v1/responses", &with(body, json!({"stream": true}))).events();
+    for (_, data) in events.iter().filter(|(name, _)| name == "response.output_text.delta") {
+        let data: Value = serde_json::from_str(data).unwrap();
+        let tokens = data["logprobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["token"].as_str().unwrap());
+        assert_eq!(tokens.collect::<String>(), data["delta"].as_str().unwrap());
+    }
+}

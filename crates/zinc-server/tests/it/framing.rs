@@ -108,8 +108,13 @@ fn broken_requests_get_an_answer_or_the_door() {
             String::from_utf8_lossy(raw)
         );
     }
-    let head = format!("GET / HTTP/1.1\r\nhost: t\r\nx: {}\r\n\r\n", "y".repeat(100_000));
-    assert_eq!(server.raw(head.as_bytes()).status, 431);
+    // Whoever sends a head without end may be cut off before all of it is sent.
+    let head = format!("GET / HTTP/1.1\r\nhost: t\r\nx: {}", "y".repeat(1 << 20));
+    let mut stream = server.connect();
+    let _ = stream.write_all(head.as_bytes());
+    let mut answer = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{answer:?}");
     assert_eq!(server.get("/health").status, 200);
 }
 

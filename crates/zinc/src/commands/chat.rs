@@ -11,11 +11,9 @@ use serde_json::json;
 use zinc_engine::{FinishReason, SamplingParams};
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
-use crate::conversation::Message;
-use crate::generate::{self, Answer};
-use crate::session::Session;
+use crate::generate::{self, Answer, Piece};
+use crate::session::{Message, Session};
 use crate::terminal::Screen;
-use crate::think::Piece;
 use crate::{env, interrupt, report};
 
 /// Flags of `chat`.
@@ -59,7 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.limits.check()?;
     let mut session = Session::open(&args.model, &args.device, &args.engine)?;
     session.use_template(&args.model, &args.chat)?;
-    if session.prompter.is_none() {
+    if session.format.is_none() {
         let what = format!("{} has no chat template", args.model.name());
         return Err(report::with_hint(what, "let it continue a text: zinc run --raw"));
     }
@@ -238,14 +236,7 @@ impl Chat<'_> {
 
     /// The form that `zinc template --input` reads.
     fn as_json(&self) -> anyhow::Result<String> {
-        let message = |message: &Message| {
-            let mut fields = json!({ "role": message.role, "content": message.content });
-            if let Some(reasoning) = &message.reasoning {
-                fields["reasoning_content"] = json!(reasoning);
-            }
-            fields
-        };
-        let messages: Vec<_> = self.messages.iter().map(message).collect();
+        let messages: Vec<_> = self.messages.iter().map(Message::wire).collect();
         Ok(serde_json::to_string_pretty(&json!({ "messages": messages }))? + "\n")
     }
 

@@ -8,12 +8,10 @@ use serde::Serialize;
 use zinc_engine::{FinishReason, SamplingParams};
 
 use crate::args::{ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs};
-use crate::conversation::Message;
-use crate::generate::{self, Answer, Counts, Timings};
+use crate::generate::{self, Answer, Counts, Piece, Timings};
 use crate::progress::{Progress, Unit};
-use crate::session::Session;
+use crate::session::{Message, Session};
 use crate::terminal::Screen;
-use crate::think::Piece;
 use crate::{input, interrupt, output, report};
 
 /// Flags of `run`.
@@ -153,7 +151,7 @@ fn answer(
             screen.text(text)
         }
     };
-    if args.raw || session.prompter.is_none() {
+    if args.raw || session.format.is_none() {
         if !args.raw {
             if args.chat.system.is_some() {
                 let what = "this model has no chat template, so it takes no system message";

@@ -52,8 +52,8 @@ pub struct Args {
     ctx: Option<u32>,
     #[command(flatten)]
     step: StepArgs,
-    /// The same request gives the same tokens whatever else runs. The devices of this version always
-    /// compute so; the flag makes sure that one that does not is refused
+    /// The same request gives the same tokens whatever else runs: refuse a device that does not compute
+    /// so. The cpu and the reference device always do
     #[arg(long)]
     batch_invariant: bool,
     /// Do without /v1/embeddings and /v1/rerank, which take a little memory
@@ -279,6 +279,7 @@ struct FileLoader {
     device: DeviceArgs,
     options: EngineOptions,
     ctx: Option<u32>,
+    batch_invariant: bool,
     /// What was loaded last, for people.
     loaded: std::sync::Mutex<String>,
 }
@@ -296,6 +297,7 @@ impl FileLoader {
             device: args.device.clone(),
             options,
             ctx: args.ctx,
+            batch_invariant: args.batch_invariant,
             loaded: Default::default(),
         }
     }
@@ -312,6 +314,13 @@ impl FileLoader {
         let device = self.device.open()?;
         let options = EngineOptions { n_ctx: self.n_ctx(&model, &known.defaults)?, ..self.options };
         let name = device.info().name.clone();
+        if self.batch_invariant && !device.is_batch_invariant() {
+            let what = format!("the results of {name} depend on what else runs");
+            return Err(report::with_hint(
+                what,
+                "leave out --batch-invariant, or use --device cpu",
+            ));
+        }
         let (loaded, need) = model::load(model, device, &options)?;
         let memory = format!(
             "weights {} · cache {} ({} × {} tokens) · scratch {}",

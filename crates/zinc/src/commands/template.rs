@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use zinc_chat::{SpecialTexts, template_source};
 use zinc_token::template::{ChatTemplate, DateTime, TemplateInput, TemplateLimits};
 
 use crate::args::ModelArgs;
-use crate::conversation::{self, SpecialTexts};
 use crate::{input, output, report};
 
 /// Flags of `template`.
@@ -51,12 +51,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => {
             let gguf = args.model.open_gguf()?;
             SpecialTexts::of(args.model.tokenizer(&gguf)?.vocab()).fill(&mut input);
-            let template = conversation::template(gguf.metadata(), input.tools.is_some())
-                .with_context(|| args.model.name())?;
-            template.ok_or_else(|| {
+            let source = template_source(gguf.metadata(), input.tools.is_some());
+            let source = source.with_context(|| args.model.name())?.ok_or_else(|| {
                 let what = format!("{} has no chat template", args.model.name());
                 report::with_hint(what, "name one with --template-file FILE.jinja")
-            })?
+            })?;
+            ChatTemplate::new(source, TemplateLimits::default())
+                .with_context(|| args.model.name())?
         }
     };
     output::text(&template.render(&input)?)?;

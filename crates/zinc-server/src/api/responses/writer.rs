@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 use zinc_chat::Delta;
 
+use super::super::common::short;
 use crate::conversation::{Ask, End};
 use crate::ids;
 use crate::reply::push_event;
@@ -50,12 +51,12 @@ impl Writer {
             },
             "service_tier": "default",
             "store": false,
-            "temperature": ask.sampling.params.temperature,
+            "temperature": short(ask.sampling.params.temperature),
             "text": sent("text", json!({"format": {"type": "text"}})),
             "tool_choice": sent("tool_choice", json!("auto")),
             "tools": sent("tools", json!([])),
             "top_logprobs": ask.sampling.params.logprobs.unwrap_or(0),
-            "top_p": ask.sampling.params.top_p,
+            "top_p": short(ask.sampling.params.top_p),
             "truncation": "disabled",
             "usage": null,
             "user": sent("user", Value::Null),
@@ -89,11 +90,18 @@ impl Writer {
 
     /// Writes a piece of the answer.
     pub fn take(&mut self, delta: Delta) {
+        if !matches!(delta, Delta::Content(_)) {
+            // Only texts have a place for them.
+            self.logprobs.clear();
+        }
         match delta {
             Delta::Content(text) => {
                 self.open_text(Open::Message);
                 self.grow(&["content", "0", "text"], &text);
                 let logprobs = std::mem::take(&mut self.logprobs);
+                if let Some(Value::Array(all)) = self.at(&["content", "0", "logprobs"]) {
+                    all.extend(logprobs.iter().cloned());
+                }
                 self.part_event(
                     "response.output_text.delta",
                     json!({"delta": text, "logprobs": logprobs}),
@@ -122,15 +130,9 @@ impl Writer {
         }
     }
 
-    /// Adds a token's log-probabilities to the text that is being written.
+    /// Keeps a token's log-probabilities for the text that it becomes part of.
     pub fn add_logprobs(&mut self, entry: Value) {
-        if self.open != Some(Open::Message) {
-            return;
-        }
-        self.logprobs.push(entry.clone());
-        if let Some(Value::Array(all)) = self.at(&["content", "0", "logprobs"]) {
-            all.push(entry);
-        }
+        self.logprobs.push(entry);
     }
 
     /// Ends the answer.
@@ -209,7 +211,6 @@ impl Writer {
     /// Ends the item that is being written.
     fn close(&mut self, status: &str) {
         let Some(open) = self.open.take() else { return };
-        self.logprobs.clear();
         if open == Open::Call {
             let arguments = self.last()["arguments"].clone();
             let name = self.last()["name"].clone();
