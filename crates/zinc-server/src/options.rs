@@ -193,7 +193,7 @@ impl Config {
 
 impl ModelDefaults {
     /// These, and `general` where they say nothing.
-    fn over(self, general: ModelDefaults) -> ModelDefaults {
+    pub fn over(self, general: ModelDefaults) -> ModelDefaults {
         ModelDefaults {
             ctx: self.ctx.or(general.ctx),
             chat_template: self.chat_template.or(general.chat_template),
