@@ -16,6 +16,12 @@ pub trait ModelSource: fmt::Debug + Send + Sync {
     /// A sentence that says what is wrong and what to do.
     fn offers(&self) -> Result<Vec<Offer>, String>;
 
+    /// Whether a model of the server fits this machine, if that can be said. Asked for with each listing,
+    /// where it may take time the first time.
+    fn fit(&self, _known: &KnownModel) -> Option<FitNote> {
+        None
+    }
+
     /// Fetches a model by a name in the catalog, `hf:OWNER/REPO[:QUANT]` or an address, and tells how
     /// far it is. Dropping the future pauses it: what came is kept, and the next pull goes on from
     /// there.
@@ -77,6 +83,13 @@ pub struct FitNote {
     pub text: String,
 }
 
+impl FitNote {
+    /// The note as listings have it.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({"fits": self.fits, "text": self.text})
+    }
+}
+
 impl Offer {
     /// The offer as `/v1/catalog` lists it.
     pub(crate) fn to_json(&self) -> Value {
@@ -93,7 +106,7 @@ impl Offer {
             "thinking": self.thinking,
             "tools": self.tools,
             "installed": self.installed,
-            "fit": self.fit.as_ref().map(|fit| json!({"fits": fit.fits, "text": fit.text})),
+            "fit": self.fit.as_ref().map(FitNote::to_json),
         })
     }
 }

@@ -5,6 +5,7 @@
 //! text to HTML. The page and its assets need no key; what the page asks the API for does.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use include_dir::{Dir, include_dir};
@@ -61,7 +62,12 @@ pub async fn licences(headers: HeaderMap) -> Result<Response, ApiError> {
 ///
 /// # Errors
 /// See [`file`].
-pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn asset(
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    // A name that cannot be read is the name of no file.
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     file(&format!("assets/{name}"), &headers)
 }
 

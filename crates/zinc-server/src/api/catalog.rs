@@ -61,7 +61,7 @@ pub async fn pull(State(app): State<Arc<App>>, input: Input) -> Result<Response,
 /// # Errors
 /// There is no such model.
 pub async fn show_pull(app: State<Arc<App>>) -> Result<Response, ApiError> {
-    models::show(app, Path("pull".into())).await
+    models::show(app, Ok(Path("pull".into()))).await
 }
 
 fn source(app: &App) -> Result<Arc<dyn ModelSource>, ApiError> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use zinc_server::{FitNote, ModelSource, Offer, Progress, Pulling, Tell};
+use zinc_server::{FitNote, KnownModel, ModelSource, Offer, Progress, Pulling, Tell};
 
 use crate::support::{Response, Setup, TestServer, chat, model, request, with};
 
@@ -28,6 +28,10 @@ impl ModelSource for Pieces {
     fn offers(&self) -> Result<Vec<Offer>, String> {
         let fit = FitNote { fits: true, text: "fits on cpu at 2,048 tokens".into() };
         Ok(vec![Offer { id: "more".into(), bytes: Some(300), fit: Some(fit), ..Offer::default() }])
+    }
+
+    fn fit(&self, known: &KnownModel) -> Option<FitNote> {
+        (known.id == "more").then(|| FitNote { fits: true, text: "fits".into() })
     }
 
     fn pull(self: Arc<Self>, name: String, tell: Tell) -> Pulling {
@@ -75,7 +79,12 @@ fn a_pulled_model_answers() {
     assert_eq!(answer["model"], "more");
     // A second pull of the same changes nothing.
     server.post("/v1/models/pull", &json!({"model": "more"}));
-    assert_eq!(server.get("/v1/models").json()["data"].as_array().unwrap().len(), 2);
+    let list = server.get("/v1/models").json();
+    assert_eq!(list["data"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&list["data"][0]["fit"], &list["data"][1]["fit"]["text"]),
+        (&Value::Null, &json!("fits"))
+    );
 }
 
 #[test]
