@@ -276,7 +276,7 @@ impl Choice {
         }
     }
 
-    fn into_json(&mut self, index: usize) -> Value {
+    fn take_json(&mut self, index: usize) -> Value {
         let logprobs = match self.wants_logprobs && !self.tokens.tokens.is_empty() {
             true => self.tokens.take(),
             false => Value::Null,
@@ -326,7 +326,7 @@ impl Answers {
             self.take(update?);
         }
         let choices = self.choices.iter_mut().enumerate();
-        let choices = choices.map(|(i, choice)| choice.into_json(i)).collect();
+        let choices = choices.map(|(i, choice)| choice.take_json(i)).collect();
         let mut object = self.head.object(choices);
         object["usage"] = common::usage(self.run.total(), 0);
         Ok(reply::json(&object))
@@ -350,7 +350,7 @@ impl Stream {
         if is_silent {
             return;
         }
-        let choice = choice.into_json(index);
+        let choice = choice.take_json(index);
         let mut object = self.answers.head.object(json!([choice]));
         if self.include_usage {
             object["usage"] = Value::Null;

@@ -137,6 +137,9 @@ fn running_answers_finish_when_a_server_ends() {
     let mut running = started(&server, json!({"max_tokens": 150}));
     let mut idle = server.connect();
     server.tell_to_end();
+    while server.get("/health").status == 200 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     // Nobody new is taken, on old connections or new ones.
     idle.write_all(request("POST", CHAT, "", &chat("x").to_string()).as_bytes()).unwrap();
     let refused = Response::read(&mut idle);
