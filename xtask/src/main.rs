@@ -4,6 +4,7 @@ mod clients;
 mod server;
 mod soak;
 mod tidy;
+mod ui;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,12 +19,15 @@ cargo xtask <task>
   clients         real clients from their registries against a live server; needs python3-venv, node,
                   npm and curl
   soak [SECONDS]  64 clients of every sort against a live server, 300 seconds if not said otherwise
+  ui [--write]    builds the chat page, compares it with what is committed, drives it in a browser;
+                  needs node, npm and Chromium. --write builds it into the repository
 ";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1);
     let result = match task.as_deref() {
         Some("tidy") => tidy::run(&root()),
+        Some("ui") => ui::run(&root(), std::env::args().nth(2).as_deref() == Some("--write")),
         Some("clients") => clients::run(&root()),
         Some("soak") => soak_seconds().and_then(|seconds| soak::run(&root(), seconds)),
         Some("help" | "--help" | "-h") | None => {

@@ -1,5 +1,6 @@
 //! The routes, one file per API.
 
+pub mod catalog;
 pub mod chat;
 pub mod common;
 pub mod completions;

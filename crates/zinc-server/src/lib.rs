@@ -34,6 +34,8 @@ mod run;
 mod sampling;
 pub mod schema;
 mod signals;
+mod source;
+mod ui;
 mod worker;
 
 use std::net::SocketAddr;
@@ -50,6 +52,7 @@ pub use models::{Loaded, Loader};
 pub use options::{
     Config, ConfigError, KnownModel, Limits, ModelConfig, ModelDefaults, ServeOptions,
 };
+pub use source::{FitNote, ModelSource, Offer, Progress, Pulling, Tell};
 
 /// A server that listens and does not serve yet.
 pub struct Server {

@@ -121,15 +121,8 @@ impl Registry {
         loader: Arc<dyn Loader>,
         metrics: Arc<Metrics>,
     ) -> Registry {
-        let slot = |known| Slot {
-            known: Arc::new(known),
-            state: State::Unloaded,
-            n_leases: 0,
-            last_used: Instant::now(),
-            gives_way: false,
-            on_unloaded: Vec::new(),
-        };
-        let inner = Inner { slots: models.into_iter().map(slot).collect(), line: VecDeque::new() };
+        let slots = models.into_iter().map(Slot::new).collect();
+        let inner = Inner { slots, line: VecDeque::new() };
         let (models_max, runtime) = (models_max.max(1), Handle::current());
         Registry { loader, metrics, models_max, runtime, inner: Mutex::new(inner) }
     }
@@ -142,6 +135,16 @@ impl Registry {
     pub fn list(&self) -> Vec<(Arc<KnownModel>, Status)> {
         let inner = self.lock();
         inner.slots.iter().map(|slot| (Arc::clone(&slot.known), slot.status())).collect()
+    }
+
+    /// Adds a model that came while the server runs, unless its name is taken, and gives its id.
+    pub fn add(&self, known: KnownModel) -> String {
+        let mut inner = self.lock();
+        let id = known.id.clone();
+        if !inner.slots.iter().any(|slot| slot.known.is_called(&id)) {
+            inner.slots.push(Slot::new(known));
+        }
+        id
     }
 
     /// The loaded instance of a model, without loading it.
@@ -394,6 +397,17 @@ impl Registry {
 }
 
 impl Slot {
+    fn new(known: KnownModel) -> Slot {
+        Slot {
+            known: Arc::new(known),
+            state: State::Unloaded,
+            n_leases: 0,
+            last_used: Instant::now(),
+            gives_way: false,
+            on_unloaded: Vec::new(),
+        }
+    }
+
     fn instance(&self) -> Option<&Arc<Instance>> {
         match &self.state {
             State::Ready { instance, .. } => Some(instance),

@@ -113,7 +113,7 @@ const ANSWER: &[(&str, &str)] = &[
 ];
 
 /// The responses: the fields that are always there, with their types.
-const RESPONSES: [(&str, &[(&str, &str)]); 17] = [
+const RESPONSES: [(&str, &[(&str, &str)]); 16] = [
     ("ChatCompletion", ANSWER),
     ("Completion", ANSWER),
     (
@@ -133,7 +133,6 @@ const RESPONSES: [(&str, &[(&str, &str)]); 17] = [
     ("Health", &[("status", "string")]),
     ("Properties", &[("model_alias", "string"), ("status", "string")]),
     ("Document", &[("openapi", "string"), ("paths", "object")]),
-    ("Welcome", &[("name", "string"), ("version", "string")]),
 ];
 
 /// Schemas of the responses.

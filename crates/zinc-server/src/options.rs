@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use zinc_engine::SamplingParams;
+
+use crate::ModelSource;
 
 /// Everything about a server besides its models.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct ServeOptions {
     pub drain: Duration,
     /// Load the first model at once, not with its first request.
     pub load_at_start: bool,
+    /// Where models come from that are not here yet.
+    pub source: Option<Arc<dyn ModelSource>>,
 }
 
 /// Bounds on what clients may use.
@@ -59,6 +64,7 @@ impl Default for ServeOptions {
             idle_unload: None,
             drain: Duration::from_secs(30),
             load_at_start: true,
+            source: None,
         }
     }
 }
@@ -187,7 +193,7 @@ impl Config {
 
 impl ModelDefaults {
     /// These, and `general` where they say nothing.
-    fn over(self, general: ModelDefaults) -> ModelDefaults {
+    pub fn over(self, general: ModelDefaults) -> ModelDefaults {
         ModelDefaults {
             ctx: self.ctx.or(general.ctx),
             chat_template: self.chat_template.or(general.chat_template),

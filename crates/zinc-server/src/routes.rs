@@ -9,10 +9,10 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::api::{chat, completions, embeddings, messages, models, native, responses};
+use crate::api::{catalog, chat, completions, embeddings, messages, models, native, responses};
 use crate::app::App;
 use crate::schema::Object;
-use crate::{ApiError, layers, openapi, reply};
+use crate::{ApiError, layers, openapi, reply, ui};
 
 /// A route.
 pub struct Route {
@@ -44,7 +44,7 @@ const fn stream(route: Route) -> Route {
 }
 
 /// All routes.
-pub static ROUTES: [Route; 20] = [
+pub static ROUTES: [Route; 21] = [
     stream(route(
         &["/v1/chat/completions", "/chat/completions"],
         Some(&chat::BODY),
@@ -112,6 +112,20 @@ pub static ROUTES: [Route; 20] = [
         Some("ModelStatus"),
         || post(models::unload).get(models::show_unload),
     ),
+    stream(route(
+        &["/v1/models/pull"],
+        Some(&models::BODY),
+        "Download a model; events say how far it is",
+        None,
+        || post(catalog::pull).get(catalog::show_pull),
+    )),
+    route(
+        &["/v1/catalog"],
+        None,
+        "List the models that can be downloaded",
+        Some("ModelList"),
+        || get(catalog::list),
+    ),
     route(&["/tokenize"], Some(&native::TOKENIZE), "Text to tokens", Some("Tokens"), || {
         post(native::tokenize)
     }),
@@ -138,19 +152,11 @@ pub static ROUTES: [Route; 20] = [
         get(native::props)
     }),
     route(&["/openapi.json"], None, "This document", Some("Document"), || get(document)),
-    route(&["/"], None, "What this is", Some("Welcome"), || get(welcome)),
 ];
 
 async fn document() -> Response {
     static TEXT: LazyLock<String> = LazyLock::new(|| openapi::document().to_string());
     reply::typed("application/json", TEXT.as_str())
-}
-
-async fn welcome() -> Response {
-    let hint = "POST /v1/chat/completions; the routes are described at /openapi.json";
-    reply::json(
-        &serde_json::json!({"name": "zinc", "version": env!("CARGO_PKG_VERSION"), "hint": hint}),
-    )
 }
 
 async fn not_found() -> ApiError {
@@ -172,6 +178,10 @@ pub fn router(app: &Arc<App>) -> Router {
         }
     }
     let router = router
+        .route("/", get(ui::page))
+        .route("/icon.svg", get(ui::icon))
+        .route("/licenses.txt", get(ui::licences))
+        .route("/assets/{*name}", get(ui::asset))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(app), layers::around))

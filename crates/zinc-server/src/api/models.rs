@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::native::{MODEL_NAME, path_of};
 use crate::app::App;
+use crate::conversation::away;
 use crate::input::Input;
 use crate::models::Status;
 use crate::schema::Object;
@@ -24,7 +25,16 @@ pub const BODY: Object = Object { name: "ModelRequest", groups: &[MODEL_NAME] };
 /// See [`ApiError`].
 pub async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let list = app.registry.list();
-    let data: Vec<_> = list.iter().map(|(known, status)| entry(&app, known, status)).collect();
+    let mut data: Vec<_> = list.iter().map(|(known, status)| entry(&app, known, status)).collect();
+    if let Some(source) = app.options.source.clone() {
+        let fits =
+            away(move || list.iter().map(|(known, _)| source.fit(known)).collect::<Vec<_>>());
+        for (entry, fit) in data.iter_mut().zip(fits.await?) {
+            if let Some(fit) = fit {
+                entry["fit"] = fit.to_json();
+            }
+        }
+    }
     let id = |at: Option<&Value>| at.map_or(Value::Null, |entry| entry["id"].clone());
     let (first, last) = (id(data.first()), id(data.last()));
     Ok(reply::json(&json!({

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
+mod catalog;
 mod conversations;
 mod faults;
 mod framing;

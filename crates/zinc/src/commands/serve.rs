@@ -164,6 +164,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         idle_unload: args.idle_unload.map(Duration::from_secs),
         drain: Duration::from_secs(args.limits.drain_timeout),
         load_at_start: true,
+        source: None,
     };
     let loader = Arc::new(FileLoader::new(args));
     let needs_key = !options.api_keys.is_empty();

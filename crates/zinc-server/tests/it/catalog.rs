@@ -1,0 +1,143 @@
+//! The chat page's files, the catalog and downloads.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use zinc_server::{FitNote, KnownModel, ModelSource, Offer, Progress, Pulling, Tell};
+
+use crate::support::{Response, Setup, TestServer, chat, model, request, with};
+
+/// Has one model, which comes in three pieces; `broken` does not come, `endless` never ends.
+#[derive(Debug, Default)]
+struct Pieces {
+    was_dropped: Arc<AtomicBool>,
+}
+
+struct OnDrop(Arc<AtomicBool>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl ModelSource for Pieces {
+    fn offers(&self) -> Result<Vec<Offer>, String> {
+        let fit = FitNote { fits: true, text: "fits on cpu at 2,048 tokens".into() };
+        Ok(vec![Offer { id: "more".into(), bytes: Some(300), fit: Some(fit), ..Offer::default() }])
+    }
+
+    fn fit(&self, known: &KnownModel) -> Option<FitNote> {
+        (known.id == "more").then(|| FitNote { fits: true, text: "fits".into() })
+    }
+
+    fn pull(self: Arc<Self>, name: String, tell: Tell) -> Pulling {
+        Box::pin(async move {
+            let _dropped = OnDrop(Arc::clone(&self.was_dropped));
+            for done in [0, 100, 200, 300] {
+                tell(Progress { phase: "download", done, total: Some(300) });
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                match name.as_str() {
+                    "broken" => return Err("the disk is full; free some space".into()),
+                    "endless" => tokio::time::sleep(Duration::from_secs(3600)).await,
+                    _ => {}
+                }
+            }
+            Ok(model("more"))
+        })
+    }
+}
+
+fn server(source: &Arc<Pieces>) -> TestServer {
+    let mut setup = Setup::default();
+    setup.options.source = Some(Arc::clone(source) as Arc<dyn ModelSource>);
+    TestServer::start(setup)
+}
+
+/// Names and data of a stream's events.
+fn events(response: &Response) -> Vec<(String, Value)> {
+    let events = response.events().into_iter();
+    events.map(|(name, data)| (name, serde_json::from_str(&data).unwrap())).collect()
+}
+
+#[test]
+fn a_pulled_model_answers() {
+    let server = server(&Arc::default());
+    let offers = server.get("/v1/catalog").json();
+    assert_eq!(offers["data"][0]["id"], "more");
+    assert_eq!(offers["data"][0]["fit"]["fits"], true);
+    let response = server.post("/v1/models/pull", &json!({"model": "more"}));
+    let events = events(&response);
+    let (last, before) = events.split_last().unwrap();
+    assert_eq!((last.0.as_str(), &last.1), ("done", &json!({"id": "more"})));
+    assert!(!before.is_empty() && before.iter().all(|(name, _)| name == "progress"), "{before:?}");
+    assert_eq!(before[0].1["total"], 300);
+    let answer = server.ok("/v1/chat/completions", &with(chat("x"), json!({"model": "more"})));
+    assert_eq!(answer["model"], "more");
+    // A second pull of the same changes nothing.
+    server.post("/v1/models/pull", &json!({"model": "more"}));
+    let list = server.get("/v1/models").json();
+    assert_eq!(list["data"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&list["data"][0]["fit"], &list["data"][1]["fit"]["text"]),
+        (&Value::Null, &json!("fits"))
+    );
+}
+
+#[test]
+fn a_pull_that_fails_says_why() {
+    let server = server(&Arc::default());
+    let response = server.post("/v1/models/pull", &json!({"model": "broken"}));
+    let events = events(&response);
+    let (name, data) = events.last().unwrap();
+    assert_eq!(name, "error");
+    assert_eq!(data["error"]["message"], "the disk is full; free some space");
+}
+
+#[test]
+fn a_client_that_goes_pauses_the_pull() {
+    let source = Arc::<Pieces>::default();
+    let server = server(&source);
+    let mut stream = server.connect();
+    let body = json!({"model": "endless"}).to_string();
+    stream.write_all(request("POST", "/v1/models/pull", "", &body).as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(stream);
+    for _ in 0..200 {
+        if source.was_dropped.load(Ordering::Acquire) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the pull goes on without its client");
+}
+
+#[test]
+fn without_a_catalog_there_is_none() {
+    let server = TestServer::plain();
+    let response = server.get("/v1/catalog");
+    assert_eq!(
+        (response.status, response.json()["error"]["code"].as_str()),
+        (404, Some("no_catalog"))
+    );
+    assert_eq!(server.post("/v1/models/pull", &json!({"model": "x"})).status, 404);
+}
+
+#[test]
+fn the_page_needs_no_key_and_its_requests_do() {
+    let mut setup = Setup::default();
+    setup.options.api_keys = vec!["secret".into()];
+    let server = TestServer::start(setup);
+    let page = server.get("/");
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("<!doctype html>"));
+    assert_eq!(server.get("/licenses.txt").status, 200);
+    assert_eq!(server.get("/assets/none.js").status, 404);
+    assert_eq!(server.get("/assets/../v1/models").status, 404);
+    for path in ["/v1/models", "/v1/catalog", "/assetsx", "/props"] {
+        assert_eq!(server.get(path).status, 401, "{path}");
+    }
+}
