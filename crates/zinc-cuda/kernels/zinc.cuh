@@ -1,0 +1,140 @@
+// What every kernel starts from: names of types, how a kernel and its shared memory are declared, 16-bit floats,
+// reductions, and dependent launch. Compiled by NVRTC without any header of the toolkit, and as C++ by the host
+// runner (`ZINC_HOST`), whose own header then stands in for the language.
+//
+//   ZINC_KERNEL(name, threads, blocks per SM, (parameters)) { body }
+//   ZINC_SHARED(type, name, n);          an array in shared memory
+//   ZINC_DYNAMIC_SHARED(name);           unsigned char *: the launch's dynamic shared memory, 16-byte aligned
+//
+// Parameters are pointers, int, unsigned and float, in the order of the launch's arguments. `const int *n_rows`
+// is the actual number of rows of the step; the grid is sized by the plan's bound.
+//
+// A kernel calls wait_for_inputs() before it touches what an earlier one wrote, and let_next_start() when its
+// last work is under way: launches of one stream may overlap (programmatic dependent launch).
+#pragma once
+
+#ifdef ZINC_HOST
+#include "zinc_host.h"
+#else
+#define ZINC_KERNEL(name, n_threads, n_blocks, params)                                              \
+    extern "C" __global__ void __launch_bounds__(n_threads, n_blocks) name params
+#define ZINC_SHARED(type, name, n) __shared__ __align__(16) type name[n]
+#define ZINC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define ZINC_ASSERT(condition)
+#endif
+
+typedef unsigned char u8;
+typedef signed char i8;
+typedef unsigned short u16;
+typedef short i16;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+#define FULL_WARP 0xffffffffu
+#define NEG_INFINITY __uint_as_float(0xff800000u)
+#define LOG2_E 1.4426950408889634f
+
+#define DEVICE static __device__ __forceinline__
+
+// ---- dependent launch ------------------------------------------------------------------------------------
+
+DEVICE void wait_for_inputs() {
+#if !defined(ZINC_HOST) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+DEVICE void let_next_start() {
+#if !defined(ZINC_HOST) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// ---- 16-bit floats as bits; rounding to the nearest, ties to even ----------------------------------------
+
+DEVICE float f16_to_f32(u16 bits) {
+#ifdef ZINC_HOST
+    u32 magnitude = (u32)(bits & 0x7fff) << 13;
+    float value = __uint_as_float(magnitude) * 0x1p112f;
+    if ((bits & 0x7c00) == 0x7c00) value = __uint_as_float(0x7f800000u | magnitude);
+    return bits & 0x8000 ? -value : value;
+#else
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#endif
+}
+
+DEVICE u16 f32_to_f16(float value) {
+#ifdef ZINC_HOST
+    u32 bits = __float_as_uint(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000u) return (u16)(sign | 0x7fff);
+    if (magnitude >= 0x477ff000u) return (u16)(sign | 0x7c00);
+    if (magnitude < 0x38800000u) {
+        // One half has the spacing of the smallest f16 numbers.
+        float sum = __uint_as_float(magnitude) + 0.5f;
+        return (u16)(sign | (__float_as_uint(sum) - 0x3f000000u));
+    }
+    magnitude += 0xc8000fffu + (magnitude >> 13 & 1);
+    return (u16)(sign | magnitude >> 13);
+#else
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+#endif
+}
+
+DEVICE float bf16_to_f32(u16 bits) { return __uint_as_float((u32)bits << 16); }
+
+DEVICE u16 f32_to_bf16(float value) {
+    u32 bits = __float_as_uint(value);
+    if ((bits & 0x7fffffff) > 0x7f800000u) return (u16)(bits >> 16 | 64);
+    return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Two f16 in one register, the first in the low half.
+DEVICE u32 pack_f16(float low, float high) { return f32_to_f16(low) | (u32)f32_to_f16(high) << 16; }
+DEVICE float low_f16(u32 pair) { return f16_to_f32((u16)pair); }
+DEVICE float high_f16(u32 pair) { return f16_to_f32((u16)(pair >> 16)); }
+
+// ---- reductions: the order is fixed, every lane gets the same bits -----------------------------------------
+
+DEVICE float warp_sum(float value) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) value += __shfl_xor_sync(FULL_WARP, value, bits);
+    return value;
+}
+
+DEVICE float warp_max(float value) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) value = fmaxf(value, __shfl_xor_sync(FULL_WARP, value, bits));
+    return value;
+}
+
+// Sum over the block's threads, for all of them. `places` holds one float for each warp; a barrier must lie
+// between two uses of the same places.
+DEVICE float block_sum(float value, float *places) {
+    int lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
+    value = warp_sum(value);
+    if (lane == 0) places[threadIdx.x / 32] = value;
+    __syncthreads();
+    return warp_sum(lane < n_warps ? places[lane] : 0.0f);
+}
+
+// ---- elementary functions -----------------------------------------------------------------------------------
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// 2^x for x <= 0; 0 for minus infinity.
+DEVICE float exp2_of(float x) {
+#ifdef ZINC_HOST
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+DEVICE int div_up(int a, int b) { return (a + b - 1) / b; }
