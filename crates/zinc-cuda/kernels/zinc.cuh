@@ -2,22 +2,21 @@
 // reductions, and dependent launch. Compiled by NVRTC without any header of the toolkit, and as C++ by the host
 // runner (`ZINC_HOST`), whose own header then stands in for the language.
 //
-//   ZINC_KERNEL(name, threads, blocks per SM, (parameters)) { body }
+//   ZINC_KERNEL(name, threads, blocks per SM, Params) { body }     one parameter: `const Params p`
 //   ZINC_SHARED(type, name, n);          an array in shared memory
 //   ZINC_DYNAMIC_SHARED(name);           unsigned char *: the launch's dynamic shared memory, 16-byte aligned
 //
-// Parameters are pointers, int, unsigned and float, in the order of the launch's arguments. `const int *n_rows`
-// is the actual number of rows of the step; the grid is sized by the plan's bound.
+// The grid is sized by the bucket's bounds; the step's actual counts are in its header (Count).
 //
-// A kernel calls wait_for_inputs() before it touches what an earlier one wrote, and let_next_start() when its
-// last work is under way: launches of one stream may overlap (programmatic dependent launch).
+// Every block calls pdl_launch() and then pdl_wait() before it touches anything but weights and constants, on
+// every path: launches of one stream may overlap (programmatic dependent launch), and the wait orders them.
 #pragma once
 
 #ifdef ZINC_HOST
 #include "zinc_host.h"
 #else
-#define ZINC_KERNEL(name, n_threads, n_blocks, params)                                              \
-    extern "C" __global__ void __launch_bounds__(n_threads, n_blocks) name params
+#define ZINC_KERNEL(name, n_threads, n_blocks, Params)                                              \
+    extern "C" __global__ void __launch_bounds__(n_threads, n_blocks) name(const Params p)
 #define ZINC_SHARED(type, name, n) __shared__ __align__(16) type name[n]
 #define ZINC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define ZINC_ASSERT(condition)
@@ -39,17 +38,35 @@ typedef unsigned long long u64;
 
 // ---- dependent launch ------------------------------------------------------------------------------------
 
-DEVICE void wait_for_inputs() {
+DEVICE void pdl_wait() {
 #if !defined(ZINC_HOST) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-DEVICE void let_next_start() {
+DEVICE void pdl_launch() {
 #if !defined(ZINC_HOST) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+// ---- operands ------------------------------------------------------------------------------------------------
+
+// Rows of `cols` floats, `stride` floats from row to row. A view has its base's stride and is aligned to nothing
+// but its elements.
+struct Rows {
+    float *data;
+    u32 stride, cols;
+    __device__ __forceinline__ float *row(int r) const { return data + (i64)r * stride; }
+};
+
+// Actual rows of a dimension in this step: `which` is 0 for tokens, 1 for sequences, 2 for wanted rows, 3 for a
+// number that the plan fixes, which the grid has exactly.
+struct Count {
+    const int *header;
+    u32 which, unused;
+    __device__ __forceinline__ int get() const { return which < 3 ? header[which] : 0x7fffffff; }
+};
 
 // ---- 16-bit floats as bits; rounding to the nearest, ties to even ----------------------------------------
 

@@ -12,9 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <tuple>
 #include <type_traits>
-#include <utility>
 
 #define ZINC_HOST 1
 #define __device__
@@ -67,40 +65,21 @@ struct Kernel {
 };
 void add_kernel(Kernel *kernel);
 
-template <class T> constexpr size_t align_up(size_t at) {
-    return (at + alignof(T) - 1) / alignof(T) * alignof(T);
-}
-// Arguments lie one after another, each aligned to its size: the layout of a C struct.
-template <class T> T next_arg(const unsigned char *args, size_t &at) {
-    T value;
-    at = align_up<T>(at);
-    std::memcpy(&value, args + at, sizeof(T));
-    at += sizeof(T);
-    return value;
-}
-template <class... A> struct Entry {
-    static size_t bytes() {
-        size_t at = 0;
-        ((at = align_up<A>(at) + sizeof(A)), ...);
-        return at;
-    }
+// A kernel has one parameter, a struct.
+template <class Params> struct Registrar : Kernel {
     static void run(const void *kernel, const unsigned char *args) {
-        size_t at = 0;
-        // Braces: the arguments are read from left to right.
-        std::tuple<A...> values{next_arg<A>(args, at)...};
-        std::apply(reinterpret_cast<void (*)(A...)>(const_cast<void *>(kernel)), values);
+        Params params;
+        std::memcpy(&params, args, sizeof params);
+        reinterpret_cast<void (*)(const Params)>(const_cast<void *>(kernel))(params);
     }
-};
-template <class... A> struct Registrar : Kernel {
-    Registrar(const char *kernel_name, void (*kernel)(A...)) {
+    Registrar(const char *kernel_name, void (*kernel)(const Params)) {
         name = kernel_name;
         function = reinterpret_cast<const void *>(kernel);
-        body = Entry<A...>::run;
-        n_args_bytes = Entry<A...>::bytes();
+        body = run;
+        n_args_bytes = sizeof(Params);
         add_kernel(this);
     }
 };
-template <class... A> Registrar(const char *, void (*)(A...)) -> Registrar<A...>;
 
 template <class T> T lane_value(const unsigned char *places, unsigned lane) {
     T value;
@@ -114,10 +93,10 @@ template <class T> T lane_value(const unsigned char *places, unsigned lane) {
 #define blockDim (zh::launch.threads)
 #define gridDim (zh::launch.grid)
 
-#define ZINC_KERNEL(name, n_threads, n_blocks, params)                                              \
-    extern "C" void name params;                                                                    \
-    static zh::Registrar register_##name(#name, &name);                                             \
-    extern "C" void name params
+#define ZINC_KERNEL(name, n_threads, n_blocks, Params)                                              \
+    static void zk_##name(const Params p);                                                          \
+    static zh::Registrar<Params> register_##name(#name, &zk_##name);                                \
+    static void zk_##name(const Params p)
 #define ZINC_SHARED(type, name, n)                                                                  \
     static char name##_key;                                                                         \
     type *name = reinterpret_cast<type *>(zh::shared(&name##_key, sizeof(type) * (n)))
