@@ -25,5 +25,5 @@ template <class Format> DEVICE void embed(const EmbedParams &p) {
 }
 
 #define EMBED(Format, name)                                                                         \
-    ZINC_KERNEL(embed_##name, 256, 1, EmbedParams) { embed<Format>(p); }
+    ZINC_KERNEL(256, 1) embed_##name(ZINC_PARAM EmbedParams p) { embed<Format>(p); }
 ZINC_ALL_FORMATS(EMBED)

@@ -26,25 +26,25 @@ template <class T, int LEN, class Make> DEVICE void write_rows(const KvWritePara
     make(x + first, min(LEN, cols - first), cache, (i64)p.slots[row] * cols + first);
 }
 
-ZINC_KERNEL(kv_write_f32, 64, 1, KvWriteParams) {
+ZINC_KERNEL(64, 1) kv_write_f32(ZINC_PARAM KvWriteParams p) {
     write_rows<float, 4>(p, [](const float *x, int n, float *cache, i64 at) {
         for (int i = 0; i < n; i++) cache[at + i] = x[i];
     });
 }
 
-ZINC_KERNEL(kv_write_f16, 64, 1, KvWriteParams) {
+ZINC_KERNEL(64, 1) kv_write_f16(ZINC_PARAM KvWriteParams p) {
     write_rows<u16, 4>(p, [](const float *x, int n, u16 *cache, i64 at) {
         for (int i = 0; i < n; i++) cache[at + i] = f32_to_f16(x[i]);
     });
 }
 
-ZINC_KERNEL(kv_write_bf16, 64, 1, KvWriteParams) {
+ZINC_KERNEL(64, 1) kv_write_bf16(ZINC_PARAM KvWriteParams p) {
     write_rows<u16, 4>(p, [](const float *x, int n, u16 *cache, i64 at) {
         for (int i = 0; i < n; i++) cache[at + i] = f32_to_bf16(x[i]);
     });
 }
 
-ZINC_KERNEL(kv_write_q8_0, 64, 1, KvWriteParams) {
+ZINC_KERNEL(64, 1) kv_write_q8_0(ZINC_PARAM KvWriteParams p) {
     write_rows<u8, 32>(p, [](const float *x, int, u8 *cache, i64 at) {
         float most = 0.0f;
         for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[i]));
@@ -56,7 +56,7 @@ ZINC_KERNEL(kv_write_q8_0, 64, 1, KvWriteParams) {
     });
 }
 
-ZINC_KERNEL(kv_write_q4_0, 64, 1, KvWriteParams) {
+ZINC_KERNEL(64, 1) kv_write_q4_0(ZINC_PARAM KvWriteParams p) {
     write_rows<u8, 32>(p, [](const float *x, int, u8 *cache, i64 at) {
         // The first one of the largest magnitude becomes -8.
         float most = 0.0f;

@@ -47,12 +47,12 @@ template <Norm NORM> DEVICE void norm_by_warp(const NormParams &p) {
     for (int col = lane; col < group; col += 32) y[col] = normed<NORM>(x[col], scale, p.w, z, col);
 }
 
-ZINC_KERNEL(rms_norm_warp, 256, 1, NormParams) { norm_by_warp<RMS>(p); }
-ZINC_KERNEL(rms_norm_gated_warp, 256, 1, NormParams) { norm_by_warp<RMS_GATED>(p); }
-ZINC_KERNEL(l2_norm_warp, 256, 1, NormParams) { norm_by_warp<L2>(p); }
+ZINC_KERNEL(256, 1) rms_norm_warp(ZINC_PARAM NormParams p) { norm_by_warp<RMS>(p); }
+ZINC_KERNEL(256, 1) rms_norm_gated_warp(ZINC_PARAM NormParams p) { norm_by_warp<RMS_GATED>(p); }
+ZINC_KERNEL(256, 1) l2_norm_warp(ZINC_PARAM NormParams p) { norm_by_warp<L2>(p); }
 
-ZINC_KERNEL(rms_norm_block, 1024, 1, NormParams) {
-    ZINC_SHARED(float, places, 32);
+ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
+    ZINC_STATIC_SHARED(float, places, 32);
     int n_groups = (int)p.n_groups, group = (int)p.group;
     int row = (int)blockIdx.x / n_groups, start = (int)blockIdx.x % n_groups * group;
     pdl_launch();

@@ -16,7 +16,7 @@ struct RopeParams {
     u32 n_heads, head_dim, n_dims, is_neox, heads_per_block, unused;
 };
 
-ZINC_KERNEL(rope, 256, 1, RopeParams) {
+ZINC_KERNEL(256, 1) rope(ZINC_PARAM RopeParams p) {
     int row = blockIdx.y, n_dims = (int)p.n_dims, half = n_dims / 2, head_dim = (int)p.head_dim;
     pdl_launch();
     pdl_wait();

@@ -36,22 +36,22 @@ template <class Make> DEVICE void for_elements(const Rows &y, const Count &n, Ma
 }
 
 // y[i] = x[rows[i]]; n counts the rows of y.
-ZINC_KERNEL(gather_rows, 256, 1, MapParams) {
+ZINC_KERNEL(256, 1) gather_rows(ZINC_PARAM MapParams p) {
     for_elements(p.y, p.n, [&](int row, int col) { return p.x.row(p.rows[row])[col]; });
 }
 
 // y = x * factor.
-ZINC_KERNEL(scale, 256, 1, MapParams) {
+ZINC_KERNEL(256, 1) scale(ZINC_PARAM MapParams p) {
     for_elements(p.y, p.n, [&](int row, int col) { return __fmul_rn(p.x.row(row)[col], p.factor); });
 }
 
 // y = factor * tanh(x / factor).
-ZINC_KERNEL(softcap, 256, 1, MapParams) {
+ZINC_KERNEL(256, 1) softcap(ZINC_PARAM MapParams p) {
     for_elements(p.y, p.n, [&](int row, int col) { return p.factor * tanhf(p.x.row(row)[col] / p.factor); });
 }
 
 // Columns start .. start + len of each head of head_dim columns, side by side in y.
-ZINC_KERNEL(head_slice, 256, 1, MapParams) {
+ZINC_KERNEL(256, 1) head_slice(ZINC_PARAM MapParams p) {
     for_elements(p.y, p.n, [&](int row, int col) {
         u32 head = (u32)col / p.len, within = (u32)col % p.len;
         return p.x.row(row)[head * p.head_dim + p.start + within];
@@ -59,24 +59,24 @@ ZINC_KERNEL(head_slice, 256, 1, MapParams) {
 }
 
 // y = a + b.
-ZINC_KERNEL(add, 256, 1, ZipParams) {
+ZINC_KERNEL(256, 1) add(ZINC_PARAM ZipParams p) {
     for_elements(p.y, p.n, [&](int row, int col) { return __fadd_rn(p.a.row(row)[col], p.b.row(row)[col]); });
 }
 
 // y = a * b.
-ZINC_KERNEL(mul, 256, 1, ZipParams) {
+ZINC_KERNEL(256, 1) mul(ZINC_PARAM ZipParams p) {
     for_elements(p.y, p.n,
                  [&](int row, int col) { return __fmul_rn(p.a.row(row)[col], p.b.row(row)[col * p.b_step]); });
 }
 
 // y = a * sigmoid(b).
-ZINC_KERNEL(sigmoid_gate, 256, 1, ZipParams) {
+ZINC_KERNEL(256, 1) sigmoid_gate(ZINC_PARAM ZipParams p) {
     for_elements(p.y, p.n,
                  [&](int row, int col) { return p.a.row(row)[col] * sigmoid(p.b.row(row)[col * p.b_step]); });
 }
 
 // The columns of a, then those of b.
-ZINC_KERNEL(concat, 256, 1, ZipParams) {
+ZINC_KERNEL(256, 1) concat(ZINC_PARAM ZipParams p) {
     int a_cols = (int)p.a.cols;
     for_elements(p.y, p.n, [&](int row, int col) {
         return col < a_cols ? p.a.row(row)[col] : p.b.row(row)[col - a_cols];
@@ -85,7 +85,7 @@ ZINC_KERNEL(concat, 256, 1, ZipParams) {
 
 // y = act(a) * b.
 #define GATED_ACT(name)                                                                             \
-    ZINC_KERNEL(gated_act_##name, 256, 1, ZipParams) {                                              \
+    ZINC_KERNEL(256, 1) gated_act_##name(ZINC_PARAM ZipParams p) {                                              \
         for_elements(p.y, p.n,                                                                      \
                      [&](int row, int col) { return act_##name(p.a.row(row)[col], p.b.row(row)[col]); }); \
     }
@@ -104,7 +104,7 @@ struct CombineParams {
 };
 
 // y = sum over j < k of weights[j] * scale[ids[j]] * x_j, in the order of j; x has k parts of y's width.
-ZINC_KERNEL(expert_combine, 256, 1, CombineParams) {
+ZINC_KERNEL(256, 1) expert_combine(ZINC_PARAM CombineParams p) {
     int k = (int)p.k;
     for_elements(p.y, p.n, [&](int row, int col) {
         const float *part = p.x.row(row) + col, *weights = p.weights + (i64)row * k;
@@ -126,7 +126,7 @@ struct GatesParams {
 };
 
 // g = a_log * softplus(a + dt_bias), beta = sigmoid(b).
-ZINC_KERNEL(delta_gates, 256, 1, GatesParams) {
+ZINC_KERNEL(256, 1) delta_gates(ZINC_PARAM GatesParams p) {
     for_elements(p.g, p.n, [&](int row, int col) {
         p.beta.row(row)[col] = sigmoid(p.b.row(row)[col]);
         float x = p.a.row(row)[col] + p.dt_bias[col];

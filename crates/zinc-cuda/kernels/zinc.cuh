@@ -2,9 +2,9 @@
 // reductions, and dependent launch. Compiled by NVRTC without any header of the toolkit, and as C++ by the host
 // runner (`ZINC_HOST`), whose own header then stands in for the language.
 //
-//   ZINC_KERNEL(name, threads, blocks per SM, Params) { body }     one parameter: `const Params p`
-//   ZINC_SHARED(type, name, n);          an array in shared memory
-//   ZINC_DYNAMIC_SHARED(name);           unsigned char *: the launch's dynamic shared memory, 16-byte aligned
+//   ZINC_KERNEL(threads, blocks per SM) name(ZINC_PARAM Params p) { body }
+//   ZINC_STATIC_SHARED(type, name, n);   an array in shared memory
+//   ZINC_SHARED(name);                   unsigned char *: the launch's dynamic shared memory
 //
 // The grid is sized by the bucket's bounds; the step's actual counts are in its header (Count).
 //
@@ -13,13 +13,12 @@
 #pragma once
 
 #ifdef ZINC_HOST
-#include "zinc_host.h"
+#include "host.cuh"
 #else
-#define ZINC_KERNEL(name, n_threads, n_blocks, Params)                                              \
-    extern "C" __global__ void __launch_bounds__(n_threads, n_blocks) name(const Params p)
-#define ZINC_SHARED(type, name, n) __shared__ __align__(16) type name[n]
-#define ZINC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-#define ZINC_ASSERT(condition)
+#define ZINC_KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define ZINC_PARAM const __grid_constant__
+#define ZINC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define ZINC_STATIC_SHARED(type, name, n) __shared__ __align__(16) type name[n]
 #endif
 
 typedef unsigned char u8;
@@ -72,10 +71,7 @@ struct Count {
 
 DEVICE float f16_to_f32(u16 bits) {
 #ifdef ZINC_HOST
-    u32 magnitude = (u32)(bits & 0x7fff) << 13;
-    float value = __uint_as_float(magnitude) * 0x1p112f;
-    if ((bits & 0x7c00) == 0x7c00) value = __uint_as_float(0x7f800000u | magnitude);
-    return bits & 0x8000 ? -value : value;
+    return __half2float(__ushort_as_half(bits));
 #else
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -85,16 +81,7 @@ DEVICE float f16_to_f32(u16 bits) {
 
 DEVICE u16 f32_to_f16(float value) {
 #ifdef ZINC_HOST
-    u32 bits = __float_as_uint(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    if (magnitude > 0x7f800000u) return (u16)(sign | 0x7fff);
-    if (magnitude >= 0x477ff000u) return (u16)(sign | 0x7c00);
-    if (magnitude < 0x38800000u) {
-        // One half has the spacing of the smallest f16 numbers.
-        float sum = __uint_as_float(magnitude) + 0.5f;
-        return (u16)(sign | (__float_as_uint(sum) - 0x3f000000u));
-    }
-    magnitude += 0xc8000fffu + (magnitude >> 13 & 1);
-    return (u16)(sign | magnitude >> 13);
+    return __half_as_ushort(__float2half_rn(value));
 #else
     u16 bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));

@@ -14,7 +14,6 @@
 #include <cstring>
 #include <type_traits>
 
-#define ZINC_HOST 1
 #define __device__
 #define __host__
 #define __global__
@@ -55,32 +54,6 @@ void copy_later(void *to, const void *from, unsigned n, unsigned n_valid);
 void copy_commit();
 void copy_wait(unsigned n_pending);
 
-typedef void (*Body)(const void *kernel, const unsigned char *args);
-struct Kernel {
-    const char *name;
-    const void *function;
-    Body body;
-    size_t n_args_bytes;
-    Kernel *next;
-};
-void add_kernel(Kernel *kernel);
-
-// A kernel has one parameter, a struct.
-template <class Params> struct Registrar : Kernel {
-    static void run(const void *kernel, const unsigned char *args) {
-        Params params;
-        std::memcpy(&params, args, sizeof params);
-        reinterpret_cast<void (*)(const Params)>(const_cast<void *>(kernel))(params);
-    }
-    Registrar(const char *kernel_name, void (*kernel)(const Params)) {
-        name = kernel_name;
-        function = reinterpret_cast<const void *>(kernel);
-        body = run;
-        n_args_bytes = sizeof(Params);
-        add_kernel(this);
-    }
-};
-
 template <class T> T lane_value(const unsigned char *places, unsigned lane) {
     T value;
     std::memcpy(&value, places + 64 * lane, sizeof(T));
@@ -93,18 +66,26 @@ template <class T> T lane_value(const unsigned char *places, unsigned lane) {
 #define blockDim (zh::launch.threads)
 #define gridDim (zh::launch.grid)
 
-#define ZINC_KERNEL(name, n_threads, n_blocks, Params)                                              \
-    static void zk_##name(const Params p);                                                          \
-    static zh::Registrar<Params> register_##name(#name, &zk_##name);                                \
-    static void zk_##name(const Params p)
-#define ZINC_SHARED(type, name, n)                                                                  \
+#define __launch_bounds__(...)
+#define ZINC_KERNEL(threads, blocks) extern "C" void
+#define ZINC_PARAM const
+#define ZINC_STATIC_SHARED(type, name, n)                                                           \
     static char name##_key;                                                                         \
     type *name = reinterpret_cast<type *>(zh::shared(&name##_key, sizeof(type) * (n)))
-#define ZINC_DYNAMIC_SHARED(name) unsigned char *name = zh::dynamic_shared()
+#define ZINC_SHARED(name) unsigned char *name = zh::dynamic_shared()
 #define ZINC_ASSERT(condition)                                                                      \
     do {                                                                                            \
         if (!(condition)) zh::fail("%s:%d: %s does not hold", __FILE__, __LINE__, #condition);      \
     } while (0)
+
+// 16-bit floats, as far as kernels use CUDA's own names for them.
+struct __half {
+    uint16_t bits;
+};
+static inline __half __ushort_as_half(uint16_t bits) { return {bits}; }
+static inline uint16_t __half_as_ushort(__half value) { return value.bits; }
+float __half2float(__half value);
+__half __float2half_rn(float value);
 
 struct float2 {
     float x, y;

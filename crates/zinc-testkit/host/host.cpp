@@ -1,5 +1,5 @@
-// The fibers behind zinc_host.h, and what the tests call.
-#include "zinc_host.h"
+// The fibers behind host.cuh, and what the tests call.
+#include "host.cuh"
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
@@ -38,6 +38,14 @@ thread_local Launch launch;
 
 namespace {
 constexpr size_t STACK = 128 * 1024, MOST_THREADS = 1024, MOST_SHARED = 232 * 1024;
+
+// A kernel takes one struct by value, of more than 16 bytes and with members of at most 8: that lies on the stack
+// (x86-64) or behind a pointer (64-bit Arm), so a function that takes any such struct can be given a longer one.
+constexpr size_t MOST_PARAMS = 1024;
+struct Params {
+    unsigned char bytes[MOST_PARAMS];
+};
+typedef void (*Kernel)(Params);
 
 struct Copy {
     void *to;
@@ -79,8 +87,9 @@ struct Engine {
     unsigned char *shared = nullptr;
     size_t n_dynamic = 0, n_shared = 0;
     std::vector<Static> statics;
-    const Kernel *kernel = nullptr;
-    const unsigned char *args = nullptr;
+    Kernel kernel = nullptr;
+    const char *name = nullptr;
+    Params params;
     char error[512];
     ~Engine() {
         for (Fiber &fiber : fibers) munmap(fiber.stack, STACK);
@@ -93,7 +102,6 @@ struct Engine {
 #endif
 };
 thread_local std::unique_ptr<Engine> engine;
-Kernel *kernels = nullptr;
 
 void leave(Fiber &fiber) {
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -130,7 +138,7 @@ void meet(Meeting &meeting) {
 }
 extern "C" void zh_fiber_main() {
     Fiber &fiber = self();
-    engine->kernel->body(engine->kernel->function, engine->args);
+    engine->kernel(engine->params);
     fiber.done = true;
     if (!fiber.copies.empty()) fail("a thread ended before its asynchronous copies were waited for");
     engine->n_done++;
@@ -218,7 +226,7 @@ bool run_block(dim3 block, Schedule schedule, Rng &rng, std::vector<unsigned> &t
         }
         if (!moved) {
             std::snprintf(e.error, sizeof e.error, "%s: the threads of block (%u, %u, %u) wait for each other",
-                          e.kernel->name, block.x, block.y, block.z);
+                          e.name, block.x, block.y, block.z);
             return false;
         }
         if (schedule == RANDOM) order(turns, schedule, rng);
@@ -229,9 +237,9 @@ bool run_block(dim3 block, Schedule schedule, Rng &rng, std::vector<unsigned> &t
 void on_fault(int signal, siginfo_t *info, void *) {
     char text[256];
     int n = 0;
-    if (engine != nullptr && engine->kernel != nullptr && current != nullptr) {
+    if (engine != nullptr && engine->name != nullptr && current != nullptr) {
         n = std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread %u: access outside its buffers at %p\n",
-                          engine->kernel->name, current->block.x, current->block.y, current->block.z,
+                          engine->name, current->block.x, current->block.y, current->block.z,
                           current->thread.x, info->si_addr);
     } else {
         n = std::snprintf(text, sizeof text, "fault at %p outside a kernel\n", info->si_addr);
@@ -300,7 +308,7 @@ size_t dynamic_shared_bytes() { return engine->n_dynamic; }
 
 void fail(const char *format, ...) {
     Engine &e = *engine;
-    int n = std::snprintf(e.error, sizeof e.error, "%s, block (%u, %u, %u), thread %u: ", e.kernel->name,
+    int n = std::snprintf(e.error, sizeof e.error, "%s, block (%u, %u, %u), thread %u: ", e.name,
                           current->block.x, current->block.y, current->block.z, current->thread.x);
     va_list list;
     va_start(list, format);
@@ -327,10 +335,6 @@ void copy_wait(unsigned n_pending) {
     fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + (long)n_groups);
     for (size_t &end : fiber.groups) end -= n;
 }
-void add_kernel(Kernel *kernel) {
-    kernel->next = kernels;
-    kernels = kernel;
-}
 } // namespace zh
 
 static int zh_vote(int value, int which) {
@@ -350,29 +354,47 @@ int __syncthreads_or(int value) { return zh_vote(value, 0); }
 int __syncthreads_and(int value) { return zh_vote(value, 1); }
 int __syncthreads_count(int value) { return zh_vote(value, 2); }
 
+float __half2float(__half half) {
+    uint32_t magnitude = (uint32_t)(half.bits & 0x7fff) << 13;
+    float value = zh_bits<float>(magnitude) * 0x1p112f;
+    if ((half.bits & 0x7c00) == 0x7c00) value = zh_bits<float>(0x7f800000u | magnitude);
+    return half.bits & 0x8000 ? -value : value;
+}
+
+__half __float2half_rn(float value) {
+    uint32_t bits = zh_bits<uint32_t>(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000u) return {(uint16_t)(sign | 0x7fff)};
+    if (magnitude >= 0x477ff000u) return {(uint16_t)(sign | 0x7c00)};
+    // One half has the spacing of the smallest f16 numbers.
+    if (magnitude < 0x38800000u)
+        return {(uint16_t)(sign | (zh_bits<uint32_t>(zh_bits<float>(magnitude) + 0.5f) - 0x3f000000u))};
+    magnitude += 0xc8000fffu + (magnitude >> 13 & 1);
+    return {(uint16_t)(sign | magnitude >> 13)};
+}
+
 // Runs a kernel; 0, or 1 with the reason in `error`. `schedule`: 0 forward, 1 reverse, 2 random.
-extern "C" int zh_launch(const char *name, const unsigned *grid, const unsigned *threads, size_t n_dynamic,
-                         const unsigned char *args, size_t n_args_bytes, int schedule, uint64_t seed, char *error,
-                         size_t n_error) {
-    const zh::Kernel *kernel = zh::kernels;
-    while (kernel != nullptr && std::strcmp(kernel->name, name) != 0) kernel = kernel->next;
+extern "C" int zh_launch(const void *kernel, const char *name, const unsigned *grid, unsigned n_block_threads,
+                         size_t n_dynamic, const unsigned char *params, size_t n_params_bytes, int schedule,
+                         uint64_t seed, char *error, size_t n_error) {
     auto refuse = [&](const char *format, auto... values) {
         std::snprintf(error, n_error, format, values...);
         return 1;
     };
-    if (kernel == nullptr) return refuse("there is no kernel %s", name);
-    if (kernel->n_args_bytes != n_args_bytes)
-        return refuse("%s takes %zu bytes of arguments, got %zu", name, kernel->n_args_bytes, n_args_bytes);
-    size_t n_threads = (size_t)threads[0] * threads[1] * threads[2];
+    if (n_params_bytes <= 16 || n_params_bytes > zh::MOST_PARAMS)
+        return refuse("%s: parameters of %zu bytes", name, n_params_bytes);
+    size_t n_threads = n_block_threads;
     if (n_threads == 0 || n_threads > zh::MOST_THREADS || n_dynamic > zh::MOST_SHARED)
         return refuse("%s cannot run %zu threads with %zu bytes of shared memory", name, n_threads, n_dynamic);
     zh::watch_faults();
     zh::prepare((unsigned)n_threads, n_dynamic);
     zh::Engine &e = *zh::engine;
-    e.kernel = kernel;
-    e.args = args;
+    e.kernel = reinterpret_cast<zh::Kernel>(const_cast<void *>(kernel));
+    e.name = name;
+    // What a kernel reads past its struct is not zero.
+    std::memset(e.params.bytes, 0xff, zh::MOST_PARAMS);
+    std::memcpy(e.params.bytes, params, n_params_bytes);
     zh::launch.grid = {grid[0], grid[1], grid[2]};
-    zh::launch.threads = {threads[0], threads[1], threads[2]};
+    zh::launch.threads = {n_block_threads, 1, 1};
     zh::Rng rng{seed};
     std::vector<unsigned> blocks((size_t)grid[0] * grid[1] * grid[2]), turns;
     zh::order(blocks, (zh::Schedule)schedule, rng);
@@ -382,7 +404,7 @@ extern "C" int zh_launch(const char *name, const unsigned *grid, const unsigned 
         fine = zh::run_block(at, (zh::Schedule)schedule, rng, turns);
         if (!fine) break;
     }
-    e.kernel = nullptr;
+    e.name = nullptr;
     if (fine) return 0;
     return refuse("%s", e.error);
 }
@@ -404,10 +426,4 @@ extern "C" void zh_free(void *at, size_t n) {
     size_t n_pages = (n + 4095) / 4096 * 4096;
     unsigned char *start = static_cast<unsigned char *>(at) - (n_pages - n) / 256 * 256;
     munmap(start - 65536, n_pages + 2 * 65536);
-}
-// Name of the idx-th kernel, or null.
-extern "C" const char *zh_kernel(size_t idx) {
-    const zh::Kernel *kernel = zh::kernels;
-    while (kernel != nullptr && idx-- > 0) kernel = kernel->next;
-    return kernel == nullptr ? nullptr : kernel->name;
 }
