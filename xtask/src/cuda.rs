@@ -34,8 +34,13 @@ const MACHINES: [&str; 5] = ["75", "80", "89", "90a", "120a"];
 /// Most registers of a thread: two blocks of 256 threads on a multiprocessor.
 const MAX_REGISTERS: u32 = 128;
 
-/// Compiles the modules called `only`, or all.
-pub fn run(root: &Path, only: &[String]) -> Result<bool> {
+/// Compiles the modules that `arguments` name, or all. `--ptx` leaves the machine code and its limits out, for while
+/// a kernel is being written.
+pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
+    let (flags, only): (Vec<&String>, Vec<&String>) =
+        arguments.iter().partition(|argument| argument.starts_with("--"));
+    ensure!(flags.iter().all(|flag| *flag == "--ptx"), "the only flag is --ptx");
+    let machines = if flags.is_empty() { &MACHINES[..] } else { &[] };
     let toolkit = toolkit(root)?;
     let all = modules(root)?;
     let mut sources = read_sources(root);
@@ -44,7 +49,7 @@ pub fn run(root: &Path, only: &[String]) -> Result<bool> {
     for module in all.iter().filter(|module| only.is_empty() || only.contains(module)) {
         eprintln!("{module}");
         let source = root.join(KERNELS).join(format!("{module}.cu"));
-        for machine in MACHINES {
+        for machine in machines {
             let report = compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
             for breach in breaches(&report) {
                 eprintln!("{module}.cu for sm_{machine}: {breach}");

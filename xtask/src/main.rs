@@ -12,7 +12,8 @@ cargo xtask <task>
   tidy     formatting, clippy with warnings denied, dependency arrows, caps on files and functions,
            justified dependencies, repository size, PTX as fresh as the kernels
   cuda     compile the CUDA kernels for every generation with limits on registers and spills, and
-           write the PTX that the binary carries; with names, only those modules
+           write the PTX that the binary carries; with names, only those modules; with
+           --ptx, without the limits
 ";
 
 fn main() -> ExitCode {

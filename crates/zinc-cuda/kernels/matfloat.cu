@@ -3,10 +3,10 @@
 // A warp takes one weight row and up to four rows of x; lane l has elements l, l + 32, ...; sums of lanes meet in a
 // butterfly, so the order of a sum depends on the length of the row alone. Grid (ceil(n_out / 8), tiles of four rows or
 // pairs of row and expert). Weights are read once for each tile: routers, biases of attention and small models.
-#include "common.cuh"
+#include "act.cuh"
 
 struct MatFloatParams {
-    u64 header;
+    Count n;
     u64 w0, w1;
     u64 bias0, bias1;
     u64 x;
@@ -21,25 +21,24 @@ struct MatFloatParams {
     u32 n_slots;
     u32 slot_cols;
     u32 act;
-    u32 count, fixed_rows;
-    u32 pad;
+    u32 rows;
 };
 
 struct TypeF32 {
-    static __device__ __forceinline__ float at(const u8 *row, u32 i) { return ((const float *)row)[i]; }
+    DEVICE float at(const u8 *row, u32 i) { return ((const float *)row)[i]; }
 };
 struct TypeF16 {
-    static __device__ __forceinline__ float at(const u8 *row, u32 i) { return half_bits(((const u16 *)row)[i]); }
+    DEVICE float at(const u8 *row, u32 i) { return f16_to_f32(((const u16 *)row)[i]); }
 };
 struct TypeBF16 {
-    static __device__ __forceinline__ float at(const u8 *row, u32 i) {
-        return __uint_as_float((u32)((const u16 *)row)[i] << 16);
+    DEVICE float at(const u8 *row, u32 i) {
+        return bf16_to_f32(((const u16 *)row)[i]);
     }
 };
 
 #define TILE 4
 
-template <class T> __device__ __forceinline__ void matfloat(const MatFloatParams &p) {
+template <class T> DEVICE void matfloat(const MatFloatParams &p) {
     pdl_launch();
     pdl_wait();
     const int lane = threadIdx.x & 31;
@@ -47,10 +46,10 @@ template <class T> __device__ __forceinline__ void matfloat(const MatFloatParams
     const bool stacked = p.n_slots != 0;
     u32 row = blockIdx.y * TILE, slot = 0;
     u64 matrix = 0;
-    int n = actual_rows(p.header, p.count, p.fixed_rows) - (int)row;
+    int n = min(p.n.get(), (int)p.rows) - (int)row;
     if (stacked) {
         row = blockIdx.y / p.n_slots, slot = blockIdx.y % p.n_slots;
-        n = min(1, actual_rows(p.header, p.count, p.fixed_rows) - (int)row);
+        n = min(1, min(p.n.get(), (int)p.rows) - (int)row);
         if (n > 0) matrix = p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
     }
     n = min(n, TILE);

@@ -6,10 +6,12 @@
 // deep, filled by 16-byte asynchronous copies that start before the launches before this one are done.
 // Grid (blocks, tiles of N rows or pairs of row and expert), up to MAX_WARPS warps a block. Bytes moved: the weights once.
 // Bound: memory; 16 warps on a multiprocessor hold about 70 KiB in flight.
+#include "act.cuh"
 #include "formats.cuh"
+#include "ptx.cuh"
 
 struct MatVecParams {
-    u64 header;
+    Count n;
     u64 w0, w1;           // first matrix; that of up, or 0
     u64 bias0, bias1;     // f32 rows, or 0
     u64 quants, scales;   // activations
@@ -25,7 +27,8 @@ struct MatVecParams {
     u32 n_slots;          // 0: one matrix for the whole row
     u32 slot_cols;        // slot j starts at element j * slot_cols
     u32 act;              // of the gate
-    u32 count, fixed_rows;
+    u32 rows;             // most rows of the launch
+    u32 unused;
 };
 
 #define MAX_WARPS 8
@@ -36,17 +39,17 @@ template <class F> struct Chunk {
     static constexpr int P1 = 512, P2 = P1 + 32 * F::HIGH, P3 = P2 + 4 * F::SCALE8, BYTES = P3 + 16 * F::SUPER;
 };
 
-template <class F> __device__ __forceinline__ void copy_chunk(u8 *to, const u8 *row, u32 n_blocks, u32 chunk, int lane) {
+template <class F> DEVICE void copy_chunk(u8 *to, const u8 *row, u32 n_blocks, u32 chunk, int lane) {
     Planes p = planes_of<F>(row, n_blocks);
     u32 first = chunk * 32, n = min(32u, n_blocks - first);
-    if (lane < n) copy16(to + lane * 16, p.p0 + (first + lane) * 16);
+    if (lane < n) copy_async_16(to + lane * 16, p.p0 + (first + lane) * 16);
     if (F::HIGH == 16) {
-        if (lane < n) copy16(to + Chunk<F>::P1 + lane * 16, p.p1 + (first + lane) * 16);
+        if (lane < n) copy_async_16(to + Chunk<F>::P1 + lane * 16, p.p1 + (first + lane) * 16);
     } else if (F::HIGH > 0) {
-        if (lane * 16 < n * F::HIGH) copy16(to + Chunk<F>::P1 + lane * 16, p.p1 + first * F::HIGH + lane * 16);
+        if (lane * 16 < n * F::HIGH) copy_async_16(to + Chunk<F>::P1 + lane * 16, p.p1 + first * F::HIGH + lane * 16);
     }
-    if (lane * 16 * 8 < n * F::SCALE8) copy16(to + Chunk<F>::P2 + lane * 16, p.p2 + first * F::SCALE8 / 8 + lane * 16);
-    if (F::SUPER && lane == 31) copy16(to + Chunk<F>::P3, p.p3 + first / 2);
+    if (lane * 16 * 8 < n * F::SCALE8) copy_async_16(to + Chunk<F>::P2 + lane * 16, p.p2 + first * F::SCALE8 / 8 + lane * 16);
+    if (F::SUPER && lane == 31) copy_async_16(to + Chunk<F>::P3, p.p3 + first / 2);
 }
 
 // Where the rows of item i begin.
@@ -54,7 +57,7 @@ struct Rows2 {
     const u8 *a, *b;
 };
 
-template <class F, int N> __device__ __forceinline__ void matvec(const MatVecParams &p) {
+template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     ZINC_SHARED(shared);
     pdl_launch();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
@@ -68,10 +71,10 @@ template <class F, int N> __device__ __forceinline__ void matvec(const MatVecPar
 
     const u8 *w0 = (const u8 *)p.w0, *w1 = (const u8 *)p.w1;
     u32 row = blockIdx.y * N, slot = 0;
-    int n_rows = actual_rows(p.header, p.count, p.fixed_rows) - (int)row;
+    int n_rows = min(p.n.get(), (int)p.rows) - (int)row;
     if (stacked) {
         row = blockIdx.y / p.n_slots, slot = blockIdx.y % p.n_slots;
-        n_rows = min(1, actual_rows(p.header, p.count, p.fixed_rows) - (int)row);
+        n_rows = min(1, min(p.n.get(), (int)p.rows) - (int)row);
         pdl_wait();
         if (n_rows > 0) {
             u64 matrix = p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
@@ -104,7 +107,7 @@ template <class F, int N> __device__ __forceinline__ void matvec(const MatVecPar
             copy_chunk<F>(to + Chunk<F>::BYTES, r.b, n_blocks, ahead_chunk, lane);
             if (++ahead_chunk == n_chunks) ahead_chunk = 0, ahead_item += item_step;
         }
-        copies_commit();
+        copy_async_commit();
     };
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) prefetch(s);
@@ -120,8 +123,8 @@ template <class F, int N> __device__ __forceinline__ void matvec(const MatVecPar
             a = *(const int4 *)(p.quants + at), c = *(const int4 *)(p.quants + at + 16);
             s.d = ((const float *)p.scales)[at / 32];
             const int ones = 0x01010101;
-            int lo = dot4(a.x, ones, dot4(a.y, ones, dot4(a.z, ones, dot4(a.w, ones, 0))));
-            int hi = dot4(c.x, ones, dot4(c.y, ones, dot4(c.z, ones, dot4(c.w, ones, 0))));
+            int lo = __dp4a(a.x, ones, __dp4a(a.y, ones, __dp4a(a.z, ones, __dp4a(a.w, ones, 0))));
+            int hi = __dp4a(c.x, ones, __dp4a(c.y, ones, __dp4a(c.z, ones, __dp4a(c.w, ones, 0))));
             s.sums = (lo & 0xffff) | hi << 16;
         }
         x0[i] = a, x1[i] = c, xs[i] = s;
@@ -134,7 +137,7 @@ template <class F, int N> __device__ __forceinline__ void matvec(const MatVecPar
 #pragma unroll
         for (int r = 0; r < N; r++) acc[0][r] = acc[1][r] = 0.0f;
         for (u32 chunk = 0; chunk < n_chunks; chunk++) {
-            copies_wait<STAGES - 2>();
+            copy_async_wait<STAGES - 2>();
             __syncwarp();
             const u8 *from = ring + stage * (2 * Chunk<F>::BYTES);
             u32 b = chunk * 32 + lane;
@@ -181,7 +184,7 @@ template <class F, int N> __device__ __forceinline__ void matvec(const MatVecPar
         if (p.residual) result = __fadd_rn(result, ((const float *)(p.residual + (row + r) * p.residual_stride))[at]);
         ((float *)(p.out + (row + r) * p.out_stride))[at] = result;
     }
-    copies_wait<0>();
+    copy_async_wait<0>();
 }
 
 #define MATVEC(F, name)                                                                                             \

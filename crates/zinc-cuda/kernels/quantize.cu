@@ -2,27 +2,27 @@
 //
 // One warp a group of 128 values, 4 a lane; grid (ceil(d / 1024), rows), 8 warps a block. Reads 4 bytes and writes
 // 1.125 a value: bound by latency, about 2 us for the rows of a decode step.
-#include "common.cuh"
+#include "zinc.cuh"
 
 struct QuantizeParams {
-    u64 header;
-    u64 x, quants, scales;
-    u64 x_stride; // bytes
-    u32 cols, count, fixed_rows, pad;
+    Rows x;
+    Count n;
+    i8 *quants;
+    float *scales;
 };
 
 ZINC_KERNEL(256, 4) quantize_q8(ZINC_PARAM QuantizeParams p) {
     pdl_launch();
     pdl_wait();
     int row = blockIdx.y;
-    if (row >= actual_rows(p.header, p.count, p.fixed_rows)) return;
+    if (row >= p.n.get()) return;
     int lane = threadIdx.x & 31, group = blockIdx.x * 8 + (threadIdx.x >> 5);
     int col = group * 128 + lane * 4;
     // cols is a multiple of 32, so the eight lanes of a block of 32 are inside or outside together.
-    bool inside = col < (int)p.cols;
+    bool inside = col < (int)p.x.cols;
     float v[4] = {0, 0, 0, 0};
     if (inside) {
-        const float *x = (const float *)(p.x + (u64)row * p.x_stride) + col;
+        const float *x = p.x.row(row) + col;
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = x[i];
     }
@@ -34,6 +34,6 @@ ZINC_KERNEL(256, 4) quantize_q8(ZINC_PARAM QuantizeParams p) {
 #pragma unroll
     for (int i = 0; i < 4; i++) packed |= ((u32)__float2int_rn(v[i] * inverse) & 255u) << (8 * i);
     if (!inside) return;
-    *(u32 *)(p.quants + (u64)row * p.cols + col) = packed;
-    if ((lane & 7) == 0) ((float *)p.scales)[(u64)row * (p.cols / 32) + col / 32] = d;
+    *(u32 *)(p.quants + (u64)row * p.x.cols + col) = packed;
+    if ((lane & 7) == 0) p.scales[(u64)row * (p.x.cols / 32) + col / 32] = d;
 }

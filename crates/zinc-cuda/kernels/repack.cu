@@ -10,22 +10,22 @@ struct RepackParams {
     u64 row_bytes; // of the planes
 };
 
-__device__ __forceinline__ u32 load_u16(const u8 *p) { return p[0] | (u32)p[1] << 8; }
+DEVICE u32 two_bytes(const u8 *p) { return p[0] | (u32)p[1] << 8; }
 
 // The element's bits above the fourth go to the plane of high bits; `high` gives them.
-template <class H> __device__ __forceinline__ u32 spread5(H high) {
+template <class H> DEVICE u32 spread5(H high) {
     u32 h = 0;
 #pragma unroll
     for (int i = 0; i < 32; i++) h |= (high(i) & 1u) << (8 * (i % 4) + i / 4);
     return h;
 }
 
-__device__ __forceinline__ void copy_bytes(u8 *to, const u8 *from, int n) {
+DEVICE void copy_bytes(u8 *to, const u8 *from, int n) {
     for (int i = 0; i < n; i++) to[i] = from[i];
 }
 
 // The low nibbles of group g of a block of 256 whose 64 elements share 32 bytes.
-__device__ __forceinline__ void pair_nibbles(u8 *to, const u8 *qs, u32 g) {
+DEVICE void pair_nibbles(u8 *to, const u8 *qs, u32 g) {
     const u8 *from = qs + 32 * (g / 2);
     u32 shift = 4 * (g % 2);
     for (int i = 0; i < 16; i++) to[i] = (u8)(((from[i] >> shift) & 15) | (((from[i + 16] >> shift) & 15) << 4));
@@ -33,12 +33,12 @@ __device__ __forceinline__ void pair_nibbles(u8 *to, const u8 *qs, u32 g) {
 
 template <class F> struct Repack;
 
-template <class F, int D_BYTES> __device__ __forceinline__ void repack_simple(const u8 *raw, Planes p, u32 b) {
+template <class F, int D_BYTES> DEVICE void repack_simple(const u8 *raw, Planes p, u32 b) {
     const u8 *from = raw + (u64)b * F::RAW;
     copy_bytes((u8 *)p.p2 + b * D_BYTES, from, D_BYTES);
     from += D_BYTES;
     if (F::HIGH == 4) {
-        u32 bits = load_u16(from) | load_u16(from + 2) << 16;
+        u32 bits = two_bytes(from) | two_bytes(from + 2) << 16;
         ((u32 *)p.p1)[b] = spread5([=](int i) { return bits >> i; });
         from += 4;
     }
@@ -47,35 +47,35 @@ template <class F, int D_BYTES> __device__ __forceinline__ void repack_simple(co
 }
 
 template <> struct Repack<Q4_0> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q4_0, 2>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q4_0, 2>(raw, p, b); }
 };
 template <> struct Repack<Q4_1> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q4_1, 4>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q4_1, 4>(raw, p, b); }
 };
 template <> struct Repack<Q5_0> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q5_0, 2>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q5_0, 2>(raw, p, b); }
 };
 template <> struct Repack<Q5_1> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q5_1, 4>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q5_1, 4>(raw, p, b); }
 };
 template <> struct Repack<Q8_0> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q8_0, 2>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<Q8_0, 2>(raw, p, b); }
 };
 template <> struct Repack<IQ4_NL> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<IQ4_NL, 2>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<IQ4_NL, 2>(raw, p, b); }
 };
 template <> struct Repack<MXFP4> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) { repack_simple<MXFP4, 1>(raw, p, b); }
+    DEVICE void block(const u8 *raw, Planes p, u32 b) { repack_simple<MXFP4, 1>(raw, p, b); }
 };
 template <> struct Repack<Q4_K> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) {
+    DEVICE void block(const u8 *raw, Planes p, u32 b) {
         const u8 *from = raw + (u64)(b / 8) * Q4_K::RAW;
         pair_nibbles((u8 *)p.p0 + b * 16, from + 16, b % 8);
         copy_bytes((u8 *)p.p2 + b * 2, from + 2 * (b % 8), 2);
     }
 };
 template <> struct Repack<Q5_K> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) {
+    DEVICE void block(const u8 *raw, Planes p, u32 b) {
         const u8 *from = raw + (u64)(b / 8) * Q5_K::RAW;
         u32 g = b % 8;
         pair_nibbles((u8 *)p.p0 + b * 16, from + 48, g);
@@ -84,7 +84,7 @@ template <> struct Repack<Q5_K> {
     }
 };
 template <> struct Repack<Q6_K> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) {
+    DEVICE void block(const u8 *raw, Planes p, u32 b) {
         const u8 *from = raw + (u64)(b / 8) * Q6_K::RAW;
         u32 g = b % 8, half = g / 4, run = g % 4;
         const u8 *low = from + 64 * half + 32 * (run % 2), *high = from + 128 + 32 * half;
@@ -100,18 +100,18 @@ template <> struct Repack<Q6_K> {
         }
         ((uint2 *)p.p1)[b] = make_uint2(h[0], h[1]);
         copy_bytes((u8 *)p.p2 + b * 2, from + 192 + 2 * g, 2);
-        if (g == 0) ((float *)p.p3)[b / 8] = half_bits(load_u16(from + 208));
+        if (g == 0) ((float *)p.p3)[b / 8] = f16_to_f32((u16)two_bytes(from + 208));
     }
 };
 template <> struct Repack<IQ4_XS> {
-    static __device__ void block(const u8 *raw, Planes p, u32 b) {
+    DEVICE void block(const u8 *raw, Planes p, u32 b) {
         const u8 *from = raw + (u64)(b / 8) * IQ4_XS::RAW;
         copy_bytes((u8 *)p.p0 + b * 16, from + 8 + 16 * (b % 8), 16);
         ((u8 *)p.p2)[b] = from[b % 8];
     }
 };
 
-template <class F> __device__ __forceinline__ void repack(const RepackParams &p) {
+template <class F> DEVICE void repack(const RepackParams &p) {
     pdl_launch();
     pdl_wait();
     u32 b = blockIdx.x * 128 + threadIdx.x;

@@ -17,6 +17,30 @@ pub struct Kernel {
 pub trait Params: bytemuck::NoUninit {}
 impl<T: bytemuck::NoUninit> Params for T {}
 
+/// `Count` of `kernels/zinc.cuh`: actual rows of a dimension.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::NoUninit)]
+pub struct Count {
+    /// Address of the step header.
+    pub header: u64,
+    /// 0 tokens, 1 sequences, 2 wanted rows, 3 a number that the plan fixes.
+    pub which: u32,
+    /// Zero.
+    pub unused: u32,
+}
+
+/// `Rows` of `kernels/zinc.cuh`: rows of floats.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::NoUninit)]
+pub struct Rows {
+    /// Address of the first one.
+    pub data: u64,
+    /// Floats from row to row.
+    pub stride: u32,
+    /// Floats of a row.
+    pub cols: u32,
+}
+
 /// One launch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Launch {

@@ -13,10 +13,10 @@
 //! ([`lower::Bucket`]). For each bucket that occurs, the plan is lowered once and recorded as a graph, so grids and
 //! parameters are plain numbers. What changes inside a bucket is read from the card's memory.
 //!
-//! **Step data.** The inputs of a step lie in one buffer that a single copy fills. It begins with a `StepHeader`
-//! (`kernels/common.cuh`): actual tokens, sequences, wanted rows. Each input tensor follows at a fixed address, at the
-//! size of the plan's limits, i32 row-major (hidden states f32). A kernel takes the header's address and compares its
-//! row with the actual count of the dimension it walks; blocks past it do nothing (but wait, see below).
+//! **Step data.** The inputs of a step lie in one buffer that a single copy fills. It begins with a header of
+//! three i32: actual tokens, sequences, wanted rows. Each input tensor follows at a fixed address, at the
+//! size of the plan's limits, i32 row-major (hidden states f32). A kernel takes a `Count` ([`launch::Count`]) and
+//! compares its row with it; blocks past it do nothing (but wait, see below).
 //!
 //! **Rows.** A value's row `r` begins at `address + r * stride` bytes; `stride` is that of the view's base, in bytes,
 //! always a multiple of the element size, not more. Kernels that want wider loads check the alignment in lowering.

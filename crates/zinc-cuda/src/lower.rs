@@ -11,10 +11,10 @@ use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
 pub use crate::card::Card;
-use crate::launch::Launch;
+use crate::launch::{Count, Launch, Rows};
 pub use experts::Grouping;
 
-/// Bytes of `StepHeader` at the start of the inputs.
+/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, the rest unused.
 pub const HEADER_BYTES: u64 = 64;
 
 /// Alignment of inputs and scratch.
@@ -71,16 +71,6 @@ impl Bucket {
                 u32::try_from(plan.limits.bound(dim)).unwrap_or(u32::MAX)
             }
         }
-    }
-}
-
-/// Which count of `StepHeader` bounds the rows of a launch, as the kernels number them.
-pub fn row_count(dim: Dim) -> u32 {
-    match dim {
-        Dim::Tokens => 0,
-        Dim::Seqs => 1,
-        Dim::OutRows => 2,
-        Dim::Fixed(_) | Dim::CacheRows | Dim::WindowRows | Dim::StateSlots => 3,
     }
 }
 
@@ -292,14 +282,30 @@ impl<'a> Lowering<'a> {
         self.places.scratch() + at
     }
 
-    /// Address of the `StepHeader`.
-    pub fn header(&self) -> u64 {
-        self.places.inputs()
+    /// The actual rows of `dim`, for the kernels.
+    pub fn count(&self, dim: Dim) -> Count {
+        let which = match dim {
+            Dim::Tokens => 0,
+            Dim::Seqs => 1,
+            Dim::OutRows => 2,
+            Dim::Fixed(_) | Dim::CacheRows | Dim::WindowRows | Dim::StateSlots => 3,
+        };
+        Count { header: self.places.inputs(), which, unused: 0 }
     }
 
     /// Rows of `dim` to launch for.
     pub fn rows(&self, dim: Dim) -> u32 {
         self.bucket.rows(dim, self.plan)
+    }
+
+    /// A tensor of f32 rows, for the kernels.
+    ///
+    /// # Errors
+    /// As [`Lowering::operand`].
+    pub fn float_rows(&self, id: TensorId) -> Result<Rows, DeviceError> {
+        let operand = self.operand(id)?;
+        let stride = u32::try_from(operand.stride / 4).unwrap_or(u32::MAX);
+        Ok(Rows { data: operand.address, stride, cols: operand.cols })
     }
 
     /// Where a tensor of any kind lies.

@@ -1,8 +1,8 @@
 //! Products with weights in F32, F16 and BF16.
 
 use super::Product;
-use crate::launch::{Kernel, Launch};
-use crate::lower::{Lowering, row_count};
+use crate::launch::{Count, Kernel, Launch};
+use crate::lower::Lowering;
 use zinc_quant::GgmlType;
 
 /// Rows of activations that a block takes.
@@ -12,7 +12,7 @@ const TILE: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct MatFloatParams {
-    header: u64,
+    n: Count,
     w0: u64,
     w1: u64,
     bias0: u64,
@@ -34,9 +34,7 @@ pub struct MatFloatParams {
     n_slots: u32,
     slot_cols: u32,
     act: u32,
-    count: u32,
-    fixed_rows: u32,
-    pad: u32,
+    rows: u32,
 }
 
 impl Lowering<'_> {
@@ -45,7 +43,7 @@ impl Lowering<'_> {
         let up = product.up.map(|(up, _)| up);
         let n_slots = product.n_slots();
         let params = MatFloatParams {
-            header: self.header(),
+            n: self.count(product.out.rows),
             w0: product.weight.address(),
             w1: up.map_or(0, |up| up.address()),
             bias0: product.weight.bias_address(),
@@ -67,9 +65,7 @@ impl Lowering<'_> {
             n_slots,
             slot_cols: product.slot_cols(),
             act: product.act(),
-            count: row_count(product.out.rows),
-            fixed_rows: rows,
-            pad: 0,
+            rows,
         };
         let name = match product.weight.weight.dtype {
             GgmlType::F16 => "matfloat_f16",

@@ -1,8 +1,8 @@
 //! Products of few rows with quantised weights, bound by the bytes of the weights.
 
 use super::Product;
-use crate::launch::{Kernel, Launch};
-use crate::lower::{Lowering, q8_scales, row_count};
+use crate::launch::{Count, Kernel, Launch};
+use crate::lower::{Lowering, q8_scales};
 use zinc_backend::DeviceError;
 use zinc_plan::Node;
 use zinc_quant::GgmlType;
@@ -20,7 +20,7 @@ const BLOCKS: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct MatVecParams {
-    header: u64,
+    n: Count,
     w0: u64,
     w1: u64,
     bias0: u64,
@@ -43,8 +43,8 @@ pub struct MatVecParams {
     n_slots: u32,
     slot_cols: u32,
     act: u32,
-    count: u32,
-    fixed_rows: u32,
+    rows: u32,
+    unused: u32,
 }
 
 macro_rules! kernels {
@@ -120,7 +120,7 @@ impl Lowering<'_> {
         let up = product.up.map(|(up, _)| up);
         let max_rows = self.plan.limits.bound(product.x.rows);
         MatVecParams {
-            header: self.header(),
+            n: self.count(product.out.rows),
             w0: product.weight.address(),
             w1: up.map_or(0, |up| up.address()),
             bias0: product.weight.bias_address(),
@@ -143,8 +143,8 @@ impl Lowering<'_> {
             n_slots: product.n_slots(),
             slot_cols: product.slot_cols(),
             act: product.act(),
-            count: row_count(product.out.rows),
-            fixed_rows: rows,
+            rows,
+            unused: 0,
         }
     }
 }

@@ -1,0 +1,250 @@
+// Attention in f32 over any type of cache and any dimensions, one key/value head's queries together; also
+// multi-head latent attention, which is one key/value head whose keys have two parts (rope) and whose values are
+// the first part. The kernels of attention_mma.cu are faster where they apply.
+//
+//   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
+//
+// Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
+// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. With n_splits > 1,
+// attention_merge follows: grid (n_heads, rows), 128 threads.
+// Reads each key and value once for four heads; two multiplications a head and element. v_dim <= 512.
+#include "attention.cuh"
+
+#define HEADS 4
+#define COLUMNS 4
+
+// Sums 32 values over the warp's lanes: lane i gets the sum of all lanes' value i.
+DEVICE float transposed_sum(float (&value)[32]) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) {
+        bool upper = lane & bit;
+#pragma unroll
+        for (int i = 0; i < bit; i++) {
+            float kept = upper ? value[i + bit] : value[i], given = upper ? value[i] : value[i + bit];
+            value[i] = kept + __shfl_xor_sync(FULL_WARP, given, bit);
+        }
+    }
+    return value[0];
+}
+
+// In shared memory.
+struct Block {
+    // By key and head: scores, then weights.
+    float weights[KEY_BLOCK][HEADS];
+    int rows[KEY_BLOCK];
+    float factors[HEADS];
+    SoftmaxState state[HEADS];
+};
+
+template <class Cache> struct Attend {
+    const AttentionParams &p;
+    Block &block;
+    // HEADS queries of k_dim + rope_dim elements.
+    const float *queries;
+    int kv_head, n_heads;
+    float sums[HEADS][COLUMNS];
+
+    __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, const float *queries, int kv_head, int n_heads)
+        : p(p), block(block), queries(queries), kv_head(kv_head), n_heads(n_heads) {}
+
+    // Scores of the keys lo .. hi of the block of keys; minus infinity for the others.
+    __device__ __forceinline__ void score(int lo, int hi) {
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_dim = (int)p.k_dim, dims = k_dim + (int)p.rope_dim;
+        i64 k_cols = (i64)p.n_kv_heads * k_dim;
+        for (int first = 8 * warp; first < KEY_BLOCK; first += 32) {
+            float products[32];
+#pragma unroll
+            for (int i = 0; i < 32; i++) products[i] = 0.0f;
+            if (first < hi && first + 8 > lo) {
+#pragma unroll
+                for (int key = 0; key < 8; key++) {
+                    if (first + key < lo || first + key >= hi) continue;
+                    i64 row = block.rows[first + key], at = row * k_cols + (i64)kv_head * k_dim;
+                    for (int d = lane; d < dims; d += 32) {
+                        float k = d < k_dim ? Cache::at(p.cache_k, at + d)
+                                            : Cache::at(p.cache_rope, row * p.rope_dim + d - k_dim);
+#pragma unroll
+                        for (int head = 0; head < HEADS; head++)
+                            products[HEADS * key + head] =
+                                fmaf(queries[head * dims + d], k, products[HEADS * key + head]);
+                    }
+                }
+            }
+            float sum = transposed_sum(products);
+            int key = first + lane / HEADS;
+            block.weights[key][lane % HEADS] = key < lo || key >= hi ? NEG_INFINITY : sum * p.scale;
+        }
+    }
+
+    // Weights from scores, and what the sums so far are multiplied with. A warp for each head.
+    __device__ __forceinline__ void weigh() {
+        int head = threadIdx.x / 32, lane = threadIdx.x % 32;
+        float low = block.weights[lane][head], high = block.weights[lane + 32][head];
+        SoftmaxState state = block.state[head];
+        float most = fmaxf(state.max, warp_max(fmaxf(low, high)));
+        low = exp2_of(low - most);
+        high = exp2_of(high - most);
+        float sum = warp_sum(low + high), factor = exp2_of(state.max - most);
+        block.weights[lane][head] = low;
+        block.weights[lane + 32][head] = high;
+        __syncwarp();
+        if (lane == 0) {
+            block.factors[head] = factor;
+            block.state[head] = {most, fmaf(state.sum, factor, sum)};
+        }
+    }
+
+    __device__ __forceinline__ void add_values(int lo, int hi) {
+        int v_dim = (int)p.v_dim;
+        i64 v_cols = (i64)p.n_kv_heads * v_dim;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            int col = threadIdx.x + 128 * c;
+            if (col >= v_dim) break;
+#pragma unroll
+            for (int head = 0; head < HEADS; head++) sums[head][c] *= block.factors[head];
+#pragma unroll 8
+            for (int key = lo; key < hi; key++) {
+                float v = Cache::at(p.cache_v, block.rows[key] * v_cols + (i64)kv_head * v_dim + col);
+#pragma unroll
+                for (int head = 0; head < HEADS; head++)
+                    sums[head][c] = fmaf(block.weights[key][head], v, sums[head][c]);
+            }
+        }
+    }
+
+    // The keys lo .. hi of a part; `state` and `sums` are the part's afterwards.
+    __device__ __forceinline__ void part(int lo, int hi, const int *pages) {
+        __syncthreads();
+        if (threadIdx.x < HEADS) block.state[threadIdx.x] = {NEG_INFINITY, 0.0f};
+#pragma unroll
+        for (int i = 0; i < HEADS * COLUMNS; i++) sums[i / COLUMNS][i % COLUMNS] = 0.0f;
+        for (int start = lo / KEY_BLOCK * KEY_BLOCK; start < hi; start += KEY_BLOCK) {
+            int from = max(lo - start, 0), to = min(hi - start, KEY_BLOCK);
+            __syncthreads();
+            int key = threadIdx.x;
+            if (key >= from && key < to)
+                block.rows[key] = cache_row(pages, start + key, (int)p.page_size, (int)p.pages_per_seq);
+            __syncthreads();
+            score(from, to);
+            __syncthreads();
+            weigh();
+            __syncthreads();
+            add_values(from, to);
+        }
+    }
+};
+
+template <class Cache> DEVICE void attend(const AttentionParams &p) {
+    ZINC_SHARED(dynamic);
+    ZINC_STATIC_SHARED(Block, block, 1);
+    float *queries = (float *)dynamic;
+    int row = blockIdx.z, n_splits = (int)p.n_splits, v_dim = (int)p.v_dim;
+    int group = (int)(p.n_heads / p.n_kv_heads), blocks_per_group = div_up(group, HEADS);
+    int kv_head = blockIdx.y / blocks_per_group, within = blockIdx.y % blocks_per_group * HEADS;
+    int first_head = kv_head * group + within, n_heads = min(HEADS, group - within);
+    int dims = (int)(p.k_dim + p.rope_dim);
+    pdl_launch();
+    pdl_wait();
+    if (row >= p.n.get()) return;
+    KeyRange keys(p.positions[row], (int)p.window);
+    if ((int)blockIdx.x >= keys.n_parts) return;
+    for (int i = threadIdx.x; i < HEADS * dims; i += 128) {
+        int head = first_head + min(i / dims, n_heads - 1), d = i % dims, k_dim = (int)p.k_dim;
+        queries[i] = d < k_dim ? p.q.row(row)[head * k_dim + d] : p.q_rope.row(row)[head * p.rope_dim + d - k_dim];
+    }
+    const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
+    Attend<Cache> attend(p, *block, queries, kv_head, n_heads);
+    float total[HEADS][COLUMNS];
+    SoftmaxState state[HEADS];
+#pragma unroll
+    for (int head = 0; head < HEADS; head++) state[head] = {NEG_INFINITY, 0.0f};
+#pragma unroll
+    for (int i = 0; i < HEADS * COLUMNS; i++) total[i / COLUMNS][i % COLUMNS] = 0.0f;
+    for (int part = blockIdx.x; part < keys.n_parts; part += n_splits) {
+        int start = (keys.part_start + part) * keys.part_keys;
+        attend.part(max(start, keys.first), min(start + keys.part_keys, keys.end), pages);
+#pragma unroll
+        for (int head = 0; head < HEADS; head++) {
+            if (head >= n_heads) break;
+            SoftmaxState of_part = block->state[head];
+            i64 at = ((i64)row * p.n_heads + first_head + head) * p.n_parts_most + part;
+            float2 factors = merge_factors(state[head].max, of_part.max);
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                int col = threadIdx.x + 128 * c;
+                if (n_splits > 1 && col < v_dim) p.parts[at * v_dim + col] = attend.sums[head][c];
+                total[head][c] = merged(total[head][c], attend.sums[head][c], factors);
+            }
+            if (n_splits > 1 && threadIdx.x == 0) p.part_stats[at] = make_float2(of_part.max, of_part.sum);
+            state[head] = {fmaxf(state[head].max, of_part.max), merged(state[head].sum, of_part.sum, factors)};
+        }
+    }
+    if (n_splits > 1) return;
+#pragma unroll
+    for (int head = 0; head < HEADS; head++) {
+        if (head >= n_heads) break;
+        int h = first_head + head;
+        float factor = final_factor(state[head], p.sinks != nullptr, p.sinks != nullptr ? p.sinks[h] : 0.0f);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            int col = threadIdx.x + 128 * c;
+            if (col < v_dim) p.y.row(row)[h * v_dim + col] = total[head][c] * factor;
+        }
+    }
+}
+
+ZINC_KERNEL(128, 1) attention_f32(ZINC_PARAM AttentionParams p) { attend<F32Cache>(p); }
+ZINC_KERNEL(128, 1) attention_f16(ZINC_PARAM AttentionParams p) { attend<F16Cache>(p); }
+ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Cache>(p); }
+ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
+ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
+
+// Merges the parts of a row and head in their order.
+ZINC_KERNEL(128, 1) attention_merge(ZINC_PARAM AttentionParams p) {
+    ZINC_STATIC_SHARED(float2, factors, MOST_PARTS);
+    ZINC_STATIC_SHARED(float, last, 1);
+    int head = blockIdx.x, row = blockIdx.y, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
+    pdl_launch();
+    pdl_wait();
+    if (row >= p.n.get()) return;
+    KeyRange keys(p.positions[row], (int)p.window);
+    i64 at = ((i64)row * p.n_heads + head) * p.n_parts_most;
+    if (threadIdx.x < 32) {
+        // The maximum over the parts before and with each one: maxima can be taken in any order.
+        float2 stats[2];
+        float before = NEG_INFINITY;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int part = 32 * half + lane;
+            stats[half] = part < keys.n_parts ? p.part_stats[at + part] : make_float2(NEG_INFINITY, 0.0f);
+            float most = fmaxf(stats[half].x, before);
+#pragma unroll
+            for (int by = 1; by < 32; by *= 2) {
+                float other = __shfl_up_sync(FULL_WARP, most, by);
+                if (lane >= by) most = fmaxf(most, other);
+            }
+            float previous = __shfl_up_sync(FULL_WARP, most, 1);
+            if (lane == 0) previous = before;
+            if (part < keys.n_parts) factors[part] = merge_factors(previous, stats[half].x);
+            before = __shfl_sync(FULL_WARP, most, 31);
+        }
+        __syncwarp();
+        float sum = 0.0f;
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            for (int i = 0; i < 32 && 32 * half + i < keys.n_parts; i++)
+                sum = merged(sum, __shfl_sync(FULL_WARP, stats[half].y, i), factors[32 * half + i]);
+        float sink = p.sinks != nullptr ? p.sinks[head] : 0.0f;
+        if (lane == 0) last[0] = final_factor({before, sum}, p.sinks != nullptr, sink);
+    }
+    __syncthreads();
+    for (int col = threadIdx.x; col < v_dim; col += 128) {
+        float total = 0.0f;
+#pragma unroll 16
+        for (int part = 0; part < keys.n_parts; part++)
+            total = merged(total, p.parts[(at + part) * v_dim + col], factors[part]);
+        p.y.row(row)[head * v_dim + col] = total * last[0];
+    }
+}
