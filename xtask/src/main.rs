@@ -1,5 +1,6 @@
 //! Project tasks, run as `cargo xtask <task>`.
 
+mod cuda;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -9,13 +10,16 @@ const HELP: &str = "\
 cargo xtask <task>
 
   tidy     formatting, clippy with warnings denied, dependency arrows, caps on files and functions,
-           justified dependencies, repository size
+           justified dependencies, repository size, PTX as fresh as the kernels
+  cuda     compile the CUDA kernels for every generation with limits on registers and spills, and
+           write the PTX that the binary carries; with names, only those modules
 ";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1);
     let result = match task.as_deref() {
         Some("tidy") => tidy::run(&root()),
+        Some("cuda") => cuda::run(&root(), &std::env::args().skip(2).collect::<Vec<_>>()),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

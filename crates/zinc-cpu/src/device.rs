@@ -88,6 +88,7 @@ fn caps() -> Caps {
             .map(|ty| (ty, activation(ty)))
             .collect(),
         kv_types: KV_TYPES.to_vec(),
+        batch_invariant: true,
     }
 }
 

@@ -41,6 +41,7 @@ fn int8_caps() -> Caps {
             (Q6_K, quantized(Q8_K)),
         ],
         kv_types: vec![GgmlType::F16],
+        batch_invariant: true,
     }
 }
 
