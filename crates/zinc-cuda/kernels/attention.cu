@@ -5,9 +5,11 @@
 //   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
-// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. With n_splits > 1,
-// attention_merge follows: grid (n_heads, rows), 128 threads.
-// Reads each key and value once for four heads; two multiplications a head and element. v_dim <= 512.
+// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. attention_merge
+// follows: grid (n_heads, rows), 128 threads. Where `parts` has no room for all rows, the lowering makes several
+// such pairs of launches.
+// Reads each key and value once for four heads; two multiplications a head and element: bound by arithmetic from
+// four heads on. v_dim <= 512.
 #include "attention.cuh"
 
 #define HEADS 4
@@ -42,11 +44,11 @@ template <class Cache> struct Attend {
     Block &block;
     // HEADS queries of k_dim + rope_dim elements.
     const float *queries;
-    int kv_head, n_heads;
+    int kv_head;
     float sums[HEADS][COLUMNS];
 
-    __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, const float *queries, int kv_head, int n_heads)
-        : p(p), block(block), queries(queries), kv_head(kv_head), n_heads(n_heads) {}
+    __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, const float *queries, int kv_head)
+        : p(p), block(block), queries(queries), kv_head(kv_head) {}
 
     // Scores of the keys lo .. hi of the block of keys; minus infinity for the others.
     __device__ __forceinline__ void score(int lo, int hi) {
@@ -140,7 +142,7 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
     ZINC_SHARED(dynamic);
     ZINC_STATIC_SHARED(Block, block, 1);
     float *queries = (float *)dynamic;
-    int row = blockIdx.z, n_splits = (int)p.n_splits, v_dim = (int)p.v_dim;
+    int row = blockIdx.z + p.first_row, n_splits = (int)p.n_splits, v_dim = (int)p.v_dim;
     int group = (int)(p.n_heads / p.n_kv_heads), blocks_per_group = div_up(group, HEADS);
     int kv_head = blockIdx.y / blocks_per_group, within = blockIdx.y % blocks_per_group * HEADS;
     int first_head = kv_head * group + within, n_heads = min(HEADS, group - within);
@@ -155,42 +157,20 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
         queries[i] = d < k_dim ? p.q.row(row)[head * k_dim + d] : p.q_rope.row(row)[head * p.rope_dim + d - k_dim];
     }
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
-    Attend<Cache> attend(p, *block, queries, kv_head, n_heads);
-    float total[HEADS][COLUMNS];
-    SoftmaxState state[HEADS];
-#pragma unroll
-    for (int head = 0; head < HEADS; head++) state[head] = {NEG_INFINITY, 0.0f};
-#pragma unroll
-    for (int i = 0; i < HEADS * COLUMNS; i++) total[i / COLUMNS][i % COLUMNS] = 0.0f;
+    Attend<Cache> attend(p, *block, queries, kv_head);
     for (int part = blockIdx.x; part < keys.n_parts; part += n_splits) {
         int start = (keys.part_start + part) * keys.part_keys;
         attend.part(max(start, keys.first), min(start + keys.part_keys, keys.end), pages);
 #pragma unroll
         for (int head = 0; head < HEADS; head++) {
             if (head >= n_heads) break;
-            SoftmaxState of_part = block->state[head];
-            i64 at = ((i64)row * p.n_heads + first_head + head) * p.n_parts_most + part;
-            float2 factors = merge_factors(state[head].max, of_part.max);
+            i64 at = part_place(p, row, first_head + head) + part;
+            if (threadIdx.x == 0) p.part_stats[at] = make_float2(block->state[head].max, block->state[head].sum);
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) {
                 int col = threadIdx.x + 128 * c;
-                if (n_splits > 1 && col < v_dim) p.parts[at * v_dim + col] = attend.sums[head][c];
-                total[head][c] = merged(total[head][c], attend.sums[head][c], factors);
+                if (col < v_dim) p.parts[at * v_dim + col] = attend.sums[head][c];
             }
-            if (n_splits > 1 && threadIdx.x == 0) p.part_stats[at] = make_float2(of_part.max, of_part.sum);
-            state[head] = {fmaxf(state[head].max, of_part.max), merged(state[head].sum, of_part.sum, factors)};
-        }
-    }
-    if (n_splits > 1) return;
-#pragma unroll
-    for (int head = 0; head < HEADS; head++) {
-        if (head >= n_heads) break;
-        int h = first_head + head;
-        float factor = final_factor(state[head], p.sinks != nullptr, p.sinks != nullptr ? p.sinks[h] : 0.0f);
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-            int col = threadIdx.x + 128 * c;
-            if (col < v_dim) p.y.row(row)[h * v_dim + col] = total[head][c] * factor;
         }
     }
 }
@@ -205,12 +185,12 @@ ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Ca
 ZINC_KERNEL(128, 1) attention_merge(ZINC_PARAM AttentionParams p) {
     ZINC_STATIC_SHARED(float2, factors, MOST_PARTS);
     ZINC_STATIC_SHARED(float, last, 1);
-    int head = blockIdx.x, row = blockIdx.y, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
+    int head = blockIdx.x, row = blockIdx.y + p.first_row, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
     pdl_launch();
     pdl_wait();
     if (row >= p.n.get()) return;
     KeyRange keys(p.positions[row], (int)p.window);
-    i64 at = ((i64)row * p.n_heads + head) * p.n_parts_most;
+    i64 at = part_place(p, row, head);
     if (threadIdx.x < 32) {
         // The maximum over the parts before and with each one: maxima can be taken in any order.
         float2 stats[2];

@@ -30,14 +30,18 @@ struct AttentionParams {
     // 0 for none.
     u32 window;
     u32 page_size, pages_per_seq;
-    // Blocks that share the keys of a row; 1: the block merges and writes y itself.
+    // Blocks that share the keys of a row.
     u32 n_splits;
-    // Room in `parts`.
-    u32 n_parts_most;
+    // Room in `parts`, which holds the rows from first_row on.
+    u32 n_parts_most, first_row;
     // Times log2(e).
     float scale;
-    u32 unused;
 };
+
+// First of the results of a row's and head's parts.
+DEVICE i64 part_place(const AttentionParams &p, int row, int head) {
+    return ((i64)(row - (int)p.first_row) * p.n_heads + head) * p.n_parts_most;
+}
 
 // A row's keys.
 struct KeyRange {

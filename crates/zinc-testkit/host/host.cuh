@@ -154,6 +154,13 @@ static inline unsigned __ballot_sync(unsigned mask, int value) {
 }
 static inline int __any_sync(unsigned mask, int value) { return __ballot_sync(mask, value) != 0; }
 static inline int __all_sync(unsigned mask, int value) { return __ballot_sync(mask, value) == 0xffffffffu; }
+template <class T> static inline unsigned __match_any_sync(unsigned mask, T value) {
+    zh_check_mask(mask);
+    const unsigned char *all = zh::exchange(&value, sizeof value);
+    unsigned bits = 0;
+    for (unsigned lane = 0; lane < 32; lane++) bits |= (zh::lane_value<T>(all, lane) == value ? 1u : 0u) << lane;
+    return bits;
+}
 int __syncthreads_or(int value);
 int __syncthreads_and(int value);
 int __syncthreads_count(int value);
