@@ -125,6 +125,61 @@ DEVICE void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #endif
 }
 
+#ifdef ZINC_HOST
+struct ZhBytes {
+    u32 a[4], b[2];
+};
+// The products of the first `n_k` columns of a fragment, 16 or 32.
+static inline void zh_mma_s8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1, unsigned n_k) {
+    ZhBytes mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    const unsigned char *all = zh::exchange(&mine, sizeof mine);
+    unsigned g = zh::current->lane / 4, t = zh::current->lane % 4;
+    for (unsigned i = 0; i < 4; i++)
+        for (unsigned k = 0; k < n_k; k++) {
+            unsigned lane = k % 16 / 4, column = 2 * t + i % 2;
+            ZhBytes row = zh::lane_value<ZhBytes>(all, 4 * g + lane), col = zh::lane_value<ZhBytes>(all, 4 * column + lane);
+            c[i] += (int)(i8)(row.a[i / 2 + k / 16 * 2] >> 8 * (k % 4)) * (int)(i8)(col.b[k / 16] >> 8 * (k % 4));
+        }
+}
+#elif __CUDA_ARCH__ < 800
+DEVICE void mma_s8_8x8x16(int &c0, int &c1, u32 a, u32 b) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                 : "+r"(c0), "+r"(c1)
+                 : "r"(a), "r"(b));
+}
+#endif
+
+// c += a b: a 16x32 and b 32x8 of signed bytes, c 16x8 of i32. With g = lane / 4 and t = lane % 4:
+// a[0] row g, columns 4t .. 4t+4; a[1] row g+8; a[2], a[3] the same rows, columns 16+4t ..; b0 rows 4t .. of column g;
+// b1 rows 16+4t ..; c as for mma_f16.
+DEVICE void mma_s8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#ifdef ZINC_HOST
+    zh_mma_s8(c, a, b0, b1, 32);
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    mma_s8_8x8x16(c[0], c[1], a[0], b0), mma_s8_8x8x16(c[2], c[3], a[1], b0);
+    mma_s8_8x8x16(c[0], c[1], a[2], b1), mma_s8_8x8x16(c[2], c[3], a[3], b1);
+#endif
+}
+
+// The same for 16 columns of a: a0, a1 and b as a[0], a[1] and b0 there.
+DEVICE void mma_s8_half(int (&c)[4], u32 a0, u32 a1, u32 b) {
+#ifdef ZINC_HOST
+    u32 a[4] = {a0, a1, 0, 0};
+    zh_mma_s8(c, a, b, 0, 16);
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+#else
+    mma_s8_8x8x16(c[0], c[1], a0, b), mma_s8_8x8x16(c[2], c[3], a1, b);
+#endif
+}
+
 // Two f32 to a register of two f16, the first in the low half.
 DEVICE u32 pack_f16_fast(float low, float high) {
 #ifdef ZINC_HOST

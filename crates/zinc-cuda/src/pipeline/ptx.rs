@@ -23,7 +23,7 @@ macro_rules! modules {
         ];
     };
 }
-modules!("embed", "kv_write", "matfloat", "matvec", "norm", "quantize", "repack", "rope", "rows");
+modules!("embed", "kv_write", "matfloat", "matmul", "matvec", "norm", "quantize", "repack", "rope", "rows");
 
 /// Most bytes of a module's text.
 const MAX_BYTES: usize = 64 << 20;
