@@ -21,6 +21,10 @@ use crate::store::{self, StateStore, WeightStore};
 /// Least compute capability times ten: dp4a and integer tensor cores.
 const MIN_CAPABILITY: u32 = 75;
 
+/// Types of key and value caches.
+const KV_TYPES: [GgmlType; 5] =
+    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+
 /// Weight types that are multiplied with activations in q8.
 const QUANTISED: [GgmlType; 11] = {
     use GgmlType::*;
@@ -201,7 +205,7 @@ pub fn caps(name: &str, batch_invariant: bool) -> Caps {
         device: name.to_owned(),
         fused: [OpKind::MatMulAdd, OpKind::GateUpAct, OpKind::ExpertGateUpAct].into(),
         matmul: quantised.into_iter().chain(floats).collect(),
-        kv_types: vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0],
+        kv_types: KV_TYPES.to_vec(),
         batch_invariant,
     }
 }
