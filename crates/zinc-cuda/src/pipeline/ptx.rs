@@ -23,7 +23,10 @@ macro_rules! modules {
         ];
     };
 }
-modules!("embed", "kv_write", "matfloat", "matmul", "matvec", "norm", "quantize", "repack", "rope", "rows");
+modules!(
+    "attention", "attention_decode", "attention_prefill", "delta_net", "embed", "kv_write", "matfloat", "matmul", "matvec", "moe",
+    "norm", "quantize", "repack", "rope", "rows"
+);
 
 /// Most bytes of a module's text.
 const MAX_BYTES: usize = 64 << 20;
