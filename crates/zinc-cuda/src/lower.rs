@@ -160,8 +160,8 @@ pub struct Lowering<'a> {
     inputs: InputLayout,
     launches: Vec<Launch>,
     node: usize,
-    /// A node whose work the one before it has done.
-    pass_over: Option<usize>,
+    /// The next node to lower: launches may do the work of several.
+    resume: usize,
     persistent_bytes: u64,
     transient_bytes: u64,
     transient_max: u64,
@@ -199,7 +199,7 @@ impl<'a> Lowering<'a> {
             inputs: InputLayout::of(plan),
             launches: Vec::new(),
             node: 0,
-            pass_over: None,
+            resume: 0,
             persistent_bytes: 0,
             transient_bytes: 0,
             transient_max: 0,
@@ -215,7 +215,7 @@ impl<'a> Lowering<'a> {
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
         for (idx, node) in plan.nodes.iter().enumerate() {
-            if self.pass_over == Some(idx) {
+            if idx < self.resume {
                 continue;
             }
             self.node = idx;
