@@ -99,16 +99,22 @@ fn modules(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// FNV-1a of the module, all headers and the compiler's version.
+/// FNV-1a of the module, the headers it includes and the compiler's version.
 fn hash(root: &Path, module: &str) -> Result<String> {
-    let mut paths = vec![root.join(KERNELS).join(format!("{module}.cu"))];
-    for entry in std::fs::read_dir(root.join(KERNELS))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "cuh") {
-            paths.push(path);
+    let mut names = vec![format!("{module}.cu")];
+    let mut texts = Vec::new();
+    while let Some(name) = names.get(texts.len()).cloned() {
+        // Headers of the compiler and of the host runner are not here.
+        let text = std::fs::read_to_string(root.join(KERNELS).join(&name)).unwrap_or_default();
+        let included = text.lines().filter_map(|line| line.strip_prefix("#include \""));
+        for header in included.filter_map(|rest| rest.strip_suffix('"')) {
+            if !names.iter().any(|name| name == header) {
+                names.push(header.to_owned());
+            }
         }
+        texts.push(text);
     }
-    paths[1..].sort();
+    ensure!(!texts[0].is_empty(), "{module}.cu cannot be read");
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut add = |bytes: &[u8]| {
         for byte in bytes {
@@ -116,9 +122,7 @@ fn hash(root: &Path, module: &str) -> Result<String> {
         }
     };
     add(WHEELS[0].as_bytes());
-    for path in paths {
-        add(&std::fs::read(path)?);
-    }
+    texts.iter().for_each(|text| add(text.as_bytes()));
     Ok(format!("{hash:016x}"))
 }
 

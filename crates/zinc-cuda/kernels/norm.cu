@@ -8,7 +8,7 @@
 // gives for the length, so the order of the sum is fixed by the length.
 // Reads x twice (the second time from the first-level cache), w and z once, writes y once; bound by memory in
 // prefill and by latency in decode.
-#include "zinc.cuh"
+#include "q8.cuh"
 
 enum Norm { RMS, RMS_GATED, L2 };
 
@@ -29,6 +29,9 @@ struct NormParams {
     Rows z;
     Count n;
     const float *w;
+    // The result in q8 as well, or null; only rms_norm_block with one group a row. y may be null then.
+    i8 *quants;
+    float *scales;
     u32 group, n_groups;
     float eps;
     u32 unused;
@@ -59,8 +62,21 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     pdl_wait();
     if (row >= p.n.get()) return;
     const float *x = p.x.row(row) + start;
-    float *y = p.y.row(row) + start, sum = 0.0f;
-    for (int col = threadIdx.x; col < group; col += blockDim.x) sum = fmaf(x[col], x[col], sum);
+    float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start, sum = 0.0f;
+    // A thread has four neighbours at a time.
+    const int first = 4 * threadIdx.x, step = 4 * blockDim.x;
+    for (int col = first; col < group; col += step)
+        for (int i = 0; i < 4; i++)
+            if (col + i < group) sum = fmaf(x[col + i], x[col + i], sum);
     float scale = scale_of<RMS>(block_sum(sum, places), group, p.eps);
-    for (int col = threadIdx.x; col < group; col += blockDim.x) y[col] = normed<RMS>(x[col], scale, p.w, nullptr, col);
+    for (int col = first; col - first < group; col += step) {
+        float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (col + i < group) {
+                v[i] = normed<RMS>(x[col + i], scale, p.w, nullptr, col + i);
+                if (y != nullptr) y[col + i] = v[i];
+            }
+        if (p.quants != nullptr) write_q8(v, col < group, p.quants, p.scales, (u64)row * group + col);
+    }
 }

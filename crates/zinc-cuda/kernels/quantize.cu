@@ -2,7 +2,7 @@
 //
 // One warp a group of 128 values, 4 a lane; grid (ceil(d / 1024), rows), 8 warps a block. Reads 4 bytes and writes
 // 1.125 a value: bound by latency, about 2 us for the rows of a decode step.
-#include "zinc.cuh"
+#include "q8.cuh"
 
 struct QuantizeParams {
     Rows x;
@@ -26,14 +26,5 @@ ZINC_KERNEL(256, 4) quantize_q8(ZINC_PARAM QuantizeParams p) {
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = x[i];
     }
-    float amax = fmaxf(fmaxf(fabsf(v[0]), fabsf(v[1])), fmaxf(fabsf(v[2]), fabsf(v[3])));
-#pragma unroll
-    for (int o = 4; o; o >>= 1) amax = fmaxf(amax, __shfl_xor_sync(FULL_WARP, amax, o));
-    float d = amax / 127.0f, inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
-    u32 packed = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) packed |= ((u32)__float2int_rn(v[i] * inverse) & 255u) << (8 * i);
-    if (!inside) return;
-    *(u32 *)(p.quants + (u64)row * p.x.cols + col) = packed;
-    if ((lane & 7) == 0) p.scales[(u64)row * (p.x.cols / 32) + col / 32] = d;
+    write_q8(v, inside, p.quants, p.scales, (u64)row * p.x.cols + col);
 }

@@ -181,7 +181,6 @@ impl CudaDevice {
             &context,
             &name,
             card.capability,
-            card.shared_per_block,
             options.cache_dir.clone(),
         );
         let shared = Shared {

@@ -222,7 +222,7 @@ unsafe impl Sync for Module {}
 #[derive(Clone)]
 pub struct Function {
     raw: *mut c_void,
-    _module: Arc<Module>,
+    module: Arc<Module>,
 }
 
 // SAFETY: as for `Context`.
@@ -517,22 +517,34 @@ impl Drop for Context {
 }
 
 impl Module {
-    /// The kernel called `name`, allowed `shared` bytes of dynamic shared memory.
+    /// The kernel called `name`.
     ///
     /// # Errors
     /// The driver's: no such kernel.
-    pub fn function(self: &Arc<Self>, name: &CStr, shared: u32) -> Result<Function> {
+    pub fn function(self: &Arc<Self>, name: &CStr) -> Result<Function> {
         let driver = self.context.driver;
         self.context.enter()?;
         let mut raw = null_mut();
         // SAFETY: the module lives; writes one handle, valid as long as the module.
         let found = unsafe { (driver.api.module_get_function)(&raw mut raw, self.raw, name.as_ptr()) };
         driver.check(&format!("cuModuleGetFunction {}", name.to_string_lossy()), found)?;
-        let value = i32::try_from(shared).unwrap_or(i32::MAX);
+        Ok(Function { raw, module: Arc::clone(self) })
+    }
+}
+
+impl Function {
+    /// Allows launches with so many bytes of dynamic shared memory.
+    ///
+    /// # Errors
+    /// The driver's: the card has less.
+    pub fn allow_shared(&self, n_bytes: u32) -> Result<()> {
+        let context = &self.module.context;
+        context.enter()?;
+        let value = i32::try_from(n_bytes).unwrap_or(i32::MAX);
+        let set = context.driver.api.func_set_attribute;
         // SAFETY: the function lives; the attribute takes any number and checks it.
-        let set = unsafe { (driver.api.func_set_attribute)(raw, api::MAX_DYNAMIC_SHARED, value) };
-        driver.check("cuFuncSetAttribute", set)?;
-        Ok(Function { raw, _module: Arc::clone(self) })
+        let set = unsafe { set(self.raw, api::MAX_DYNAMIC_SHARED, value) };
+        context.driver.check("cuFuncSetAttribute", set)
     }
 }
 

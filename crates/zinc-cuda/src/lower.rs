@@ -160,6 +160,8 @@ pub struct Lowering<'a> {
     inputs: InputLayout,
     launches: Vec<Launch>,
     node: usize,
+    /// A node whose work the one before it has done.
+    pass_over: Option<usize>,
     persistent_bytes: u64,
     transient_bytes: u64,
     transient_max: u64,
@@ -197,6 +199,7 @@ impl<'a> Lowering<'a> {
             inputs: InputLayout::of(plan),
             launches: Vec::new(),
             node: 0,
+            pass_over: None,
             persistent_bytes: 0,
             transient_bytes: 0,
             transient_max: 0,
@@ -212,6 +215,9 @@ impl<'a> Lowering<'a> {
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
         for (idx, node) in plan.nodes.iter().enumerate() {
+            if self.pass_over == Some(idx) {
+                continue;
+            }
             self.node = idx;
             self.transient_bytes = 0;
             self.lower(node)?;
@@ -256,9 +262,11 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Adds a launch of the node that is being lowered.
+    /// Adds a launch of the node that is being lowered, unless the bucket has no rows for it.
     pub fn push(&mut self, launch: Launch) {
-        self.launches.push(Launch { node: self.node, ..launch });
+        if launch.grid.iter().all(|n| *n > 0) {
+            self.launches.push(Launch { node: self.node, ..launch });
+        }
     }
 
     /// The error for what no kernel does.

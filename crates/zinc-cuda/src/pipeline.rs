@@ -7,6 +7,7 @@
 mod ptx;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -15,10 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zinc_backend::DeviceError;
 
 use crate::driver::{Context, Function, Module, is_cubin, read_if_there};
-use crate::launch::Kernel;
+use crate::launch::{Kernel, Launch};
 use crate::memory::lost;
 
 pub use ptx::{MODULES, Ptx, param_bytes, text};
+
+/// Bytes of dynamic shared memory that any launch may ask for.
+const ALWAYS_ALLOWED: u32 = 46 << 10;
 
 /// A kernel ready to launch.
 pub(crate) type Ready = Function;
@@ -28,10 +32,10 @@ pub(crate) struct Pipeline {
     context: Arc<Context>,
     device: String,
     capability: u32,
-    shared_per_block: u32,
     cache_dir: Option<PathBuf>,
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
-    functions: Mutex<HashMap<Kernel, Function>>,
+    /// With the dynamic shared memory that is allowed.
+    functions: Mutex<HashMap<Kernel, (Function, u32)>>,
 }
 
 impl Pipeline {
@@ -39,32 +43,36 @@ impl Pipeline {
         context: &Arc<Context>,
         device: &str,
         capability: u32,
-        shared_per_block: u32,
         cache_dir: Option<PathBuf>,
     ) -> Pipeline {
         Pipeline {
             context: Arc::clone(context),
             device: device.to_owned(),
             capability,
-            shared_per_block,
             cache_dir,
             modules: Mutex::default(),
             functions: Mutex::default(),
         }
     }
 
-    /// The kernel, compiled and loaded the first time.
-    pub(crate) fn function(&self, kernel: &Kernel) -> Result<Function, DeviceError> {
+    /// The kernel of a launch, compiled and loaded the first time.
+    pub(crate) fn function(&self, launch: &Launch) -> Result<Function, DeviceError> {
+        let failed = |error| lost(&self.device, &error);
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(kernel) {
-            return Ok(function.clone());
+        let kernel = launch.kernel;
+        let (function, allowed) = match functions.entry(kernel) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let name = CString::new(kernel.name).unwrap_or_default();
+                let function = self.module(kernel.module)?.function(&name).map_err(failed)?;
+                entry.insert((function, ALWAYS_ALLOWED))
+            }
+        };
+        if launch.shared > *allowed {
+            function.allow_shared(launch.shared).map_err(failed)?;
+            *allowed = launch.shared;
         }
-        let module = self.module(kernel.module)?;
-        let name = CString::new(kernel.name).unwrap_or_default();
-        let function = module.function(&name, self.shared_per_block);
-        let function = function.map_err(|error| lost(&self.device, &error))?;
-        functions.insert(*kernel, function.clone());
-        Ok(function)
+        Ok(function.clone())
     }
 
     fn module(&self, name: &'static str) -> Result<Arc<Module>, DeviceError> {

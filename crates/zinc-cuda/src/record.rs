@@ -24,7 +24,7 @@ impl Recording {
         launches: Vec<Launch>,
     ) -> Result<Recording, DeviceError> {
         let with_function = |launch: Launch| {
-            let function = pipeline.function(&launch.kernel)?;
+            let function = pipeline.function(&launch)?;
             Ok((launch, function))
         };
         let launches = launches.into_iter().map(with_function).collect::<Result<Vec<_>, DeviceError>>()?;

@@ -197,7 +197,7 @@ impl<'a> Loader<'a> {
                     let n_rows = (part.len() / row_bytes) as u32;
                     let (from, at) = (half.staging.address(), buffer.address() + to);
                     if let Some(launch) = repack_launch(source.dtype, cols, n_rows, from, at) {
-                        let function = self.pipeline.function(&launch.kernel)?;
+                        let function = self.pipeline.function(&launch)?;
                         self.context
                             .launch(&function, &launch.shape(), &launch.params)
                             .map_err(failed)?;

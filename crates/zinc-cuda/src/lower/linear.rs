@@ -3,7 +3,7 @@
 mod float;
 mod matmul;
 mod matvec;
-mod quantize;
+pub(super) mod quantize;
 
 use super::{Lowering, Operand};
 use zinc_backend::DeviceError;

@@ -64,6 +64,8 @@ pub struct NormParams {
     z: Rows,
     n: Count,
     w: u64,
+    quants: u64,
+    scales: u64,
     group: u32,
     n_groups: u32,
     eps: f32,
@@ -208,17 +210,34 @@ impl Lowering<'_> {
         let (x, y) = (self.float_rows(node.reads[0])?, self.float_rows(node.writes[0])?);
         let z = z.map_or(Ok(Rows { data: 0, stride: 0, cols: 0 }), |z| self.float_rows(z))?;
         let n_groups = y.cols / group;
-        let params =
-            NormParams { x, y, z, n: self.count(dim), w, group, n_groups, eps, unused: 0 };
+        let mut params = NormParams {
+            x,
+            y,
+            z,
+            n: self.count(dim),
+            w,
+            quants: 0,
+            scales: 0,
+            group,
+            n_groups,
+            eps,
+            unused: 0,
+        };
         let n = self.rows(dim) * n_groups;
-        let launch = |name, grid, block| {
+        let launch = |name, params: NormParams, grid, block| {
             Launch::new(Kernel { module: "norm", name }, params, [grid, 1, 1], block)
         };
         let launch = match names {
             (_, Some(name)) if group > LONGEST_OF_WARP => {
-                launch(name, n, (group / 4).next_power_of_two().clamp(128, 1024))
+                if let Some(quantized) = self.quantized_at_once(node, n_groups)? {
+                    (params.quants, params.scales) = (quantized.quants, quantized.scales);
+                    if !quantized.keeps_floats {
+                        params.y.data = 0;
+                    }
+                }
+                launch(name, params, n, (group / 4).next_power_of_two().clamp(128, 1024))
             }
-            (name, _) => launch(name, n.div_ceil(8), 256),
+            (name, _) => launch(name, params, n.div_ceil(8), 256),
         };
         self.push_rows(launch);
         Ok(())
