@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod experts;
 pub mod linear;
+pub mod prepare;
 pub mod recurrent;
 pub mod rows;
 
@@ -162,6 +163,8 @@ pub struct Lowering<'a> {
     node: usize,
     /// A node whose work the one before it has done.
     pass_over: Option<usize>,
+    /// Nodes before this one are lowered.
+    next: usize,
     persistent_bytes: u64,
     transient_bytes: u64,
     transient_max: u64,
@@ -200,6 +203,7 @@ impl<'a> Lowering<'a> {
             launches: Vec::new(),
             node: 0,
             pass_over: None,
+            next: 0,
             persistent_bytes: 0,
             transient_bytes: 0,
             transient_max: 0,
@@ -215,12 +219,15 @@ impl<'a> Lowering<'a> {
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
         for (idx, node) in plan.nodes.iter().enumerate() {
-            if self.pass_over == Some(idx) {
+            if self.pass_over == Some(idx) || idx < self.next {
                 continue;
             }
             self.node = idx;
             self.transient_bytes = 0;
-            self.lower(node)?;
+            match self.prepare(idx)? {
+                Some(n_nodes) => self.next = idx + n_nodes,
+                None => self.lower(node)?,
+            }
         }
         Ok(Lowered {
             launches: self.launches,

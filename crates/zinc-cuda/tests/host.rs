@@ -3,14 +3,20 @@
 
 mod host_device;
 
+use std::sync::Arc;
+
 use host_device::{HostDevice, Options};
 use zinc_backend::Device;
 use zinc_cuda::lower::Card;
 use zinc_plan::{OpKind, passes};
+use zinc_quant::GgmlType;
+use zinc_reference::ReferenceDevice;
 use zinc_testkit::cases::{self, Case};
 use zinc_testkit::compare::{nmse, same_bits};
 use zinc_testkit::conformance::{Verdict, check_case, run_on_reference, run_plan};
 use zinc_testkit::kernel_host::Schedule;
+use zinc_testkit::model_runner::ModelRunner;
+use zinc_testkit::paths;
 
 /// Cases of more rows are run once, not cut into steps of one row: an emulated thread is slow.
 const MOST_ROWS_TO_CUT: usize = 40;
@@ -109,4 +115,26 @@ fn results_do_not_depend_on_the_order_of_threads() {
         }
         Ok(true)
     });
+}
+
+/// Whole models: what lowering joins beyond the plan's operations agrees with the reference as well.
+#[test]
+fn small_models_agree_with_the_reference() {
+    let host: Arc<dyn Device> = Arc::new(HostDevice::new(options(false, Schedule::Forward)));
+    let reference: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
+    for name in ["llama.f32", "phi3.f32", "qwen3.f32"] {
+        let file = paths::testdata().join("golden").join(format!("{name}.gguf"));
+        for kv_type in [GgmlType::F32, GgmlType::F16] {
+            let tokens = [3, 14, 15, 9, 26, 5, 35, 8, 97, 93, 23, 84, 62, 64, 33, 83, 27, 9, 50, 2];
+            let [found, expected] = [&host, &reference].map(|device| {
+                let runner = ModelRunner::open(&file, Arc::clone(device), kv_type);
+                let pass = runner.and_then(|runner| runner.prefill(&tokens, 18));
+                pass.unwrap_or_else(|error| panic!("{name}: {error}")).logits
+            });
+            let error = nmse(&found, &expected);
+            // Values rounded to f16 the other way, or queries rounded to f16 at all.
+            let limit = if kv_type == GgmlType::F32 { 1e-10 } else { 1e-6 };
+            assert!(error < limit, "{name} with a cache in {kv_type}: nmse {error:e}");
+        }
+    }
 }
