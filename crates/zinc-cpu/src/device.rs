@@ -89,6 +89,7 @@ fn caps() -> Caps {
             .collect(),
         kv_types: KV_TYPES.to_vec(),
         batch_invariant: true,
+        f16_attention: false,
     }
 }
 

@@ -6,7 +6,7 @@
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
 // queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. attention_merge
-// follows: grid (n_heads, rows), 128 threads. Where `parts` has no room for all rows, the lowering makes several
+// follows: grid (n_heads, rows), 512 threads. Where `parts` has no room for all rows, the lowering makes several
 // such pairs of launches.
 // Reads each key and value once for four heads; two multiplications a head and element: bound by arithmetic from
 // four heads on. v_dim <= 512.
@@ -181,10 +181,13 @@ ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Ca
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
 
-// Merges the parts of a row and head in their order.
-ZINC_KERNEL(128, 1) attention_merge(ZINC_PARAM AttentionParams p) {
-    ZINC_STATIC_SHARED(float2, factors, MOST_PARTS);
-    ZINC_STATIC_SHARED(float, last, 1);
+#define MERGE_THREADS 512
+
+// Merges the parts of a row and head: weights relative to the largest maximum, four sums over every fourth part,
+// added in order.
+ZINC_KERNEL(MERGE_THREADS, 1) attention_merge(ZINC_PARAM AttentionParams p) {
+    ZINC_STATIC_SHARED(float, weights, MOST_PARTS);
+    ZINC_STATIC_SHARED(float, sums, MERGE_THREADS);
     int head = blockIdx.x, row = blockIdx.y + p.first_row, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
     pdl_launch();
     pdl_wait();
@@ -192,39 +195,35 @@ ZINC_KERNEL(128, 1) attention_merge(ZINC_PARAM AttentionParams p) {
     KeyRange keys(p.positions[row], (int)p.window);
     i64 at = part_place(p, row, head);
     if (threadIdx.x < 32) {
-        // The maximum over the parts before and with each one: maxima can be taken in any order.
-        float2 stats[2];
-        float before = NEG_INFINITY;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int part = 32 * half + lane;
-            stats[half] = part < keys.n_parts ? p.part_stats[at + part] : make_float2(NEG_INFINITY, 0.0f);
-            float most = fmaxf(stats[half].x, before);
-#pragma unroll
-            for (int by = 1; by < 32; by *= 2) {
-                float other = __shfl_up_sync(FULL_WARP, most, by);
-                if (lane >= by) most = fmaxf(most, other);
-            }
-            float previous = __shfl_up_sync(FULL_WARP, most, 1);
-            if (lane == 0) previous = before;
-            if (part < keys.n_parts) factors[part] = merge_factors(previous, stats[half].x);
-            before = __shfl_sync(FULL_WARP, most, 31);
-        }
-        __syncwarp();
-        float sum = 0.0f;
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            for (int i = 0; i < 32 && 32 * half + i < keys.n_parts; i++)
-                sum = merged(sum, __shfl_sync(FULL_WARP, stats[half].y, i), factors[32 * half + i]);
-        float sink = p.sinks != nullptr ? p.sinks[head] : 0.0f;
-        if (lane == 0) last[0] = final_factor({before, sum}, p.sinks != nullptr, sink);
+        bool has_sink = p.sinks != nullptr;
+        float sink = has_sink ? p.sinks[head] * LOG2_E : NEG_INFINITY;
+        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
+        if (lane < keys.n_parts) low = p.part_stats[at + lane];
+        if (lane + 32 < keys.n_parts) high = p.part_stats[at + lane + 32];
+        float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
+        float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
+        float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight));
+        if (has_sink) sum += exp2_of(sink - most);
+        weights[lane] = low_weight / sum;
+        weights[lane + 32] = high_weight / sum;
     }
     __syncthreads();
-    for (int col = threadIdx.x; col < v_dim; col += 128) {
-        float total = 0.0f;
+    int group = threadIdx.x / (MERGE_THREADS / 4), within = threadIdx.x % (MERGE_THREADS / 4);
+    const float *parts = p.parts + at * v_dim;
+    for (int start = 0; start < v_dim; start += MERGE_THREADS / 4) {
+        int col = start + within;
+        float sum = 0.0f;
+        if (col < v_dim) {
 #pragma unroll 16
-        for (int part = 0; part < keys.n_parts; part++)
-            total = merged(total, p.parts[(at + part) * v_dim + col], factors[part]);
-        p.y.row(row)[head * v_dim + col] = total * last[0];
+            for (int part = group; part < keys.n_parts; part += 4)
+                sum = fmaf(parts[(i64)part * v_dim + col], weights[part], sum);
+        }
+        sums[threadIdx.x] = sum;
+        __syncthreads();
+        if (group == 0 && col < v_dim) {
+            for (int i = 1; i < 4; i++) sum += sums[i * (MERGE_THREADS / 4) + within];
+            p.y.row(row)[head * v_dim + col] = sum;
+        }
+        __syncthreads();
     }
 }

@@ -3,8 +3,8 @@
 //
 // A row at position p sees the keys first ..= p. They are cut into at most MOST_PARTS parts at multiples of a
 // length that depends on p and the window alone. The result of a part (maximum, sum of exponentials, weighted sum
-// of values) does not depend on who computes it, and parts are merged in order. So a row's bits depend neither on
-// how many blocks share its keys nor on the rows beside it.
+// of values) does not depend on who computes it, and parts are merged in a fixed order. So a row's bits depend
+// neither on how many blocks share its keys nor on the rows beside it.
 //
 // Exponentials are powers of two: scale has the factor log2(e) in it.
 #pragma once

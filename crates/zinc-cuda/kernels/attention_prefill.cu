@@ -56,7 +56,8 @@ DEVICE bool is_first_of_seq(const Tile &tile, int token) {
 }
 
 template <int D, int STAGES, int WARPS> struct Prefill {
-    enum { ROW = ROW_BYTES(D), KEYS = KEY_BLOCK * ROW };
+    // Keys whose scores are in registers together.
+    enum { ROW = ROW_BYTES(D), KEYS = KEY_BLOCK * ROW, SPAN = D > 128 ? 32 : 64 };
 
     const AttentionParams &p;
     Tile &tile;
@@ -94,12 +95,12 @@ template <int D, int STAGES, int WARPS> struct Prefill {
         return key <= position[i] && (window == 0 || key > position[i] - window);
     }
 
-    // The keys start .. start + 64 for this warp's rows.
+    // The keys start .. start + SPAN for this warp's rows.
     __device__ __forceinline__ void compute(const u8 *keys_at, int start) {
         const u8 *values_at = keys_at + KEYS;
-        float scores[8][4];
+        float scores[SPAN / 8][4];
 #pragma unroll
-        for (int i = 0; i < 32; i++) scores[i / 4][i % 4] = 0.0f;
+        for (int i = 0; i < SPAN / 2; i++) scores[i / 4][i % 4] = 0.0f;
         int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
         int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8;
 #pragma unroll
@@ -107,7 +108,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
             u32 a[4], b[4];
             load_matrix_x4(a, queries + a_row * ROW + (d + a_col) * 2);
 #pragma unroll
-            for (int key = 0; key < KEY_BLOCK; key += 16) {
+            for (int key = 0; key < SPAN; key += 16) {
                 load_matrix_x4(b, keys_at + (key + b_row) * ROW + (d + b_col) * 2);
                 mma_f16(scores[key / 8], a, b[0], b[1]);
                 mma_f16(scores[key / 8 + 1], a, b[2], b[3]);
@@ -118,7 +119,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
         for (int half = 0; half < 2; half++) {
             float new_most = most[half];
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < SPAN / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
@@ -132,7 +133,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
             most[half] = new_most;
             float added = 0.0f;
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < SPAN / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
@@ -150,7 +151,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
             sums[i][3] *= factor[1];
         }
 #pragma unroll
-        for (int key = 0; key < KEY_BLOCK; key += 16) {
+        for (int key = 0; key < SPAN; key += 16) {
             float *low = scores[key / 8], *high = scores[key / 8 + 1];
             u32 a[4] = {pack_f16_fast(low[0], low[1]), pack_f16_fast(low[2], low[3]),
                         pack_f16_fast(high[0], high[1]), pack_f16_fast(high[2], high[3])};
@@ -232,7 +233,10 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
             }
             int start = block * KEY_BLOCK;
             work.find_rows(slot, start + 2 * KEY_BLOCK, pass);
-            if (start <= latest && start + KEY_BLOCK > earliest) work.compute(keys_at, start);
+            for (int part = 0; part < KEY_BLOCK; part += Work::SPAN, start += Work::SPAN) {
+                if (start <= latest && start + Work::SPAN > earliest)
+                    work.compute(keys_at + part * Work::ROW, start);
+            }
         }
     }
 #pragma unroll

@@ -4,7 +4,7 @@
 // rows by counting. A sequence goes on from slot from[s], or from zeros when its first row has position 0; the
 // state after its last row goes to slots[s], the state after row t also to saves[t] unless that is -1. All reads of
 // a state come before its writes: both are done by the same thread.
-#include "zinc.cuh"
+#include "ptx.cuh"
 
 struct Recurrence {
     const int *positions, *seq_of, *from, *slots, *saves;
@@ -71,17 +71,23 @@ ZINC_KERNEL(128, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
         early[i] = window[i];
     }
     int end = min(run.y, first + CONV_ROWS);
-#pragma unroll 4
-    for (int idx = first; idx < end; idx++) {
-        float sum = 0.0f, x = p.x.row(run.x + idx)[col];
+    for (int start = first; start < end; start += 8) {
+        // All loads of eight rows are under way together.
+        float x[8];
 #pragma unroll
-        for (int i = 0; i < MOST_TAPS; i++) {
-            if (i == n_before) window[i] = x;
-            if (i <= n_before) sum = fmaf(taps[i], window[i], sum);
+        for (int i = 0; i < 8; i++) x[i] = start + i < end ? p.x.row(run.x + start + i)[col] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int tap = 0; tap < MOST_TAPS; tap++) {
+                if (tap == n_before) window[tap] = x[i];
+                if (tap <= n_before) sum = fmaf(taps[tap], window[tap], sum);
+            }
+            if (start + i < end) p.y.row(run.x + start + i)[col] = sum * sigmoid(sum);
+#pragma unroll
+            for (int tap = 0; tap + 1 < MOST_TAPS; tap++) window[tap] = window[tap + 1];
         }
-        p.y.row(run.x + idx)[col] = sum * sigmoid(sum);
-#pragma unroll
-        for (int i = 0; i + 1 < MOST_TAPS; i++) window[i] = window[i + 1];
     }
     if (blockIdx.y > 0) return;
     // `early` is the old state: from here on slots are written.
@@ -115,84 +121,121 @@ struct DeltaParams {
     float scale;
 };
 
+// Rows of the step that are in shared memory together, twice.
+#define TILE_ROWS 16
+
+// A tile of one head's operands: of each row k, q, the block's columns of v; then what is one number a row.
+template <int K> struct DeltaTile {
+    float k[TILE_ROWS][K], q[TILE_ROWS][K], v[TILE_ROWS][32], g[TILE_ROWS], beta[TILE_ROWS];
+    int save[TILE_ROWS];
+};
+
 // S = e^g S; S += k (beta (v - S^T k))^T; y = scale S^T q, row by row. Columns of S never meet, so they are spread
-// over the card: a lane holds ROWS rows of one column (rows lane / 8 + 4 i), a warp eight columns.
+// over the card: a lane holds K / 4 rows of one column (rows lane / 8 + 4 i), a warp eight columns.
 // Launch: grid (ceil(v_dim / 32), n_v_heads, sequences), 128 threads. Decode moves the state twice (in and out) and
-// is bound by memory; prefill keeps it in registers and is bound by the latency of a row: two sums over k_dim.
-template <int ROWS> DEVICE void delta_rule(const DeltaParams &p) {
+// is bound by memory; prefill keeps it in registers, copies the next 16 rows while it computes these, and is bound
+// by the latency of a row: two sums over k_dim.
+template <int K> struct Delta {
+    enum { ROWS = K / 4 };
+    const DeltaParams &p;
+    int head, k_head, first_col;
+    float s[ROWS];
+
+    // Begins to copy the rows first .. end.
+    __device__ __forceinline__ void fetch(DeltaTile<K> &tile, int first, int end) const {
+        int k_dim = (int)p.k_dim, n_cols = min(32, (int)p.v_dim - first_col);
+        for (int i = threadIdx.x; i < TILE_ROWS * K; i += 128) {
+            int row = i / K, d = i % K, t = first + row;
+            bool valid = t < end && d < k_dim;
+            t = min(t, end - 1);
+            d = min(d, k_dim - 1);
+            copy_async_4(&tile.k[row][i % K], p.k.row(t) + k_head * k_dim + d, valid);
+            copy_async_4(&tile.q[row][i % K], p.q.row(t) + k_head * k_dim + d, valid);
+        }
+        for (int i = threadIdx.x; i < TILE_ROWS * 32; i += 128) {
+            int row = i / 32, col = i % 32, t = min(first + row, end - 1);
+            copy_async_4(&tile.v[row][col], p.v.row(t) + head * (int)p.v_dim + first_col + min(col, n_cols - 1),
+                         first + row < end && col < n_cols);
+        }
+        if (threadIdx.x < TILE_ROWS) {
+            int row = threadIdx.x, t = min(first + row, end - 1);
+            copy_async_4(&tile.g[row], p.g.row(t) + head, true);
+            copy_async_4(&tile.beta[row], p.beta.row(t) + head, true);
+            copy_async_4(&tile.save[row], p.r.saves + t, true);
+        }
+        copy_async_commit();
+    }
+
+    // One row; the result is in every lane of the column.
+    __device__ __forceinline__ float step(const DeltaTile<K> &tile, int row) {
+        int part = threadIdx.x % 32 / 8, col = threadIdx.x / 32 * 8 + threadIdx.x % 8;
+        float decay = expf(tile.g[row]), along[4] = {}, out[4] = {};
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            s[i] *= decay;
+            along[i % 4] = fmaf(tile.k[row][part + 4 * i], s[i], along[i % 4]);
+        }
+        float sum = (along[0] + along[1]) + (along[2] + along[3]);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 8);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 16);
+        float update = tile.beta[row] * (tile.v[row][col] - sum);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            s[i] = fmaf(tile.k[row][part + 4 * i], update, s[i]);
+            out[i % 4] = fmaf(tile.q[row][part + 4 * i], s[i], out[i % 4]);
+        }
+        sum = (out[0] + out[1]) + (out[2] + out[3]);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 8);
+        return sum + __shfl_xor_sync(FULL_WARP, sum, 16);
+    }
+};
+
+template <int K> DEVICE void delta_rule(const DeltaParams &p) {
+    typedef Delta<K> Work;
+    ZINC_STATIC_SHARED(DeltaTile<K>, tiles, 2);
     int lane = threadIdx.x % 32, part = lane / 8, k_dim = (int)p.k_dim, v_dim = (int)p.v_dim;
-    int col = blockIdx.x * 32 + threadIdx.x / 32 * 8 + lane % 8, head = blockIdx.y, seq = blockIdx.z;
+    int head = blockIdx.y, seq = blockIdx.z, first_col = blockIdx.x * 32;
+    int col = first_col + threadIdx.x / 32 * 8 + lane % 8;
     pdl_launch();
     pdl_wait();
     if (seq >= p.r.seqs.get()) return;
     int2 run = rows_of(p.r, seq);
     if (run.y == 0) return;
-    bool is_inside = col < v_dim;
+    bool is_inside = col < v_dim, is_new = p.r.positions[run.x] == 0;
     int k_head = p.is_tiled ? head % (int)p.n_k_heads : head / (int)(p.n_v_heads / p.n_k_heads);
+    int end = run.x + run.y;
+    Work work = {p, head, k_head, first_col, {}};
+    work.fetch(tiles[0], run.x, end);
     i64 of_slot = (i64)p.n_v_heads * k_dim * v_dim, at = (i64)head * k_dim * v_dim + min(col, v_dim - 1);
-    float s[ROWS];
-    bool is_new = p.r.positions[run.x] == 0;
     const float *old = p.r.state + p.r.from[seq] * of_slot + at;
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < Work::ROWS; i++) {
         int row = part + 4 * i;
-        s[i] = is_new || row >= k_dim ? 0.0f : old[(i64)row * v_dim];
+        work.s[i] = is_new || row >= k_dim ? 0.0f : old[(i64)row * v_dim];
     }
     auto store = [&](int slot) {
         float *to = p.r.state + slot * of_slot + at;
 #pragma unroll
-        for (int i = 0; i < ROWS; i++) {
+        for (int i = 0; i < Work::ROWS; i++) {
             int row = part + 4 * i;
-            if (row < k_dim && is_inside) to[(i64)row * v_dim] = s[i];
+            if (row < k_dim && is_inside) to[(i64)row * v_dim] = work.s[i];
         }
     };
-    // What the next row needs is read while this one is computed.
-    float next_k[ROWS], next_q[ROWS], next_v, next_g, next_beta;
-    int next_save;
-    auto fetch = [&](int t) {
-        const float *k = p.k.row(t) + k_head * k_dim, *q = p.q.row(t) + k_head * k_dim;
-#pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            int row = part + 4 * i;
-            next_k[i] = row < k_dim ? k[row] : 0.0f;
-            next_q[i] = row < k_dim ? q[row] : 0.0f;
+    for (int first = run.x, turn = 0; first < end; first += TILE_ROWS, turn ^= 1) {
+        copy_async_wait<0>();
+        __syncthreads();
+        if (first + TILE_ROWS < end) work.fetch(tiles[turn ^ 1], first + TILE_ROWS, end);
+        int n_rows = min(TILE_ROWS, end - first);
+        for (int row = 0; row < n_rows; row++) {
+            float y = work.step(tiles[turn], row);
+            if (part == 0 && is_inside) p.y.row(first + row)[head * v_dim + col] = y * p.scale;
+            int save = tiles[turn].save[row];
+            if (save >= 0) store(save);
         }
-        next_v = p.v.row(t)[head * v_dim + min(col, v_dim - 1)];
-        next_g = p.g.row(t)[head];
-        next_beta = p.beta.row(t)[head];
-        next_save = p.r.saves[t];
-    };
-    fetch(run.x);
-    for (int t = run.x; t < run.x + run.y; t++) {
-        float k[ROWS], q[ROWS], v = next_v, decay = expf(next_g), beta = next_beta;
-        int save = next_save;
-#pragma unroll
-        for (int i = 0; i < ROWS; i++) k[i] = next_k[i], q[i] = next_q[i];
-        if (t + 1 < run.x + run.y) fetch(t + 1);
-        float along[4] = {};
-#pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            s[i] *= decay;
-            along[i % 4] = fmaf(k[i], s[i], along[i % 4]);
-        }
-        float sum = (along[0] + along[1]) + (along[2] + along[3]);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 8);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 16);
-        float update = beta * (v - sum), out[4] = {};
-#pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            s[i] = fmaf(k[i], update, s[i]);
-            out[i % 4] = fmaf(q[i], s[i], out[i % 4]);
-        }
-        sum = (out[0] + out[1]) + (out[2] + out[3]);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 8);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 16);
-        if (part == 0 && is_inside) p.y.row(t)[head * v_dim + col] = sum * p.scale;
-        if (save >= 0) store(save);
     }
     store(p.r.slots[seq]);
 }
 
-ZINC_KERNEL(128, 1) delta_rule_32(ZINC_PARAM DeltaParams p) { delta_rule<8>(p); }
-ZINC_KERNEL(128, 1) delta_rule_64(ZINC_PARAM DeltaParams p) { delta_rule<16>(p); }
-ZINC_KERNEL(128, 1) delta_rule_128(ZINC_PARAM DeltaParams p) { delta_rule<32>(p); }
+ZINC_KERNEL(128, 1) delta_rule_32(ZINC_PARAM DeltaParams p) { delta_rule<32>(p); }
+ZINC_KERNEL(128, 1) delta_rule_64(ZINC_PARAM DeltaParams p) { delta_rule<64>(p); }
+ZINC_KERNEL(128, 1) delta_rule_128(ZINC_PARAM DeltaParams p) { delta_rule<128>(p); }

@@ -4,7 +4,6 @@
 #include "zinc.cuh"
 
 #define MOST_EXPERTS 1024
-#define PER_LANE (MOST_EXPERTS / 32)
 
 enum Gating { SOFTMAX, TOP_K_SOFTMAX, SIGMOID };
 enum GroupScore { ALL_GROUPS, GROUP_MAX, GROUP_TOP_TWO };
@@ -39,14 +38,15 @@ DEVICE u64 warp_max_rank(u64 rank) {
     return rank;
 }
 
-// The best of values[0 .. n] whose rank is below `below`.
-DEVICE u64 best_below(const float *values, int n, u64 below) {
+// The best of this lane's part of values[0 .. n] whose rank is below `below`.
+DEVICE u64 best_of_lane(const float *values, int n, u64 below) {
     u64 best = 0;
+#pragma unroll 4
     for (int i = threadIdx.x; i < n; i += 32) {
         u64 rank = rank_of(values[i], i);
         if (rank < below && rank > best) best = rank;
     }
-    return warp_max_rank(best);
+    return best;
 }
 
 // Puts the scores of all groups but the best out of reach. `values` has room for one number a group.
@@ -64,7 +64,7 @@ DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values
     }
     __syncwarp();
     u64 last = ~0ull;
-    for (u32 i = 0; i < p.n_groups_used; i++) last = best_below(values, n_groups, last);
+    for (u32 i = 0; i < p.n_groups_used; i++) last = warp_max_rank(best_of_lane(values, n_groups, last));
     for (int i = threadIdx.x; i < n_experts; i += 32)
         if (rank_of(values[i / size], i / size) < last) scores[i] = NEG_INFINITY;
     __syncwarp();
@@ -95,20 +95,22 @@ ZINC_KERNEL(32, 1) router_top_k(ZINC_PARAM RouterParams p) {
     }
     __syncwarp();
     if (p.group_score != ALL_GROUPS) keep_best_groups(p, scores, groups, n_experts);
-    // Every lane goes the whole way; lane j % 32 keeps what belongs to slot j.
-    u64 rank = ~0ull;
+    // Each lane keeps its best expert at hand; only the lane that loses it looks for another one.
     float first = 0.0f, total = 0.0f;
+    u64 mine = best_of_lane(scores, n_experts, ~0ull);
     for (int j = 0; j < k; j++) {
-        rank = best_below(scores, n_experts, rank);
-        float weight = probs[idx_of(rank)];
+        u64 rank = warp_max_rank(mine);
+        int idx = idx_of(rank);
+        float weight = probs[idx];
         if (j == 0) first = weight;
         if (p.gating == TOP_K_SOFTMAX) weight = expf(weight - first);
         total += weight;
         if (lane == 0) {
-            p.ids[(i64)row * k + j] = idx_of(rank);
+            p.ids[(i64)row * k + j] = idx;
             // Not scaled yet; written by this lane and read by it alone.
             p.weights[(i64)row * k + j] = weight;
         }
+        if (mine == rank) mine = best_of_lane(scores, n_experts, rank);
     }
     if (lane != 0) return;
     float divisor = 1.0f;

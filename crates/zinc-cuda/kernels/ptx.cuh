@@ -17,6 +17,19 @@ DEVICE void copy_async_16(void *to, const void *from, bool valid = true) {
 #endif
 }
 
+// The same for 4 bytes, aligned to 4.
+DEVICE void copy_async_4(void *to, const void *from, bool valid = true) {
+#ifdef ZINC_HOST
+    zh::copy_later(to, from, 4, valid ? 4 : 0);
+#elif __CUDA_ARCH__ >= 800
+    u32 at = (u32)__cvta_generic_to_shared(to);
+    int n = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
+#else
+    *(u32 *)to = valid ? *(const u32 *)from : 0u;
+#endif
+}
+
 // Ends a group of copies.
 DEVICE void copy_async_commit() {
 #ifdef ZINC_HOST

@@ -6,7 +6,7 @@
 // Launch: grid (ceil(n_heads / heads per block), rows), 256 threads: a thread makes the angle of one pair and
 // turns it in some heads; heads per block as the lowering says.
 // Reads x once and writes y once; the sine and cosine of an angle cost as much as some heads' products.
-#include "zinc.cuh"
+#include "rope.cuh"
 
 struct RopeParams {
     Rows x, y;
@@ -22,7 +22,6 @@ ZINC_KERNEL(256, 1) rope(ZINC_PARAM RopeParams p) {
     pdl_wait();
     if (row >= p.n.get()) return;
     const float *frequencies = p.table + (i64)p.variants[row] * (half + 1);
-    float position = (float)p.positions[row], magnitude = frequencies[half];
     int first_head = blockIdx.x * p.heads_per_block, end = min((int)p.n_heads, first_head + (int)p.heads_per_block);
     const float *x = p.x.row(row);
     float *y = p.y.row(row);
@@ -38,16 +37,12 @@ ZINC_KERNEL(256, 1) rope(ZINC_PARAM RopeParams p) {
                 y[head * head_dim + col] = x[head * head_dim + col];
             continue;
         }
-        // The angle is rounded to f32, as the definition says.
-        float sine, cosine;
-        sincosf(__fmul_rn(position, frequencies[job]), &sine, &cosine);
-        sine *= magnitude;
-        cosine *= magnitude;
+        Turn turn = turn_of(p.positions[row], frequencies, job, half);
         int a = p.is_neox ? job : 2 * job, b = p.is_neox ? job + half : 2 * job + 1;
         for (int head = first_head + lane; head < end; head += n_lanes) {
-            float at_a = x[head * head_dim + a], at_b = x[head * head_dim + b];
-            y[head * head_dim + a] = at_a * cosine - at_b * sine;
-            y[head * head_dim + b] = at_a * sine + at_b * cosine;
+            float2 result = turned(x[head * head_dim + a], x[head * head_dim + b], turn);
+            y[head * head_dim + a] = result.x;
+            y[head * head_dim + b] = result.y;
         }
     }
 }

@@ -206,6 +206,7 @@ pub fn caps(name: &str, batch_invariant: bool) -> Caps {
         matmul: quantised.into_iter().chain(floats).collect(),
         kv_types: KV_TYPES.to_vec(),
         batch_invariant,
+        f16_attention: !batch_invariant,
     }
 }
 

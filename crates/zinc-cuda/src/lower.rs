@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod experts;
 pub mod linear;
+pub mod prepare;
 pub mod recurrent;
 pub mod rows;
 
@@ -220,7 +221,10 @@ impl<'a> Lowering<'a> {
             }
             self.node = idx;
             self.transient_bytes = 0;
-            self.lower(node)?;
+            match self.prepare(idx)? {
+                Some(n_nodes) => self.resume = idx + n_nodes,
+                None => self.lower(node)?,
+            }
         }
         Ok(Lowered {
             launches: self.launches,

@@ -42,6 +42,7 @@ fn int8_caps() -> Caps {
         ],
         kv_types: vec![GgmlType::F16],
         batch_invariant: true,
+        f16_attention: false,
     }
 }
 

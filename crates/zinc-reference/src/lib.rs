@@ -71,6 +71,7 @@ impl ReferenceDevice {
             matmul,
             kv_types,
             batch_invariant: true,
+            f16_attention: false,
         };
         Self { info, caps }
     }

@@ -103,7 +103,7 @@ impl Lowering<'_> {
             unused: 0,
         };
         let grid = [k.cols.max(v.cols).div_ceil(64 * unit), self.rows(dim), 2];
-        self.push_rows(Launch::new(Kernel { module: "kv_write", name }, params, grid, 64));
+        self.push(Launch::new(Kernel { module: "kv_write", name }, params, grid, 64));
         Ok(())
     }
 
@@ -203,19 +203,21 @@ impl Lowering<'_> {
         dtype: GgmlType,
     ) -> Result<(), DeviceError> {
         let width = params.v_dim;
+        // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
+        let (params, at_once) = self.room_for_parts(params);
         let is_plain = params.rope_dim == 0 && params.k_dim == width && WIDTHS.contains(&width);
         if is_plain && dtype == GgmlType::F16 {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
             // Tiles of rows pay when their rows share keys.
             if !self.batch_invariant && tokens >= 16 && tokens >= 8 * seqs {
                 if let Some(launch) = self.prefill(params) {
-                    self.push_rows(launch);
+                    self.push(launch);
                     return Ok(());
                 }
             }
             if let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block) {
                 let kernel = Kernel { module: "attention_decode", name };
-                self.attend_parts(params, kernel, 8, shared);
+                self.attend_parts(params, at_once, kernel, (8, shared));
                 return Ok(());
             }
         }
@@ -231,18 +233,30 @@ impl Lowering<'_> {
             return Err(self.unsupported(node, format!("value heads of {width} elements")));
         }
         let shared = 4 * 4 * (params.k_dim + params.rope_dim);
-        self.attend_parts(params, Kernel { module: "attention", name }, 4, shared);
+        self.attend_parts(params, at_once, Kernel { module: "attention", name }, (4, shared));
         Ok(())
     }
 
-    /// Launches of a kernel that computes parts with `heads` heads a block, and of what merges them.
-    fn attend_parts(&mut self, params: AttentionParams, kernel: Kernel, heads: u32, shared: u32) {
-        let n_rows = self.bucket.tokens;
+    /// Scratch for the results of parts, and the rows it is for.
+    fn room_for_parts(&mut self, params: AttentionParams) -> (AttentionParams, u32) {
         let parts = u64::from(params.n_heads) * u64::from(params.n_parts_most);
         let row_bytes = parts * (u64::from(params.v_dim) + 2) * 4;
-        let at_once = (PARTS_BYTES / row_bytes).clamp(1, u64::from(n_rows)) as u32;
-        let stats = self.transient(u64::from(at_once) * parts * 8);
+        let at_once = (PARTS_BYTES / row_bytes).clamp(1, u64::from(self.bucket.tokens)) as u32;
+        let part_stats = self.transient(u64::from(at_once) * parts * 8);
         let sums = self.transient(u64::from(at_once) * parts * u64::from(params.v_dim) * 4);
+        (AttentionParams { parts: sums, part_stats, ..params }, at_once)
+    }
+
+    /// Launches of a kernel that computes parts with so many heads a block and shared memory, and of what
+    /// merges them.
+    fn attend_parts(
+        &mut self,
+        params: AttentionParams,
+        at_once: u32,
+        kernel: Kernel,
+        (heads, shared): (u32, u32),
+    ) {
+        let n_rows = self.bucket.tokens;
         let group = params.n_heads / params.n_kv_heads;
         let n_blocks = params.n_kv_heads * group.div_ceil(heads);
         let mut first_row = 0;
@@ -251,12 +265,11 @@ impl Lowering<'_> {
             // About two blocks for each multiprocessor.
             let n_splits = (2 * self.card.n_multiprocessors).div_ceil(n_blocks * rows);
             let n_splits = n_splits.clamp(1, params.n_parts_most);
-            let params =
-                AttentionParams { parts: sums, part_stats: stats, n_splits, first_row, ..params };
+            let params = AttentionParams { n_splits, first_row, ..params };
             let grid = [n_splits, n_blocks, rows];
-            self.push_rows(Launch::new(kernel, params, grid, 128).with_shared(shared));
+            self.push(Launch::new(kernel, params, grid, 128).with_shared(shared));
             let merge = Kernel { module: "attention", name: "attention_merge" };
-            self.push_rows(Launch::new(merge, params, [params.n_heads, rows, 1], 128));
+            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], 512));
             first_row += rows;
         }
     }

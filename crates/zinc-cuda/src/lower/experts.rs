@@ -118,7 +118,7 @@ impl Lowering<'_> {
             unused: 0,
         };
         let kernel = Kernel { module: "moe", name: "router_top_k" };
-        self.push_rows(Launch::new(kernel, params, [self.rows(dim), 1, 1], 32));
+        self.push(Launch::new(kernel, params, [self.rows(dim), 1, 1], 32));
         self.group_experts(node.writes[0], ids, (router.n_experts_used, logits.cols));
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Lowering<'_> {
             unused: 0,
         };
         let kernel = Kernel { module: "moe", name: "group_experts" };
-        self.push_rows(Launch::new(kernel, params, [1, 1, 1], 1024).with_shared(shared));
+        self.push(Launch::new(kernel, params, [1, 1, 1], 1024).with_shared(shared));
         let max_tiles = n_rows * k / Grouping::TILE + n_experts;
         self.groupings.push((id, Grouping { offsets, pairs, tiles, n_tiles, max_tiles }));
     }
@@ -180,7 +180,7 @@ impl Lowering<'_> {
         };
         let grid = [y.cols.div_ceil(1024), self.rows(dim), 1];
         let kernel = Kernel { module: "rows", name: "expert_combine" };
-        self.push_rows(Launch::new(kernel, params, grid, 256));
+        self.push(Launch::new(kernel, params, grid, 256));
         Ok(())
     }
 }

@@ -106,7 +106,7 @@ impl Lowering<'_> {
         let kernel = Kernel { module: "delta_net", name: "causal_conv1d" };
         let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
         let grid = [x.cols.div_ceil(128), tokens.div_ceil(CONV_ROWS), seqs];
-        self.push_rows(Launch::new(kernel, params, grid, 128));
+        self.push(Launch::new(kernel, params, grid, 128));
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl Lowering<'_> {
         };
         let grid = [g.cols.div_ceil(1024), self.rows(dim), 1];
         let kernel = Kernel { module: "rows", name: "delta_gates" };
-        self.push_rows(Launch::new(kernel, params, grid, 256));
+        self.push(Launch::new(kernel, params, grid, 256));
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl Lowering<'_> {
         };
         let grid = [net.v_dim.div_ceil(32), net.n_v_heads, self.bucket.seqs];
         let kernel = Kernel { module: "delta_net", name };
-        self.push_rows(Launch::new(kernel, params, grid, 128));
+        self.push(Launch::new(kernel, params, grid, 128));
         Ok(())
     }
 }

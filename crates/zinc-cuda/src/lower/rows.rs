@@ -91,13 +91,6 @@ pub struct RopeParams {
 }
 
 impl Lowering<'_> {
-    /// Adds a launch, unless the bucket has no rows for it.
-    pub(super) fn push_rows(&mut self, launch: Launch) {
-        if launch.grid.iter().all(|n| *n > 0) {
-            self.push(launch);
-        }
-    }
-
     pub(super) fn embed(&mut self, node: &Node, embed: Embed) -> Result<(), DeviceError> {
         let table = self.operand(node.reads[0])?;
         let dim = self.plan.tensor(node.writes[0]).shape.rows;
@@ -114,7 +107,7 @@ impl Lowering<'_> {
         let name = embed_kernel(table.dtype)
             .ok_or_else(|| self.unsupported(node, format!("a table of type {}", table.dtype)))?;
         let grid = [y.cols.div_ceil(256), self.rows(dim), 1];
-        self.push_rows(Launch::new(Kernel { module: "embed", name }, params, grid, 256));
+        self.push(Launch::new(Kernel { module: "embed", name }, params, grid, 256));
         Ok(())
     }
 
@@ -137,7 +130,7 @@ impl Lowering<'_> {
 
     fn elementwise(&mut self, name: &'static str, params: impl crate::launch::Params, y: Rows, rows: Dim) {
         let grid = [y.cols.div_ceil(COLUMNS), self.rows(rows), 1];
-        self.push_rows(Launch::new(Kernel { module: "rows", name }, params, grid, 256));
+        self.push(Launch::new(Kernel { module: "rows", name }, params, grid, 256));
     }
 
     /// A kernel with two operands of floats.
@@ -239,7 +232,7 @@ impl Lowering<'_> {
             }
             (name, _) => launch(name, params, n.div_ceil(8), 256),
         };
-        self.push_rows(launch);
+        self.push(launch);
         Ok(())
     }
 
@@ -282,7 +275,7 @@ impl Lowering<'_> {
             unused: 0,
         };
         let grid = [n_heads.div_ceil(heads_per_block), n_rows, 1];
-        self.push_rows(Launch::new(Kernel { module: "rope", name: "rope" }, params, grid, 256));
+        self.push(Launch::new(Kernel { module: "rope", name: "rope" }, params, grid, 256));
         Ok(())
     }
 }
