@@ -54,4 +54,4 @@ pub mod pipeline;
 mod record;
 pub mod store;
 
-pub use device::{CudaBackend, CudaDevice, CudaOptions, why_none};
+pub use device::{CudaBackend, CudaDevice, CudaOptions, caps, why_none};

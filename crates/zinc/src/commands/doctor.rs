@@ -32,6 +32,8 @@ struct Report {
     version: &'static str,
     machine: Machine,
     devices: Vec<DeviceReport>,
+    /// Kinds of devices that are not there, each with the reason.
+    absent: Vec<(&'static str, String)>,
     model: Option<ModelReport>,
     healthy: bool,
 }
@@ -70,14 +72,17 @@ struct ModelReport {
 /// Stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let threads = args.threads.threads;
+    // Looking at a card disturbs nobody who computes on it.
+    let choice = backends::Choice { threads, share: true };
     let devices: Vec<_> =
-        backends::devices(threads).into_iter().map(|info| test(info, threads)).collect();
+        backends::devices(choice).into_iter().map(|info| test(info, choice)).collect();
     let model = (args.model.model.is_some() || builtin::file().is_some())
         .then(|| check_model(&args.model, threads));
     let healthy = devices.iter().all(|device| device.passed)
         && model.as_ref().is_none_or(|model| model.passed);
     let version = env!("CARGO_PKG_VERSION");
-    let report = Report { version, machine: Machine::look(), devices, model, healthy };
+    let absent = backends::absent();
+    let report = Report { version, machine: Machine::look(), devices, absent, model, healthy };
     if args.json {
         output::json(&report)?;
     } else {
@@ -86,9 +91,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn test(info: DeviceInfo, threads: Option<u32>) -> DeviceReport {
+fn test(info: DeviceInfo, choice: backends::Choice) -> DeviceReport {
     let begin = Instant::now();
-    let outcome = backends::open(&info.name, threads).and_then(selftest::check);
+    let outcome = backends::open(&info.name, choice).and_then(selftest::check);
     let passed = outcome.as_ref().ok();
     DeviceReport {
         passed: passed.is_some(),
@@ -132,7 +137,7 @@ fn compute(
     memory: &mut Option<Need>,
 ) -> anyhow::Result<String> {
     let model = args.open()?;
-    let device = DeviceArgs { device: None, threads: ThreadArgs { threads } }.open()?;
+    let device = DeviceArgs { device: None, share: true, threads: ThreadArgs { threads } }.open()?;
     let name = device.info().name.clone();
     *memory = Some(Need::of(&model, device.as_ref(), &EngineOptions::default())?);
     let options = EngineOptions { n_ctx: Some(N_TOKENS as u32), ..EngineOptions::default() };
@@ -154,6 +159,9 @@ fn people(report: &Report) -> String {
     for device in &report.devices {
         text += &format!("\ndevice {}\n", device.name);
         text += &indent(&device_rows(device));
+    }
+    for (kind, why) in &report.absent {
+        text += &format!("\nno {kind} device\n{}", indent(&printable(why)));
     }
     if let Some(model) = &report.model {
         text += &format!("\nmodel {}\n", printable(&model.name));
