@@ -62,7 +62,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
             false => (&PTX[..], MAX_REGISTERS),
         };
         for machine in machines {
-            let report = compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
+            let report =
+                compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
             for breach in breaches(&report, most) {
                 eprintln!("{module}.cu for sm_{machine}: {breach}");
                 clean = false;

@@ -24,11 +24,15 @@ fn check(ops: &[OpKind], options: Options) {
             let start = Instant::now();
             match check_case(case, &device) {
                 Verdict::Passed(_) => n_passed += 1,
-                Verdict::Unsupported(reason) => eprintln!("{}: not supported: {reason}", case.label()),
+                Verdict::Unsupported(reason) => {
+                    eprintln!("{}: not supported: {reason}", case.label())
+                }
                 Verdict::Failed(reason) => failures.push(format!("{}: {reason}", case.label())),
             }
             let seconds = start.elapsed().as_secs_f64();
-            if seconds > 0.5 { eprintln!("{}: {seconds:.1} s", case.label()); }
+            if seconds > 0.5 {
+                eprintln!("{}: {seconds:.1} s", case.label());
+            }
         }
         eprintln!("{}: {n_passed} cases passed", op.name());
         assert!(n_passed > 0 || !failures.is_empty(), "{}: no case was tried", op.name());
@@ -40,6 +44,7 @@ fn check(ops: &[OpKind], options: Options) {
 #[test]
 fn dev() {
     let names = std::env::var("OPS").unwrap_or_default();
-    let ops: Vec<_> = OpKind::ALL.into_iter().filter(|op| names.split(',').any(|n| n == op.name())).collect();
+    let ops: Vec<_> =
+        OpKind::ALL.into_iter().filter(|op| names.split(',').any(|n| n == op.name())).collect();
     check(&ops, Options { batch_invariant: true, schedule: Schedule::Forward, card: Card::HOPPER });
 }

@@ -155,7 +155,8 @@ impl Lowering<'_> {
         let kernel = Kernel { module: "moe", name: "group_experts" };
         self.push_rows(Launch::new(kernel, params, [1, 1, 1], 1024).with_shared(shared));
         let max_tiles = n_rows * k / Grouping::TILE + n_experts;
-        self.groupings.push((id, Grouping { offsets, pairs, tiles, n_tiles, n_experts, max_tiles }));
+        self.groupings
+            .push((id, Grouping { offsets, pairs, tiles, n_tiles, n_experts, max_tiles }));
     }
 
     pub(super) fn expert_combine(

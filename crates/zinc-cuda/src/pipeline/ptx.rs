@@ -27,7 +27,6 @@ macro_rules! modules {
     };
 }
 modules!(
-modules!(
     [
         "attention", "attention_decode", "attention_prefill", "delta_net", "embed", "kv_write",
         "matfloat", "matmul", "matvec", "moe", "norm", "panels", "quantize", "repack", "rope",
@@ -37,7 +36,6 @@ modules!(
         "gemm_q4_0", "gemm_q4_1", "gemm_q5_0", "gemm_q5_1", "gemm_q8_0", "gemm_q4_k", "gemm_q5_k", "gemm_q6_k",
         "gemm_mxfp4", "gemm_iq4_nl", "gemm_iq4_xs"
     ]
-);
 );
 
 /// Most bytes of a module's text.

@@ -348,7 +348,8 @@ impl Lowering<'_> {
         let up = product.up.map(|(up, _)| up);
         let floats = |operand: Option<Operand>| operand.map_or(0, |it| (it.stride / 4) as u32);
         let gate = product.gate.map(|(gate, _)| gate);
-        let parts = self.transient(if may_split(product, tiles.as_ref()) { PARTS_BYTES } else { 0 });
+        let parts =
+            self.transient(if may_split(product, tiles.as_ref()) { PARTS_BYTES } else { 0 });
         let residual = product.residual.filter(|_| splits == 1);
         let params = GemmParams {
             n: self.count(product.out.rows),
