@@ -269,7 +269,7 @@ impl Lowering<'_> {
             let grid = [n_splits, n_blocks, rows];
             self.push(Launch::new(kernel, params, grid, 128).with_shared(shared));
             let merge = Kernel { module: "attention", name: "attention_merge" };
-            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], 512));
+            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], 128));
             first_row += rows;
         }
     }
