@@ -65,12 +65,13 @@ DEVICE void lookup(uint4 w, const u32 table[4], int q[8]) {
     }
 }
 
-// Scale and minimum of group g of the 16 bytes d, dmin, scales of Q4_K and Q5_K.
+// Scale and minimum of group g of the 16 bytes d, dmin, scales of Q4_K and Q5_K. What depends on g alone is constant
+// for a thread that keeps its group.
 DEVICE void scale_min(uint4 s, u32 g, float &d, float &m) {
-    u32 shift = 8 * (g & 3);
-    u32 a = s.y >> shift, b = s.z >> shift, c = s.w >> shift;
-    u32 scale = g < 4 ? a & 63 : (c & 15) | ((a >> 2) & 48);
-    u32 min = g < 4 ? b & 63 : ((c >> 4) & 15) | ((b >> 2) & 48);
+    bool low = g < 4;
+    u32 shift = 8 * (g & 3), main = low ? 63 : 15, high = low ? 0 : 48;
+    u32 scale = ((low ? s.y : s.w) >> shift & main) | (s.y >> (shift + 2) & high);
+    u32 min = ((low ? s.z : s.w) >> (low ? shift : shift + 4) & main) | (s.z >> (shift + 2) & high);
     d = f16_to_f32((u16)(s.x & 0xffff)) * (float)scale;
     m = -(f16_to_f32((u16)(s.x >> 16)) * (float)min);
 }

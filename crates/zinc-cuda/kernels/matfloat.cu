@@ -40,16 +40,17 @@ struct TypeBF16 {
 
 template <class T> DEVICE void matfloat(const MatFloatParams &p) {
     pdl_launch();
+    const int n_rows = min(p.n.get(), (int)p.rows);
     pdl_wait();
     const int lane = threadIdx.x & 31;
     const u32 col = blockIdx.x * 8 + (threadIdx.x >> 5);
     const bool stacked = p.n_slots != 0;
     u32 row = blockIdx.y * TILE, slot = 0;
     u64 matrix = 0;
-    int n = min(p.n.get(), (int)p.rows) - (int)row;
+    int n = n_rows - (int)row;
     if (stacked) {
         row = blockIdx.y / p.n_slots, slot = blockIdx.y % p.n_slots;
-        n = min(1, min(p.n.get(), (int)p.rows) - (int)row);
+        n = min(1, n_rows - (int)row);
         if (n > 0) matrix = p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
     }
     n = min(n, TILE);

@@ -10,6 +10,12 @@
 #include "formats.cuh"
 #include "ptx.cuh"
 
+// A further product of a launch.
+struct Segment {
+    u64 w, bias, out, out_stride;
+    u32 n_out, first_item;
+};
+
 struct MatVecParams {
     Count n;
     u64 w0, w1;           // first matrix; that of up, or 0
@@ -28,53 +34,64 @@ struct MatVecParams {
     u32 slot_cols;        // slot j starts at element j * slot_cols
     u32 act;              // of the gate
     u32 rows;             // most rows of the launch
-    u32 unused;
+    u32 n_segments;       // products of the same activations besides this one, for single matrices
+    Segment more[2];
 };
 
 #define MAX_WARPS 8
 #define STAGES 4
+#define NEVER 0xffffffffu
 
 // Bytes of a chunk of 32 blocks of one row in the ring: the planes' parts, each a multiple of 16.
 template <class F> struct Chunk {
     static constexpr int P1 = 512, P2 = P1 + 32 * F::HIGH, P3 = P2 + 4 * F::SCALE8, BYTES = P3 + 16 * F::SUPER;
 };
 
-template <class F> DEVICE void copy_chunk(u8 *to, const u8 *row, u32 n_blocks, u32 chunk, int lane) {
-    Planes p = planes_of<F>(row, n_blocks);
-    u32 first = chunk * 32, n = min(32u, n_blocks - first);
-    if (lane < n) copy_async_16(to + lane * 16, p.p0 + (first + lane) * 16);
-    if (F::HIGH == 16) {
-        if (lane < n) copy_async_16(to + Chunk<F>::P1 + lane * 16, p.p1 + (first + lane) * 16);
-    } else if (F::HIGH > 0) {
-        if (lane * 16 < n * F::HIGH) copy_async_16(to + Chunk<F>::P1 + lane * 16, p.p1 + first * F::HIGH + lane * 16);
-    }
-    if (lane * 16 * 8 < n * F::SCALE8) copy_async_16(to + Chunk<F>::P2 + lane * 16, p.p2 + first * F::SCALE8 / 8 + lane * 16);
-    if (F::SUPER && lane == 31) copy_async_16(to + Chunk<F>::P3, p.p3 + first / 2);
-}
+// The pieces of 16 bytes of planes 1 to 3 of a chunk, by number: where in a row, bytes from chunk to chunk, and the
+// least blocks that a chunk must have for the piece to be there. In the ring they lie in the same order.
+template <class F> struct Pieces {
+    static constexpr int N1 = 2 * F::HIGH, N2 = F::SCALE8 / 4, ALL = N1 + N2 + F::SUPER;
+    // Half a warp copies those of each row.
+    static constexpr int ROUNDS = (ALL + 15) / 16;
+    u32 from[ROUNDS], step[ROUNDS], least[ROUNDS];
 
-// Where the rows of item i begin.
-struct Rows2 {
-    const u8 *a, *b;
+    __device__ __forceinline__ void init(int lane, u32 n_blocks) {
+        u32 p1 = n_blocks * 16, p2 = p1 + round16(n_blocks * F::HIGH), p3 = p2 + round16(n_blocks * F::SCALE8 / 8);
+#pragma unroll
+        for (int i = 0; i < ROUNDS; i++) {
+            int k = lane % 16 + 16 * i;
+            from[i] = p3, step[i] = 16, least[i] = k < ALL ? 1 : NEVER;
+            if (k < N1) from[i] = p1 + k * 16, step[i] = 32 * F::HIGH, least[i] = k * 16 / max(F::HIGH, 1) + 1;
+            else if (k < N1 + N2)
+                from[i] = p2 + (k - N1) * 16, step[i] = 4 * F::SCALE8, least[i] = (k - N1) * 128 / F::SCALE8 + 1;
+            keep(from[i]), keep(step[i]), keep(least[i]);
+        }
+    }
 };
 
 template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
+    constexpr u32 STAGE_BYTES = 2 * Chunk<F>::BYTES;
     ZINC_SHARED(shared);
     pdl_launch();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
-    const u32 n_blocks = p.n_in / 32, n_chunks = (n_blocks + 31) / 32;
+    const u32 n_blocks = p.n_in / 32;
     const bool pair = p.w1 != 0, stacked = p.n_slots != 0;
-    const u32 n_items = pair ? p.n_out : (p.n_out + 1) / 2;
+    u32 n_items = pair ? p.n_out : (p.n_out + 1) / 2;
+    if (p.n_segments > 0) n_items = p.more[p.n_segments - 1].first_item + (p.more[p.n_segments - 1].n_out + 1) / 2;
 
-    int4 *x0 = (int4 *)shared, *x1 = x0 + N * n_blocks;
-    Acts32 *xs = (Acts32 *)(x1 + N * n_blocks);
-    u8 *ring = shared + round16(N * n_blocks * 40) + warp * (STAGES * 2 * Chunk<F>::BYTES);
+    // Offsets in shared memory: activations in three parts, then the rings.
+    const u32 row_bytes = n_blocks * 16;
+    u32 x1_at = N * row_bytes, xs_at = 2 * x1_at;
+    u32 ring_at = round16(N * n_blocks * 40) + warp * (STAGES * STAGE_BYTES);
+    keep(x1_at), keep(xs_at), keep(ring_at);
 
     const u8 *w0 = (const u8 *)p.w0, *w1 = (const u8 *)p.w1;
     u32 row = blockIdx.y * N, slot = 0;
-    int n_rows = min(p.n.get(), (int)p.rows) - (int)row;
+    const int all_rows = min(p.n.get(), (int)p.rows);
+    int n_rows = all_rows - (int)row;
     if (stacked) {
         row = blockIdx.y / p.n_slots, slot = blockIdx.y % p.n_slots;
-        n_rows = min(1, min(p.n.get(), (int)p.rows) - (int)row);
+        n_rows = min(1, all_rows - (int)row);
         pdl_wait();
         if (n_rows > 0) {
             u64 matrix = p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
@@ -86,31 +103,55 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
         return;
     }
 
-    auto rows_of = [&](u32 item) {
-        Rows2 r;
-        if (pair) {
-            r.a = w0 + item * p.row_bytes, r.b = w1 + item * p.row_bytes;
-        } else {
-            r.a = w0 + (u64)item * 2 * p.row_bytes;
-            r.b = item * 2 + 1 < p.n_out ? r.a + p.row_bytes : r.a;
-        }
-        return r;
-    };
     u32 item = blockIdx.x * n_warps + warp;
     const u32 item_step = gridDim.x * n_warps;
-    u32 ahead_item = item, ahead_chunk = 0;
-    auto prefetch = [&](int stage) {
-        if (ahead_item < n_items) {
-            Rows2 r = rows_of(ahead_item);
-            u8 *to = ring + stage * (2 * Chunk<F>::BYTES);
-            copy_chunk<F>(to, r.a, n_blocks, ahead_chunk, lane);
-            copy_chunk<F>(to + Chunk<F>::BYTES, r.b, n_blocks, ahead_chunk, lane);
-            if (++ahead_chunk == n_chunks) ahead_chunk = 0, ahead_item += item_step;
+    // What is copied next: the lane's piece of plane 0 of both rows, and its pieces of the others of one of them.
+    u32 ahead_item = item, left = 0;
+    const u8 *low_a = nullptr, *low_b = nullptr, *others[Pieces<F>::ROUNDS];
+    Pieces<F> pieces;
+    pieces.init(lane, n_blocks);
+    auto start = [&]() {
+        u32 first = ahead_item, n_out = p.n_out;
+        const u8 *w = w0;
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            if (i < (int)p.n_segments && ahead_item >= p.more[i].first_item)
+                first = ahead_item - p.more[i].first_item, n_out = p.more[i].n_out, w = (const u8 *)p.more[i].w;
+        const u8 *a = w + (u64)first * (pair ? 1 : 2) * p.row_bytes, *b = a;
+        if (pair) b = w1 + (u64)first * p.row_bytes;
+        else if (first * 2 + 1 < n_out) b = a + p.row_bytes;
+        low_a = a + lane * 16, low_b = b + lane * 16, left = n_blocks;
+#pragma unroll
+        for (int i = 0; i < Pieces<F>::ROUNDS; i++) others[i] = (lane < 16 ? a : b) + pieces.from[i];
+    };
+    if (ahead_item < n_items) start();
+    u32 low_at = ring_at + lane * 16;
+    u32 rest_at = ring_at + (lane < 16 ? 0 : Chunk<F>::BYTES) + Chunk<F>::P1 + lane % 16 * 16;
+    u32 ahead_step = item_step, end = n_items;
+    keep(low_at), keep(rest_at), keep(ahead_step), keep(end);
+    auto prefetch = [&](u32 stage) {
+        if (ahead_item < end) {
+            u8 *to = shared + low_at + stage, *rest = shared + rest_at + stage;
+            if (lane < left) {
+                copy_async_16(to, low_a);
+                copy_async_16(to + Chunk<F>::BYTES, low_b);
+            }
+            low_a += 512, low_b += 512;
+#pragma unroll
+            for (int i = 0; i < Pieces<F>::ROUNDS; i++) {
+                if (left >= pieces.least[i]) copy_async_16(rest + i * 256, others[i]);
+                others[i] += pieces.step[i];
+            }
+            if (left > 32) left -= 32;
+            else {
+                ahead_item += ahead_step;
+                if (ahead_item < end) start();
+            }
         }
         copy_async_commit();
     };
 #pragma unroll
-    for (int s = 0; s < STAGES - 1; s++) prefetch(s);
+    for (u32 s = 0; s < STAGES - 1; s++) prefetch(s * STAGE_BYTES);
 
     if (!stacked) pdl_wait();
     const int n = N == 1 ? 1 : min(N, n_rows);
@@ -127,20 +168,20 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
             int hi = __dp4a(c.x, ones, __dp4a(c.y, ones, __dp4a(c.z, ones, __dp4a(c.w, ones, 0))));
             s.sums = (lo & 0xffff) | hi << 16;
         }
-        x0[i] = a, x1[i] = c, xs[i] = s;
+        *(int4 *)(shared + i * 16) = a, *(int4 *)(shared + x1_at + i * 16) = c, *(Acts32 *)(shared + xs_at + i * 8) = s;
     }
     __syncthreads();
 
-    int stage = 0;
+    // Where the next chunk is, and the one before it in the ring, which is free.
+    u32 stage = 0, before = (STAGES - 1) * STAGE_BYTES;
     for (; item < n_items; item += item_step) {
         float acc[2][N];
 #pragma unroll
         for (int r = 0; r < N; r++) acc[0][r] = acc[1][r] = 0.0f;
-        for (u32 chunk = 0; chunk < n_chunks; chunk++) {
+        for (u32 b = lane; b - lane < n_blocks; b += 32) {
             copy_async_wait<STAGES - 2>();
             __syncwarp();
-            const u8 *from = ring + stage * (2 * Chunk<F>::BYTES);
-            u32 b = chunk * 32 + lane;
+            const u8 *from = shared + ring_at + stage;
             if (b < n_blocks) {
 #pragma unroll
                 for (int m = 0; m < 2; m++) {
@@ -151,14 +192,16 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
                     F::load(q, lane, k);
 #pragma unroll
                     for (int r = 0; r < N; r++) {
-                        u32 i = r * n_blocks + b;
-                        acc[m][r] = fmaf(dot32<F>(k, x0[i], x1[i], xs[i]), xs[i].d, acc[m][r]);
+                        const u8 *x = shared + r * row_bytes + b * 16;
+                        Acts32 s = *(const Acts32 *)(shared + xs_at + (r * row_bytes / 2 + b * 8));
+                        acc[m][r] = fmaf(dot32<F>(k, *(const int4 *)x, *(const int4 *)(x + x1_at), s), s.d, acc[m][r]);
                     }
                 }
             }
             __syncwarp();
-            prefetch(stage == 0 ? STAGES - 1 : stage - 1);
-            stage = stage == STAGES - 1 ? 0 : stage + 1;
+            prefetch(before);
+            before = stage;
+            stage = stage == (STAGES - 1) * STAGE_BYTES ? 0 : stage + STAGE_BYTES;
         }
         float result = 0.0f, other = 0.0f;
 #pragma unroll
@@ -172,6 +215,14 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
             }
         }
         u32 r = pair ? lane : lane / 2, col = pair ? item : item * 2 + lane % 2;
+        if (p.n_segments > 0 && item >= p.more[0].first_item) {
+            const Segment &s = p.more[p.n_segments > 1 && item >= p.more[1].first_item ? 1 : 0];
+            col -= s.first_item * 2;
+            if ((int)r >= n || col >= s.n_out) continue;
+            if (s.bias) result = __fadd_rn(result, ((const float *)s.bias)[col]);
+            ((float *)(s.out + (row + r) * s.out_stride))[col] = result;
+            continue;
+        }
         if ((int)r >= n || col >= p.n_out) continue;
         u64 matrix = !stacked ? 0 : p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
         if (p.bias0) result = __fadd_rn(result, ((const float *)p.bias0)[matrix * p.n_out + col]);

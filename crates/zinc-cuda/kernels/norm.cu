@@ -41,8 +41,9 @@ template <Norm NORM> DEVICE void norm_by_warp(const NormParams &p) {
     int n_groups = (int)p.n_groups, group = (int)p.group, lane = threadIdx.x % 32;
     int idx = blockIdx.x * 8 + threadIdx.x / 32, row = idx / n_groups, start = idx % n_groups * group;
     pdl_launch();
+    const int n_rows = p.n.get();
     pdl_wait();
-    if (row >= p.n.get()) return;
+    if (row >= n_rows) return;
     const float *x = p.x.row(row) + start, *z = NORM == RMS_GATED ? p.z.row(row) + start : nullptr;
     float *y = p.y.row(row) + start, sum = 0.0f;
     for (int col = lane; col < group; col += 32) sum = fmaf(x[col], x[col], sum);
@@ -59,8 +60,9 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     int n_groups = (int)p.n_groups, group = (int)p.group;
     int row = (int)blockIdx.x / n_groups, start = (int)blockIdx.x % n_groups * group;
     pdl_launch();
+    const int n_rows = p.n.get();
     pdl_wait();
-    if (row >= p.n.get()) return;
+    if (row >= n_rows) return;
     const float *x = p.x.row(row) + start;
     float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start, sum = 0.0f;
     // A thread has four neighbours at a time.

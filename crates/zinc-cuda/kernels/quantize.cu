@@ -13,9 +13,10 @@ struct QuantizeParams {
 
 ZINC_KERNEL(256, 4) quantize_q8(ZINC_PARAM QuantizeParams p) {
     pdl_launch();
+    const int n_rows = p.n.get();
     pdl_wait();
     int row = blockIdx.y;
-    if (row >= p.n.get()) return;
+    if (row >= n_rows) return;
     int lane = threadIdx.x & 31, group = blockIdx.x * 8 + (threadIdx.x >> 5);
     int col = group * 128 + lane * 4;
     // cols is a multiple of 32, so the eight lanes of a block of 32 are inside or outside together.

@@ -23,8 +23,9 @@ struct ZipParams {
 template <class Make> DEVICE void for_elements(const Rows &y, const Count &n, Make make) {
     int row = blockIdx.y, first = blockIdx.x * 1024 + threadIdx.x, cols = (int)y.cols;
     pdl_launch();
+    const int n_rows = n.get();
     pdl_wait();
-    if (row >= n.get()) return;
+    if (row >= n_rows) return;
     float value[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)

@@ -141,4 +141,11 @@ DEVICE float exp2_of(float x) {
 #endif
 }
 
+// Keeps a number in its register: in long loops the compiler else computes it anew each time, which costs more.
+DEVICE void keep(u32 &value) {
+#ifndef ZINC_HOST
+    asm volatile("" : "+r"(value));
+#endif
+}
+
 DEVICE int div_up(int a, int b) { return (a + b - 1) / b; }

@@ -161,10 +161,8 @@ pub struct Lowering<'a> {
     inputs: InputLayout,
     launches: Vec<Launch>,
     node: usize,
-    /// A node whose work the one before it has done.
-    pass_over: Option<usize>,
-    /// Nodes before this one are lowered.
-    next: usize,
+    /// The next node to lower: launches may do the work of several.
+    resume: usize,
     persistent_bytes: u64,
     transient_bytes: u64,
     transient_max: u64,
@@ -202,8 +200,7 @@ impl<'a> Lowering<'a> {
             inputs: InputLayout::of(plan),
             launches: Vec::new(),
             node: 0,
-            pass_over: None,
-            next: 0,
+            resume: 0,
             persistent_bytes: 0,
             transient_bytes: 0,
             transient_max: 0,
@@ -219,13 +216,13 @@ impl<'a> Lowering<'a> {
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
         for (idx, node) in plan.nodes.iter().enumerate() {
-            if self.pass_over == Some(idx) || idx < self.next {
+            if idx < self.resume {
                 continue;
             }
             self.node = idx;
             self.transient_bytes = 0;
             match self.prepare(idx)? {
-                Some(n_nodes) => self.next = idx + n_nodes,
+                Some(n_nodes) => self.resume = idx + n_nodes,
                 None => self.lower(node)?,
             }
         }

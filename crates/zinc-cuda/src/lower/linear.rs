@@ -7,7 +7,9 @@ pub(super) mod quantize;
 
 use super::{Lowering, Operand};
 use zinc_backend::DeviceError;
-use zinc_plan::{Activation, ExpertGateUpAct, ExpertMatMul, HeadMatMul, MatMul, Node, TensorId};
+use zinc_plan::{
+    Activation, ExpertGateUpAct, ExpertMatMul, HeadMatMul, MatMul, Node, Op, TensorId,
+};
 use zinc_quant::GgmlType;
 
 use super::Grouping;
@@ -114,7 +116,35 @@ impl Lowering<'_> {
         let residual = node.reads.last().filter(|_| matmul.residual);
         let residual = residual.map(|id| self.operand(*id)).transpose()?;
         let product = self.product(node, weight, None, Matrices::One)?;
-        self.multiply(node, Product { residual, ..product })
+        let product = Product { residual, ..product };
+        let n_others = self.n_side_by_side(node, matmul);
+        if n_others == 0 || !self.takes_few_rows(&product) {
+            return self.multiply(node, product);
+        }
+        let mut others = Vec::with_capacity(n_others);
+        for other in &self.plan.nodes[self.node + 1..][..n_others] {
+            let Op::MatMul(matmul) = other.op else { break };
+            let bias = other.reads.get(2).filter(|_| matmul.bias);
+            let weight = self.stack(other, 0, 1, bias)?;
+            others.push(self.product(other, weight, None, Matrices::One)?);
+        }
+        self.resume = self.node + 1 + n_others;
+        self.multiply_rows(node, &product, &others)
+    }
+
+    /// How many of the next nodes, two at most, are products like this one: of the same activations, with weights of
+    /// the same type, without residuals, and independent of each other.
+    fn n_side_by_side(&self, node: &Node, matmul: MatMul) -> usize {
+        let weight = self.plan.tensor(node.reads[0]);
+        let is_like = |other: &&Node| {
+            let plain = matches!(other.op, Op::MatMul(matmul) if !matmul.residual);
+            let same_weight = || self.plan.tensor(other.reads[0]).dtype == weight.dtype;
+            plain && !other.barrier && other.reads[1] == node.reads[1] && same_weight()
+        };
+        if matmul.residual {
+            return 0;
+        }
+        self.plan.nodes[self.node + 1..].iter().take(2).take_while(is_like).count()
     }
 
     pub(super) fn gate_up_act(&mut self, node: &Node, act: Activation) -> Result<(), DeviceError> {
@@ -230,7 +260,7 @@ impl Lowering<'_> {
             }
             (_, GgmlType::Q8_1) if matvec::is_known(dtype) => {
                 if !self.multiply_tiles(product) {
-                    self.multiply_rows(node, product)?;
+                    self.multiply_rows(node, product, &[])?;
                 }
                 Ok(())
             }

@@ -25,7 +25,7 @@ macro_rules! modules {
 }
 modules!(
     "attention", "attention_decode", "attention_prefill", "delta_net", "embed", "kv_write", "matfloat", "matmul", "matvec", "moe",
-    "norm", "quantize", "repack", "rope", "rows"
+    "norm", "prepare", "quantize", "repack", "rope", "rows"
 );
 
 /// Most bytes of a module's text.

@@ -65,13 +65,19 @@ fn name(dtype: GgmlType) -> Option<&'static str> {
 }
 
 impl Lowering<'_> {
+    /// Whether a product with quantised weights is made row by row, and not in tiles.
+    pub(super) fn takes_few_rows(&self, product: &Product) -> bool {
+        let quantised = name(product.weight.weight.dtype).is_some() && product.x.dtype == GgmlType::Q8_1;
+        let few = self.rows(product.out.rows) < Grouping::MIN_TOKENS || self.batch_invariant;
+        quantised && (few || SHARED > self.card.shared_per_block)
+    }
+
     /// A launch for buckets of many rows; `false` when there are too few, when variants must not depend on them, or
     /// when the card has too little shared memory.
     pub(super) fn multiply_tiles(&mut self, product: &Product) -> bool {
         let rows = self.rows(product.out.rows);
-        let few = rows < Grouping::MIN_TOKENS || self.batch_invariant;
         let Some(name) = name(product.weight.weight.dtype) else { return false };
-        if few || SHARED > self.card.shared_per_block {
+        if self.takes_few_rows(product) {
             return false;
         }
         let (grouping, n_tiles, n_heads) = match product.matrices {

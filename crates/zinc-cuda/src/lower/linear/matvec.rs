@@ -44,7 +44,20 @@ pub struct MatVecParams {
     slot_cols: u32,
     act: u32,
     rows: u32,
-    unused: u32,
+    n_segments: u32,
+    more: [Segment; 2],
+}
+
+/// `Segment` of `matvec.cu`: a further product of the same activations.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Segment {
+    w: u64,
+    bias: u64,
+    out: u64,
+    out_stride: u64,
+    n_out: u32,
+    first_item: u32,
 }
 
 macro_rules! kernels {
@@ -75,10 +88,13 @@ pub fn is_known(dtype: GgmlType) -> bool {
 
 impl Lowering<'_> {
     /// Launches for any number of rows, in tiles of at most [`MAX_ROWS`].
+    ///
+    /// `others` are further products of single matrices of the same type with the same activations, at most two.
     pub(super) fn multiply_rows(
         &mut self,
         node: &Node,
         product: &Product,
+        others: &[Product],
     ) -> Result<(), DeviceError> {
         let dtype = product.weight.weight.dtype;
         let rows = self.rows(product.out.rows);
@@ -91,12 +107,25 @@ impl Lowering<'_> {
         let names = names(dtype).unwrap_or_default();
         let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
         let n_tiles = if n_slots > 0 { rows * n_slots } else { rows.div_ceil(n) };
-        let n_items = if product.up.is_some() { product.n_out } else { product.n_out.div_ceil(2) };
+        let mut n_items =
+            if product.up.is_some() { product.n_out } else { product.n_out.div_ceil(2) };
+        let mut params = self.matvec_params(product, rows);
+        for (segment, other) in params.more.iter_mut().zip(others) {
+            *segment = Segment {
+                w: other.weight.address(),
+                bias: other.weight.bias_address(),
+                out: other.out.address,
+                out_stride: other.out.stride,
+                n_out: other.n_out,
+                first_item: n_items,
+            };
+            n_items += other.n_out.div_ceil(2);
+            params.n_segments += 1;
+        }
         // As many items for each warp, in one wave of blocks.
         let n_places = (self.card.n_multiprocessors * BLOCKS / n_tiles.clamp(1, BLOCKS)).max(1);
         let n_rounds = n_items.div_ceil(n_places * warps);
         let grid = [n_items.div_ceil(n_rounds * warps), n_tiles, 1];
-        let params = self.matvec_params(product, rows);
         self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
         Ok(())
     }
@@ -144,7 +173,8 @@ impl Lowering<'_> {
             slot_cols: product.slot_cols(),
             act: product.act(),
             rows,
-            unused: 0,
+            n_segments: 0,
+            more: [Segment::default(); 2],
         }
     }
 }

@@ -45,7 +45,7 @@ impl Lowering<'_> {
         if n_groups != 1 || overlaps || out.dtype != GgmlType::Q8_1 {
             return Ok(None);
         }
-        self.pass_over = Some(self.node + 1);
+        self.resume = self.node + 2;
         let is_y = |id: &TensorId| plan.locate(*id).0 == y;
         let read = |(idx, node): (usize, &Node)| {
             idx != self.node + 1 && node.reads.iter().any(is_y)
