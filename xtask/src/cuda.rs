@@ -40,6 +40,10 @@ const MAX_REGISTERS: u32 = 128;
 /// The same where one block has the multiprocessor to itself.
 const MAX_HOPPER_REGISTERS: u32 = 168;
 
+/// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads: all registers that a
+/// thread can have, but no spills.
+const REGISTER_BOUND: [&str; 4] = ["attention", "attention_decode", "attention_prefill", "delta_net"];
+
 /// Compiles the modules that `arguments` name, or all. `--ptx` leaves the machine code and its limits out, for while
 /// a kernel is being written.
 pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
@@ -59,6 +63,7 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
         let machines = machines.iter().filter(|machine| !is_hopper || **machine == HOPPER.1);
         let (generations, most) = match is_hopper {
             true => (&[HOPPER.1][..], MAX_HOPPER_REGISTERS),
+            false if REGISTER_BOUND.contains(&module.as_str()) => (&PTX[..], 255),
             false => (&PTX[..], MAX_REGISTERS),
         };
         for machine in machines {

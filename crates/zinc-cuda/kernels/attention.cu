@@ -6,7 +6,7 @@
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
 // queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. attention_merge
-// follows: grid (n_heads, rows), 512 threads. Where `parts` has no room for all rows, the lowering makes several
+// follows: grid (n_heads, rows), 128 or 512 threads. Where `parts` has no room for all rows, the lowering makes several
 // such pairs of launches.
 // Reads each key and value once for four heads; two multiplications a head and element: bound by arithmetic from
 // four heads on. v_dim <= 512.
@@ -181,13 +181,12 @@ ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Ca
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
 
-#define MERGE_THREADS 512
-
-// Merges the parts of a row and head: weights relative to the largest maximum, four sums over every fourth part,
-// added in order.
-ZINC_KERNEL(MERGE_THREADS, 1) attention_merge(ZINC_PARAM AttentionParams p) {
+// Merges the parts of a row and head: weights relative to the largest maximum, four sums over every fourth part.
+// With 512 threads each sum has threads of its own (few rows: more loads in flight), with 128 a thread has all four;
+// the bits are the same.
+ZINC_KERNEL(512, 1) attention_merge(ZINC_PARAM AttentionParams p) {
     ZINC_STATIC_SHARED(float, weights, MOST_PARTS);
-    ZINC_STATIC_SHARED(float, sums, MERGE_THREADS);
+    ZINC_STATIC_SHARED(float, places, 512);
     int head = blockIdx.x, row = blockIdx.y + p.first_row, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
     pdl_launch();
     pdl_wait();
@@ -208,22 +207,38 @@ ZINC_KERNEL(MERGE_THREADS, 1) attention_merge(ZINC_PARAM AttentionParams p) {
         weights[lane + 32] = high_weight / sum;
     }
     __syncthreads();
-    int group = threadIdx.x / (MERGE_THREADS / 4), within = threadIdx.x % (MERGE_THREADS / 4);
-    const float *parts = p.parts + at * v_dim;
-    for (int start = 0; start < v_dim; start += MERGE_THREADS / 4) {
-        int col = start + within;
-        float sum = 0.0f;
-        if (col < v_dim) {
+    if (blockDim.x == 512) {
+        int sum_idx = threadIdx.x / 128, within = threadIdx.x % 128;
+        for (int start = 0; start < v_dim; start += 128) {
+            const float *part_at = p.parts + at * v_dim + start + within;
+            float sum = 0.0f;
+            if (start + within < v_dim) {
 #pragma unroll 16
-            for (int part = group; part < keys.n_parts; part += 4)
-                sum = fmaf(parts[(i64)part * v_dim + col], weights[part], sum);
+                for (int part = sum_idx; part < keys.n_parts; part += 4)
+                    sum = fmaf(part_at[(i64)part * v_dim], weights[part], sum);
+            }
+            places[threadIdx.x] = sum;
+            __syncthreads();
+            if (sum_idx == 0 && start + within < v_dim)
+                p.y.row(row)[head * v_dim + start + within] =
+                    (sum + places[128 + within]) + (places[256 + within] + places[384 + within]);
+            __syncthreads();
         }
-        sums[threadIdx.x] = sum;
-        __syncthreads();
-        if (group == 0 && col < v_dim) {
-            for (int i = 1; i < 4; i++) sum += sums[i * (MERGE_THREADS / 4) + within];
-            p.y.row(row)[head * v_dim + col] = sum;
+        return;
+    }
+    for (int col = threadIdx.x; col < v_dim; col += 128) {
+        const float *part_at = p.parts + at * v_dim + col;
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        int part = 0;
+#pragma unroll 4
+        for (; part + 4 <= keys.n_parts; part += 4) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
         }
-        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 3; i++)
+            if (part + i < keys.n_parts)
+                sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
+        p.y.row(row)[head * v_dim + col] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     }
 }

@@ -269,5 +269,8 @@ PREFILL(96, 1, 8)
 PREFILL(96, 2, 8)
 PREFILL(128, 1, 8)
 PREFILL(128, 2, 8)
+// Needs more shared memory than a block of sm_75 has.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 PREFILL(256, 1, 4)
 PREFILL(256, 2, 4)
+#endif

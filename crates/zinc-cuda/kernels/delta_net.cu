@@ -49,13 +49,16 @@ struct ConvParams {
 // rows of a sequence. The blocks of a sequence's first rows, which read its old state, write all new ones.
 // Reads x once, writes y once: bound by memory in prefill, by latency in decode.
 ZINC_KERNEL(128, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
-    int col = blockIdx.x * 128 + threadIdx.x, cols = (int)p.x.cols, n_before = (int)p.n_taps - 1, seq = blockIdx.z;
+    int cols = (int)p.x.cols, n_before = (int)p.n_taps - 1, seq = blockIdx.z;
+    // Lanes past the last column repeat it, and write nothing.
+    int own_col = blockIdx.x * 128 + threadIdx.x, col = min(own_col, cols - 1);
+    bool is_inside = own_col < cols;
     pdl_launch();
     pdl_wait();
     if (seq >= p.r.seqs.get()) return;
     int2 run = rows_of(p.r, seq);
     int first = blockIdx.y * CONV_ROWS;
-    if (first >= run.y || col >= cols) return;
+    if (first >= run.y) return;
     bool is_new = p.r.positions[run.x] == 0;
     const float *old = p.r.state + (i64)p.r.from[seq] * n_before * cols + col;
     // Row `idx` of the sequence in this step; what came before is in the state.
@@ -84,7 +87,7 @@ ZINC_KERNEL(128, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
                 if (tap == n_before) window[tap] = x[i];
                 if (tap <= n_before) sum = fmaf(taps[tap], window[tap], sum);
             }
-            if (start + i < end) p.y.row(run.x + start + i)[col] = sum * sigmoid(sum);
+            if (start + i < end && is_inside) p.y.row(run.x + start + i)[col] = sum * sigmoid(sum);
 #pragma unroll
             for (int tap = 0; tap + 1 < MOST_TAPS; tap++) window[tap] = window[tap + 1];
         }
@@ -101,12 +104,18 @@ ZINC_KERNEL(128, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
 #pragma unroll
             for (int j = 0; j < MOST_TAPS; j++)
                 if (j == idx + n_before && idx < 0) value = early[j];
-            to[(i64)i * cols] = value;
+            if (is_inside) to[(i64)i * cols] = value;
         }
     };
-    for (int idx = 0; idx < run.y; idx++) {
-        int slot = p.r.saves[run.x + idx];
-        if (slot >= 0) store(slot, idx);
+    // Lanes look for saves in 32 rows at a time.
+    int lane = threadIdx.x % 32;
+#pragma unroll 4
+    for (int start = 0; start < run.y; start += 32) {
+        int save = start + lane < run.y ? p.r.saves[run.x + start + lane] : -1;
+        for (u32 found = __ballot_sync(FULL_WARP, save >= 0); found != 0; found &= found - 1) {
+            int at = __ffs(found) - 1;
+            store(__shfl_sync(FULL_WARP, save, at), start + at);
+        }
     }
     store(p.r.slots[seq], run.y - 1);
 }

@@ -74,7 +74,8 @@ DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values
 ZINC_KERNEL(32, 1) router_top_k(ZINC_PARAM RouterParams p) {
     ZINC_STATIC_SHARED(float, probs, MOST_EXPERTS);
     ZINC_STATIC_SHARED(float, scores, MOST_EXPERTS);
-    ZINC_STATIC_SHARED(float, groups, MOST_EXPERTS);
+    // Of the groups first, of the chosen experts then.
+    ZINC_STATIC_SHARED(float, chosen, MOST_EXPERTS);
     int row = blockIdx.x, lane = threadIdx.x, n_experts = (int)p.logits.cols, k = (int)p.k;
     pdl_launch();
     pdl_wait();
@@ -94,7 +95,7 @@ ZINC_KERNEL(32, 1) router_top_k(ZINC_PARAM RouterParams p) {
         scores[i] = p.bias != nullptr ? probs[i] + p.bias[i] : probs[i];
     }
     __syncwarp();
-    if (p.group_score != ALL_GROUPS) keep_best_groups(p, scores, groups, n_experts);
+    if (p.group_score != ALL_GROUPS) keep_best_groups(p, scores, chosen, n_experts);
     // Each lane keeps its best expert at hand; only the lane that loses it looks for another one.
     float first = 0.0f, total = 0.0f;
     u64 mine = best_of_lane(scores, n_experts, ~0ull);
@@ -107,22 +108,20 @@ ZINC_KERNEL(32, 1) router_top_k(ZINC_PARAM RouterParams p) {
         total += weight;
         if (lane == 0) {
             p.ids[(i64)row * k + j] = idx;
-            // Not scaled yet; written by this lane and read by it alone.
-            p.weights[(i64)row * k + j] = weight;
+            chosen[j] = weight;
         }
         if (mine == rank) mine = best_of_lane(scores, n_experts, rank);
     }
-    if (lane != 0) return;
+    __syncwarp();
     float divisor = 1.0f;
     if (p.gating == TOP_K_SOFTMAX) {
         divisor = total;
         // The weights add up to one, or as near as makes no difference to what follows.
         total = 0.0f;
-        for (int j = 0; j < k; j++) total += p.weights[(i64)row * k + j] / divisor;
+        for (int j = 0; j < k; j++) total += chosen[j] / divisor;
     }
-    for (int j = 0; j < k; j++) {
-        float weight = p.weights[(i64)row * k + j];
-        if (p.gating == TOP_K_SOFTMAX) weight /= divisor;
+    for (int j = lane; j < k; j += 32) {
+        float weight = p.gating == TOP_K_SOFTMAX ? chosen[j] / divisor : chosen[j];
         p.weights[(i64)row * k + j] = (p.normalize ? weight / (total + 1e-20f) : weight) * p.scale;
     }
 }

@@ -268,8 +268,11 @@ impl Lowering<'_> {
             let params = AttentionParams { n_splits, first_row, ..params };
             let grid = [n_splits, n_blocks, rows];
             self.push(Launch::new(kernel, params, grid, 128).with_shared(shared));
+            // Few blocks with many parts want more threads for loads in flight.
+            let is_lonely = params.n_heads * rows <= 2 * self.card.n_multiprocessors;
+            let threads = if is_lonely && params.n_parts_most > 8 { 512 } else { 128 };
             let merge = Kernel { module: "attention", name: "attention_merge" };
-            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], 512));
+            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], threads));
             first_row += rows;
         }
     }
