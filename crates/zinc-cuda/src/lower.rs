@@ -36,7 +36,11 @@ impl Bucket {
     /// The largest that `plan` allows.
     pub fn largest(plan: &Plan) -> Bucket {
         let limits = &plan.limits;
-        Bucket { tokens: limits.max_tokens, seqs: limits.max_seqs, out_rows: limits.max_out_rows }
+        Bucket {
+            tokens: limits.max_tokens,
+            seqs: limits.max_seqs,
+            out_rows: limits.max_out_rows,
+        }
     }
 
     /// The bucket of a step, bounded by the plan's limits: small numbers as they are, larger ones
@@ -112,8 +116,7 @@ impl InputLayout {
     pub fn of(plan: &Plan) -> InputLayout {
         let mut n_bytes = HEADER_BYTES.next_multiple_of(ALIGN);
         let mut parts = Vec::new();
-        for (_, tensor) in plan.tensors_where(|tensor| matches!(tensor.kind, TensorKind::Input(_)))
-        {
+        for (_, tensor) in plan.tensors_where(|tensor| matches!(tensor.kind, TensorKind::Input(_))) {
             if let TensorKind::Input(kind) = tensor.kind {
                 let bytes = plan.limits.bound(tensor.shape.rows) * u64::from(tensor.shape.cols) * 4;
                 parts.push((kind, n_bytes, bytes));
@@ -166,9 +169,6 @@ pub struct Lowering<'a> {
     /// Bytes kept for persistent scratch, before the transient one.
     persistent_limit: u64,
     pub(crate) groupings: Vec<(TensorId, Grouping)>,
-    /// Where activations are kept as panels, and those that are there.
-    panel_places: Vec<(TensorId, u64)>,
-    panels: Vec<(TensorId, linear::Panels)>,
 }
 
 /// Launches of a step and the scratch they use.
@@ -206,8 +206,6 @@ impl<'a> Lowering<'a> {
             transient_max: 0,
             persistent_limit,
             groupings: Vec::new(),
-            panel_places: Vec::new(),
-            panels: Vec::new(),
         }
     }
 
@@ -217,7 +215,6 @@ impl<'a> Lowering<'a> {
     /// What the device lacks, by name, or tensors that are not bound.
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
-        self.place_panels()?;
         for (idx, node) in plan.nodes.iter().enumerate() {
             if idx < self.resume {
                 continue;

@@ -1,7 +1,6 @@
 //! Matrix products: what is multiplied, and which kernel does it.
 
 mod float;
-mod gemm;
 mod matmul;
 mod matvec;
 pub(super) mod quantize;
@@ -14,7 +13,6 @@ use zinc_plan::{
 use zinc_quant::GgmlType;
 
 use super::Grouping;
-pub use gemm::Panels;
 
 /// The number of an activation in the kernels.
 pub fn activation(act: Activation) -> u32 {
@@ -261,8 +259,7 @@ impl Lowering<'_> {
                 Ok(())
             }
             (_, GgmlType::Q8_1) if matvec::is_known(dtype) => {
-                let x = node.reads[node.op.n_weight_operands()];
-                if !self.multiply_panels(x, product) && !self.multiply_tiles(product) {
+                if !self.multiply_tiles(product) {
                     self.multiply_rows(node, product, &[])?;
                 }
                 Ok(())
