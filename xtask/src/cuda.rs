@@ -36,7 +36,8 @@ const MAX_REGISTERS: u32 = 128;
 
 /// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads: all registers that a
 /// thread can have, but no spills.
-const REGISTER_BOUND: [&str; 4] = ["attention", "attention_decode", "attention_prefill", "delta_net"];
+const REGISTER_BOUND: [&str; 4] =
+    ["attention", "attention_decode", "attention_prefill", "delta_net"];
 
 /// Compiles the modules that `arguments` name, or all. `--ptx` leaves the machine code and its limits out, for while
 /// a kernel is being written.
@@ -54,7 +55,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
         eprintln!("{module}");
         let source = root.join(KERNELS).join(format!("{module}.cu"));
         for machine in machines {
-            let report = compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
+            let report =
+                compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
             let most = if REGISTER_BOUND.contains(&module.as_str()) { 255 } else { MAX_REGISTERS };
             for breach in breaches(&report, most) {
                 eprintln!("{module}.cu for sm_{machine}: {breach}");
