@@ -31,8 +31,14 @@ const PTX: [&str; 3] = ["75", "80", "90"];
 /// Generations that every kernel must compile for.
 const MACHINES: [&str; 5] = ["75", "80", "89", "90a", "120a"];
 
+/// Modules that only Hopper cards run, by the header they begin with: one generation and one machine.
+const HOPPER: (&str, &str) = ("#include \"gemm.cuh\"", "90a");
+
 /// Most registers of a thread: two blocks of 256 threads on a multiprocessor.
 const MAX_REGISTERS: u32 = 128;
+
+/// The same where one block has the multiprocessor to itself.
+const MAX_HOPPER_REGISTERS: u32 = 168;
 
 /// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads: all registers that a
 /// thread can have, but no spills.
@@ -54,16 +60,22 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
     for module in all.iter().filter(|module| only.is_empty() || only.contains(module)) {
         eprintln!("{module}");
         let source = root.join(KERNELS).join(format!("{module}.cu"));
+        let is_hopper = std::fs::read_to_string(&source)?.contains(HOPPER.0);
+        let machines = machines.iter().filter(|machine| !is_hopper || **machine == HOPPER.1);
+        let (generations, most) = match is_hopper {
+            true => (&[HOPPER.1][..], MAX_HOPPER_REGISTERS),
+            false if REGISTER_BOUND.contains(&module.as_str()) => (&PTX[..], 255),
+            false => (&PTX[..], MAX_REGISTERS),
+        };
         for machine in machines {
             let report =
                 compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
-            let most = if REGISTER_BOUND.contains(&module.as_str()) { 255 } else { MAX_REGISTERS };
             for breach in breaches(&report, most) {
                 eprintln!("{module}.cu for sm_{machine}: {breach}");
                 clean = false;
             }
         }
-        for generation in PTX {
+        for generation in generations {
             let ptx = root.join(format!("target/{module}.{generation}.ptx"));
             compile(&toolkit, &source, generation, &["-ptx"], &ptx.to_string_lossy())?;
             let text = std::fs::read(&ptx)?;

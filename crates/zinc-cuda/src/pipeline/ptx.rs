@@ -12,7 +12,7 @@ pub struct Ptx {
 }
 
 macro_rules! modules {
-    ($($module:literal),*) => {
+    ([$($module:literal),*] Hopper alone: [$($hopper:literal),*]) => {
         /// Every module, the newest generation first.
         pub const MODULES: &[Ptx] = &[
             $(
@@ -20,26 +20,22 @@ macro_rules! modules {
                 Ptx { module: $module, capability: 80, deflated: include_bytes!(concat!("../../kernels/ptx/", $module, ".80.ptx.z")) },
                 Ptx { module: $module, capability: 75, deflated: include_bytes!(concat!("../../kernels/ptx/", $module, ".75.ptx.z")) },
             )*
+            $(
+                Ptx { module: $hopper, capability: 90, deflated: include_bytes!(concat!("../../kernels/ptx/", $hopper, ".90a.ptx.z")) },
+            )*
         ];
     };
 }
 modules!(
-    "attention",
-    "attention_decode",
-    "attention_prefill",
-    "delta_net",
-    "embed",
-    "kv_write",
-    "matfloat",
-    "matmul",
-    "matvec",
-    "moe",
-    "norm",
-    "prepare",
-    "quantize",
-    "repack",
-    "rope",
-    "rows"
+    [
+        "attention", "attention_decode", "attention_prefill", "delta_net", "embed", "kv_write",
+        "matfloat", "matmul", "matvec", "moe", "norm", "panels", "prepare", "quantize", "repack", "rope",
+        "rows"
+    ]
+    Hopper alone: [
+        "gemm_q4_0", "gemm_q4_1", "gemm_q5_0", "gemm_q5_1", "gemm_q8_0", "gemm_q4_k", "gemm_q5_k", "gemm_q6_k",
+        "gemm_mxfp4", "gemm_iq4_nl", "gemm_iq4_xs"
+    ]
 );
 
 /// Most bytes of a module's text.

@@ -13,8 +13,10 @@ const STAGES: u32 = 4;
 const MAX_WARPS: u32 = 8;
 /// Most rows of activations that a block takes.
 const MAX_ROWS: u32 = 8;
-/// Blocks that a multiprocessor should have at once.
-const BLOCKS: u32 = 2;
+/// Blocks that a multiprocessor should have at once when there are several items for each warp.
+const BLOCKS: u32 = 3;
+/// The same when each warp has one.
+const MOST_BLOCKS: u32 = 4;
 
 /// `MatVecParams` of `matvec.cu`.
 #[repr(C)]
@@ -123,8 +125,13 @@ impl Lowering<'_> {
             params.n_segments += 1;
         }
         // As many items for each warp, in one wave of blocks.
-        let n_places = (self.card.n_multiprocessors * BLOCKS / n_tiles.clamp(1, BLOCKS)).max(1);
-        let n_rounds = n_items.div_ceil(n_places * warps);
+        let places = |blocks: u32| {
+            (self.card.n_multiprocessors * blocks / n_tiles.clamp(1, blocks)).max(1) * warps
+        };
+        let n_rounds = match n_items <= places(MOST_BLOCKS) {
+            true => 1,
+            false => n_items.div_ceil(places(BLOCKS)),
+        };
         let grid = [n_items.div_ceil(n_rounds * warps), n_tiles, 1];
         self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
         Ok(())

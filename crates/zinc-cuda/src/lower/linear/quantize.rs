@@ -1,4 +1,4 @@
-//! Activations to q8.
+//! Activations to q8, or to panels where tensor cores take them.
 
 use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::{Lowering, q8_scales};
@@ -61,10 +61,14 @@ impl Lowering<'_> {
         if out.dtype != GgmlType::Q8_1 {
             return Err(self.unsupported(node, format!("activations of type {}", out.dtype)));
         }
+        let x = self.float_rows(node.reads[0])?;
+        if self.pack_panels(node.writes[0], x, out.rows)? {
+            return Ok(());
+        }
         let max_rows = self.plan.limits.bound(out.rows);
         let rows = self.rows(out.rows);
         let params = QuantizeParams {
-            x: self.float_rows(node.reads[0])?,
+            x,
             n: self.count(out.rows),
             quants: out.address,
             scales: out.address + q8_scales(max_rows, out.cols),
