@@ -2,9 +2,9 @@
 // of one width that is a multiple of 16; queries and weights are rounded to f16, sums are f32.
 //
 // attention_prefill_D_S: head width D, S stages of keys and values in shared memory.
-// Launch: grid (tiles of rows, n_kv_heads * ceil(queries per key head / heads)), 32 threads for each 16 rows of the
-// product, 8 warps up to D = 128, else 4. A row of it is one head of one token, so the heads of a group share what
-// is read. Tiles with late positions come first.
+// Launch: grid (tiles of rows, n_kv_heads * ceil(queries per key head / heads)), 4 warps, each with 16 rows of the
+// product: two blocks a multiprocessor, whose softmax and products overlap. A row is one head of one token, so the
+// heads of a group share what is read. Tiles with late positions come first.
 // Keys come in blocks of 64 at multiples of 64, so a token's order of sums depends on its position and window alone;
 // a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
 // order: it passes over the keys of each.
@@ -67,6 +67,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
     // Positions of this lane's two rows of the product in the running pass; -1 for rows of other sequences.
     int position[2];
     int window;
+    // Largest score (not scaled), sum of exponentials, weighted sums of values.
     float most[2], sum[2], sums[D / 8][4];
 
     __device__ __forceinline__ void find_rows(int slot, int start, const Pass &pass) const {
@@ -95,8 +96,9 @@ template <int D, int STAGES, int WARPS> struct Prefill {
         return key <= position[i] && (window == 0 || key > position[i] - window);
     }
 
-    // The keys start .. start + SPAN for this warp's rows.
-    __device__ __forceinline__ void compute(const u8 *keys_at, int start) {
+    // The keys start .. start + SPAN for this warp's rows; without MASKED all rows see all of them. Both ways give a
+    // row that sees them the same bits.
+    template <bool MASKED> __device__ __forceinline__ void compute(const u8 *keys_at, int start) {
         const u8 *values_at = keys_at + KEYS;
         float scores[SPAN / 8][4];
 #pragma unroll
@@ -123,32 +125,35 @@ template <int D, int STAGES, int WARPS> struct Prefill {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
-                    score = sees(half, start + 8 * i + lane % 4 * 2 + j) ? score * p.scale : NEG_INFINITY;
+                    if (MASKED && !sees(half, start + 8 * i + lane % 4 * 2 + j)) score = NEG_INFINITY;
                     new_most = fmaxf(new_most, score);
                 }
             }
             new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 1));
             new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 2));
-            factor[half] = exp2_of(most[half] - new_most);
+            factor[half] = exp2_of((most[half] - new_most) * p.scale);
             most[half] = new_most;
-            float added = 0.0f;
+            float added = 0.0f, less = -new_most * p.scale;
 #pragma unroll
             for (int i = 0; i < SPAN / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
-                    score = exp2_of(score - new_most);
+                    score = exp2_of(fmaf(score, p.scale, less));
                     added += score;
                 }
             }
             sum[half] = fmaf(sum[half], factor[half], added);
         }
+        // Factors of one change no bit.
+        if (__any_sync(FULL_WARP, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) {
-            sums[i][0] *= factor[0];
-            sums[i][1] *= factor[0];
-            sums[i][2] *= factor[1];
-            sums[i][3] *= factor[1];
+            for (int i = 0; i < D / 8; i++) {
+                sums[i][0] *= factor[0];
+                sums[i][1] *= factor[0];
+                sums[i][2] *= factor[1];
+                sums[i][3] *= factor[1];
+            }
         }
 #pragma unroll
         for (int key = 0; key < SPAN; key += 16) {
@@ -199,21 +204,23 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
     for (int from = 0; from < n_tokens; from++) {
         if (!is_first_of_seq(*tile, from)) continue;
         Pass pass = pass_from(*tile, from, n_tokens, (int)p.window);
-        int latest = -1, earliest = 0x7fffffff;
+        int latest = -1, earliest = 0x7fffffff, least = 0x7fffffff;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             bool mine = token[i] < n_tokens && tile->seqs[token[i]] == pass.seq;
             work.position[i] = mine ? tile->positions[token[i]] : -1;
             latest = max(latest, work.position[i]);
+            least = min(least, work.position[i]);
             if (mine) earliest = min(earliest, work.position[i]);
         }
 #pragma unroll
         for (int bit = 16; bit > 0; bit /= 2) {
             latest = max(latest, __shfl_xor_sync(FULL_WARP, latest, bit));
             earliest = min(earliest, __shfl_xor_sync(FULL_WARP, earliest, bit));
+            least = min(least, __shfl_xor_sync(FULL_WARP, least, bit));
         }
-        if (p.window > 0) earliest -= (int)p.window - 1;
-        else earliest = 0;
+        int window = (int)p.window, all_from = window > 0 ? latest - window + 1 : 0;
+        earliest = window > 0 ? earliest - window + 1 : 0;
         int block = pass.first / KEY_BLOCK, end = div_up(pass.end, KEY_BLOCK), slot = 0;
         __syncthreads();
         work.find_rows(0, block * KEY_BLOCK, pass);
@@ -234,8 +241,10 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
             int start = block * KEY_BLOCK;
             work.find_rows(slot, start + 2 * KEY_BLOCK, pass);
             for (int part = 0; part < KEY_BLOCK; part += Work::SPAN, start += Work::SPAN) {
-                if (start <= latest && start + Work::SPAN > earliest)
-                    work.compute(keys_at + part * Work::ROW, start);
+                const u8 *span = keys_at + part * Work::ROW;
+                // Seen by all of the warp's rows, by some, or by none.
+                if (start + Work::SPAN - 1 <= least && start >= all_from) work.template compute<false>(span, start);
+                else if (start <= latest && start + Work::SPAN > earliest) work.template compute<true>(span, start);
             }
         }
     }
@@ -247,7 +256,7 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
         if (token[half] >= n_tokens) continue;
         int r = 16 * warp + lane / 4 + 8 * half, head = first_head + r % n_heads;
         bool has_sink = p.sinks != nullptr;
-        float factor = final_factor({work.most[half], sum}, has_sink, has_sink ? p.sinks[head] : 0.0f);
+        float factor = final_factor({work.most[half] * p.scale, sum}, has_sink, has_sink ? p.sinks[head] : 0.0f);
         float *y = p.y.row(first_token + token[half]) + head * D + lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
@@ -261,14 +270,14 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
     ZINC_KERNEL(32 * WARPS, 1) attention_prefill_##D##_##STAGES(ZINC_PARAM PrefillParams p) {       \
         prefill<D, STAGES, WARPS>(p);                                                               \
     }
-PREFILL(32, 1, 8)
-PREFILL(32, 2, 8)
-PREFILL(64, 1, 8)
-PREFILL(64, 2, 8)
-PREFILL(96, 1, 8)
-PREFILL(96, 2, 8)
-PREFILL(128, 1, 8)
-PREFILL(128, 2, 8)
+PREFILL(32, 1, 4)
+PREFILL(32, 2, 4)
+PREFILL(64, 1, 4)
+PREFILL(64, 2, 4)
+PREFILL(96, 1, 4)
+PREFILL(96, 2, 4)
+PREFILL(128, 1, 4)
+PREFILL(128, 2, 4)
 // Needs more shared memory than a block of sm_75 has.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 PREFILL(256, 1, 4)

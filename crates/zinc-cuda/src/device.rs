@@ -177,12 +177,7 @@ impl CudaDevice {
             unavailable(format!("{error}; see `nvidia-smi` for what else uses the card"))
         })?;
         let (memory_free, _) = context.memory().map_err(|error| lost(&name, &error))?;
-        let pipeline = Pipeline::new(
-            &context,
-            &name,
-            card.capability,
-            options.cache_dir.clone(),
-        );
+        let pipeline = Pipeline::new(&context, &name, card.capability, options.cache_dir.clone());
         let shared = Shared {
             name: name.clone(),
             card: Card::from(card),

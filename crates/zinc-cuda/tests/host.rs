@@ -80,16 +80,20 @@ fn check_all(
 fn rows_keep_their_bits() {
     let device = HostDevice::new(options(true, Schedule::Forward));
     let is_long = |case: &Case| case.layout.n_rows() > MOST_ROWS_TO_CUT;
-    check_all(&device, |case| case.layout.n_rows() <= MOST_ROWS, |case| {
-        if is_long(case) {
-            return check_whole(case, &device);
-        }
-        match check_case(case, &device) {
-            Verdict::Passed(_) => Ok(true),
-            Verdict::Unsupported(_) => Ok(false),
-            Verdict::Failed(reason) => Err(reason),
-        }
-    });
+    check_all(
+        &device,
+        |case| case.layout.n_rows() <= MOST_ROWS,
+        |case| {
+            if is_long(case) {
+                return check_whole(case, &device);
+            }
+            match check_case(case, &device) {
+                Verdict::Passed(_) => Ok(true),
+                Verdict::Unsupported(_) => Ok(false),
+                Verdict::Failed(reason) => Err(reason),
+            }
+        },
+    );
 }
 
 /// The kernels for many rows, whose sums have other orders.
@@ -106,17 +110,21 @@ fn kernels_for_many_rows_agree_with_the_reference() {
 fn results_do_not_depend_on_the_order_of_threads() {
     let [forward, reverse, random] =
         Schedule::ALL.map(|schedule| HostDevice::new(options(false, schedule)));
-    check_all(&reverse, |case| case.layout.n_rows() <= MOST_ROWS, |case| {
-        let Some(expected) = run_whole(case, &forward)? else { return Ok(false) };
-        for device in [&reverse, &random] {
-            let found = run_whole(case, device)?.unwrap_or_default();
-            for (found, expected) in found.iter().zip(&expected) {
-                same_bits(found, expected)
-                    .map_err(|at| format!("{} changes element {at}", device.info().name))?;
+    check_all(
+        &reverse,
+        |case| case.layout.n_rows() <= MOST_ROWS,
+        |case| {
+            let Some(expected) = run_whole(case, &forward)? else { return Ok(false) };
+            for device in [&reverse, &random] {
+                let found = run_whole(case, device)?.unwrap_or_default();
+                for (found, expected) in found.iter().zip(&expected) {
+                    same_bits(found, expected)
+                        .map_err(|at| format!("{} changes element {at}", device.info().name))?;
+                }
             }
-        }
-        Ok(true)
-    });
+            Ok(true)
+        },
+    );
 }
 
 /// Whole models: what lowering joins beyond the plan's operations agrees with the reference as well.

@@ -77,7 +77,8 @@ fn launches_are_as_recorded() {
         for (phase, max_tokens) in [("decode", 1), ("prefill", 512)] {
             let options = PlanOptions { limits: limits(max_tokens), kv_type: GgmlType::F16 };
             let plan = model.plan(&options).expect("a plan");
-            let plan = passes::prepare(plan, &zinc_cuda::caps("cuda", false)).expect("a supported plan");
+            let plan =
+                passes::prepare(plan, &zinc_cuda::caps("cuda", false)).expect("a supported plan");
             let file = paths::testdata().join("launches").join(format!("{name}.{phase}.txt"));
             snapshot::check(&file, &launches(&plan));
         }

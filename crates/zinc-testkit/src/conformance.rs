@@ -201,11 +201,7 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
 }
 
 /// The largest NMSE of the outputs, all within the case's limit.
-fn largest_error(
-    case: &Case,
-    found: &[Vec<f32>],
-    expected: &[Vec<f32>],
-) -> Result<f64, TestError> {
+fn largest_error(case: &Case, found: &[Vec<f32>], expected: &[Vec<f32>]) -> Result<f64, TestError> {
     let mut worst = 0.0_f64;
     for (idx, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = nmse(found, expected);

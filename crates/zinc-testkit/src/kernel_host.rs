@@ -74,7 +74,8 @@ impl KernelHost {
     pub fn build(kernels: &Path, out: &Path) -> Result<Arc<KernelHost>, TestError> {
         let library = compile(kernels, out)?;
         // SAFETY: a library just made from this repository's files; it runs nothing when it is loaded.
-        let library = unsafe { Library::new(&library) }.map_err(|e| failed(&library, e.to_string()))?;
+        let library =
+            unsafe { Library::new(&library) }.map_err(|e| failed(&library, e.to_string()))?;
         // SAFETY: the types are those of host.cpp, which was compiled into the library.
         let (launch, alloc, free) = unsafe {
             let lost = |e: libloading::Error| failed(kernels, e.to_string());
@@ -219,7 +220,8 @@ fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, TestError> 
 
 /// Compiler options. Products are not contracted with sums: only the kernels' own `fmaf` are.
 fn options(host: &Path, kernels: &Path) -> Vec<String> {
-    let plain = ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-w", "-DZINC_HOST", "-x", "c++"];
+    let plain =
+        ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-w", "-DZINC_HOST", "-x", "c++"];
     let mut options: Vec<String> = plain.iter().map(|option| (*option).to_owned()).collect();
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("fma") {

@@ -209,7 +209,7 @@ impl Lowering<'_> {
         if is_plain && dtype == GgmlType::F16 {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
             // Tiles of rows pay when their rows share keys.
-            if !self.batch_invariant && tokens >= 16 && tokens >= 8 * seqs {
+            if !self.batch_invariant && params.scale > 0.0 && tokens >= 16 && tokens >= 8 * seqs {
                 if let Some(launch) = self.prefill(params) {
                     self.push(launch);
                     return Ok(());
@@ -280,7 +280,7 @@ impl Lowering<'_> {
     /// The launch for many rows; none when a block has not enough shared memory.
     fn prefill(&self, params: AttentionParams) -> Option<Launch> {
         let (width, group) = (params.v_dim, params.n_heads / params.n_kv_heads);
-        let n_warps = if width > 128 { 4 } else { 8 };
+        let n_warps = 4;
         let (heads, rows) = (group.min(16), row_bytes(width));
         // Rows of the product, then keys and values.
         let need = |n_stages: u32| 16 * n_warps * rows + n_stages * 2 * KEY_BLOCK * rows;

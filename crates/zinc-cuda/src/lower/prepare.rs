@@ -184,7 +184,8 @@ impl Lowering<'_> {
         let extent = |id: TensorId| {
             let operand = self.operand(id)?;
             let n_rows = self.plan.limits.bound(operand.rows);
-            let end = operand.address + n_rows.saturating_sub(1) * operand.stride
+            let end = operand.address
+                + n_rows.saturating_sub(1) * operand.stride
                 + u64::from(operand.cols) * 4;
             Ok::<_, DeviceError>((operand.address, end, operand.stride))
         };

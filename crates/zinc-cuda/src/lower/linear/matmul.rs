@@ -67,7 +67,8 @@ fn name(dtype: GgmlType) -> Option<&'static str> {
 impl Lowering<'_> {
     /// Whether a product with quantised weights is made row by row, and not in tiles.
     pub(super) fn takes_few_rows(&self, product: &Product) -> bool {
-        let quantised = name(product.weight.weight.dtype).is_some() && product.x.dtype == GgmlType::Q8_1;
+        let quantised =
+            name(product.weight.weight.dtype).is_some() && product.x.dtype == GgmlType::Q8_1;
         let few = self.rows(product.out.rows) < Grouping::MIN_TOKENS || self.batch_invariant;
         quantised && (few || SHARED > self.card.shared_per_block)
     }

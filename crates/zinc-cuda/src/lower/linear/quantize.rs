@@ -35,7 +35,8 @@ impl Lowering<'_> {
     ) -> Result<Option<Quantized>, DeviceError> {
         let (plan, y) = (self.plan, node.writes[0]);
         let next = plan.nodes.get(self.node + 1);
-        let Some(next) = next.filter(|next| next.op == Op::QuantizeAct && next.reads[0] == y) else {
+        let Some(next) = next.filter(|next| next.op == Op::QuantizeAct && next.reads[0] == y)
+        else {
             return Ok(None);
         };
         let (x, out) = (self.operand(node.reads[0])?, self.operand(next.writes[0])?);
@@ -47,11 +48,9 @@ impl Lowering<'_> {
         }
         self.resume = self.node + 2;
         let is_y = |id: &TensorId| plan.locate(*id).0 == y;
-        let read = |(idx, node): (usize, &Node)| {
-            idx != self.node + 1 && node.reads.iter().any(is_y)
-        };
-        let keeps_floats =
-            plan.nodes.iter().enumerate().any(read) || plan.outputs.iter().any(is_y);
+        let read =
+            |(idx, node): (usize, &Node)| idx != self.node + 1 && node.reads.iter().any(is_y);
+        let keeps_floats = plan.nodes.iter().enumerate().any(read) || plan.outputs.iter().any(is_y);
         let max_rows = plan.limits.bound(out.rows);
         let scales = out.address + q8_scales(max_rows, out.cols);
         Ok(Some(Quantized { quants: out.address, scales, keeps_floats }))
