@@ -192,8 +192,7 @@ impl Device for HostDevice {
         };
         let needs = exec.lowering(Bucket::largest(&exec.plan)).run()?;
         exec.persistent_bytes = needs.persistent_bytes;
-        exec.memory.scratch =
-            self.shared.buffer(needs.persistent_bytes + needs.transient_bytes)?;
+        exec.memory.scratch = self.shared.buffer(needs.persistent_bytes + needs.transient_bytes)?;
         Ok(Box::new(exec))
     }
 }
@@ -202,7 +201,8 @@ impl Device for HostDevice {
 fn spread(plan: &Plan) -> Plan {
     let mut plan = plan.clone();
     let mut at = 0;
-    let sizes: Vec<u64> = (0..plan.tensors.len() as u32).map(|id| plan.max_bytes(TensorId(id))).collect();
+    let sizes: Vec<u64> =
+        (0..plan.tensors.len() as u32).map(|id| plan.max_bytes(TensorId(id))).collect();
     if let Some(memory) = &mut plan.memory {
         for (offset, size) in memory.offsets.iter_mut().zip(sizes) {
             if let Some(offset) = offset {
