@@ -92,7 +92,10 @@ fn cards() -> Vec<(&'static Driver, CardInfo)> {
     let mut cards = driver.cards().unwrap_or_default();
     cards.retain(|card| card.capability >= MIN_CAPABILITY);
     cards.sort_by_key(|card| {
-        std::cmp::Reverse((u64::from(card.n_multiprocessors) * u64::from(card.capability), card.memory))
+        std::cmp::Reverse((
+            u64::from(card.n_multiprocessors) * u64::from(card.capability),
+            card.memory,
+        ))
     });
     cards.into_iter().map(|card| (driver, card)).collect()
 }
@@ -164,9 +167,11 @@ impl CudaDevice {
             true => None,
             false => Some(CardLock::take(&options.lock_dir, &card.uuid).map_err(|error| {
                 unavailable(match error {
-                    LockError::InUse => "another zinc process uses this card; stop it, choose another \
+                    LockError::InUse => {
+                        "another zinc process uses this card; stop it, choose another \
                                          card with --device, or use both with --share"
-                        .into(),
+                            .into()
+                    }
                     LockError::File(path, error) => {
                         format!("cannot lock {}: {error}; allow it or use --share", path.display())
                     }

@@ -112,9 +112,7 @@ impl Driver {
         let mut version = 0;
         // SAFETY: writes one i32.
         let told = unsafe { (driver.api.driver_get_version)(&raw mut version) };
-        driver
-            .check("cuDriverGetVersion", told)
-            .map_err(|error| NoDriver::Failed(error.text))?;
+        driver.check("cuDriverGetVersion", told).map_err(|error| NoDriver::Failed(error.text))?;
         driver.version = version;
         if version < MIN_CUDA {
             let found = format!("{}.{}", version / 1000, version % 1000 / 10);
@@ -269,9 +267,8 @@ impl Context {
     pub fn new(driver: &'static Driver, ordinal: i32) -> Result<Arc<Context>> {
         let (mut device, mut raw, mut stream) = (0, null_mut(), null_mut());
         // SAFETY: writes one i32.
-        driver.check("cuDeviceGet", unsafe {
-            (driver.api.device_get)(&raw mut device, ordinal)
-        })?;
+        driver
+            .check("cuDeviceGet", unsafe { (driver.api.device_get)(&raw mut device, ordinal) })?;
         // SAFETY: writes one handle, released in `drop`.
         let kept = unsafe { (driver.api.primary_ctx_retain)(&raw mut raw, device) };
         driver.check("cuDevicePrimaryCtxRetain", kept)?;
@@ -526,7 +523,8 @@ impl Module {
         self.context.enter()?;
         let mut raw = null_mut();
         // SAFETY: the module lives; writes one handle, valid as long as the module.
-        let found = unsafe { (driver.api.module_get_function)(&raw mut raw, self.raw, name.as_ptr()) };
+        let found =
+            unsafe { (driver.api.module_get_function)(&raw mut raw, self.raw, name.as_ptr()) };
         driver.check(&format!("cuModuleGetFunction {}", name.to_string_lossy()), found)?;
         Ok(Function { raw, module: Arc::clone(self) })
     }

@@ -253,14 +253,15 @@ impl CudaExecutable {
     }
 
     /// Queues a step on the stream: inputs, launches, outputs, mark.
-    fn queue(&mut self, bucket: Bucket, inputs: &StepInputs, slot: usize) -> Result<(), DriverError> {
+    fn queue(
+        &mut self,
+        bucket: Bucket,
+        inputs: &StepInputs,
+        slot: usize,
+    ) -> Result<(), DriverError> {
         let sizes = self.slots[slot].sizes;
-        let n_bytes = write_inputs(
-            self.slots[slot].inputs.bytes_mut(),
-            &self.input_layout,
-            inputs,
-            sizes,
-        );
+        let n_bytes =
+            write_inputs(self.slots[slot].inputs.bytes_mut(), &self.input_layout, inputs, sizes);
         self.slots[slot].inputs.upload(&self.input_buffer, 0, n_bytes)?;
         if self.profiling {
             self.run_timed(bucket)?;
@@ -329,10 +330,7 @@ fn write_inputs(
 }
 
 /// The plan's tables on the card.
-fn upload_constants(
-    plan: &Plan,
-    shared: &Shared,
-) -> Result<(DeviceBuffer, Vec<u64>), DeviceError> {
+fn upload_constants(plan: &Plan, shared: &Shared) -> Result<(DeviceBuffer, Vec<u64>), DeviceError> {
     let failed = |error: DriverError| lost(&shared.name, &error);
     let mut offsets = Vec::new();
     let mut n_bytes = 0usize;
@@ -428,7 +426,9 @@ fn fetch(bytes: &[u8], output: &Output, n_rows: usize, max_rows: usize, values: 
         GgmlType::I32 => {
             for row in 0..n_rows {
                 let row = &bytes[row * stride..row * stride + row_bytes];
-                values.extend(row.chunks_exact(4).map(|id| bytemuck::pod_read_unaligned::<i32>(id) as f32));
+                values.extend(
+                    row.chunks_exact(4).map(|id| bytemuck::pod_read_unaligned::<i32>(id) as f32),
+                );
             }
         }
         _ => {

@@ -74,12 +74,7 @@ impl Launch {
 
     /// What the driver needs besides kernel and parameters.
     pub fn shape(&self) -> Shape {
-        Shape {
-            grid: self.grid,
-            block: self.block,
-            shared: self.shared,
-            overlaps: self.overlaps,
-        }
+        Shape { grid: self.grid, block: self.block, shared: self.shared, overlaps: self.overlaps }
     }
 }
 

@@ -36,11 +36,7 @@ impl Bucket {
     /// The largest that `plan` allows.
     pub fn largest(plan: &Plan) -> Bucket {
         let limits = &plan.limits;
-        Bucket {
-            tokens: limits.max_tokens,
-            seqs: limits.max_seqs,
-            out_rows: limits.max_out_rows,
-        }
+        Bucket { tokens: limits.max_tokens, seqs: limits.max_seqs, out_rows: limits.max_out_rows }
     }
 
     /// The bucket of a step, bounded by the plan's limits: small numbers as they are, larger ones
@@ -116,7 +112,8 @@ impl InputLayout {
     pub fn of(plan: &Plan) -> InputLayout {
         let mut n_bytes = HEADER_BYTES.next_multiple_of(ALIGN);
         let mut parts = Vec::new();
-        for (_, tensor) in plan.tensors_where(|tensor| matches!(tensor.kind, TensorKind::Input(_))) {
+        for (_, tensor) in plan.tensors_where(|tensor| matches!(tensor.kind, TensorKind::Input(_)))
+        {
             if let TensorKind::Input(kind) = tensor.kind {
                 let bytes = plan.limits.bound(tensor.shape.rows) * u64::from(tensor.shape.cols) * 4;
                 parts.push((kind, n_bytes, bytes));

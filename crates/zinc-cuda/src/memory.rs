@@ -100,7 +100,12 @@ impl PinnedBuffer {
     ///
     /// # Errors
     /// The driver's.
-    pub fn upload(&self, to: &DeviceBuffer, offset: usize, n_bytes: usize) -> Result<(), DriverError> {
+    pub fn upload(
+        &self,
+        to: &DeviceBuffer,
+        offset: usize,
+        n_bytes: usize,
+    ) -> Result<(), DriverError> {
         assert!(n_bytes <= self.n_bytes && offset + n_bytes <= to.n_bytes, "upload out of bounds");
         // SAFETY: both ranges are inside their buffers; the owner of this buffer marks the stream with an event and
         // waits for it before changing or dropping the bytes (`exec`, `store`).
@@ -131,6 +136,8 @@ impl Drop for PinnedBuffer {
 pub(crate) fn lost(device: &str, error: &DriverError) -> DeviceError {
     DeviceError::Lost {
         device: device.into(),
-        reason: format!("{error}; restart zinc, and see `nvidia-smi` and the kernel log if it stays"),
+        reason: format!(
+            "{error}; restart zinc, and see `nvidia-smi` and the kernel log if it stays"
+        ),
     }
 }

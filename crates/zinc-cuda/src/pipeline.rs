@@ -86,20 +86,22 @@ impl Pipeline {
     }
 
     fn load(&self, name: &str) -> Result<Arc<Module>, DeviceError> {
-        let unavailable = |reason: String| DeviceError::Unavailable {
-            device: self.device.clone(),
-            reason,
-        };
-        let text = text(name, self.capability)
-            .ok_or_else(|| unavailable(format!("the binary has no kernels {name} for this card")))?;
+        let unavailable =
+            |reason: String| DeviceError::Unavailable { device: self.device.clone(), reason };
+        let text = text(name, self.capability).ok_or_else(|| {
+            unavailable(format!("the binary has no kernels {name} for this card"))
+        })?;
         let path = self.cache_path(name, &text);
         let cached = path.as_deref().and_then(read_if_there).filter(|image| is_cubin(image));
         if let Some(module) = cached.and_then(|image| self.context.load_module(&image).ok()) {
             return Ok(module);
         }
-        let text = CString::new(text).map_err(|_| unavailable(format!("kernels {name} are damaged")))?;
+        let text =
+            CString::new(text).map_err(|_| unavailable(format!("kernels {name} are damaged")))?;
         let image = self.context.compile(&text).map_err(|error| {
-            unavailable(format!("the driver cannot compile {name}: {error}; update it to 580 or newer"))
+            unavailable(format!(
+                "the driver cannot compile {name}: {error}; update it to 580 or newer"
+            ))
         })?;
         if let Some(path) = path {
             keep(&path, &image);

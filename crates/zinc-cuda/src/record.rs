@@ -27,7 +27,8 @@ impl Recording {
             let function = pipeline.function(&launch)?;
             Ok((launch, function))
         };
-        let launches = launches.into_iter().map(with_function).collect::<Result<Vec<_>, DeviceError>>()?;
+        let launches =
+            launches.into_iter().map(with_function).collect::<Result<Vec<_>, DeviceError>>()?;
         let record = || {
             let launch = |(launch, function): &(Launch, Ready)| {
                 context.launch(function, &launch.shape(), &launch.params)

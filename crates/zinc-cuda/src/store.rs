@@ -187,9 +187,7 @@ impl<'a> Loader<'a> {
             half.pinned.bytes_mut()[..part.len()].copy_from_slice(part);
             match layout {
                 None => {
-                    half.pinned
-                        .upload(buffer, to as usize, part.len())
-                        .map_err(failed)?;
+                    half.pinned.upload(buffer, to as usize, part.len()).map_err(failed)?;
                     to += part.len() as u64;
                 }
                 Some(layout) => {
@@ -214,8 +212,7 @@ impl<'a> Loader<'a> {
 
 /// Checks that a weight has the bytes its shape needs.
 fn check(source: &WeightSource) -> Result<(), DeviceError> {
-    let row_bytes =
-        usize::try_from(source.cols).ok().and_then(|cols| source.dtype.row_bytes(cols));
+    let row_bytes = usize::try_from(source.cols).ok().and_then(|cols| source.dtype.row_bytes(cols));
     let expected = row_bytes.and_then(|bytes| (bytes as u64).checked_mul(source.rows));
     match expected {
         Some(expected) if expected == source.data.len() as u64 => Ok(()),

@@ -94,16 +94,19 @@ pub(super) struct Api {
     pub module_unload: unsafe extern "C" fn(Handle) -> i32,
     pub module_get_function: unsafe extern "C" fn(*mut Handle, Handle, *const c_char) -> i32,
     pub func_set_attribute: unsafe extern "C" fn(Handle, i32, i32) -> i32,
-    pub launch_kernel_ex: unsafe extern "C" fn(*const LaunchConfig, Handle, *mut Handle, *mut Handle) -> i32,
+    pub launch_kernel_ex:
+        unsafe extern "C" fn(*const LaunchConfig, Handle, *mut Handle, *mut Handle) -> i32,
     pub link_create: unsafe extern "C" fn(u32, Handle, Handle, *mut Handle) -> i32,
-    pub link_add_data: unsafe extern "C" fn(Handle, i32, Handle, usize, *const c_char, u32, Handle, Handle) -> i32,
+    pub link_add_data:
+        unsafe extern "C" fn(Handle, i32, Handle, usize, *const c_char, u32, Handle, Handle) -> i32,
     pub link_complete: unsafe extern "C" fn(Handle, *mut Handle, *mut usize) -> i32,
     pub link_destroy: unsafe extern "C" fn(Handle) -> i32,
     /// Keeps the functions where they are.
     _library: Library,
 }
 
-const NAMES: [&str; 2] = if cfg!(windows) { ["nvcuda.dll", "nvcuda.dll"] } else { ["libcuda.so.1", "libcuda.so"] };
+const NAMES: [&str; 2] =
+    if cfg!(windows) { ["nvcuda.dll", "nvcuda.dll"] } else { ["libcuda.so.1", "libcuda.so"] };
 
 impl Api {
     /// Opens the library and resolves every function.

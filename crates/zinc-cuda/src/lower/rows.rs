@@ -121,14 +121,19 @@ impl Lowering<'_> {
         let dim = self.plan.tensor(node.writes[0]).shape.rows;
         let (x, y) = (self.float_rows(node.reads[0])?, self.float_rows(node.writes[0])?);
         let n = self.count(dim);
-        let mut params =
-            MapParams { x, y, n, rows: 0, factor: 0.0, head_dim: 1, start: 0, len: 1 };
+        let mut params = MapParams { x, y, n, rows: 0, factor: 0.0, head_dim: 1, start: 0, len: 1 };
         set(&mut params);
         self.elementwise(name, params, y, dim);
         Ok(())
     }
 
-    fn elementwise(&mut self, name: &'static str, params: impl crate::launch::Params, y: Rows, rows: Dim) {
+    fn elementwise(
+        &mut self,
+        name: &'static str,
+        params: impl crate::launch::Params,
+        y: Rows,
+        rows: Dim,
+    ) {
         let grid = [y.cols.div_ceil(COLUMNS), self.rows(rows), 1];
         self.push(Launch::new(Kernel { module: "rows", name }, params, grid, 256));
     }
@@ -137,7 +142,8 @@ impl Lowering<'_> {
     fn zip(&mut self, node: &Node, name: &'static str) -> Result<(), DeviceError> {
         let (a_id, b_id, y_id) = (node.reads[0], node.reads[1], node.writes[0]);
         let dim = self.plan.tensor(y_id).shape.rows;
-        let (a, mut b, y) = (self.float_rows(a_id)?, self.float_rows(b_id)?, self.float_rows(y_id)?);
+        let (a, mut b, y) =
+            (self.float_rows(a_id)?, self.float_rows(b_id)?, self.float_rows(y_id)?);
         if self.plan.tensor(b_id).shape.rows == Dim::Fixed(1) {
             b.stride = 0;
         }

@@ -24,8 +24,22 @@ macro_rules! modules {
     };
 }
 modules!(
-    "attention", "attention_decode", "attention_prefill", "delta_net", "embed", "kv_write", "matfloat", "matmul", "matvec", "moe",
-    "norm", "prepare", "quantize", "repack", "rope", "rows"
+    "attention",
+    "attention_decode",
+    "attention_prefill",
+    "delta_net",
+    "embed",
+    "kv_write",
+    "matfloat",
+    "matmul",
+    "matvec",
+    "moe",
+    "norm",
+    "prepare",
+    "quantize",
+    "repack",
+    "rope",
+    "rows"
 );
 
 /// Most bytes of a module's text.

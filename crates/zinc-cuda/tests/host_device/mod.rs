@@ -27,8 +27,9 @@ pub fn kernels() -> Arc<KernelHost> {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let build = || {
         let kernels = paths::workspace().join("crates/zinc-cuda/kernels");
-        KernelHost::build(&kernels, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels"))
-            .unwrap_or_else(|error| panic!("{error}"))
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+        // Hopper's matrix instructions on shared memory have no emulation.
+        KernelHost::build(&kernels, &["gemm_"], &out).unwrap_or_else(|error| panic!("{error}"))
     };
     Arc::clone(built.get_or_insert_with(build))
 }
@@ -192,8 +193,7 @@ impl Device for HostDevice {
         };
         let needs = exec.lowering(Bucket::largest(&exec.plan)).run()?;
         exec.persistent_bytes = needs.persistent_bytes;
-        exec.memory.scratch =
-            self.shared.buffer(needs.persistent_bytes + needs.transient_bytes)?;
+        exec.memory.scratch = self.shared.buffer(needs.persistent_bytes + needs.transient_bytes)?;
         Ok(Box::new(exec))
     }
 }
@@ -202,7 +202,8 @@ impl Device for HostDevice {
 fn spread(plan: &Plan) -> Plan {
     let mut plan = plan.clone();
     let mut at = 0;
-    let sizes: Vec<u64> = (0..plan.tensors.len() as u32).map(|id| plan.max_bytes(TensorId(id))).collect();
+    let sizes: Vec<u64> =
+        (0..plan.tensors.len() as u32).map(|id| plan.max_bytes(TensorId(id))).collect();
     if let Some(memory) = &mut plan.memory {
         for (offset, size) in memory.offsets.iter_mut().zip(sizes) {
             if let Some(offset) = offset {
