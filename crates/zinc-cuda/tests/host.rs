@@ -25,7 +25,9 @@ const MOST_ROWS_TO_CUT: usize = 40;
 const MOST_ROWS: usize = 160;
 
 fn options(batch_invariant: bool, schedule: Schedule) -> Options {
-    Options { batch_invariant, schedule, card: Card::HOPPER }
+    // All kernels but Hopper's own, with the shared memory for the deepest rings.
+    let card = Card { capability: 89, ..Card::HOPPER };
+    Options { batch_invariant, schedule, card }
 }
 
 /// All outputs of a case in whole steps; none when the device lacks something.

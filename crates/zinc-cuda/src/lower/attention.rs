@@ -209,11 +209,13 @@ impl Lowering<'_> {
         if is_plain && dtype == GgmlType::F16 {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
             // Tiles of rows pay when their rows share keys.
-            if !self.batch_invariant && params.scale > 0.0 && tokens >= 16 && tokens >= 8 * seqs {
-                if let Some(launch) = self.prefill(params) {
-                    self.push(launch);
-                    return Ok(());
-                }
+            let shares_keys = tokens >= 16 && tokens >= 8 * seqs && params.scale > 0.0;
+            if shares_keys
+                && !self.batch_invariant
+                && let Some(launch) = self.prefill(params)
+            {
+                self.push(launch);
+                return Ok(());
             }
             if let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block) {
                 let kernel = Kernel { module: "attention_decode", name };

@@ -27,8 +27,9 @@ pub fn kernels() -> Arc<KernelHost> {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let build = || {
         let kernels = paths::workspace().join("crates/zinc-cuda/kernels");
-        KernelHost::build(&kernels, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels"))
-            .unwrap_or_else(|error| panic!("{error}"))
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+        // Hopper's matrix instructions on shared memory have no emulation.
+        KernelHost::build(&kernels, &["gemm_"], &out).unwrap_or_else(|error| panic!("{error}"))
     };
     Arc::clone(built.get_or_insert_with(build))
 }
