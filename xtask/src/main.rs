@@ -1,6 +1,7 @@
 //! Project tasks, run as `cargo xtask <task>`.
 
 mod clients;
+mod cuda;
 mod server;
 mod soak;
 mod tidy;
@@ -21,6 +22,8 @@ cargo xtask <task>
   soak [SECONDS]  64 clients of every sort against a live server, 300 seconds if not said otherwise
   ui [--write]    builds the chat page, compares it with what is committed, drives it in a browser;
                   needs node, npm and Chromium. --write builds it into the repository
+  cuda [MODULE]   compiles the CUDA kernels for every generation with limits on registers and spills,
+                  and writes the PTX that the binary carries; --ptx leaves the limits out
 ";
 
 fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Some("ui") => ui::run(&root(), std::env::args().nth(2).as_deref() == Some("--write")),
         Some("clients") => clients::run(&root()),
         Some("soak") => soak_seconds().and_then(|seconds| soak::run(&root(), seconds)),
+        Some("cuda") => cuda::run(&root(), &std::env::args().skip(2).collect::<Vec<_>>()),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

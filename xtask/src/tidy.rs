@@ -19,7 +19,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn new(at: impl Into<String>, what: impl Into<String>) -> Self {
+    pub fn new(at: impl Into<String>, what: impl Into<String>) -> Self {
         Self { at: at.into(), what: what.into() }
     }
 }
@@ -51,6 +51,7 @@ fn violations(root: &Path) -> Result<Vec<Violation>> {
     let mut found = arrows::check(root)?;
     found.extend(manifests::check(root, &files)?);
     found.extend(sources::check(root, &files)?);
+    found.extend(crate::cuda::check_fresh(root)?);
     Ok(found)
 }
 

@@ -89,6 +89,8 @@ fn caps() -> Caps {
             .map(|ty| (ty, activation(ty)))
             .collect(),
         kv_types: KV_TYPES.to_vec(),
+        batch_invariant: true,
+        f16_attention: false,
     }
 }
 

@@ -41,6 +41,8 @@ fn int8_caps() -> Caps {
             (Q6_K, quantized(Q8_K)),
         ],
         kv_types: vec![GgmlType::F16],
+        batch_invariant: true,
+        f16_attention: false,
     }
 }
 

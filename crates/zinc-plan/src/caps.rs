@@ -15,6 +15,11 @@ pub struct Caps {
     pub matmul: Vec<(GgmlType, ActivationType)>,
     /// Element types of the key/value cache.
     pub kv_types: Vec<GgmlType>,
+    /// A row has the same bits whatever the number of rows in the step. Devices that choose kernels
+    /// by it, and so other orders of summation, say `false`.
+    pub batch_invariant: bool,
+    /// Attention of many rows over f16 caches rounds queries and weights to f16 (tensor cores).
+    pub f16_attention: bool,
 }
 
 /// How a device wants the activations of a matrix product for one weight type.

@@ -66,7 +66,14 @@ impl ReferenceDevice {
             .filter(|ty| storage::is_readable(*ty))
             .map(|ty| (ty, ActivationType::F32))
             .collect();
-        let caps = Caps { device: NAME.into(), fused: Default::default(), matmul, kv_types };
+        let caps = Caps {
+            device: NAME.into(),
+            fused: Default::default(),
+            matmul,
+            kv_types,
+            batch_invariant: true,
+            f16_attention: false,
+        };
         Self { info, caps }
     }
 }

@@ -3,7 +3,8 @@
 //! For each case: the result is within the table's NMSE of the reference; it is the same bit for bit
 //! when the rows are cut into steps of 1 and 3, and when the plan allows larger steps than are run
 //! (a row's result depends on its own operands only); and a fused operation is really fused and
-//! gives the same bits as its parts.
+//! gives the same bits as its parts. A device whose order of summation depends on the number of rows
+//! ([`Caps::batch_invariant`] is `false`) is held to the NMSE instead of the bits when steps are cut.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -171,15 +172,7 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
     let found = run(whole, whole, caps)?;
 
     let expected = run_on_reference(case)?;
-    let mut worst = 0.0_f64;
-    for (idx, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let error = nmse(found, expected);
-        if error.is_nan() || error > case.nmse_max {
-            let limit = case.nmse_max;
-            return Err(mismatch(format!("output {idx}: nmse {error:.2e} is above {limit:.0e}")));
-        }
-        worst = worst.max(error);
-    }
+    let worst = largest_error(case, &found, &expected)?;
     let same = |what: &str, other: &[Vec<f32>]| {
         for (idx, (other, found)) in other.iter().zip(&found).enumerate() {
             if let Err(at) = same_bits(other, found) {
@@ -190,7 +183,12 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
     };
     for chunk in [1, 3] {
         if chunk < whole {
-            same(&format!("steps of {chunk}"), &run(chunk, chunk, caps)?)?;
+            let cut = run(chunk, chunk, caps)?;
+            if caps.batch_invariant {
+                same(&format!("steps of {chunk}"), &cut)?;
+            } else {
+                largest_error(case, &cut, &expected)?;
+            }
         }
     }
     same("a larger bound", &run(whole, 2 * whole + 5, caps)?)?;
@@ -198,6 +196,21 @@ fn try_case(case: &Case, device: &dyn Device) -> Result<f64, TestError> {
         let mut parts = caps.clone();
         parts.fused.clear();
         same("running the parts", &run(whole, whole, &parts)?)?;
+    }
+    Ok(worst)
+}
+
+/// The largest NMSE of the outputs, all within the case's limit.
+fn largest_error(case: &Case, found: &[Vec<f32>], expected: &[Vec<f32>]) -> Result<f64, TestError> {
+    let mut worst = 0.0_f64;
+    for (idx, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = nmse(found, expected);
+        if error.is_nan() || error > case.nmse_max {
+            let limit = case.nmse_max;
+            let reason = format!("output {idx}: nmse {error:.2e} is above {limit:.0e}");
+            return Err(TestError::Mismatch(reason));
+        }
+        worst = worst.max(error);
     }
     Ok(worst)
 }

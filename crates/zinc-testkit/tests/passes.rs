@@ -121,6 +121,8 @@ fn demanding_caps() -> Caps {
             })
             .collect(),
         kv_types: vec![GgmlType::F32, GgmlType::F16],
+        batch_invariant: true,
+        f16_attention: false,
     }
 }
 

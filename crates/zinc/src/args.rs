@@ -30,10 +30,13 @@ pub struct ModelArgs {
 /// Where to compute.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
-    /// Device to compute on: cpu, reference (slow; the definition of the operations).
-    /// Default: the fastest that passes its self-test
+    /// Device to compute on: cuda0 (an NVIDIA card), cpu, reference (slow; the definition of the
+    /// operations). Default: the fastest that passes its self-test
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub device: Option<String>,
+    /// Use a card even if another zinc process uses it
+    #[arg(long)]
+    pub share: bool,
     #[command(flatten)]
     pub threads: ThreadArgs,
 }

@@ -6,33 +6,57 @@ use std::sync::Arc;
 use anyhow::Context;
 use zinc_backend::{Backend, Device, DeviceInfo};
 use zinc_cpu::CpuBackend;
+use zinc_cuda::{CudaBackend, CudaOptions};
 use zinc_reference::ReferenceBackend;
 
 use crate::args::DeviceArgs;
-use crate::{report, selftest};
+use crate::{env, report, selftest};
+
+/// How devices are opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    /// Threads of the cpu device.
+    pub threads: Option<u32>,
+    /// Use a card that another process uses.
+    pub share: bool,
+}
 
 /// All backends, the fastest first.
-fn backends(threads: Option<u32>) -> Vec<Box<dyn Backend>> {
-    let n_threads = threads.map(|n| n as usize);
-    vec![Box::new(CpuBackend { n_threads }), Box::new(ReferenceBackend)]
+fn backends(choice: Choice) -> Vec<Box<dyn Backend>> {
+    let n_threads = choice.threads.map(|n| n as usize);
+    let options = CudaOptions {
+        cache_dir: env::cache_dir().map(|dir| dir.join("cuda")),
+        share: choice.share,
+        ..CudaOptions::default()
+    };
+    vec![
+        Box::new(CudaBackend { options }),
+        Box::new(CpuBackend { n_threads }),
+        Box::new(ReferenceBackend),
+    ]
+}
+
+/// Kinds of devices that this machine has none of, each with the reason.
+pub fn absent() -> Vec<(&'static str, String)> {
+    zinc_cuda::why_none().map(|why| ("cuda", why)).into_iter().collect()
 }
 
 /// All devices, the fastest first.
-pub fn devices(threads: Option<u32>) -> Vec<DeviceInfo> {
-    backends(threads).iter().flat_map(|backend| backend.devices()).collect()
+pub fn devices(choice: Choice) -> Vec<DeviceInfo> {
+    backends(choice).iter().flat_map(|backend| backend.devices()).collect()
 }
 
 /// Opens the device called `name`, unless its backend says it cannot.
 ///
 /// # Errors
 /// No device has the name, or it is not available.
-pub fn open(name: &str, threads: Option<u32>) -> anyhow::Result<Arc<dyn Device>> {
-    for backend in backends(threads) {
+pub fn open(name: &str, choice: Choice) -> anyhow::Result<Arc<dyn Device>> {
+    for backend in backends(choice) {
         if backend.devices().iter().any(|info| info.name == name) {
             return Ok(backend.open(name)?);
         }
     }
-    let names: Vec<_> = devices(threads).into_iter().map(|info| info.name).collect();
+    let names: Vec<_> = devices(choice).into_iter().map(|info| info.name).collect();
     let what = format!("no device called {}", report::printable(name));
     Err(report::with_hint(what, format!("devices of this machine: {}", names.join(", "))))
 }
@@ -44,14 +68,14 @@ impl DeviceArgs {
     /// # Errors
     /// The device is unknown, not available, or computes wrong values.
     pub fn open(&self) -> anyhow::Result<Arc<dyn Device>> {
-        let threads = self.threads.threads;
+        let choice = Choice { threads: self.threads.threads, share: self.share };
         if let Some(name) = &self.device {
-            let device = open(name, threads)?;
+            let device = open(name, choice)?;
             selftest::check(Arc::clone(&device)).with_context(|| failed(name))?;
             return Ok(device);
         }
-        for info in devices(threads) {
-            let tested = open(&info.name, threads)
+        for info in devices(choice) {
+            let tested = open(&info.name, choice)
                 .and_then(|device| selftest::check(Arc::clone(&device)).map(|_| device));
             match tested {
                 Ok(device) => return Ok(device),

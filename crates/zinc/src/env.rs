@@ -15,9 +15,18 @@ pub fn is_dumb_terminal() -> bool {
 /// Directory for files that keep state between runs: `$XDG_STATE_HOME/zinc`, else
 /// `$HOME/.local/state/zinc`.
 pub fn state_dir() -> Option<PathBuf> {
+    user_dir("XDG_STATE_HOME", ".local/state")
+}
+
+/// Directory for files that can be made again: `$XDG_CACHE_HOME/zinc`, else `$HOME/.cache/zinc`.
+pub fn cache_dir() -> Option<PathBuf> {
+    user_dir("XDG_CACHE_HOME", ".cache")
+}
+
+/// What `variable` says, else `below` the home directory.
+fn user_dir(variable: &str, below: &str) -> Option<PathBuf> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base =
-        absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    let base = absolute(variable).or_else(|| Some(absolute("HOME")?.join(below)))?;
     Some(base.join("zinc"))
 }

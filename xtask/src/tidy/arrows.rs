@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Violation;
 
 /// What each crate may depend on; anything in the workspace that is not listed is refused.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("zinc-quant", &[]),
     ("zinc-gguf", &["zinc-quant"]),
     ("zinc-token", &["zinc-gguf"]),
@@ -18,6 +18,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("zinc-backend", &["zinc-plan", "zinc-quant"]),
     ("zinc-reference", &["zinc-backend", "zinc-plan", "zinc-quant"]),
     ("zinc-cpu", &["zinc-backend", "zinc-plan", "zinc-quant"]),
+    ("zinc-cuda", &["zinc-backend", "zinc-plan", "zinc-quant"]),
     (
         "zinc-engine",
         &["zinc-backend", "zinc-models", "zinc-token", "zinc-plan", "zinc-gguf", "zinc-quant"],
@@ -40,6 +41,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "zinc-quant",
             "zinc-reference",
             "zinc-cpu",
+            "zinc-cuda",
         ],
     ),
     ("xtask", &[]),

@@ -57,6 +57,14 @@ impl Context<'_> {
         limit.copied().unwrap_or(0.0)
     }
 
+    /// Tolerance of attention over caches of type `dtype`.
+    fn nmse_of_attention(&self, dtype: GgmlType) -> f64 {
+        match self.nmse.get("f16_products") {
+            Some(limit) if self.caps.f16_attention && dtype == GgmlType::F16 => *limit,
+            _ => self.nmse_of(dtype),
+        }
+    }
+
     /// Tolerance of a product with weights of type `dtype`.
     fn nmse_of_product(&self, dtype: GgmlType, cols: u32, pattern: Pattern) -> f64 {
         match self.caps.activation(dtype, cols) {

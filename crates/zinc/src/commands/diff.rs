@@ -137,8 +137,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if report.first.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn choice(args: &Args) -> backends::Choice {
+    backends::Choice { threads: args.threads.threads, share: false }
+}
+
 fn fastest(args: &Args) -> anyhow::Result<String> {
-    let devices = backends::devices(args.threads.threads);
+    let devices = backends::devices(choice(args));
     let first = devices.into_iter().next().context("this machine has no device")?;
     Ok(first.name)
 }
@@ -159,7 +163,7 @@ impl Side {
         chunk: u32,
         n_tokens: usize,
     ) -> anyhow::Result<Side> {
-        let device = backends::open(name, args.threads.threads)?;
+        let device = backends::open(name, choice(args))?;
         let n_ctx = u32::try_from(n_tokens).unwrap_or(u32::MAX);
         let options = EngineOptions {
             n_ctx: Some(n_ctx),

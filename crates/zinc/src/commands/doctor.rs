@@ -33,6 +33,8 @@ struct Report {
     version: &'static str,
     machine: Machine,
     devices: Vec<DeviceReport>,
+    /// Kinds of devices that are not there, each with the reason.
+    absent: Vec<(&'static str, String)>,
     models: ModelsReport,
     model: Option<ModelReport>,
     healthy: bool,
@@ -74,8 +76,10 @@ struct ModelReport {
 /// Stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let threads = args.threads.threads;
+    // Looking at a card disturbs nobody who computes on it.
+    let choice = backends::Choice { threads, share: true };
     let devices: Vec<_> =
-        backends::devices(threads).into_iter().map(|info| test(info, threads)).collect();
+        backends::devices(choice).into_iter().map(|info| test(info, choice)).collect();
     let model = (args.model.path().map_or(true, |path| path.is_some())
         || builtin::file().is_some())
     .then(|| check_model(&args.model, threads));
@@ -87,7 +91,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let names: Vec<_> = devices.iter().map(|device| device.name.as_str()).collect();
     let mut advice = advice::of_machine(&names, &machine.isa);
     advice.extend(of_models);
-    let report = Report { version, machine, devices, models, model, healthy, advice };
+    let absent = backends::absent();
+    let report =
+        Report { version, machine, devices, absent, models, model, healthy, advice };
     if args.json {
         output::json(&report)?;
     } else {
@@ -96,9 +102,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn test(info: DeviceInfo, threads: Option<u32>) -> DeviceReport {
+fn test(info: DeviceInfo, choice: backends::Choice) -> DeviceReport {
     let begin = Instant::now();
-    let outcome = backends::open(&info.name, threads).and_then(selftest::check);
+    let outcome = backends::open(&info.name, choice).and_then(selftest::check);
     let passed = outcome.as_ref().ok();
     DeviceReport {
         passed: passed.is_some(),
@@ -142,7 +148,8 @@ fn compute(
     memory: &mut Option<Need>,
 ) -> anyhow::Result<String> {
     let model = args.open()?;
-    let device = DeviceArgs { device: None, threads: ThreadArgs { threads } }.open()?;
+    let device =
+        DeviceArgs { device: None, share: true, threads: ThreadArgs { threads } }.open()?;
     let name = device.info().name.clone();
     *memory = Some(Need::of(&model, device.as_ref(), &EngineOptions::default())?);
     let options = EngineOptions { n_ctx: Some(N_TOKENS as u32), ..EngineOptions::default() };
@@ -164,6 +171,9 @@ fn people(report: &Report) -> String {
     for device in &report.devices {
         text += &format!("\ndevice {}\n", device.name);
         text += &indent(&device_rows(device));
+    }
+    for (kind, why) in &report.absent {
+        text += &format!("\nno {kind} device\n{}", indent(&printable(why)));
     }
     text += &format!("\nmodels\n{}", indent(&fields(&report.models.rows())));
     if let Some(model) = &report.model {

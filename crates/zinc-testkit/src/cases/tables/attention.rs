@@ -83,7 +83,7 @@ impl Entry for Attention {
                 Ok(vec![b.attention_with_sinks("y", attributes, q, caches, sinks)?])
             };
             let mut case = context.case(&self.name, Some(dtype), feed, layout, Box::new(build));
-            case.nmse_max = context.nmse_of(dtype);
+            case.nmse_max = context.nmse_of_attention(dtype);
             case
         };
         context.kv_types.iter().copied().filter(fits).map(case).collect()

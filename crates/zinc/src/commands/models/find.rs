@@ -17,6 +17,9 @@ pub struct Devices {
     n_ctx: u32,
 }
 
+/// Asking what fits disturbs nobody who computes on a card.
+const CHOICE: backends::Choice = backends::Choice { threads: None, share: true };
+
 impl Devices {
     /// Those of this machine, or the one that the flags name. The reference device is left out: it is
     /// as large as the CPU, and nobody waits for it.
@@ -26,14 +29,14 @@ impl Devices {
     pub fn look(args: &FitArgs) -> anyhow::Result<Devices> {
         let devices = match &args.device {
             Some(name) => {
-                let device = backends::open(name, None)?;
+                let device = backends::open(name, CHOICE)?;
                 vec![(device.info().clone(), Some(device))]
             }
             None => {
-                let all = backends::devices(None).into_iter();
+                let all = backends::devices(CHOICE).into_iter();
                 let infos = all.filter(|info| info.name != "reference");
                 let open = |info: DeviceInfo| {
-                    let device = backends::open(&info.name, None).ok();
+                    let device = backends::open(&info.name, CHOICE).ok();
                     (info, device)
                 };
                 infos.map(open).collect()

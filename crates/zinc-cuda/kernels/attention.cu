@@ -1,0 +1,244 @@
+// Attention in f32 over any type of cache and any dimensions, one key/value head's queries together; also
+// multi-head latent attention, which is one key/value head whose keys have two parts (rope) and whose values are
+// the first part. The kernels of attention_mma.cu are faster where they apply.
+//
+//   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
+//
+// Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
+// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. attention_merge
+// follows: grid (n_heads, rows), 128 or 512 threads. Where `parts` has no room for all rows, the lowering makes several
+// such pairs of launches.
+// Reads each key and value once for four heads; two multiplications a head and element: bound by arithmetic from
+// four heads on. v_dim <= 512.
+#include "attention.cuh"
+
+#define HEADS 4
+#define COLUMNS 4
+
+// Sums 32 values over the warp's lanes: lane i gets the sum of all lanes' value i.
+DEVICE float transposed_sum(float (&value)[32]) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) {
+        bool upper = lane & bit;
+#pragma unroll
+        for (int i = 0; i < bit; i++) {
+            float kept = upper ? value[i + bit] : value[i], given = upper ? value[i] : value[i + bit];
+            value[i] = kept + __shfl_xor_sync(FULL_WARP, given, bit);
+        }
+    }
+    return value[0];
+}
+
+// In shared memory.
+struct Block {
+    // By key and head: scores, then weights.
+    float weights[KEY_BLOCK][HEADS];
+    int rows[KEY_BLOCK];
+    float factors[HEADS];
+    SoftmaxState state[HEADS];
+};
+
+template <class Cache> struct Attend {
+    const AttentionParams &p;
+    Block &block;
+    // HEADS queries of k_dim + rope_dim elements.
+    const float *queries;
+    int kv_head;
+    float sums[HEADS][COLUMNS];
+
+    __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, const float *queries, int kv_head)
+        : p(p), block(block), queries(queries), kv_head(kv_head) {}
+
+    // Scores of the keys lo .. hi of the block of keys; minus infinity for the others.
+    __device__ __forceinline__ void score(int lo, int hi) {
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_dim = (int)p.k_dim, dims = k_dim + (int)p.rope_dim;
+        i64 k_cols = (i64)p.n_kv_heads * k_dim;
+        for (int first = 8 * warp; first < KEY_BLOCK; first += 32) {
+            float products[32];
+#pragma unroll
+            for (int i = 0; i < 32; i++) products[i] = 0.0f;
+            if (first < hi && first + 8 > lo) {
+#pragma unroll
+                for (int key = 0; key < 8; key++) {
+                    if (first + key < lo || first + key >= hi) continue;
+                    i64 row = block.rows[first + key], at = row * k_cols + (i64)kv_head * k_dim;
+                    for (int d = lane; d < dims; d += 32) {
+                        float k = d < k_dim ? Cache::at(p.cache_k, at + d)
+                                            : Cache::at(p.cache_rope, row * p.rope_dim + d - k_dim);
+#pragma unroll
+                        for (int head = 0; head < HEADS; head++)
+                            products[HEADS * key + head] =
+                                fmaf(queries[head * dims + d], k, products[HEADS * key + head]);
+                    }
+                }
+            }
+            float sum = transposed_sum(products);
+            int key = first + lane / HEADS;
+            block.weights[key][lane % HEADS] = key < lo || key >= hi ? NEG_INFINITY : sum * p.scale;
+        }
+    }
+
+    // Weights from scores, and what the sums so far are multiplied with. A warp for each head.
+    __device__ __forceinline__ void weigh() {
+        int head = threadIdx.x / 32, lane = threadIdx.x % 32;
+        float low = block.weights[lane][head], high = block.weights[lane + 32][head];
+        SoftmaxState state = block.state[head];
+        float most = fmaxf(state.max, warp_max(fmaxf(low, high)));
+        low = exp2_of(low - most);
+        high = exp2_of(high - most);
+        float sum = warp_sum(low + high), factor = exp2_of(state.max - most);
+        block.weights[lane][head] = low;
+        block.weights[lane + 32][head] = high;
+        __syncwarp();
+        if (lane == 0) {
+            block.factors[head] = factor;
+            block.state[head] = {most, fmaf(state.sum, factor, sum)};
+        }
+    }
+
+    __device__ __forceinline__ void add_values(int lo, int hi) {
+        int v_dim = (int)p.v_dim;
+        i64 v_cols = (i64)p.n_kv_heads * v_dim;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            int col = threadIdx.x + 128 * c;
+            if (col >= v_dim) break;
+#pragma unroll
+            for (int head = 0; head < HEADS; head++) sums[head][c] *= block.factors[head];
+#pragma unroll 8
+            for (int key = lo; key < hi; key++) {
+                float v = Cache::at(p.cache_v, block.rows[key] * v_cols + (i64)kv_head * v_dim + col);
+#pragma unroll
+                for (int head = 0; head < HEADS; head++)
+                    sums[head][c] = fmaf(block.weights[key][head], v, sums[head][c]);
+            }
+        }
+    }
+
+    // The keys lo .. hi of a part; `state` and `sums` are the part's afterwards.
+    __device__ __forceinline__ void part(int lo, int hi, const int *pages) {
+        __syncthreads();
+        if (threadIdx.x < HEADS) block.state[threadIdx.x] = {NEG_INFINITY, 0.0f};
+#pragma unroll
+        for (int i = 0; i < HEADS * COLUMNS; i++) sums[i / COLUMNS][i % COLUMNS] = 0.0f;
+        for (int start = lo / KEY_BLOCK * KEY_BLOCK; start < hi; start += KEY_BLOCK) {
+            int from = max(lo - start, 0), to = min(hi - start, KEY_BLOCK);
+            __syncthreads();
+            int key = threadIdx.x;
+            if (key >= from && key < to)
+                block.rows[key] = cache_row(pages, start + key, (int)p.page_size, (int)p.pages_per_seq);
+            __syncthreads();
+            score(from, to);
+            __syncthreads();
+            weigh();
+            __syncthreads();
+            add_values(from, to);
+        }
+    }
+};
+
+template <class Cache> DEVICE void attend(const AttentionParams &p) {
+    ZINC_SHARED(dynamic);
+    ZINC_STATIC_SHARED(Block, block, 1);
+    float *queries = (float *)dynamic;
+    int row = blockIdx.z + p.first_row, n_splits = (int)p.n_splits, v_dim = (int)p.v_dim;
+    int group = (int)(p.n_heads / p.n_kv_heads), blocks_per_group = div_up(group, HEADS);
+    int kv_head = blockIdx.y / blocks_per_group, within = blockIdx.y % blocks_per_group * HEADS;
+    int first_head = kv_head * group + within, n_heads = min(HEADS, group - within);
+    int dims = (int)(p.k_dim + p.rope_dim);
+    pdl_launch();
+    pdl_wait();
+    if (row >= p.n.get()) return;
+    KeyRange keys(p.positions[row], (int)p.window);
+    if ((int)blockIdx.x >= keys.n_parts) return;
+    for (int i = threadIdx.x; i < HEADS * dims; i += 128) {
+        int head = first_head + min(i / dims, n_heads - 1), d = i % dims, k_dim = (int)p.k_dim;
+        queries[i] = d < k_dim ? p.q.row(row)[head * k_dim + d] : p.q_rope.row(row)[head * p.rope_dim + d - k_dim];
+    }
+    const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
+    Attend<Cache> attend(p, *block, queries, kv_head);
+    for (int part = blockIdx.x; part < keys.n_parts; part += n_splits) {
+        int start = (keys.part_start + part) * keys.part_keys;
+        attend.part(max(start, keys.first), min(start + keys.part_keys, keys.end), pages);
+#pragma unroll
+        for (int head = 0; head < HEADS; head++) {
+            if (head >= n_heads) break;
+            i64 at = part_place(p, row, first_head + head) + part;
+            if (threadIdx.x == 0) p.part_stats[at] = make_float2(block->state[head].max, block->state[head].sum);
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                int col = threadIdx.x + 128 * c;
+                if (col < v_dim) p.parts[at * v_dim + col] = attend.sums[head][c];
+            }
+        }
+    }
+}
+
+ZINC_KERNEL(128, 1) attention_f32(ZINC_PARAM AttentionParams p) { attend<F32Cache>(p); }
+ZINC_KERNEL(128, 1) attention_f16(ZINC_PARAM AttentionParams p) { attend<F16Cache>(p); }
+ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Cache>(p); }
+ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
+ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
+
+// Merges the parts of a row and head: weights relative to the largest maximum, four sums over every fourth part.
+// With 512 threads each sum has threads of its own (few rows: more loads in flight), with 128 a thread has all four;
+// the bits are the same.
+ZINC_KERNEL(512, 1) attention_merge(ZINC_PARAM AttentionParams p) {
+    ZINC_STATIC_SHARED(float, weights, MOST_PARTS);
+    ZINC_STATIC_SHARED(float, places, 512);
+    int head = blockIdx.x, row = blockIdx.y + p.first_row, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
+    pdl_launch();
+    pdl_wait();
+    if (row >= p.n.get()) return;
+    KeyRange keys(p.positions[row], (int)p.window);
+    i64 at = part_place(p, row, head);
+    if (threadIdx.x < 32) {
+        bool has_sink = p.sinks != nullptr;
+        float sink = has_sink ? p.sinks[head] * LOG2_E : NEG_INFINITY;
+        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
+        if (lane < keys.n_parts) low = p.part_stats[at + lane];
+        if (lane + 32 < keys.n_parts) high = p.part_stats[at + lane + 32];
+        float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
+        float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
+        float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight));
+        if (has_sink) sum += exp2_of(sink - most);
+        weights[lane] = low_weight / sum;
+        weights[lane + 32] = high_weight / sum;
+    }
+    __syncthreads();
+    if (blockDim.x == 512) {
+        int sum_idx = threadIdx.x / 128, within = threadIdx.x % 128;
+        for (int start = 0; start < v_dim; start += 128) {
+            const float *part_at = p.parts + at * v_dim + start + within;
+            float sum = 0.0f;
+            if (start + within < v_dim) {
+#pragma unroll 16
+                for (int part = sum_idx; part < keys.n_parts; part += 4)
+                    sum = fmaf(part_at[(i64)part * v_dim], weights[part], sum);
+            }
+            places[threadIdx.x] = sum;
+            __syncthreads();
+            if (sum_idx == 0 && start + within < v_dim)
+                p.y.row(row)[head * v_dim + start + within] =
+                    (sum + places[128 + within]) + (places[256 + within] + places[384 + within]);
+            __syncthreads();
+        }
+        return;
+    }
+    for (int col = threadIdx.x; col < v_dim; col += 128) {
+        const float *part_at = p.parts + at * v_dim + col;
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        int part = 0;
+#pragma unroll 4
+        for (; part + 4 <= keys.n_parts; part += 4) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < 3; i++)
+            if (part + i < keys.n_parts)
+                sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
+        p.y.row(row)[head * v_dim + col] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+}

@@ -1,0 +1,285 @@
+// Attention of many rows over f16 caches with the tensor cores (flash attention, arXiv 2307.08691): keys and values
+// of one width that is a multiple of 16; queries and weights are rounded to f16, sums are f32.
+//
+// attention_prefill_D_S: head width D, S stages of keys and values in shared memory.
+// Launch: grid (tiles of rows, n_kv_heads * ceil(queries per key head / heads)), 4 warps, each with 16 rows of the
+// product: two blocks a multiprocessor, whose softmax and products overlap. A row is one head of one token, so the
+// heads of a group share what is read. Tiles with late positions come first.
+// Keys come in blocks of 64 at multiples of 64, so a token's order of sums depends on its position and window alone;
+// a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
+// order: it passes over the keys of each.
+// Bound: tensor cores, 4 D operations a key, head and row. Each tile reads the keys that its rows see.
+#include "attention.cuh"
+#include "ptx.cuh"
+
+// Below every score; finite, so that differences are.
+#define NO_SCORE -1e30f
+
+#define ROW_BYTES(D) ((D) * 2 + 16)
+#define MOST_TILE_ROWS 128
+
+struct PrefillParams {
+    AttentionParams base;
+    // Query heads that a tile takes together, of one key head.
+    u32 heads, unused;
+};
+
+// Of the tile's tokens, in shared memory.
+struct Tile {
+    int positions[MOST_TILE_ROWS], seqs[MOST_TILE_ROWS];
+    // Cache rows of two blocks of keys.
+    int rows[2][KEY_BLOCK];
+};
+
+// The keys that a tile's tokens of one sequence see, and the next token that belongs to none of the sequences
+// passed so far.
+struct Pass {
+    int seq, first, end;
+};
+
+// The pass that begins at the tile's token `from`, an earlier pass of its sequence being none.
+DEVICE Pass pass_from(const Tile &tile, int from, int n_tokens, int window) {
+    Pass pass = {tile.seqs[from], 0x7fffffff, 0};
+    for (int i = from; i < n_tokens; i++) {
+        if (tile.seqs[i] != pass.seq) continue;
+        int end = tile.positions[i] + 1;
+        pass.end = max(pass.end, end);
+        pass.first = min(pass.first, window > 0 ? max(0, end - window) : 0);
+    }
+    return pass;
+}
+
+DEVICE bool is_first_of_seq(const Tile &tile, int token) {
+    for (int i = 0; i < token; i++)
+        if (tile.seqs[i] == tile.seqs[token]) return false;
+    return true;
+}
+
+template <int D, int STAGES, int WARPS> struct Prefill {
+    // Keys whose scores are in registers together.
+    enum { ROW = ROW_BYTES(D), KEYS = KEY_BLOCK * ROW, SPAN = D > 128 ? 32 : 64 };
+
+    const AttentionParams &p;
+    Tile &tile;
+    const u8 *queries;
+    u8 *ring;
+    int kv_head, lane;
+    // Positions of this lane's two rows of the product in the running pass; -1 for rows of other sequences.
+    int position[2];
+    int window;
+    // Largest score (not scaled), sum of exponentials, weighted sums of values.
+    float most[2], sum[2], sums[D / 8][4];
+
+    __device__ __forceinline__ void find_rows(int slot, int start, const Pass &pass) const {
+        int key = start + threadIdx.x;
+        if (threadIdx.x >= KEY_BLOCK) return;
+        bool seen = key >= pass.first && key < pass.end;
+        const int *pages = p.pages + (i64)pass.seq * p.pages_per_seq;
+        tile.rows[slot][threadIdx.x] = seen ? cache_row(pages, key, (int)p.page_size, (int)p.pages_per_seq) : -1;
+    }
+
+    __device__ __forceinline__ void load(int slot, u8 *to) const {
+        constexpr int CHUNKS = D / 8;
+        i64 width = (i64)p.n_kv_heads * D;
+#pragma unroll
+        for (int i = 0; i < KEY_BLOCK * CHUNKS / (32 * WARPS); i++) {
+            int id = 32 * WARPS * i + threadIdx.x, key = id / CHUNKS, chunk = id % CHUNKS;
+            int row = tile.rows[slot][key];
+            i64 from = (i64)max(row, 0) * width + (i64)kv_head * D + chunk * 8;
+            copy_async_16(to + key * ROW + chunk * 16, (const u16 *)p.cache_k + from, row >= 0);
+            copy_async_16(to + KEYS + key * ROW + chunk * 16, (const u16 *)p.cache_v + from, row >= 0);
+        }
+        copy_async_commit();
+    }
+
+    __device__ __forceinline__ bool sees(int i, int key) const {
+        return key <= position[i] && (window == 0 || key > position[i] - window);
+    }
+
+    // The keys start .. start + SPAN for this warp's rows; without MASKED all rows see all of them. Both ways give a
+    // row that sees them the same bits.
+    template <bool MASKED> __device__ __forceinline__ void compute(const u8 *keys_at, int start) {
+        const u8 *values_at = keys_at + KEYS;
+        float scores[SPAN / 8][4];
+#pragma unroll
+        for (int i = 0; i < SPAN / 2; i++) scores[i / 4][i % 4] = 0.0f;
+        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
+        int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8;
+#pragma unroll
+        for (int d = 0; d < D; d += 16) {
+            u32 a[4], b[4];
+            load_matrix_x4(a, queries + a_row * ROW + (d + a_col) * 2);
+#pragma unroll
+            for (int key = 0; key < SPAN; key += 16) {
+                load_matrix_x4(b, keys_at + (key + b_row) * ROW + (d + b_col) * 2);
+                mma_f16(scores[key / 8], a, b[0], b[1]);
+                mma_f16(scores[key / 8 + 1], a, b[2], b[3]);
+            }
+        }
+        float factor[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float new_most = most[half];
+#pragma unroll
+            for (int i = 0; i < SPAN / 8; i++) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float &score = scores[i][2 * half + j];
+                    if (MASKED && !sees(half, start + 8 * i + lane % 4 * 2 + j)) score = NEG_INFINITY;
+                    new_most = fmaxf(new_most, score);
+                }
+            }
+            new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 1));
+            new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 2));
+            factor[half] = exp2_of((most[half] - new_most) * p.scale);
+            most[half] = new_most;
+            float added = 0.0f, less = -new_most * p.scale;
+#pragma unroll
+            for (int i = 0; i < SPAN / 8; i++) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float &score = scores[i][2 * half + j];
+                    score = exp2_of(fmaf(score, p.scale, less));
+                    added += score;
+                }
+            }
+            sum[half] = fmaf(sum[half], factor[half], added);
+        }
+        // Factors of one change no bit.
+        if (__any_sync(FULL_WARP, factor[0] != 1.0f || factor[1] != 1.0f)) {
+#pragma unroll
+            for (int i = 0; i < D / 8; i++) {
+                sums[i][0] *= factor[0];
+                sums[i][1] *= factor[0];
+                sums[i][2] *= factor[1];
+                sums[i][3] *= factor[1];
+            }
+        }
+#pragma unroll
+        for (int key = 0; key < SPAN; key += 16) {
+            float *low = scores[key / 8], *high = scores[key / 8 + 1];
+            u32 a[4] = {pack_f16_fast(low[0], low[1]), pack_f16_fast(low[2], low[3]),
+                        pack_f16_fast(high[0], high[1]), pack_f16_fast(high[2], high[3])};
+#pragma unroll
+            for (int d = 0; d < D; d += 16) {
+                u32 b[4];
+                load_matrix_x4_transposed(b, values_at + (key + a_row) * ROW + (d + a_col) * 2);
+                mma_f16(sums[d / 8], a, b[0], b[1]);
+                mma_f16(sums[d / 8 + 1], a, b[2], b[3]);
+            }
+        }
+    }
+};
+
+template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams &params) {
+    const AttentionParams &p = params.base;
+    typedef Prefill<D, STAGES, WARPS> Work;
+    ZINC_SHARED(shared);
+    ZINC_STATIC_SHARED(Tile, tile, 1);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = (int)(p.n_heads / p.n_kv_heads);
+    int blocks_per_group = div_up(group, (int)params.heads);
+    int kv_head = blockIdx.y / blocks_per_group, within = blockIdx.y % blocks_per_group * (int)params.heads;
+    int first_head = kv_head * group + within, n_heads = min((int)params.heads, group - within);
+    int tile_tokens = 16 * WARPS / (int)params.heads;
+    int first_token = (int)(gridDim.x - 1 - blockIdx.x) * tile_tokens;
+    pdl_launch();
+    pdl_wait();
+    int n_tokens = min(tile_tokens, p.n.get() - first_token);
+    if (n_tokens <= 0) return;
+    u8 *queries = shared, *ring = shared + 16 * WARPS * Work::ROW;
+    for (int i = threadIdx.x; i < n_tokens; i += 32 * WARPS) {
+        tile->positions[i] = p.positions[first_token + i];
+        tile->seqs[i] = p.seq_of[first_token + i];
+    }
+    // Row r of the product: token r / n_heads, head r % n_heads; zeros past the last one.
+    for (int i = threadIdx.x; i < 16 * WARPS * D; i += 32 * WARPS) {
+        int r = i / D, token = r / n_heads, head = first_head + r % n_heads;
+        float q = token < n_tokens ? p.q.row(first_token + token)[head * D + i % D] : 0.0f;
+        *(u16 *)(queries + r * Work::ROW + i % D * 2) = f32_to_f16(q);
+    }
+    Work work = {p, *tile, queries + 16 * warp * Work::ROW, ring, kv_head, lane, {-1, -1}, (int)p.window,
+                 {NO_SCORE, NO_SCORE}, {0.0f, 0.0f}, {}};
+    int token[2] = {(16 * warp + lane / 4) / n_heads, (16 * warp + lane / 4 + 8) / n_heads};
+    __syncthreads();
+    for (int from = 0; from < n_tokens; from++) {
+        if (!is_first_of_seq(*tile, from)) continue;
+        Pass pass = pass_from(*tile, from, n_tokens, (int)p.window);
+        int latest = -1, earliest = 0x7fffffff, least = 0x7fffffff;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            bool mine = token[i] < n_tokens && tile->seqs[token[i]] == pass.seq;
+            work.position[i] = mine ? tile->positions[token[i]] : -1;
+            latest = max(latest, work.position[i]);
+            least = min(least, work.position[i]);
+            if (mine) earliest = min(earliest, work.position[i]);
+        }
+#pragma unroll
+        for (int bit = 16; bit > 0; bit /= 2) {
+            latest = max(latest, __shfl_xor_sync(FULL_WARP, latest, bit));
+            earliest = min(earliest, __shfl_xor_sync(FULL_WARP, earliest, bit));
+            least = min(least, __shfl_xor_sync(FULL_WARP, least, bit));
+        }
+        int window = (int)p.window, all_from = window > 0 ? latest - window + 1 : 0;
+        earliest = window > 0 ? earliest - window + 1 : 0;
+        int block = pass.first / KEY_BLOCK, end = div_up(pass.end, KEY_BLOCK), slot = 0;
+        __syncthreads();
+        work.find_rows(0, block * KEY_BLOCK, pass);
+        __syncthreads();
+        if (STAGES > 1) work.load(0, ring);
+        work.find_rows(1, (block + 1) * KEY_BLOCK, pass);
+        for (; block < end; block++, slot ^= 1) {
+            u8 *keys_at = ring + (STAGES > 1 ? slot * 2 * Work::KEYS : 0);
+            if (STAGES > 1) copy_async_wait<0>();
+            __syncthreads();
+            if (STAGES > 1) {
+                if (block + 1 < end) work.load(slot ^ 1, ring + (slot ^ 1) * 2 * Work::KEYS);
+            } else {
+                work.load(slot, keys_at);
+                copy_async_wait<0>();
+                __syncthreads();
+            }
+            int start = block * KEY_BLOCK;
+            work.find_rows(slot, start + 2 * KEY_BLOCK, pass);
+            for (int part = 0; part < KEY_BLOCK; part += Work::SPAN, start += Work::SPAN) {
+                const u8 *span = keys_at + part * Work::ROW;
+                // Seen by all of the warp's rows, by some, or by none.
+                if (start + Work::SPAN - 1 <= least && start >= all_from) work.template compute<false>(span, start);
+                else if (start <= latest && start + Work::SPAN > earliest) work.template compute<true>(span, start);
+            }
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = work.sum[half];
+        sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+        if (token[half] >= n_tokens) continue;
+        int r = 16 * warp + lane / 4 + 8 * half, head = first_head + r % n_heads;
+        bool has_sink = p.sinks != nullptr;
+        float factor = final_factor({work.most[half] * p.scale, sum}, has_sink, has_sink ? p.sinks[head] : 0.0f);
+        float *y = p.y.row(first_token + token[half]) + head * D + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) {
+            y[8 * i] = work.sums[i][2 * half] * factor;
+            y[8 * i + 1] = work.sums[i][2 * half + 1] * factor;
+        }
+    }
+}
+
+#define PREFILL(D, STAGES, WARPS)                                                                   \
+    ZINC_KERNEL(32 * WARPS, 1) attention_prefill_##D##_##STAGES(ZINC_PARAM PrefillParams p) {       \
+        prefill<D, STAGES, WARPS>(p);                                                               \
+    }
+PREFILL(32, 1, 4)
+PREFILL(32, 2, 4)
+PREFILL(64, 1, 4)
+PREFILL(64, 2, 4)
+PREFILL(96, 1, 4)
+PREFILL(96, 2, 4)
+PREFILL(128, 1, 4)
+PREFILL(128, 2, 4)
+// Needs more shared memory than a block of sm_75 has.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+PREFILL(256, 1, 4)
+PREFILL(256, 2, 4)
+#endif

@@ -1,0 +1,441 @@
+//! A compiled plan: steps copied in, replayed, copied out. Several may be under way.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zinc_backend::{
+    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
+};
+use zinc_plan::{InputKind, Plan, TensorId};
+use zinc_quant::GgmlType;
+
+use crate::device::Shared;
+use crate::driver::{DriverError, Event};
+use crate::lower::{Bucket, InputLayout, Lowered, Lowering, Places};
+use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
+use crate::record::Recording;
+use crate::store::{StateStore, WeightStore};
+
+/// Steps that may be under way; results of older ones are no longer held.
+const N_SLOTS: usize = 4;
+
+/// Addresses of one executable.
+struct Addresses {
+    weights: Arc<WeightStore>,
+    states: Arc<StateStore>,
+    constants: Vec<u64>,
+    arena: u64,
+    inputs: u64,
+    scratch: u64,
+}
+
+impl Places for Addresses {
+    fn weight(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError> {
+        self.weights.bind(plan, id)
+    }
+
+    fn state(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError> {
+        self.states.bind(plan, id)
+    }
+
+    fn constant(&self, idx: u32) -> u64 {
+        self.constants[idx as usize]
+    }
+
+    fn arena(&self) -> u64 {
+        self.arena
+    }
+
+    fn inputs(&self) -> u64 {
+        self.inputs
+    }
+
+    fn scratch(&self) -> u64 {
+        self.scratch
+    }
+}
+
+/// Addresses of nothing, to count what launches need.
+struct Nowhere;
+
+impl Places for Nowhere {
+    fn weight(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn state(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn constant(&self, _: u32) -> u64 {
+        0
+    }
+
+    fn arena(&self) -> u64 {
+        0
+    }
+
+    fn inputs(&self) -> u64 {
+        0
+    }
+
+    fn scratch(&self) -> u64 {
+        0
+    }
+}
+
+/// What a plan needs for its largest bucket.
+pub(crate) fn needs(plan: &Plan, shared: &Shared) -> Result<Lowered, DeviceError> {
+    let mut lowering = Lowering::new(plan, Bucket::largest(plan), shared.card, &Nowhere, 0);
+    lowering.batch_invariant = shared.batch_invariant;
+    lowering.run()
+}
+
+/// Bytes besides the arena.
+pub(crate) fn scratch_need(plan: &Plan, shared: &Shared) -> u64 {
+    let scratch =
+        needs(plan, shared).map_or(0, |needs| needs.persistent_bytes + needs.transient_bytes);
+    let constants: u64 = plan.consts.iter().map(|table| table.data.len() as u64 * 4).sum();
+    scratch + constants + InputLayout::of(plan).n_bytes
+}
+
+/// A step under way.
+struct Slot {
+    inputs: PinnedBuffer,
+    outputs: PinnedBuffer,
+    done: Event,
+    sizes: StepSizes,
+    ticket: u64,
+}
+
+/// An output on the card and in the slots.
+struct Output {
+    address: u64,
+    row_bytes: u64,
+    stride: u64,
+    dtype: GgmlType,
+    rows: zinc_plan::Dim,
+    /// In the pinned memory of a slot.
+    at: usize,
+}
+
+pub(crate) struct CudaExecutable {
+    plan: Arc<Plan>,
+    shared: Arc<Shared>,
+    addresses: Addresses,
+    input_layout: InputLayout,
+    input_buffer: DeviceBuffer,
+    persistent_bytes: u64,
+    recordings: HashMap<Bucket, Recording>,
+    outputs: Vec<Output>,
+    slots: Vec<Slot>,
+    n_steps: u64,
+    profiling: bool,
+    n_profiled: u64,
+    times_ms: Vec<f64>,
+    _buffers: Vec<DeviceBuffer>,
+}
+
+impl CudaExecutable {
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        bind: &Bindings<'_>,
+        shared: &Arc<Shared>,
+    ) -> Result<CudaExecutable, DeviceError> {
+        let refuse =
+            |reason: &str| DeviceError::Plan { plan: plan.name.clone(), reason: reason.into() };
+        let weights = Arc::clone(&bind.weights.0).downcast::<WeightStore>();
+        let weights = weights.map_err(|_| refuse("bound to weights of another device"))?;
+        let states = Arc::clone(&bind.states.0).downcast::<StateStore>();
+        let states = states.map_err(|_| refuse("bound to states of another device"))?;
+        let memory = plan
+            .memory
+            .as_ref()
+            .ok_or_else(|| refuse("is not prepared: it has no memory layout"))?;
+        let needs = needs(&plan, shared)?;
+        let new = |what: &str, n_bytes: u64| {
+            DeviceBuffer::new(&shared.context, &shared.name, what, n_bytes)
+        };
+        let arena = new("activations", memory.arena_bytes)?;
+        let input_layout = InputLayout::of(&plan);
+        let input_buffer = new("step inputs", input_layout.n_bytes)?;
+        let scratch = new("scratch", needs.persistent_bytes + needs.transient_bytes)?;
+        let (constant_buffer, constants) = upload_constants(&plan, shared)?;
+        let addresses = Addresses {
+            weights,
+            states,
+            constants,
+            arena: arena.address(),
+            inputs: input_buffer.address(),
+            scratch: scratch.address(),
+        };
+        let mut exec = CudaExecutable {
+            addresses,
+            input_layout,
+            input_buffer,
+            persistent_bytes: needs.persistent_bytes,
+            recordings: HashMap::new(),
+            outputs: Vec::new(),
+            slots: Vec::new(),
+            n_steps: 0,
+            profiling: false,
+            n_profiled: 0,
+            times_ms: vec![0.0; plan.nodes.len()],
+            _buffers: vec![arena, scratch, constant_buffer],
+            shared: Arc::clone(shared),
+            plan,
+        };
+        exec.place_outputs()?;
+        Ok(exec)
+    }
+
+    fn lost(&self, error: &DriverError) -> DeviceError {
+        lost(&self.shared.name, error)
+    }
+
+    /// Finds the outputs on the card and makes the slots.
+    fn place_outputs(&mut self) -> Result<(), DeviceError> {
+        let plan = Arc::clone(&self.plan);
+        let lowering = self.lowering(Bucket::largest(&plan));
+        let mut outputs = Vec::new();
+        let mut at = 0;
+        for id in &plan.outputs {
+            let operand = lowering.operand(*id)?;
+            let row_bytes = plan.tensor(*id).row_bytes() as u64;
+            let max_rows = plan.limits.bound(operand.rows);
+            outputs.push(Output {
+                address: operand.address,
+                row_bytes,
+                stride: operand.stride,
+                dtype: operand.dtype,
+                rows: operand.rows,
+                at,
+            });
+            at += usize::try_from(max_rows * operand.stride).unwrap_or(usize::MAX / 2);
+        }
+        self.outputs = outputs;
+        let n_inputs = usize::try_from(self.input_layout.n_bytes).unwrap_or(usize::MAX);
+        let context = &self.shared.context;
+        let slot = |_| {
+            Ok(Slot {
+                inputs: PinnedBuffer::new(context, n_inputs)?,
+                outputs: PinnedBuffer::new(context, at)?,
+                done: context.event(false)?,
+                sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
+                ticket: 0,
+            })
+        };
+        let slots: Result<Vec<_>, DriverError> = (0..N_SLOTS).map(slot).collect();
+        self.slots = slots.map_err(|error| self.lost(&error))?;
+        Ok(())
+    }
+
+    fn lowering(&self, bucket: Bucket) -> Lowering<'_> {
+        let shared = &self.shared;
+        let mut lowering =
+            Lowering::new(&self.plan, bucket, shared.card, &self.addresses, self.persistent_bytes);
+        lowering.batch_invariant = shared.batch_invariant;
+        lowering
+    }
+
+    /// Records the launches of a bucket that has not occurred yet.
+    fn prepare(&mut self, bucket: Bucket) -> Result<(), DeviceError> {
+        if self.recordings.contains_key(&bucket) {
+            return Ok(());
+        }
+        let lowered = self.lowering(bucket).run()?;
+        let shared = &self.shared;
+        let recording =
+            Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered.launches)?;
+        self.recordings.insert(bucket, recording);
+        Ok(())
+    }
+
+    /// Queues a step on the stream: inputs, launches, outputs, mark.
+    fn queue(
+        &mut self,
+        bucket: Bucket,
+        inputs: &StepInputs,
+        slot: usize,
+    ) -> Result<(), DriverError> {
+        let sizes = self.slots[slot].sizes;
+        let n_bytes =
+            write_inputs(self.slots[slot].inputs.bytes_mut(), &self.input_layout, inputs, sizes);
+        self.slots[slot].inputs.upload(&self.input_buffer, 0, n_bytes)?;
+        if self.profiling {
+            self.run_timed(bucket)?;
+        } else if let Some(recording) = self.recordings.get(&bucket) {
+            recording.graph.launch()?;
+        }
+        for output in &self.outputs {
+            let n_rows = sizes.rows(output.rows, &self.plan) as u64;
+            if n_rows > 0 {
+                let n_bytes = match output.dtype {
+                    // Quants and scales lie apart.
+                    GgmlType::Q8_1 => self.plan.limits.bound(output.rows) * output.row_bytes,
+                    _ => (n_rows - 1) * output.stride + output.row_bytes,
+                };
+                let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
+                self.slots[slot].outputs.download(output.at, output.address, n_bytes)?;
+            }
+        }
+        self.slots[slot].done.record()
+    }
+
+    /// Runs the launches one by one with marks between the nodes.
+    fn run_timed(&mut self, bucket: Bucket) -> Result<(), DriverError> {
+        let Some(recording) = self.recordings.get(&bucket) else { return Ok(()) };
+        let context = &self.shared.context;
+        let mut marks = vec![(usize::MAX, context.event(true)?)];
+        marks[0].1.record()?;
+        let mut launches = recording.launches.iter().peekable();
+        while let Some((launch, function)) = launches.next() {
+            context.launch(function, &launch.shape(), &launch.params)?;
+            if launches.peek().is_none_or(|(next, _)| next.node != launch.node) {
+                let mark = context.event(true)?;
+                mark.record()?;
+                marks.push((launch.node, mark));
+            }
+        }
+        context.synchronize()?;
+        for pair in marks.windows(2) {
+            self.times_ms[pair[1].0] += f64::from(pair[1].1.ms_since(&pair[0].1)?);
+        }
+        self.n_profiled += 1;
+        Ok(())
+    }
+}
+
+/// Writes header and inputs; returns the bytes up to the last one that is used.
+fn write_inputs(
+    bytes: &mut [u8],
+    layout: &InputLayout,
+    inputs: &StepInputs,
+    sizes: StepSizes,
+) -> usize {
+    let counts = [sizes.tokens, sizes.seqs, sizes.out_rows].map(|n| n as u32);
+    bytes[..12].copy_from_slice(bytemuck::cast_slice(&counts));
+    let mut end = 64;
+    for (kind, offset, _) in &layout.parts {
+        let values: &[u8] = match kind {
+            InputKind::Hidden => bytemuck::cast_slice(&inputs.hidden),
+            kind => bytemuck::cast_slice(inputs.get(*kind)),
+        };
+        let start = *offset as usize;
+        bytes[start..start + values.len()].copy_from_slice(values);
+        end = start + values.len();
+    }
+    end
+}
+
+/// The plan's tables on the card.
+fn upload_constants(plan: &Plan, shared: &Shared) -> Result<(DeviceBuffer, Vec<u64>), DeviceError> {
+    let failed = |error: DriverError| lost(&shared.name, &error);
+    let mut offsets = Vec::new();
+    let mut n_bytes = 0usize;
+    for table in &plan.consts {
+        offsets.push(n_bytes);
+        n_bytes = (n_bytes + table.data.len() * 4).next_multiple_of(256);
+    }
+    let buffer = DeviceBuffer::new(&shared.context, &shared.name, "tables", n_bytes as u64)?;
+    let mut pinned = PinnedBuffer::new(&shared.context, n_bytes).map_err(failed)?;
+    for (table, offset) in plan.consts.iter().zip(&offsets) {
+        let bytes: &[u8] = bytemuck::cast_slice(&table.data);
+        pinned.bytes_mut()[*offset..*offset + bytes.len()].copy_from_slice(bytes);
+    }
+    if n_bytes > 0 {
+        pinned.upload(&buffer, 0, n_bytes).map_err(failed)?;
+    }
+    shared.context.synchronize().map_err(failed)?;
+    let addresses = offsets.iter().map(|offset| buffer.address() + *offset as u64).collect();
+    Ok((buffer, addresses))
+}
+
+impl Executable for CudaExecutable {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
+        let sizes = inputs.check(&self.plan)?;
+        let bucket = Bucket::of(&sizes, &self.plan);
+        self.prepare(bucket)?;
+        let ticket = self.n_steps + 1;
+        let slot = (ticket % N_SLOTS as u64) as usize;
+        // The step that used the slot is four steps old.
+        self.slots[slot].done.wait().map_err(|error| self.lost(&error))?;
+        self.slots[slot].sizes = sizes;
+        self.slots[slot].ticket = ticket;
+        self.queue(bucket, inputs, slot).map_err(|error| self.lost(&error))?;
+        self.n_steps = ticket;
+        Ok(Ticket(ticket))
+    }
+
+    fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
+        let slot = &self.slots[(ticket.0 % N_SLOTS as u64) as usize];
+        if slot.ticket != ticket.0 || ticket.0 == 0 {
+            let reason = format!("step {} is no longer held", ticket.0);
+            return Err(DeviceError::Lost { device: self.shared.name.clone(), reason });
+        }
+        slot.done.wait().map_err(|error| self.lost(&error))?;
+        outputs.values.resize_with(self.outputs.len(), Vec::new);
+        for (output, values) in self.outputs.iter().zip(&mut outputs.values) {
+            values.clear();
+            let n_rows = slot.sizes.rows(output.rows, &self.plan);
+            let max_rows = self.plan.limits.bound(output.rows) as usize;
+            fetch(&slot.outputs.bytes()[output.at..], output, n_rows, max_rows, values);
+        }
+        Ok(())
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        self.profiling = on;
+        self.n_profiled = 0;
+        self.times_ms.fill(0.0);
+    }
+
+    fn profile(&self) -> Vec<NodeTime> {
+        if !self.profiling {
+            return Vec::new();
+        }
+        let times = self.times_ms.iter().enumerate();
+        times
+            .map(|(node, ms)| NodeTime {
+                node,
+                time: Duration::from_secs_f64(ms / 1e3),
+                n_steps: self.n_profiled,
+            })
+            .collect()
+    }
+}
+
+/// Appends the rows of an output as f32.
+fn fetch(bytes: &[u8], output: &Output, n_rows: usize, max_rows: usize, values: &mut Vec<f32>) {
+    let (row_bytes, stride) = (output.row_bytes as usize, output.stride as usize);
+    match output.dtype {
+        GgmlType::Q8_1 => {
+            let cols = row_bytes / 36 * 32;
+            for block in 0..n_rows * cols / 32 {
+                let at = max_rows * cols + block * 4;
+                let scale: f32 = bytemuck::pod_read_unaligned(&bytes[at..at + 4]);
+                let quants = &bytes[block * 32..block * 32 + 32];
+                values.extend(quants.iter().map(|quant| f32::from(*quant as i8) * scale));
+            }
+        }
+        GgmlType::I32 => {
+            for row in 0..n_rows {
+                let row = &bytes[row * stride..row * stride + row_bytes];
+                values.extend(
+                    row.chunks_exact(4).map(|id| bytemuck::pod_read_unaligned::<i32>(id) as f32),
+                );
+            }
+        }
+        _ => {
+            for row in 0..n_rows {
+                let row = &bytes[row * stride..row * stride + row_bytes];
+                values.extend_from_slice(bytemuck::cast_slice(row));
+            }
+        }
+    }
+}

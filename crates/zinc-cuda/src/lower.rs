@@ -1,0 +1,358 @@
+//! From plan nodes to launches, for one bucket of step sizes. Needs no card: addresses come from [`Places`].
+
+pub mod attention;
+pub mod experts;
+pub mod linear;
+pub mod prepare;
+pub mod recurrent;
+pub mod rows;
+
+use zinc_backend::DeviceError;
+use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
+use zinc_quant::GgmlType;
+
+pub use crate::card::Card;
+use crate::launch::{Count, Launch, Rows};
+pub use experts::Grouping;
+
+/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, the rest unused.
+pub const HEADER_BYTES: u64 = 64;
+
+/// Alignment of inputs and scratch.
+const ALIGN: u64 = 256;
+
+/// Upper bounds of a step that one recording serves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Bucket {
+    /// Tokens.
+    pub tokens: u32,
+    /// Sequences.
+    pub seqs: u32,
+    /// Rows whose logits are wanted; may be 0.
+    pub out_rows: u32,
+}
+
+impl Bucket {
+    /// The largest that `plan` allows.
+    pub fn largest(plan: &Plan) -> Bucket {
+        let limits = &plan.limits;
+        Bucket { tokens: limits.max_tokens, seqs: limits.max_seqs, out_rows: limits.max_out_rows }
+    }
+
+    /// The bucket of a step, bounded by the plan's limits: small numbers as they are, larger ones
+    /// rounded up to one of two steps per power of two.
+    pub fn of(sizes: &zinc_backend::StepSizes, plan: &Plan) -> Bucket {
+        let largest = Bucket::largest(plan);
+        let up = |n: usize, max: u32| {
+            let n = u32::try_from(n).unwrap_or(u32::MAX);
+            let power = n.next_power_of_two();
+            let rounded = if n > 4 && n <= power / 4 * 3 { power / 4 * 3 } else { power };
+            rounded.clamp(n.min(max), max.max(1))
+        };
+        let out_rows = if sizes.out_rows == 0 { 0 } else { up(sizes.out_rows, largest.out_rows) };
+        Bucket {
+            tokens: up(sizes.tokens, largest.tokens),
+            seqs: up(sizes.seqs, largest.seqs),
+            out_rows,
+        }
+    }
+
+    /// Rows of `dim` to launch for.
+    pub fn rows(&self, dim: Dim, plan: &Plan) -> u32 {
+        match dim {
+            Dim::Fixed(n) => n,
+            Dim::Tokens => self.tokens,
+            Dim::Seqs => self.seqs,
+            Dim::OutRows => self.out_rows,
+            Dim::CacheRows | Dim::WindowRows | Dim::StateSlots => {
+                u32::try_from(plan.limits.bound(dim)).unwrap_or(u32::MAX)
+            }
+        }
+    }
+}
+
+/// Where things lie.
+pub trait Places {
+    /// Where the weight that `plan` calls `id` begins.
+    ///
+    /// # Errors
+    /// It is not bound, or has another type or shape.
+    fn weight(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError>;
+
+    /// Where the state that `plan` calls `id` begins.
+    ///
+    /// # Errors
+    /// As for weights.
+    fn state(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError>;
+
+    /// Where the table `idx` of [`Plan::consts`] begins.
+    fn constant(&self, idx: u32) -> u64;
+
+    /// Where the arena of the values begins.
+    fn arena(&self) -> u64;
+
+    /// Where the inputs of the step begin, with their header.
+    fn inputs(&self) -> u64;
+
+    /// Where the scratch memory begins.
+    fn scratch(&self) -> u64;
+}
+
+/// Where each input lies behind the header, and the bytes of all.
+#[derive(Clone, Debug)]
+pub struct InputLayout {
+    /// Kind, offset and bytes at the plan's limits.
+    pub parts: Vec<(InputKind, u64, u64)>,
+    /// Bytes with the header.
+    pub n_bytes: u64,
+}
+
+impl InputLayout {
+    /// That of the inputs which `plan` names.
+    pub fn of(plan: &Plan) -> InputLayout {
+        let mut n_bytes = HEADER_BYTES.next_multiple_of(ALIGN);
+        let mut parts = Vec::new();
+        for (_, tensor) in plan.tensors_where(|tensor| matches!(tensor.kind, TensorKind::Input(_)))
+        {
+            if let TensorKind::Input(kind) = tensor.kind {
+                let bytes = plan.limits.bound(tensor.shape.rows) * u64::from(tensor.shape.cols) * 4;
+                parts.push((kind, n_bytes, bytes));
+                n_bytes = (n_bytes + bytes).next_multiple_of(ALIGN);
+            }
+        }
+        InputLayout { parts, n_bytes }
+    }
+}
+
+/// An operand or result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Operand {
+    /// Of its first row.
+    pub address: u64,
+    /// Bytes from row to row. Of a repacked weight those of the layout.
+    pub stride: u64,
+    /// Element type.
+    pub dtype: GgmlType,
+    /// Rows by dimension.
+    pub rows: Dim,
+    /// Elements of a row.
+    pub cols: u32,
+}
+
+/// Bytes from the start of a `Q8_1` value of `max_rows` rows of `cols` elements to its scales.
+pub fn q8_scales(max_rows: u64, cols: u32) -> u64 {
+    max_rows * u64::from(cols)
+}
+
+/// Lowers the nodes of one plan for one bucket.
+pub struct Lowering<'a> {
+    /// The prepared plan.
+    pub plan: &'a Plan,
+    /// Upper bounds of the step.
+    pub bucket: Bucket,
+    /// The card to shape launches for.
+    pub card: Card,
+    /// Whether only variants are used whose rows do not depend on the number of rows.
+    pub batch_invariant: bool,
+    places: &'a dyn Places,
+    inputs: InputLayout,
+    launches: Vec<Launch>,
+    node: usize,
+    /// The next node to lower: launches may do the work of several.
+    resume: usize,
+    persistent_bytes: u64,
+    transient_bytes: u64,
+    transient_max: u64,
+    /// Bytes kept for persistent scratch, before the transient one.
+    persistent_limit: u64,
+    pub(crate) groupings: Vec<(TensorId, Grouping)>,
+}
+
+/// Launches of a step and the scratch they use.
+pub struct Lowered {
+    /// In the order they run.
+    pub launches: Vec<Launch>,
+    /// Bytes of scratch that lives over the step.
+    pub persistent_bytes: u64,
+    /// Bytes of scratch of a node.
+    pub transient_bytes: u64,
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowering into launches. `persistent_limit` is what an earlier lowering for the largest bucket
+    /// used of persistent scratch; transient scratch lies behind it.
+    pub fn new(
+        plan: &'a Plan,
+        bucket: Bucket,
+        card: Card,
+        places: &'a dyn Places,
+        persistent_limit: u64,
+    ) -> Lowering<'a> {
+        Lowering {
+            plan,
+            bucket,
+            card,
+            batch_invariant: false,
+            places,
+            inputs: InputLayout::of(plan),
+            launches: Vec::new(),
+            node: 0,
+            resume: 0,
+            persistent_bytes: 0,
+            transient_bytes: 0,
+            transient_max: 0,
+            persistent_limit,
+            groupings: Vec::new(),
+        }
+    }
+
+    /// All nodes.
+    ///
+    /// # Errors
+    /// What the device lacks, by name, or tensors that are not bound.
+    pub fn run(mut self) -> Result<Lowered, DeviceError> {
+        let plan = self.plan;
+        for (idx, node) in plan.nodes.iter().enumerate() {
+            if idx < self.resume {
+                continue;
+            }
+            self.node = idx;
+            self.transient_bytes = 0;
+            match self.prepare(idx)? {
+                Some(n_nodes) => self.resume = idx + n_nodes,
+                None => self.lower(node)?,
+            }
+        }
+        Ok(Lowered {
+            launches: self.launches,
+            persistent_bytes: self.persistent_bytes,
+            transient_bytes: self.transient_max,
+        })
+    }
+
+    fn lower(&mut self, node: &Node) -> Result<(), DeviceError> {
+        match node.op {
+            Op::Embed(embed) => self.embed(node, embed),
+            Op::GatherRows => self.gather_rows(node),
+            Op::Add => self.add(node),
+            Op::Mul => self.mul(node),
+            Op::Scale(scale) => self.scale(node, scale),
+            Op::Softcap(softcap) => self.softcap(node, softcap),
+            Op::GatedAct(gated) => self.gated_act(node, gated),
+            Op::SigmoidGate => self.sigmoid_gate(node),
+            Op::HeadSlice(slice) => self.head_slice(node, slice),
+            Op::Concat => self.concat(node),
+            Op::RmsNorm(norm) => self.rms_norm(node, norm),
+            Op::L2Norm(norm) => self.l2_norm(node, norm),
+            Op::RmsNormGated(norm) => self.rms_norm_gated(node, norm),
+            Op::Rope(rope) => self.rope(node, rope),
+            Op::KvWrite => self.kv_write(node),
+            Op::Attention(attention) => self.attention(node, &attention),
+            Op::LatentAttention(attention) => self.latent_attention(node, &attention),
+            Op::RouterTopK(router) => self.router_top_k(node, &router),
+            Op::ExpertCombine(combine) => self.expert_combine(node, combine),
+            Op::CausalConv1d(conv) => self.causal_conv1d(node, conv),
+            Op::DeltaGates => self.delta_gates(node),
+            Op::GatedDeltaNet(net) => self.gated_delta_net(node, &net),
+            Op::QuantizeAct => self.quantize_act(node),
+            Op::MatMul(matmul) => self.matmul(node, matmul),
+            Op::GateUpAct(pair) => self.gate_up_act(node, pair.act),
+            Op::HeadMatMul(matmul) => self.head_matmul(node, matmul),
+            Op::ExpertMatMul(matmul) => self.expert_matmul(node, matmul),
+            Op::ExpertGateUpAct(pair) => self.expert_gate_up_act(node, &pair),
+        }
+    }
+
+    /// Adds a launch of the node that is being lowered, unless the bucket has no rows for it.
+    pub fn push(&mut self, launch: Launch) {
+        if launch.grid.iter().all(|n| *n > 0) {
+            self.launches.push(Launch { node: self.node, ..launch });
+        }
+    }
+
+    /// The error for what no kernel does.
+    pub fn unsupported(&self, node: &Node, reason: impl Into<String>) -> DeviceError {
+        let reason = format!("{} of {}: {}", node.op.kind().name(), node.label, reason.into());
+        DeviceError::Plan { plan: self.plan.name.clone(), reason }
+    }
+
+    /// Scratch that this node's launches may use.
+    pub fn transient(&mut self, n_bytes: u64) -> u64 {
+        let at = self.transient_bytes;
+        self.transient_bytes = (at + n_bytes).next_multiple_of(ALIGN);
+        self.transient_max = self.transient_max.max(self.transient_bytes);
+        self.places.scratch() + self.persistent_limit + at
+    }
+
+    /// Scratch that later nodes read too. Ask for the same bytes whatever the bucket.
+    pub fn persistent(&mut self, n_bytes: u64) -> u64 {
+        let at = self.persistent_bytes;
+        self.persistent_bytes = (at + n_bytes).next_multiple_of(ALIGN);
+        self.places.scratch() + at
+    }
+
+    /// The actual rows of `dim`, for the kernels.
+    pub fn count(&self, dim: Dim) -> Count {
+        let which = match dim {
+            Dim::Tokens => 0,
+            Dim::Seqs => 1,
+            Dim::OutRows => 2,
+            Dim::Fixed(_) | Dim::CacheRows | Dim::WindowRows | Dim::StateSlots => 3,
+        };
+        Count { header: self.places.inputs(), which, unused: 0 }
+    }
+
+    /// Rows of `dim` to launch for.
+    pub fn rows(&self, dim: Dim) -> u32 {
+        self.bucket.rows(dim, self.plan)
+    }
+
+    /// A tensor of f32 rows, for the kernels.
+    ///
+    /// # Errors
+    /// As [`Lowering::operand`].
+    pub fn float_rows(&self, id: TensorId) -> Result<Rows, DeviceError> {
+        let operand = self.operand(id)?;
+        let stride = u32::try_from(operand.stride / 4).unwrap_or(u32::MAX);
+        Ok(Rows { data: operand.address, stride, cols: operand.cols })
+    }
+
+    /// Where a tensor of any kind lies.
+    ///
+    /// # Errors
+    /// It is not bound, or the plan is not prepared.
+    pub fn operand(&self, id: TensorId) -> Result<Operand, DeviceError> {
+        let plan = self.plan;
+        let tensor = plan.tensor(id);
+        let missing = |reason: &str| DeviceError::Plan {
+            plan: plan.name.clone(),
+            reason: format!("{} {reason}", tensor.name),
+        };
+        let mut stride = tensor.row_bytes() as u64;
+        let address = match tensor.kind {
+            TensorKind::Input(kind) => {
+                let found = self.inputs.parts.iter().find(|(input, ..)| *input == kind);
+                let (_, offset, _) = found.ok_or_else(|| missing("is no input"))?;
+                self.places.inputs() + offset
+            }
+            TensorKind::Const(idx) => self.places.constant(idx),
+            TensorKind::Weight => {
+                if let Some(layout) = crate::store::RowLayout::of(tensor.dtype, tensor.shape.cols) {
+                    stride = layout.row_bytes;
+                }
+                self.places.weight(plan, id)?
+            }
+            TensorKind::State => self.places.state(plan, id)?,
+            TensorKind::Value | TensorKind::View { .. } => {
+                let (owner, offset, base_stride) = plan.locate(id);
+                let memory = plan.memory.as_ref().and_then(|memory| memory.offsets[owner.index()]);
+                let start =
+                    memory.ok_or_else(|| missing("has no place; the plan is not prepared"))?;
+                stride = base_stride as u64;
+                self.places.arena() + start + offset as u64
+            }
+        };
+        let (rows, cols) = (tensor.shape.rows, tensor.shape.cols);
+        Ok(Operand { address, stride, dtype: tensor.dtype, rows, cols })
+    }
+}

@@ -1,0 +1,336 @@
+//! Caches and attention.
+
+use zinc_backend::DeviceError;
+use zinc_plan::{Attention, Dim, LatentAttention, Node};
+use zinc_quant::GgmlType;
+
+use super::Lowering;
+use crate::launch::{Count, Kernel, Launch, Rows};
+
+/// Most parts of a row's keys: `MOST_PARTS` of `attention.cuh`.
+const MOST_PARTS: u32 = 64;
+
+/// Keys taken together: `KEY_BLOCK` of `attention.cuh`.
+const KEY_BLOCK: u32 = 64;
+
+/// Scratch for the results of parts; more rows are several pairs of launches.
+const PARTS_BYTES: u64 = 64 << 20;
+
+/// Head widths that the kernels for tensor cores are compiled for.
+const WIDTHS: [u32; 5] = [32, 64, 96, 128, 256];
+
+/// `KvWriteParams` of `kv_write.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct KvWriteParams {
+    k: Rows,
+    v: Rows,
+    n: Count,
+    slots: u64,
+    cache_k: u64,
+    cache_v: u64,
+    unused: u64,
+}
+
+/// `AttentionParams` of `attention.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct AttentionParams {
+    q: Rows,
+    y: Rows,
+    q_rope: Rows,
+    n: Count,
+    cache_k: u64,
+    cache_v: u64,
+    cache_rope: u64,
+    positions: u64,
+    seq_of: u64,
+    pages: u64,
+    sinks: u64,
+    parts: u64,
+    part_stats: u64,
+    n_heads: u32,
+    n_kv_heads: u32,
+    k_dim: u32,
+    v_dim: u32,
+    rope_dim: u32,
+    window: u32,
+    page_size: u32,
+    pages_per_seq: u32,
+    n_splits: u32,
+    n_parts_most: u32,
+    first_row: u32,
+    scale: f32,
+}
+
+/// `PrefillParams` of `attention_prefill.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct PrefillParams {
+    base: AttentionParams,
+    heads: u32,
+    unused: u32,
+}
+
+/// Bytes of a row of `width` f16 numbers in shared memory.
+fn row_bytes(width: u32) -> u32 {
+    2 * width + 16
+}
+
+impl Lowering<'_> {
+    pub(super) fn kv_write(&mut self, node: &Node) -> Result<(), DeviceError> {
+        let dim = self.plan.tensor(node.reads[0]).shape.rows;
+        let (k, v) = (self.float_rows(node.reads[0])?, self.float_rows(node.reads[1])?);
+        let (cache_k, cache_v) = (self.operand(node.writes[0])?, self.operand(node.writes[1])?);
+        let (name, unit) = match cache_k.dtype {
+            GgmlType::F32 => ("kv_write_f32", 4),
+            GgmlType::F16 => ("kv_write_f16", 4),
+            GgmlType::BF16 => ("kv_write_bf16", 4),
+            GgmlType::Q8_0 => ("kv_write_q8_0", 32),
+            GgmlType::Q4_0 => ("kv_write_q4_0", 32),
+            other => return Err(self.unsupported(node, format!("a cache of type {other}"))),
+        };
+        if cache_v.dtype != cache_k.dtype {
+            return Err(self.unsupported(node, "keys and values of different types"));
+        }
+        let params = KvWriteParams {
+            k,
+            v,
+            n: self.count(dim),
+            slots: self.operand(node.reads[2])?.address,
+            cache_k: cache_k.address,
+            cache_v: cache_v.address,
+            unused: 0,
+        };
+        let grid = [k.cols.max(v.cols).div_ceil(64 * unit), self.rows(dim), 2];
+        self.push(Launch::new(Kernel { module: "kv_write", name }, params, grid, 64));
+        Ok(())
+    }
+
+    pub(super) fn attention(
+        &mut self,
+        node: &Node,
+        attention: &Attention,
+    ) -> Result<(), DeviceError> {
+        let [q, k, v, positions, seq_of, pages] = [0, 1, 2, 3, 4, 5].map(|idx| node.reads[idx]);
+        let cache = self.operand(k)?;
+        if self.operand(v)?.dtype != cache.dtype {
+            return Err(self.unsupported(node, "keys and values of different types"));
+        }
+        let sinks = node.reads.get(6).filter(|_| attention.sinks);
+        let pages = self.operand(pages)?;
+        let params = AttentionParams {
+            q: self.float_rows(q)?,
+            y: self.float_rows(node.writes[0])?,
+            q_rope: Rows { data: 0, stride: 0, cols: 0 },
+            n: self.count(Dim::Tokens),
+            cache_k: cache.address,
+            cache_v: self.operand(v)?.address,
+            cache_rope: 0,
+            positions: self.operand(positions)?.address,
+            seq_of: self.operand(seq_of)?.address,
+            pages: pages.address,
+            sinks: sinks.map_or(Ok(0), |id| self.operand(*id).map(|sinks| sinks.address))?,
+            parts: 0,
+            part_stats: 0,
+            n_heads: attention.n_heads,
+            n_kv_heads: attention.n_kv_heads,
+            k_dim: attention.k_dim,
+            v_dim: attention.v_dim,
+            rope_dim: 0,
+            window: attention.window.unwrap_or(0),
+            page_size: attention.page_size,
+            pages_per_seq: pages.cols,
+            n_splits: 1,
+            n_parts_most: self.most_parts(attention.window, attention.page_size),
+            first_row: 0,
+            scale: attention.scale * std::f32::consts::LOG2_E,
+        };
+        self.attend(node, params, cache.dtype)
+    }
+
+    pub(super) fn latent_attention(
+        &mut self,
+        node: &Node,
+        attention: &LatentAttention,
+    ) -> Result<(), DeviceError> {
+        let [q, q_rope, c, r, positions, seq_of, pages] =
+            [0, 1, 2, 3, 4, 5, 6].map(|idx| node.reads[idx]);
+        let (cache, pages) = (self.operand(c)?, self.operand(pages)?);
+        let params = AttentionParams {
+            q: self.float_rows(q)?,
+            y: self.float_rows(node.writes[0])?,
+            q_rope: self.float_rows(q_rope)?,
+            n: self.count(Dim::Tokens),
+            cache_k: cache.address,
+            cache_v: cache.address,
+            cache_rope: self.operand(r)?.address,
+            positions: self.operand(positions)?.address,
+            seq_of: self.operand(seq_of)?.address,
+            pages: pages.address,
+            sinks: 0,
+            parts: 0,
+            part_stats: 0,
+            n_heads: attention.n_heads,
+            n_kv_heads: 1,
+            k_dim: attention.latent_dim,
+            v_dim: attention.latent_dim,
+            rope_dim: attention.rope_dim,
+            window: 0,
+            page_size: attention.page_size,
+            pages_per_seq: pages.cols,
+            n_splits: 1,
+            n_parts_most: self.most_parts(None, attention.page_size),
+            first_row: 0,
+            scale: attention.scale * std::f32::consts::LOG2_E,
+        };
+        self.attend(node, params, cache.dtype)
+    }
+
+    /// Most parts that the keys of a row are cut into, as `KeyRange` of `attention.cuh` does.
+    fn most_parts(&self, window: Option<u32>, page_size: u32) -> u32 {
+        let positions = self.plan.limits.pages_per_seq.saturating_mul(page_size);
+        let whole = positions.div_ceil(KEY_BLOCK);
+        // A window may begin and end inside a block.
+        let of_window = window.map_or(whole, |window| window.div_ceil(KEY_BLOCK).saturating_add(1));
+        whole.min(of_window).clamp(1, MOST_PARTS)
+    }
+
+    fn attend(
+        &mut self,
+        node: &Node,
+        params: AttentionParams,
+        dtype: GgmlType,
+    ) -> Result<(), DeviceError> {
+        let width = params.v_dim;
+        // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
+        let (params, at_once) = self.room_for_parts(params);
+        let is_plain = params.rope_dim == 0 && params.k_dim == width && WIDTHS.contains(&width);
+        if is_plain && dtype == GgmlType::F16 {
+            let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
+            // Tiles of rows pay when their rows share keys.
+            let shares_keys = tokens >= 16 && tokens >= 8 * seqs && params.scale > 0.0;
+            if shares_keys
+                && !self.batch_invariant
+                && let Some(launch) = self.prefill(params)
+            {
+                self.push(launch);
+                return Ok(());
+            }
+            if let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block) {
+                let kernel = Kernel { module: "attention_decode", name };
+                self.attend_parts(params, at_once, kernel, (8, shared));
+                return Ok(());
+            }
+        }
+        let name = match dtype {
+            GgmlType::F32 => "attention_f32",
+            GgmlType::F16 => "attention_f16",
+            GgmlType::BF16 => "attention_bf16",
+            GgmlType::Q8_0 => "attention_q8_0",
+            GgmlType::Q4_0 => "attention_q4_0",
+            other => return Err(self.unsupported(node, format!("a cache of type {other}"))),
+        };
+        if width > 512 {
+            return Err(self.unsupported(node, format!("value heads of {width} elements")));
+        }
+        let shared = 4 * 4 * (params.k_dim + params.rope_dim);
+        self.attend_parts(params, at_once, Kernel { module: "attention", name }, (4, shared));
+        Ok(())
+    }
+
+    /// Scratch for the results of parts, and the rows it is for.
+    fn room_for_parts(&mut self, params: AttentionParams) -> (AttentionParams, u32) {
+        let parts = u64::from(params.n_heads) * u64::from(params.n_parts_most);
+        let row_bytes = parts * (u64::from(params.v_dim) + 2) * 4;
+        let at_once = (PARTS_BYTES / row_bytes).clamp(1, u64::from(self.bucket.tokens)) as u32;
+        let part_stats = self.transient(u64::from(at_once) * parts * 8);
+        let sums = self.transient(u64::from(at_once) * parts * u64::from(params.v_dim) * 4);
+        (AttentionParams { parts: sums, part_stats, ..params }, at_once)
+    }
+
+    /// Launches of a kernel that computes parts with so many heads a block and shared memory, and of what
+    /// merges them.
+    fn attend_parts(
+        &mut self,
+        params: AttentionParams,
+        at_once: u32,
+        kernel: Kernel,
+        (heads, shared): (u32, u32),
+    ) {
+        let n_rows = self.bucket.tokens;
+        let group = params.n_heads / params.n_kv_heads;
+        let n_blocks = params.n_kv_heads * group.div_ceil(heads);
+        let mut first_row = 0;
+        while first_row < n_rows {
+            let rows = at_once.min(n_rows - first_row);
+            // About two blocks for each multiprocessor.
+            let n_splits = (2 * self.card.n_multiprocessors).div_ceil(n_blocks * rows);
+            let n_splits = n_splits.clamp(1, params.n_parts_most);
+            let params = AttentionParams { n_splits, first_row, ..params };
+            let grid = [n_splits, n_blocks, rows];
+            self.push(Launch::new(kernel, params, grid, 128).with_shared(shared));
+            // Few blocks with many parts want more threads for loads in flight.
+            let is_lonely = params.n_heads * rows <= 2 * self.card.n_multiprocessors;
+            let threads = if is_lonely && params.n_parts_most > 8 { 512 } else { 128 };
+            let merge = Kernel { module: "attention", name: "attention_merge" };
+            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], threads));
+            first_row += rows;
+        }
+    }
+
+    /// The launch for many rows; none when a block has not enough shared memory.
+    fn prefill(&self, params: AttentionParams) -> Option<Launch> {
+        let (width, group) = (params.v_dim, params.n_heads / params.n_kv_heads);
+        let n_warps = 4;
+        let (heads, rows) = (group.min(16), row_bytes(width));
+        // Rows of the product, then keys and values.
+        let need = |n_stages: u32| 16 * n_warps * rows + n_stages * 2 * KEY_BLOCK * rows;
+        let limit = self.card.shared_per_block.saturating_sub(2048);
+        let n_stages = [2, 1].into_iter().find(|n_stages| need(*n_stages) <= limit)?;
+        let name = match (width, n_stages) {
+            (32, 2) => "attention_prefill_32_2",
+            (32, _) => "attention_prefill_32_1",
+            (64, 2) => "attention_prefill_64_2",
+            (64, _) => "attention_prefill_64_1",
+            (96, 2) => "attention_prefill_96_2",
+            (96, _) => "attention_prefill_96_1",
+            (128, 2) => "attention_prefill_128_2",
+            (128, _) => "attention_prefill_128_1",
+            (256, 2) => "attention_prefill_256_2",
+            _ => "attention_prefill_256_1",
+        };
+        let tiles = self.bucket.tokens.div_ceil(16 * n_warps / heads);
+        let grid = [tiles, params.n_kv_heads * group.div_ceil(heads), 1];
+        let params = PrefillParams { base: params, heads, unused: 0 };
+        let kernel = Kernel { module: "attention_prefill", name };
+        Some(Launch::new(kernel, params, grid, 32 * n_warps).with_shared(need(n_stages)))
+    }
+}
+
+/// The kernel for heads of `width` with the deepest ring that fits, and its shared memory.
+fn decode_kernel(width: u32, shared_per_block: u32) -> Option<(&'static str, u32)> {
+    let rows = row_bytes(width);
+    // Queries, sums of warps that meet, rings of four warps: 16 keys and values a stage.
+    let need = |n_stages: u32| 16 * rows + 8 * (width + 8) * 4 + 4 * n_stages * 2 * 16 * rows;
+    let limit = shared_per_block.saturating_sub(1024);
+    let n_stages = [3, 2, 1].into_iter().find(|n_stages| need(*n_stages) <= limit)?;
+    let name = match (width, n_stages) {
+        (32, 3) => "attention_decode_32_3",
+        (32, 2) => "attention_decode_32_2",
+        (32, _) => "attention_decode_32_1",
+        (64, 3) => "attention_decode_64_3",
+        (64, 2) => "attention_decode_64_2",
+        (64, _) => "attention_decode_64_1",
+        (96, 3) => "attention_decode_96_3",
+        (96, 2) => "attention_decode_96_2",
+        (96, _) => "attention_decode_96_1",
+        (128, 3) => "attention_decode_128_3",
+        (128, 2) => "attention_decode_128_2",
+        (128, _) => "attention_decode_128_1",
+        (256, 3) => "attention_decode_256_3",
+        (256, 2) => "attention_decode_256_2",
+        _ => "attention_decode_256_1",
+    };
+    Some((name, need(n_stages)))
+}

@@ -1,0 +1,186 @@
+//! Routing and what comes back from the experts.
+
+use zinc_backend::DeviceError;
+use zinc_plan::{ExpertCombine, Gating, GroupScore, Node, RouterTopK, TensorId};
+
+use super::Lowering;
+use crate::launch::{Count, Kernel, Launch, Rows};
+
+/// Experts that the router's kernel has room for: `MOST_EXPERTS` of `moe.cu`.
+const MOST_EXPERTS: u32 = 1024;
+
+/// `RouterParams` of `moe.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct RouterParams {
+    logits: Rows,
+    n: Count,
+    bias: u64,
+    ids: u64,
+    weights: u64,
+    k: u32,
+    gating: u32,
+    group_score: u32,
+    n_groups: u32,
+    n_groups_used: u32,
+    normalize: u32,
+    scale: f32,
+    unused: u32,
+}
+
+/// `GroupParams` of `moe.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct GroupParams {
+    ids: u64,
+    offsets: u64,
+    pairs: u64,
+    tiles: u64,
+    n_tiles: u64,
+    n: Count,
+    k: u32,
+    n_experts: u32,
+    tile: u32,
+    unused: u32,
+}
+
+/// `CombineParams` of `rows.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct CombineParams {
+    x: Rows,
+    y: Rows,
+    n: Count,
+    weights: u64,
+    ids: u64,
+    scale: u64,
+    k: u32,
+    unused: u32,
+}
+
+/// Rows of chosen experts in the order of the experts, as `group_experts` writes them after each router for buckets of
+/// more than [`Grouping::MIN_TOKENS`] tokens: for matrix products that take all rows of an expert together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grouping {
+    /// `i32 [n_experts + 1]`: where the pairs of each expert begin; the last one is the number of pairs.
+    pub offsets: u64,
+    /// `i32 [max_tokens * k]`: `token * k + slot`, sorted by expert, in order of token among equals.
+    pub pairs: u64,
+    /// `i32 [max_tiles * 2]`: expert and first pair (index into `pairs`) of each tile of [`Grouping::TILE`] pairs.
+    pub tiles: u64,
+    /// `i32 [1]`: number of tiles.
+    pub n_tiles: u64,
+    /// Upper bound of the number of tiles for the bucket: `tokens * k / TILE + n_experts`.
+    pub max_tiles: u32,
+}
+
+impl Grouping {
+    /// Buckets of fewer tokens have no grouping: each pair is a product of its own.
+    pub const MIN_TOKENS: u32 = 9;
+    /// Pairs of one expert that are multiplied together.
+    pub const TILE: u32 = 64;
+}
+
+impl Lowering<'_> {
+    pub(super) fn router_top_k(
+        &mut self,
+        node: &Node,
+        router: &RouterTopK,
+    ) -> Result<(), DeviceError> {
+        let logits = self.float_rows(node.reads[0])?;
+        if logits.cols > MOST_EXPERTS {
+            return Err(self.unsupported(node, format!("{} experts", logits.cols)));
+        }
+        let dim = self.plan.tensor(node.reads[0]).shape.rows;
+        let bias = node.reads.get(1).filter(|_| router.bias);
+        let ids = self.operand(node.writes[0])?.address;
+        let params = RouterParams {
+            logits,
+            n: self.count(dim),
+            bias: bias.map_or(Ok(0), |id| self.operand(*id).map(|bias| bias.address))?,
+            ids,
+            weights: self.operand(node.writes[1])?.address,
+            k: router.n_experts_used,
+            gating: match router.gating {
+                Gating::Softmax => 0,
+                Gating::TopKSoftmax => 1,
+                Gating::Sigmoid => 2,
+            },
+            group_score: match router.groups.map(|groups| groups.score) {
+                None => 0,
+                Some(GroupScore::Max) => 1,
+                Some(GroupScore::TopTwo) => 2,
+            },
+            n_groups: router.groups.map_or(1, |groups| groups.n_groups),
+            n_groups_used: router.groups.map_or(1, |groups| groups.n_groups_used),
+            normalize: u32::from(router.normalize),
+            scale: router.scale,
+            unused: 0,
+        };
+        let kernel = Kernel { module: "moe", name: "router_top_k" };
+        self.push(Launch::new(kernel, params, [self.rows(dim), 1, 1], 32));
+        self.group_experts(node.writes[0], ids, (router.n_experts_used, logits.cols));
+        Ok(())
+    }
+
+    /// Sorts the chosen pairs by expert, where products take them so.
+    fn group_experts(&mut self, id: TensorId, ids: u64, (k, n_experts): (u32, u32)) {
+        // Asked for whatever the bucket, so that later nodes find their scratch at the same place.
+        let most_pairs = u64::from(self.plan.limits.max_tokens) * u64::from(k);
+        let most_tiles = most_pairs / u64::from(Grouping::TILE) + u64::from(n_experts);
+        let n_ints = [u64::from(n_experts) + 1, most_pairs, 2 * most_tiles, 1];
+        let [offsets, pairs, tiles, n_tiles] = n_ints.map(|n| self.persistent(4 * n));
+        let dim = self.plan.tensor(id).shape.rows;
+        let n_rows = self.rows(dim);
+        // Counts of 32 warps, where experts begin, where their tiles begin.
+        let shared = 34 * 4 * n_experts;
+        let fits = shared + 1024 <= self.card.shared_per_block;
+        if self.batch_invariant || n_rows < Grouping::MIN_TOKENS || !fits {
+            return;
+        }
+        let params = GroupParams {
+            ids,
+            offsets,
+            pairs,
+            tiles,
+            n_tiles,
+            n: self.count(dim),
+            k,
+            n_experts,
+            tile: Grouping::TILE,
+            unused: 0,
+        };
+        let kernel = Kernel { module: "moe", name: "group_experts" };
+        self.push(Launch::new(kernel, params, [1, 1, 1], 1024).with_shared(shared));
+        let max_tiles = n_rows * k / Grouping::TILE + n_experts;
+        self.groupings.push((id, Grouping { offsets, pairs, tiles, n_tiles, max_tiles }));
+    }
+
+    pub(super) fn expert_combine(
+        &mut self,
+        node: &Node,
+        combine: ExpertCombine,
+    ) -> Result<(), DeviceError> {
+        let dim = self.plan.tensor(node.writes[0]).shape.rows;
+        let y = self.float_rows(node.writes[0])?;
+        let weights = self.operand(node.reads[1])?;
+        let address = |idx: usize| match combine.expert_scale {
+            true => self.operand(node.reads[idx]).map(|operand| operand.address),
+            false => Ok(0),
+        };
+        let params = CombineParams {
+            x: self.float_rows(node.reads[0])?,
+            y,
+            n: self.count(dim),
+            weights: weights.address,
+            ids: address(2)?,
+            scale: address(3)?,
+            k: weights.cols,
+            unused: 0,
+        };
+        let grid = [y.cols.div_ceil(1024), self.rows(dim), 1];
+        let kernel = Kernel { module: "rows", name: "expert_combine" };
+        self.push(Launch::new(kernel, params, grid, 256));
+        Ok(())
+    }
+}

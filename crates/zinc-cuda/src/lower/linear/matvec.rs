@@ -1,0 +1,187 @@
+//! Products of few rows with quantised weights, bound by the bytes of the weights.
+
+use super::Product;
+use crate::launch::{Count, Kernel, Launch};
+use crate::lower::{Lowering, q8_scales};
+use zinc_backend::DeviceError;
+use zinc_plan::Node;
+use zinc_quant::GgmlType;
+
+/// Chunks of the ring of a warp, as in the kernel.
+const STAGES: u32 = 4;
+/// Most warps of a block, as in the kernel.
+const MAX_WARPS: u32 = 8;
+/// Most rows of activations that a block takes.
+const MAX_ROWS: u32 = 8;
+/// Blocks that a multiprocessor should have at once when there are several items for each warp.
+const BLOCKS: u32 = 3;
+/// The same when each warp has one.
+const MOST_BLOCKS: u32 = 4;
+
+/// `MatVecParams` of `matvec.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct MatVecParams {
+    n: Count,
+    w0: u64,
+    w1: u64,
+    bias0: u64,
+    bias1: u64,
+    quants: u64,
+    scales: u64,
+    residual: u64,
+    gate: u64,
+    out: u64,
+    ids: u64,
+    row_bytes: u64,
+    matrix_bytes0: u64,
+    matrix_bytes1: u64,
+    out_stride: u64,
+    residual_stride: u64,
+    gate_stride: u64,
+    n_in: u32,
+    n_out: u32,
+    x_cols: u32,
+    n_slots: u32,
+    slot_cols: u32,
+    act: u32,
+    rows: u32,
+    n_segments: u32,
+    more: [Segment; 2],
+}
+
+/// `Segment` of `matvec.cu`: a further product of the same activations.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Segment {
+    w: u64,
+    bias: u64,
+    out: u64,
+    out_stride: u64,
+    n_out: u32,
+    first_item: u32,
+}
+
+macro_rules! kernels {
+    ($($dtype:ident $name:literal),*) => {
+        /// Kernels of a type for 1, 2, 4 and 8 rows.
+        fn names(dtype: GgmlType) -> Option<[&'static str; 4]> {
+            match dtype {
+                $(GgmlType::$dtype => Some([
+                    concat!("matvec_", $name, "_1"),
+                    concat!("matvec_", $name, "_2"),
+                    concat!("matvec_", $name, "_4"),
+                    concat!("matvec_", $name, "_8"),
+                ]),)*
+                _ => None,
+            }
+        }
+    };
+}
+kernels!(
+    Q4_0 "q4_0", Q4_1 "q4_1", Q5_0 "q5_0", Q5_1 "q5_1", Q8_0 "q8_0", Q4_K "q4_k", Q5_K "q5_k",
+    Q6_K "q6_k", MXFP4 "mxfp4", IQ4_NL "iq4_nl", IQ4_XS "iq4_xs"
+);
+
+/// Whether there are kernels for weights of this type.
+pub fn is_known(dtype: GgmlType) -> bool {
+    names(dtype).is_some()
+}
+
+impl Lowering<'_> {
+    /// Launches for any number of rows, in tiles of at most [`MAX_ROWS`].
+    ///
+    /// `others` are further products of single matrices of the same type with the same activations, at most two.
+    pub(super) fn multiply_rows(
+        &mut self,
+        node: &Node,
+        product: &Product,
+        others: &[Product],
+    ) -> Result<(), DeviceError> {
+        let dtype = product.weight.weight.dtype;
+        let rows = self.rows(product.out.rows);
+        let n_slots = product.n_slots();
+        let wanted = if n_slots > 0 { 1 } else { rows.clamp(1, MAX_ROWS).next_power_of_two() };
+        let Some((n, warps, shared)) = self.matvec_shape(dtype, product.n_in, wanted) else {
+            let reason = format!("rows of {} elements need more shared memory", product.n_in);
+            return Err(self.unsupported(node, reason));
+        };
+        let names = names(dtype).unwrap_or_default();
+        let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
+        let n_tiles = if n_slots > 0 { rows * n_slots } else { rows.div_ceil(n) };
+        let mut n_items =
+            if product.up.is_some() { product.n_out } else { product.n_out.div_ceil(2) };
+        let mut params = self.matvec_params(product, rows);
+        for (segment, other) in params.more.iter_mut().zip(others) {
+            *segment = Segment {
+                w: other.weight.address(),
+                bias: other.weight.bias_address(),
+                out: other.out.address,
+                out_stride: other.out.stride,
+                n_out: other.n_out,
+                first_item: n_items,
+            };
+            n_items += other.n_out.div_ceil(2);
+            params.n_segments += 1;
+        }
+        // As many items for each warp, in one wave of blocks.
+        let places = |blocks: u32| {
+            (self.card.n_multiprocessors * blocks / n_tiles.clamp(1, blocks)).max(1) * warps
+        };
+        let n_rounds = match n_items <= places(MOST_BLOCKS) {
+            true => 1,
+            false => n_items.div_ceil(places(BLOCKS)),
+        };
+        let grid = [n_items.div_ceil(n_rounds * warps), n_tiles, 1];
+        self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
+        Ok(())
+    }
+
+    /// Rows and warps of a block and its shared memory: as near to what is wanted as the card has room for.
+    fn matvec_shape(&self, dtype: GgmlType, n_in: u32, wanted: u32) -> Option<(u32, u32, u32)> {
+        let layout = crate::store::RowLayout::of(dtype, 1024)?;
+        // A chunk is the row of 1024 elements, and 16 bytes of the last plane where there is one.
+        let ring = u32::try_from(layout.row_bytes).ok()? * 2 * STAGES;
+        let acts = |n: u32| (n * (n_in / 32) * 40).next_multiple_of(16);
+        let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
+        let shapes = sizes.flat_map(|n| [MAX_WARPS, 4, 2, 1].map(|warps| (n, warps)));
+        // Fewer rows a block before fewer warps than four.
+        let fits = |(n, warps): &(u32, u32)| acts(*n) + warps * ring <= self.card.shared_per_block;
+        let shapes: Vec<_> = shapes.filter(fits).collect();
+        let best = shapes.iter().find(|(_, warps)| *warps >= 4).or_else(|| shapes.first())?;
+        Some((best.0, best.1, acts(best.0) + best.1 * ring))
+    }
+
+    fn matvec_params(&self, product: &Product, rows: u32) -> MatVecParams {
+        let up = product.up.map(|(up, _)| up);
+        let max_rows = self.plan.limits.bound(product.x.rows);
+        MatVecParams {
+            n: self.count(product.out.rows),
+            w0: product.weight.address(),
+            w1: up.map_or(0, |up| up.address()),
+            bias0: product.weight.bias_address(),
+            bias1: up.map_or(0, |up| up.bias_address()),
+            quants: product.x.address,
+            scales: product.x.address + q8_scales(max_rows, product.x.cols),
+            residual: product.residual.map_or(0, |residual| residual.address),
+            gate: product.gate.map_or(0, |(gate, _)| gate.address),
+            out: product.out.address,
+            ids: product.ids(),
+            row_bytes: product.weight.weight.stride,
+            matrix_bytes0: product.weight.matrix_bytes(),
+            matrix_bytes1: up.map_or(0, |up| up.matrix_bytes()),
+            out_stride: product.out.stride,
+            residual_stride: product.residual.map_or(0, |residual| residual.stride),
+            gate_stride: product.gate.map_or(0, |(gate, _)| gate.stride),
+            n_in: product.n_in,
+            n_out: product.n_out,
+            x_cols: product.x.cols,
+            n_slots: product.n_slots(),
+            slot_cols: product.slot_cols(),
+            act: product.act(),
+            rows,
+            n_segments: 0,
+            more: [Segment::default(); 2],
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Memory of the card and of the machine, freed with its owner.
+
+use std::sync::Arc;
+
+use zinc_backend::DeviceError;
+
+use crate::driver::{Context, DriverError};
+
+/// Memory of the card.
+pub struct DeviceBuffer {
+    context: Arc<Context>,
+    address: u64,
+    n_bytes: usize,
+}
+
+impl DeviceBuffer {
+    /// `n_bytes` for `what`, not set to anything.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] with the bytes that are free, or [`DeviceError::Lost`].
+    pub fn new(
+        context: &Arc<Context>,
+        device: &str,
+        what: &str,
+        n_bytes: u64,
+    ) -> Result<DeviceBuffer, DeviceError> {
+        let made = match usize::try_from(n_bytes) {
+            Ok(n_bytes) => context.alloc(n_bytes).map(|address| (address, n_bytes)),
+            Err(_) => Err(DriverError { code: 2, text: "more than addresses".into() }),
+        };
+        match made {
+            Ok((address, n_bytes)) => {
+                Ok(DeviceBuffer { context: Arc::clone(context), address, n_bytes })
+            }
+            Err(error) if error.is_out_of_memory() => Err(DeviceError::OutOfMemory {
+                device: device.into(),
+                what: what.into(),
+                needed: n_bytes,
+                available: context.memory().map_or(0, |(free, _)| free),
+            }),
+            Err(error) => Err(lost(device, &error)),
+        }
+    }
+
+    /// Where it begins.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Sets all bytes to zero, in the order of the stream.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn zero(&self) -> Result<(), DriverError> {
+        self.context.zero(self.address, self.n_bytes)
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        self.context.free(self.address);
+    }
+}
+
+/// Memory of the machine that the card copies from and to by itself.
+pub struct PinnedBuffer {
+    context: Arc<Context>,
+    address: *mut u8,
+    n_bytes: usize,
+}
+
+// SAFETY: the memory belongs to this value alone.
+unsafe impl Send for PinnedBuffer {}
+
+impl PinnedBuffer {
+    /// `n_bytes`, all zero.
+    ///
+    /// # Errors
+    /// The driver's: the machine has not enough memory.
+    pub fn new(context: &Arc<Context>, n_bytes: usize) -> Result<PinnedBuffer, DriverError> {
+        let address = context.alloc_host(n_bytes)?;
+        // SAFETY: `n_bytes` just allocated.
+        unsafe { address.write_bytes(0, n_bytes) };
+        Ok(PinnedBuffer { context: Arc::clone(context), address, n_bytes })
+    }
+
+    /// The bytes. The caller has waited for whatever copies to them.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated and set to zero in `new`; copies of the card are done, as the caller has waited for them.
+        unsafe { std::slice::from_raw_parts(self.address, self.n_bytes) }
+    }
+
+    /// The bytes. The caller has waited for whatever copies from or to them.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.address, self.n_bytes) }
+    }
+
+    /// Copies the first `n_bytes` to `to`, in the order of the stream. They must not change until then.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn upload(
+        &self,
+        to: &DeviceBuffer,
+        offset: usize,
+        n_bytes: usize,
+    ) -> Result<(), DriverError> {
+        assert!(n_bytes <= self.n_bytes && offset + n_bytes <= to.n_bytes, "upload out of bounds");
+        // SAFETY: both ranges are inside their buffers; the owner of this buffer marks the stream with an event and
+        // waits for it before changing or dropping the bytes (`exec`, `store`).
+        unsafe { self.context.upload(to.address + offset as u64, self.address, n_bytes) }
+    }
+
+    /// Copies `n_bytes` at `from` to offset `to` here, in the order of the stream.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn download(&mut self, to: usize, from: u64, n_bytes: usize) -> Result<(), DriverError> {
+        assert!(to + n_bytes <= self.n_bytes, "download out of bounds");
+        // SAFETY: inside this buffer, which nobody reads before the event that its owner marks and waits for (`exec`);
+        // `from` is an output of the executable's own arena.
+        unsafe { self.context.download(self.address.add(to), from, n_bytes) }
+    }
+}
+
+impl Drop for PinnedBuffer {
+    fn drop(&mut self) {
+        // Nothing may still be copied from or to it.
+        let _ = self.context.synchronize();
+        self.context.free_host(self.address);
+    }
+}
+
+/// The device no longer works.
+pub(crate) fn lost(device: &str, error: &DriverError) -> DeviceError {
+    DeviceError::Lost {
+        device: device.into(),
+        reason: format!(
+            "{error}; restart zinc, and see `nvidia-smi` and the kernel log if it stays"
+        ),
+    }
+}

@@ -1,0 +1,41 @@
+//! Launches to something that is replayed: a graph of all of them.
+
+use std::sync::Arc;
+
+use zinc_backend::DeviceError;
+
+use crate::driver::{Context, DriverError, Graph};
+use crate::launch::Launch;
+use crate::memory::lost;
+use crate::pipeline::{Pipeline, Ready};
+
+/// Launches with their functions, in order.
+pub(crate) struct Recording {
+    pub launches: Vec<(Launch, Ready)>,
+    pub graph: Graph,
+}
+
+impl Recording {
+    /// Looks up the kernels and records the launches.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        device: &str,
+        pipeline: &Pipeline,
+        launches: Vec<Launch>,
+    ) -> Result<Recording, DeviceError> {
+        let with_function = |launch: Launch| {
+            let function = pipeline.function(&launch)?;
+            Ok((launch, function))
+        };
+        let launches =
+            launches.into_iter().map(with_function).collect::<Result<Vec<_>, DeviceError>>()?;
+        let record = || {
+            let launch = |(launch, function): &(Launch, Ready)| {
+                context.launch(function, &launch.shape(), &launch.params)
+            };
+            launches.iter().try_for_each(launch)
+        };
+        let graph = context.record::<DriverError>(record).map_err(|error| lost(device, &error))?;
+        Ok(Recording { launches, graph })
+    }
+}

@@ -1,0 +1,327 @@
+//! Weights on the card: repacked while they are read, and states.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use zinc_backend::{DeviceError, WeightSource};
+use zinc_plan::{Plan, TensorId, TensorInfo, TensorKind};
+use zinc_quant::GgmlType;
+
+use crate::driver::{Context, Event};
+use crate::launch::{Kernel, Launch};
+use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
+use crate::pipeline::Pipeline;
+
+/// Rows of planes that a quantised type is repacked to; the numbers are those of `kernels/formats.cuh`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RowLayout {
+    /// Where each plane begins in a row.
+    pub planes: [u64; 4],
+    /// Bytes of a row.
+    pub row_bytes: u64,
+}
+
+impl RowLayout {
+    /// The layout of rows of `cols` elements; none for types that lie as in the file.
+    pub fn of(dtype: GgmlType, cols: u32) -> Option<RowLayout> {
+        use GgmlType::*;
+        // Bytes of plane 1 and eighths of a byte of plane 2 a block of 32.
+        let (high, scale8) = match dtype {
+            Q4_0 | IQ4_NL | Q4_K => (0, 16),
+            Q4_1 => (0, 32),
+            Q5_0 | Q5_K => (4, 16),
+            Q5_1 => (4, 32),
+            Q8_0 => (16, 16),
+            Q6_K => (8, 16),
+            MXFP4 | IQ4_XS => (0, 8),
+            _ => return None,
+        };
+        let n_blocks = u64::from(cols) / 32;
+        let sizes = [n_blocks * 16, n_blocks * high, n_blocks * scale8 / 8];
+        let mut planes = [0; 4];
+        for (idx, size) in sizes.into_iter().enumerate() {
+            planes[idx + 1] = planes[idx] + size.next_multiple_of(16);
+        }
+        let supers = if dtype == Q6_K { n_blocks / 8 * 4 } else { 0 };
+        Some(RowLayout { planes, row_bytes: planes[3] + supers.next_multiple_of(16) })
+    }
+}
+
+/// Bytes that a weight takes on the card.
+pub(crate) fn weight_bytes(source: &WeightSource) -> u64 {
+    let cols = u32::try_from(source.cols).unwrap_or(u32::MAX);
+    match RowLayout::of(source.dtype, cols) {
+        Some(layout) => layout.row_bytes.saturating_mul(source.rows),
+        None => source.data.len() as u64,
+    }
+}
+
+/// Bytes that are read at a time, and held twice.
+const STAGING_BYTES: usize = 64 << 20;
+
+/// Alignment of a weight.
+const ALIGN: u64 = 256;
+
+struct Weight {
+    dtype: GgmlType,
+    rows: u64,
+    cols: u64,
+    address: u64,
+}
+
+/// A model's weights by name.
+pub(crate) struct WeightStore {
+    by_name: HashMap<String, Weight>,
+    _buffer: DeviceBuffer,
+}
+
+/// `RepackParams` of `repack.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct RepackParams {
+    from: u64,
+    to: u64,
+    n_blocks: u32,
+    n_rows: u32,
+    row_bytes: u64,
+}
+
+fn binding(name: &str, reason: impl Into<String>) -> DeviceError {
+    DeviceError::Binding { name: name.to_owned(), reason: reason.into() }
+}
+
+fn repack_kernel(dtype: GgmlType) -> Option<Kernel> {
+    use GgmlType::*;
+    let name = match dtype {
+        Q4_0 => "repack_q4_0",
+        Q4_1 => "repack_q4_1",
+        Q5_0 => "repack_q5_0",
+        Q5_1 => "repack_q5_1",
+        Q8_0 => "repack_q8_0",
+        Q4_K => "repack_q4_k",
+        Q5_K => "repack_q5_k",
+        Q6_K => "repack_q6_k",
+        MXFP4 => "repack_mxfp4",
+        IQ4_NL => "repack_iq4_nl",
+        IQ4_XS => "repack_iq4_xs",
+        _ => return None,
+    };
+    Some(Kernel { module: "repack", name })
+}
+
+/// The launch that repacks `n_rows` rows.
+pub fn repack_launch(
+    dtype: GgmlType,
+    cols: u32,
+    n_rows: u32,
+    from: u64,
+    to: u64,
+) -> Option<Launch> {
+    let kernel = repack_kernel(dtype)?;
+    let row_bytes = RowLayout::of(dtype, cols)?.row_bytes;
+    let n_blocks = cols / 32;
+    let params = RepackParams { from, to, n_blocks, n_rows, row_bytes };
+    let grid = [n_blocks.div_ceil(128), n_rows.clamp(1, 65_535), 1];
+    let launch = Launch::new(kernel, params, grid, 128);
+    // Copies lie between these launches.
+    Some(Launch { overlaps: false, ..launch })
+}
+
+/// One of two halves of the upload: filled by the host while the other one is copied.
+struct Half {
+    pinned: PinnedBuffer,
+    staging: DeviceBuffer,
+    done: Event,
+}
+
+/// Copies rows in parts, alternating between two halves.
+struct Loader<'a> {
+    context: &'a Arc<Context>,
+    device: &'a str,
+    pipeline: &'a Pipeline,
+    halves: [Half; 2],
+    turn: usize,
+}
+
+impl<'a> Loader<'a> {
+    fn new(
+        context: &'a Arc<Context>,
+        device: &'a str,
+        pipeline: &'a Pipeline,
+        n_bytes: usize,
+    ) -> Result<Loader<'a>, DeviceError> {
+        let half = || {
+            let staging = DeviceBuffer::new(context, device, "staging", n_bytes as u64)?;
+            let pinned = PinnedBuffer::new(context, n_bytes).map_err(|e| lost(device, &e))?;
+            let done = context.event(false).map_err(|e| lost(device, &e))?;
+            Ok::<_, DeviceError>(Half { pinned, staging, done })
+        };
+        Ok(Loader { context, device, pipeline, halves: [half()?, half()?], turn: 0 })
+    }
+
+    /// Copies `source` to `buffer` at `offset`; `tell` is told the bytes of each part.
+    fn load(
+        &mut self,
+        source: &WeightSource,
+        buffer: &DeviceBuffer,
+        offset: u64,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<(), DeviceError> {
+        let cols = u32::try_from(source.cols).unwrap_or(u32::MAX);
+        let layout = RowLayout::of(source.dtype, cols);
+        let row_bytes = match layout {
+            Some(_) => source.data.len() / usize::try_from(source.rows.max(1)).unwrap_or(1),
+            // Bytes as they are; any cut will do.
+            None => 1,
+        };
+        let capacity = self.halves[0].pinned.bytes().len() / row_bytes.max(1) * row_bytes;
+        if capacity == 0 && !source.data.is_empty() {
+            return Err(binding(&source.name, format!("a row of {row_bytes} bytes is too long")));
+        }
+        let mut to = offset;
+        for part in source.data.chunks(capacity.max(1)) {
+            let half = &mut self.halves[self.turn];
+            self.turn = 1 - self.turn;
+            let failed = |error| lost(self.device, &error);
+            half.done.wait().map_err(failed)?;
+            half.pinned.bytes_mut()[..part.len()].copy_from_slice(part);
+            match layout {
+                None => {
+                    half.pinned.upload(buffer, to as usize, part.len()).map_err(failed)?;
+                    to += part.len() as u64;
+                }
+                Some(layout) => {
+                    half.pinned.upload(&half.staging, 0, part.len()).map_err(failed)?;
+                    let n_rows = (part.len() / row_bytes) as u32;
+                    let (from, at) = (half.staging.address(), buffer.address() + to);
+                    if let Some(launch) = repack_launch(source.dtype, cols, n_rows, from, at) {
+                        let function = self.pipeline.function(&launch)?;
+                        self.context
+                            .launch(&function, &launch.shape(), &launch.params)
+                            .map_err(failed)?;
+                    }
+                    to += u64::from(n_rows) * layout.row_bytes;
+                }
+            }
+            half.done.record().map_err(failed)?;
+            tell(part.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a weight has the bytes its shape needs.
+fn check(source: &WeightSource) -> Result<(), DeviceError> {
+    let row_bytes = usize::try_from(source.cols).ok().and_then(|cols| source.dtype.row_bytes(cols));
+    let expected = row_bytes.and_then(|bytes| (bytes as u64).checked_mul(source.rows));
+    match expected {
+        Some(expected) if expected == source.data.len() as u64 => Ok(()),
+        Some(expected) => {
+            let reason = format!("has {} bytes, its shape needs {expected}", source.data.len());
+            Err(binding(&source.name, reason))
+        }
+        None => {
+            let reason = format!("{} columns are no whole {} blocks", source.cols, source.dtype);
+            Err(binding(&source.name, reason))
+        }
+    }
+}
+
+impl WeightStore {
+    /// Copies all weights to the card, repacking those that are quantised.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        device: &str,
+        pipeline: &Pipeline,
+        sources: &[WeightSource],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<WeightStore, DeviceError> {
+        sources.iter().try_for_each(check)?;
+        let need = |source: &WeightSource| weight_bytes(source).next_multiple_of(ALIGN);
+        let n_bytes = sources.iter().map(need).sum();
+        let buffer = DeviceBuffer::new(context, device, "the weights", n_bytes)?;
+        let largest = sources.iter().map(|source| source.data.len()).max().unwrap_or(0);
+        let mut loader = Loader::new(context, device, pipeline, largest.clamp(1, STAGING_BYTES))?;
+        let total = sources.iter().map(|source| source.data.len() as u64).sum();
+        let (mut offset, mut done) = (0, 0);
+        let mut by_name = HashMap::with_capacity(sources.len());
+        for source in sources {
+            let mut tell = |n_bytes| {
+                done += n_bytes;
+                progress(done, total);
+            };
+            loader.load(source, &buffer, offset, &mut tell)?;
+            let address = buffer.address() + offset;
+            let WeightSource { dtype, rows, cols, .. } = *source;
+            by_name.insert(source.name.clone(), Weight { dtype, rows, cols, address });
+            offset += need(source);
+        }
+        context.synchronize().map_err(|error| lost(device, &error))?;
+        Ok(WeightStore { by_name, _buffer: buffer })
+    }
+
+    /// Where the weight that `plan` calls `id` begins, if its type and shape are what the plan says.
+    pub(crate) fn bind(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError> {
+        let tensor = plan.tensor(id);
+        let weight = self
+            .by_name
+            .get(&tensor.name)
+            .ok_or_else(|| binding(&tensor.name, "is not among the bound weights"))?;
+        let rows = plan.limits.bound(tensor.shape.rows);
+        let cols = u64::from(tensor.shape.cols);
+        if (weight.dtype, weight.rows, weight.cols) != (tensor.dtype, rows, cols) {
+            let reason = format!(
+                "is {} [{}, {}], the plan says {} [{rows}, {cols}]",
+                weight.dtype, weight.rows, weight.cols, tensor.dtype
+            );
+            return Err(binding(&tensor.name, reason));
+        }
+        Ok(weight.address)
+    }
+}
+
+struct State {
+    dtype: GgmlType,
+    cols: u32,
+    n_rows: u64,
+    buffer: DeviceBuffer,
+}
+
+/// A model's states by name.
+pub(crate) struct StateStore {
+    by_name: HashMap<String, State>,
+}
+
+impl StateStore {
+    /// Allocates the states of `plan`, all zero.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        device: &str,
+        plan: &Plan,
+    ) -> Result<StateStore, DeviceError> {
+        let mut by_name = HashMap::new();
+        for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
+            let what = format!("cache {}", tensor.name);
+            let buffer = DeviceBuffer::new(context, device, &what, plan.max_bytes(id))?;
+            buffer.zero().map_err(|error| lost(device, &error))?;
+            let n_rows = plan.limits.bound(tensor.shape.rows);
+            let state = State { dtype: tensor.dtype, cols: tensor.shape.cols, n_rows, buffer };
+            by_name.insert(tensor.name.clone(), state);
+        }
+        Ok(StateStore { by_name })
+    }
+
+    /// Where the state that `plan` calls `id` begins, if it has the type and size the plan says.
+    pub(crate) fn bind(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError> {
+        let tensor: &TensorInfo = plan.tensor(id);
+        let state = self
+            .by_name
+            .get(&tensor.name)
+            .ok_or_else(|| binding(&tensor.name, "is not among the states"))?;
+        let n_rows = plan.limits.bound(tensor.shape.rows);
+        if (state.dtype, state.cols, state.n_rows) != (tensor.dtype, tensor.shape.cols, n_rows) {
+            return Err(binding(&tensor.name, "has another type or size than the plan says"));
+        }
+        Ok(state.buffer.address())
+    }
+}

@@ -1,0 +1,52 @@
+//! The operation case table and the golden models on every card of this machine; without one there is nothing to test.
+
+use std::sync::Arc;
+
+use zinc_backend::{Backend, Device};
+use zinc_cuda::{CudaBackend, CudaOptions};
+use zinc_testkit::conformance::check_device;
+use zinc_testkit::golden_check;
+
+/// Golden models that every clone has.
+const N_IN_CLONE: usize = 9;
+
+/// Every card, opened.
+fn devices(batch_invariant: bool) -> Vec<Arc<dyn Device>> {
+    if let Some(why) = zinc_cuda::why_none() {
+        eprintln!("not run: {why}");
+        return Vec::new();
+    }
+    let options = CudaOptions { batch_invariant, share: true, ..CudaOptions::default() };
+    let backend = CudaBackend { options };
+    let open = |name: &str| backend.open(name).expect("an idle card");
+    backend.devices().iter().map(|info| open(&info.name)).collect()
+}
+
+#[test]
+fn case_table_holds() {
+    for device in devices(false) {
+        check_device(&*device).assert_passed(&[]);
+    }
+}
+
+#[test]
+fn case_table_holds_bit_for_bit_when_batch_invariant() {
+    for device in devices(true) {
+        check_device(&*device).assert_passed(&[]);
+    }
+}
+
+/// Among others that chunks of a prompt change no bit, which holds for the invariant variants.
+#[test]
+fn goldens_agree() {
+    for device in devices(true) {
+        golden_check::check_all(&device, N_IN_CLONE);
+        golden_check::check_f16_cache(&device);
+    }
+}
+
+#[test]
+fn a_card_that_is_not_there_is_named() {
+    let error = CudaBackend::default().open("cuda99").err().expect("no such card").to_string();
+    assert!(error.contains("cuda99"), "{error}");
+}

@@ -1,0 +1,152 @@
+//! The operation table on the CUDA backend's lowering and kernels, run on the host.
+#![cfg(unix)]
+
+mod host_device;
+
+use std::sync::Arc;
+
+use host_device::{HostDevice, Options};
+use zinc_backend::Device;
+use zinc_cuda::lower::Card;
+use zinc_plan::{OpKind, passes};
+use zinc_quant::GgmlType;
+use zinc_reference::ReferenceDevice;
+use zinc_testkit::cases::{self, Case};
+use zinc_testkit::compare::{nmse, same_bits};
+use zinc_testkit::conformance::{Verdict, check_case, run_on_reference, run_plan};
+use zinc_testkit::kernel_host::Schedule;
+use zinc_testkit::model_runner::ModelRunner;
+use zinc_testkit::paths;
+
+/// Cases of more rows are run once, not cut into steps of one row: an emulated thread is slow.
+const MOST_ROWS_TO_CUT: usize = 40;
+
+/// Cases of more rows are left out where others show the same.
+const MOST_ROWS: usize = 160;
+
+fn options(batch_invariant: bool, schedule: Schedule) -> Options {
+    // All kernels but Hopper's own, with the shared memory for the deepest rings.
+    let card = Card { capability: 89, ..Card::HOPPER };
+    Options { batch_invariant, schedule, card }
+}
+
+/// All outputs of a case in whole steps; none when the device lacks something.
+fn run_whole(case: &Case, device: &dyn Device) -> Result<Option<Vec<Vec<f32>>>, String> {
+    let whole = case.layout.steps.iter().map(Vec::len).max().unwrap_or(1);
+    let plan = case.plan(case.layout.limits(whole)).map_err(|error| error.to_string())?;
+    let run = passes::prepare(plan, device.caps()).map_err(zinc_testkit::TestError::from);
+    match run.and_then(|plan| run_plan(case, plan, device, whole)) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_unsupported() => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Checks the outputs of a case run once against the reference.
+fn check_whole(case: &Case, device: &dyn Device) -> Result<bool, String> {
+    let Some(found) = run_whole(case, device)? else { return Ok(false) };
+    let expected = run_on_reference(case).map_err(|error| error.to_string())?;
+    for (found, expected) in found.iter().zip(&expected) {
+        let error = nmse(found, expected);
+        if error.is_nan() || error > case.nmse_max {
+            return Err(format!("nmse {error:.2e} is above {:.0e}", case.nmse_max));
+        }
+    }
+    Ok(true)
+}
+
+/// Runs `check` for the cases that `keep` names; it says whether the device has what the case needs.
+fn check_all(
+    device: &HostDevice,
+    keep: impl Fn(&Case) -> bool,
+    check: impl Fn(&Case) -> Result<bool, String>,
+) {
+    let cases = cases::all(device.caps()).expect("the case table is readable");
+    let mut failures = Vec::new();
+    for op in OpKind::ALL {
+        let mut n_passed = 0;
+        for case in cases.iter().filter(|case| case.op == op && keep(case)) {
+            match check(case) {
+                Ok(has_all) => n_passed += usize::from(has_all),
+                Err(reason) => failures.push(format!("{}: {reason}", case.label())),
+            }
+        }
+        eprintln!("{}: {n_passed} cases passed", op.name());
+    }
+    device.print_times();
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Every row has the bits that it has alone, and fused operations those of their parts.
+#[test]
+fn rows_keep_their_bits() {
+    let device = HostDevice::new(options(true, Schedule::Forward));
+    let is_long = |case: &Case| case.layout.n_rows() > MOST_ROWS_TO_CUT;
+    check_all(
+        &device,
+        |case| case.layout.n_rows() <= MOST_ROWS,
+        |case| {
+            if is_long(case) {
+                return check_whole(case, &device);
+            }
+            match check_case(case, &device) {
+                Verdict::Passed(_) => Ok(true),
+                Verdict::Unsupported(_) => Ok(false),
+                Verdict::Failed(reason) => Err(reason),
+            }
+        },
+    );
+}
+
+/// The kernels for many rows, whose sums have other orders.
+#[test]
+fn kernels_for_many_rows_agree_with_the_reference() {
+    let device = HostDevice::new(options(false, Schedule::Forward));
+    let is_f16 = |case: &Case| case.dtype == Some(GgmlType::F16);
+    let keep = |case: &Case| case.layout.n_rows() <= MOST_ROWS || is_f16(case);
+    check_all(&device, keep, |case| check_whole(case, &device));
+}
+
+/// A missing barrier shows as other bits when the threads take their turns in another order.
+#[test]
+fn results_do_not_depend_on_the_order_of_threads() {
+    let [forward, reverse, random] =
+        Schedule::ALL.map(|schedule| HostDevice::new(options(false, schedule)));
+    check_all(
+        &reverse,
+        |case| case.layout.n_rows() <= MOST_ROWS,
+        |case| {
+            let Some(expected) = run_whole(case, &forward)? else { return Ok(false) };
+            for device in [&reverse, &random] {
+                let found = run_whole(case, device)?.unwrap_or_default();
+                for (found, expected) in found.iter().zip(&expected) {
+                    same_bits(found, expected)
+                        .map_err(|at| format!("{} changes element {at}", device.info().name))?;
+                }
+            }
+            Ok(true)
+        },
+    );
+}
+
+/// Whole models: what lowering joins beyond the plan's operations agrees with the reference as well.
+#[test]
+fn small_models_agree_with_the_reference() {
+    let host: Arc<dyn Device> = Arc::new(HostDevice::new(options(false, Schedule::Forward)));
+    let reference: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
+    for name in ["llama.f32", "phi3.f32", "qwen3.f32"] {
+        let file = paths::testdata().join("golden").join(format!("{name}.gguf"));
+        for kv_type in [GgmlType::F32, GgmlType::F16] {
+            let tokens = [3, 14, 15, 9, 26, 5, 35, 8, 97, 93, 23, 84, 62, 64, 33, 83, 27, 9, 50, 2];
+            let [found, expected] = [&host, &reference].map(|device| {
+                let runner = ModelRunner::open(&file, Arc::clone(device), kv_type);
+                let pass = runner.and_then(|runner| runner.prefill(&tokens, 18));
+                pass.unwrap_or_else(|error| panic!("{name}: {error}")).logits
+            });
+            let error = nmse(&found, &expected);
+            // Values rounded to f16 the other way, or queries rounded to f16 at all.
+            let limit = if kv_type == GgmlType::F32 { 1e-10 } else { 1e-6 };
+            assert!(error < limit, "{name} with a cache in {kv_type}: nmse {error:e}");
+        }
+    }
+}

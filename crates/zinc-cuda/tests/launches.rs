@@ -1,0 +1,86 @@
+//! Golden launch lists: what the plans of small models become on a Hopper card, for one token and for a prompt. A
+//! change to the lowering shows here as a difference to read. `ZINC_UPDATE=1` rewrites them.
+
+use std::fmt::Write;
+
+use zinc_backend::DeviceError;
+use zinc_cuda::lower::{Bucket, Card, Lowering, Places};
+use zinc_gguf::Gguf;
+use zinc_models::{Model, PlanOptions};
+use zinc_plan::{Limits, Plan, TensorId, passes};
+use zinc_quant::GgmlType;
+use zinc_testkit::{golden, paths, snapshot};
+
+/// Addresses of nothing: the lists do not show parameters.
+struct Nowhere;
+
+impl Places for Nowhere {
+    fn weight(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn state(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn constant(&self, _: u32) -> u64 {
+        0
+    }
+
+    fn arena(&self) -> u64 {
+        0
+    }
+
+    fn inputs(&self) -> u64 {
+        0
+    }
+
+    fn scratch(&self) -> u64 {
+        0
+    }
+}
+
+/// A context of 4096 tokens in pages of 64.
+fn limits(max_tokens: u32) -> Limits {
+    Limits {
+        max_tokens,
+        max_seqs: 1,
+        max_out_rows: 1,
+        page_size: 64,
+        pages_per_seq: 64,
+        n_pages: 64,
+        window_pages_per_seq: 64,
+        n_window_pages: 64,
+        n_state_slots: 2,
+    }
+}
+
+/// One line for each launch, with the label of its node.
+fn launches(plan: &Plan) -> String {
+    let lowering = Lowering::new(plan, Bucket::largest(plan), Card::HOPPER, &Nowhere, 0);
+    let lowered = lowering.run().expect("the card has all kernels");
+    let mut text = String::new();
+    for launch in &lowered.launches {
+        writeln!(text, "{}: {launch}", plan.nodes[launch.node].label).expect("text grows");
+    }
+    text
+}
+
+#[test]
+fn launches_are_as_recorded() {
+    let goldens = golden::in_folder(&paths::testdata().join("golden")).expect("readable models");
+    for name in ["qwen3.f32", "phi3.f32", "q_qwen3.q4_k_m"] {
+        let golden = goldens.iter().find(|golden| golden.name == name);
+        let golden = golden.unwrap_or_else(|| panic!("no model {name}"));
+        let gguf = Gguf::open(&golden.gguf).expect("a readable model");
+        let model = Model::from_gguf(&gguf).expect("a supported model");
+        for (phase, max_tokens) in [("decode", 1), ("prefill", 512)] {
+            let options = PlanOptions { limits: limits(max_tokens), kv_type: GgmlType::F16 };
+            let plan = model.plan(&options).expect("a plan");
+            let plan =
+                passes::prepare(plan, &zinc_cuda::caps("cuda", false)).expect("a supported plan");
+            let file = paths::testdata().join("launches").join(format!("{name}.{phase}.txt"));
+            snapshot::check(&file, &launches(&plan));
+        }
+    }
+}
