@@ -55,7 +55,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
         eprintln!("{module}");
         let source = root.join(KERNELS).join(format!("{module}.cu"));
         for machine in machines {
-            let report = compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
+            let report =
+                compile(&toolkit, &source, machine, &["-cubin", "-Xptxas", "-v"], "/dev/null")?;
             let most = if REGISTER_BOUND.contains(&module.as_str()) { 255 } else { MAX_REGISTERS };
             for breach in breaches(&report, most) {
                 eprintln!("{module}.cu for sm_{machine}: {breach}");

@@ -36,9 +36,10 @@ fn case_table_holds_bit_for_bit_when_batch_invariant() {
     }
 }
 
+/// Among others that chunks of a prompt change no bit, which holds for the invariant variants.
 #[test]
 fn goldens_agree() {
-    for device in devices(false) {
+    for device in devices(true) {
         golden_check::check_all(&device, N_IN_CLONE);
         golden_check::check_f16_cache(&device);
     }

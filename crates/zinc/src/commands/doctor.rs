@@ -137,7 +137,8 @@ fn compute(
     memory: &mut Option<Need>,
 ) -> anyhow::Result<String> {
     let model = args.open()?;
-    let device = DeviceArgs { device: None, share: true, threads: ThreadArgs { threads } }.open()?;
+    let device =
+        DeviceArgs { device: None, share: true, threads: ThreadArgs { threads } }.open()?;
     let name = device.info().name.clone();
     *memory = Some(Need::of(&model, device.as_ref(), &EngineOptions::default())?);
     let options = EngineOptions { n_ctx: Some(N_TOKENS as u32), ..EngineOptions::default() };
