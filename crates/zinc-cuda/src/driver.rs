@@ -267,8 +267,8 @@ impl Context {
     pub fn new(driver: &'static Driver, ordinal: i32) -> Result<Arc<Context>> {
         let (mut device, mut raw, mut stream) = (0, null_mut(), null_mut());
         // SAFETY: writes one i32.
-        driver
-            .check("cuDeviceGet", unsafe { (driver.api.device_get)(&raw mut device, ordinal) })?;
+        let found = unsafe { (driver.api.device_get)(&raw mut device, ordinal) };
+        driver.check("cuDeviceGet", found)?;
         // SAFETY: writes one handle, released in `drop`.
         let kept = unsafe { (driver.api.primary_ctx_retain)(&raw mut raw, device) };
         driver.check("cuDevicePrimaryCtxRetain", kept)?;

@@ -21,8 +21,14 @@ use zinc_testkit::paths;
 /// Cases of more rows are run once, not cut into steps of one row: an emulated thread is slow.
 const MOST_ROWS_TO_CUT: usize = 40;
 
-/// Cases of more rows are left out where others show the same.
+/// Attention over more rows is left out where other cases show the same.
 const MOST_ROWS: usize = 160;
+
+/// Whether a case is short enough to run often.
+fn is_short(case: &Case) -> bool {
+    let is_attention = matches!(case.op, OpKind::Attention | OpKind::LatentAttention);
+    !is_attention || case.layout.n_rows() <= MOST_ROWS
+}
 
 fn options(batch_invariant: bool, schedule: Schedule) -> Options {
     // All kernels but Hopper's own, with the shared memory for the deepest rings.
@@ -82,20 +88,16 @@ fn check_all(
 fn rows_keep_their_bits() {
     let device = HostDevice::new(options(true, Schedule::Forward));
     let is_long = |case: &Case| case.layout.n_rows() > MOST_ROWS_TO_CUT;
-    check_all(
-        &device,
-        |case| case.layout.n_rows() <= MOST_ROWS,
-        |case| {
-            if is_long(case) {
-                return check_whole(case, &device);
-            }
-            match check_case(case, &device) {
-                Verdict::Passed(_) => Ok(true),
-                Verdict::Unsupported(_) => Ok(false),
-                Verdict::Failed(reason) => Err(reason),
-            }
-        },
-    );
+    check_all(&device, is_short, |case| {
+        if is_long(case) {
+            return check_whole(case, &device);
+        }
+        match check_case(case, &device) {
+            Verdict::Passed(_) => Ok(true),
+            Verdict::Unsupported(_) => Ok(false),
+            Verdict::Failed(reason) => Err(reason),
+        }
+    });
 }
 
 /// The kernels for many rows, whose sums have other orders.
@@ -103,7 +105,7 @@ fn rows_keep_their_bits() {
 fn kernels_for_many_rows_agree_with_the_reference() {
     let device = HostDevice::new(options(false, Schedule::Forward));
     let is_f16 = |case: &Case| case.dtype == Some(GgmlType::F16);
-    let keep = |case: &Case| case.layout.n_rows() <= MOST_ROWS || is_f16(case);
+    let keep = |case: &Case| is_short(case) || is_f16(case);
     check_all(&device, keep, |case| check_whole(case, &device));
 }
 
@@ -112,21 +114,17 @@ fn kernels_for_many_rows_agree_with_the_reference() {
 fn results_do_not_depend_on_the_order_of_threads() {
     let [forward, reverse, random] =
         Schedule::ALL.map(|schedule| HostDevice::new(options(false, schedule)));
-    check_all(
-        &reverse,
-        |case| case.layout.n_rows() <= MOST_ROWS,
-        |case| {
-            let Some(expected) = run_whole(case, &forward)? else { return Ok(false) };
-            for device in [&reverse, &random] {
-                let found = run_whole(case, device)?.unwrap_or_default();
-                for (found, expected) in found.iter().zip(&expected) {
-                    same_bits(found, expected)
-                        .map_err(|at| format!("{} changes element {at}", device.info().name))?;
-                }
+    check_all(&reverse, is_short, |case| {
+        let Some(expected) = run_whole(case, &forward)? else { return Ok(false) };
+        for device in [&reverse, &random] {
+            let found = run_whole(case, device)?.unwrap_or_default();
+            for (found, expected) in found.iter().zip(&expected) {
+                same_bits(found, expected)
+                    .map_err(|at| format!("{} changes element {at}", device.info().name))?;
             }
-            Ok(true)
-        },
-    );
+        }
+        Ok(true)
+    });
 }
 
 /// Whole models: what lowering joins beyond the plan's operations agrees with the reference as well.
