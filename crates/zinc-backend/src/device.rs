@@ -119,12 +119,6 @@ pub trait Device: Send + Sync {
     /// Facts about the device.
     fn info(&self) -> &DeviceInfo;
 
-    /// Whether a row's result is the same whatever else its step holds, as ARCHITECTURE.md asks of
-    /// every device. One that is not says so here, and `--batch-invariant` refuses it.
-    fn is_batch_invariant(&self) -> bool {
-        true
-    }
-
     /// What the plan passes may ask of it.
     fn caps(&self) -> &Caps;
 

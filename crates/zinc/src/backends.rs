@@ -19,6 +19,8 @@ pub struct Choice {
     pub threads: Option<u32>,
     /// Use a card that another process uses.
     pub share: bool,
+    /// Only kernels whose rows do not depend on what else a step holds.
+    pub batch_invariant: bool,
 }
 
 /// All backends, the fastest first.
@@ -27,6 +29,7 @@ fn backends(choice: Choice) -> Vec<Box<dyn Backend>> {
     let options = CudaOptions {
         cache_dir: env::cache_dir().map(|dir| dir.join("cuda")),
         share: choice.share,
+        batch_invariant: choice.batch_invariant,
         ..CudaOptions::default()
     };
     vec![
@@ -68,7 +71,16 @@ impl DeviceArgs {
     /// # Errors
     /// The device is unknown, not available, or computes wrong values.
     pub fn open(&self) -> anyhow::Result<Arc<dyn Device>> {
-        let choice = Choice { threads: self.threads.threads, share: self.share };
+        self.open_with(false)
+    }
+
+    /// As [`DeviceArgs::open`], where asked for with kernels whose rows do not depend on what else a
+    /// step holds.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(&self, batch_invariant: bool) -> anyhow::Result<Arc<dyn Device>> {
+        let choice = Choice { threads: self.threads.threads, share: self.share, batch_invariant };
         if let Some(name) = &self.device {
             let device = open(name, choice)?;
             selftest::check(Arc::clone(&device)).with_context(|| failed(name))?;

@@ -138,7 +138,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn choice(args: &Args) -> backends::Choice {
-    backends::Choice { threads: args.threads.threads, share: false }
+    backends::Choice { threads: args.threads.threads, ..Default::default() }
 }
 
 fn fastest(args: &Args) -> anyhow::Result<String> {

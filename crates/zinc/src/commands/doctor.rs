@@ -77,7 +77,7 @@ struct ModelReport {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let threads = args.threads.threads;
     // Looking at a card disturbs nobody who computes on it.
-    let choice = backends::Choice { threads, share: true };
+    let choice = backends::Choice { threads, share: true, ..Default::default() };
     let devices: Vec<_> =
         backends::devices(choice).into_iter().map(|info| test(info, choice)).collect();
     let model = (args.model.path().map_or(true, |path| path.is_some())

@@ -354,10 +354,10 @@ impl FileLoader {
     fn open(&self, known: &KnownModel) -> anyhow::Result<Loaded> {
         let file = ModelArgs::of_file(known.path.clone());
         let model = file.open()?;
-        let device = self.device.open()?;
+        let device = self.device.open_with(self.batch_invariant)?;
         let options = EngineOptions { n_ctx: self.n_ctx(&model, &known.defaults)?, ..self.options };
         let name = device.info().name.clone();
-        if self.batch_invariant && !device.is_batch_invariant() {
+        if self.batch_invariant && !device.caps().batch_invariant {
             let what = format!("the results of {name} depend on what else runs");
             return Err(report::with_hint(
                 what,

@@ -18,7 +18,8 @@ pub struct Devices {
 }
 
 /// Asking what fits disturbs nobody who computes on a card.
-const CHOICE: backends::Choice = backends::Choice { threads: None, share: true };
+const CHOICE: backends::Choice =
+    backends::Choice { threads: None, share: true, batch_invariant: false };
 
 impl Devices {
     /// Those of this machine, or the one that the flags name. The reference device is left out: it is
