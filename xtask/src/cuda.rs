@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use lzma_rust2::{LzmaOptions, LzmaWriter};
 
 use crate::tidy::Violation;
 
@@ -67,8 +69,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
             let ptx = root.join(format!("target/{module}.{generation}.ptx"));
             compile(&toolkit, &source, generation, &["-ptx"], &ptx.to_string_lossy())?;
             let text = std::fs::read(&ptx)?;
-            let packed = miniz_oxide::deflate::compress_to_vec(&text, 10);
-            let to = root.join(KERNELS).join(format!("ptx/{module}.{generation}.ptx.z"));
+            let packed = pack(&text)?;
+            let to = root.join(KERNELS).join(format!("ptx/{module}.{generation}.ptx.lzma"));
             std::fs::write(to, packed)?;
         }
         sources.insert(module.clone(), hash(root, module)?);
@@ -184,6 +186,15 @@ fn code(generation: &str, arguments: &[&str]) -> String {
         true => format!("compute_{generation}"),
         false => format!("sm_{generation}"),
     }
+}
+
+/// LZMA, which packs the many kernels of a file that differ little three times as well as deflate.
+fn pack(text: &[u8]) -> Result<Vec<u8>> {
+    let options = LzmaOptions::with_preset(9);
+    let size = Some(text.len() as u64);
+    let mut writer = LzmaWriter::new_use_header(Vec::new(), &options, size)?;
+    writer.write_all(text)?;
+    Ok(writer.finish()?)
 }
 
 /// Kernels over the limits, from the report of `-Xptxas -v`.

@@ -1,5 +1,7 @@
 //! The kernels in the binary: PTX made by `cargo xtask cuda`.
 
+use std::io::Read;
+
 /// A module compiled for one generation.
 #[derive(Clone, Copy, Debug)]
 pub struct Ptx {
@@ -7,8 +9,8 @@ pub struct Ptx {
     pub module: &'static str,
     /// Least compute capability times ten.
     pub capability: u32,
-    /// Deflated text.
-    pub deflated: &'static [u8],
+    /// LZMA of the text.
+    pub packed: &'static [u8],
 }
 
 macro_rules! modules {
@@ -16,9 +18,9 @@ macro_rules! modules {
         /// Every module, the newest generation first.
         pub const MODULES: &[Ptx] = &[
             $(
-                Ptx { module: $module, capability: 90, deflated: include_bytes!(concat!("../../kernels/ptx/", $module, ".90.ptx.z")) },
-                Ptx { module: $module, capability: 80, deflated: include_bytes!(concat!("../../kernels/ptx/", $module, ".80.ptx.z")) },
-                Ptx { module: $module, capability: 75, deflated: include_bytes!(concat!("../../kernels/ptx/", $module, ".75.ptx.z")) },
+                Ptx { module: $module, capability: 90, packed: include_bytes!(concat!("../../kernels/ptx/", $module, ".90.ptx.lzma")) },
+                Ptx { module: $module, capability: 80, packed: include_bytes!(concat!("../../kernels/ptx/", $module, ".80.ptx.lzma")) },
+                Ptx { module: $module, capability: 75, packed: include_bytes!(concat!("../../kernels/ptx/", $module, ".75.ptx.lzma")) },
             )*
         ];
     };
@@ -43,14 +45,18 @@ modules!(
 );
 
 /// Most bytes of a module's text.
-const MAX_BYTES: usize = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
+/// Memory that unpacking may take: a little more than the dictionary of 64 MiB that `xtask cuda` allows.
+const MAX_DICTIONARY_KIB: u32 = 80 << 10;
 
 /// The newest text of `module` that a card of this capability runs.
 pub fn text(module: &str, capability: u32) -> Option<String> {
     let fits = |ptx: &&Ptx| ptx.module == module && ptx.capability <= capability;
-    let deflated = MODULES.iter().find(fits)?.deflated;
-    let bytes = miniz_oxide::inflate::decompress_to_vec_with_limit(deflated, MAX_BYTES).ok()?;
-    String::from_utf8(bytes).ok()
+    let packed = MODULES.iter().find(fits)?.packed;
+    let unpacked = lzma_rust2::LzmaReader::new_mem_limit(packed, MAX_DICTIONARY_KIB, None).ok()?;
+    let mut text = String::new();
+    unpacked.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// Bytes of the one parameter of the kernel `name` in a PTX text.

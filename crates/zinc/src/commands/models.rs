@@ -1,11 +1,13 @@
 //! `zinc model`: get models, list them, choose one.
 
-mod find;
+pub mod find;
 mod get;
 mod keep;
 mod list;
 mod server;
 mod show;
+
+pub use list::params;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,7 +87,7 @@ struct SearchArgs {
 
 /// What fit is computed for.
 #[derive(Debug, clap::Args)]
-struct FitArgs {
+pub struct FitArgs {
     /// Context length that must fit
     #[arg(long, value_name = "TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
     ctx: u32,

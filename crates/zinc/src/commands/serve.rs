@@ -1,5 +1,7 @@
 //! `zinc serve`: models behind HTTP.
 
+mod source;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,9 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use zinc_engine::{EngineOptions, Model};
 use zinc_server::{
-    Config, KnownModel, Limits, Loaded, Loader, LogFormat, ModelDefaults, ServeOptions,
+    Config, KnownModel, Limits, Loaded, Loader, LogFormat, ModelDefaults, ModelSource, ServeOptions,
 };
 
+use self::source::CatalogSource;
 use crate::args::{CacheArgs, DeviceArgs, ModelArgs, SpeculateArgs, StepArgs, check_ctx};
 use crate::model::Chosen;
 use crate::output::human_bytes;
@@ -27,7 +30,7 @@ const SCORED_ROWS: u32 = 31;
 pub struct Args {
     /// Model: a name of `zinc model list`, hf:OWNER/REPO[:QUANT], a URL, or a GGUF file; may be given
     /// several times, the first serves requests that name no model. Without it and --models: the active
-    /// model, else the built-in one
+    /// model or the built-in one, and all others of this machine
     #[arg(short, long, value_name = "MODEL", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     model: Vec<String>,
     /// Download models that are not here without asking
@@ -147,7 +150,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("{}", path.display()))?,
         None => Config::default(),
     };
-    let models = known_models(args, &config)?;
+    let source = source::open(args.ctx, args.device.device.as_deref());
+    let models = known_models(args, &config, source.as_deref())?;
     let api_keys = api_keys(args)?;
     if api_keys.is_empty() && !args.host.is_loopback() {
         report::note(
@@ -164,7 +168,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         idle_unload: args.idle_unload.map(Duration::from_secs),
         drain: Duration::from_secs(args.limits.drain_timeout),
         load_at_start: true,
-        source: None,
+        source: source.map(|source| source as Arc<dyn ModelSource>),
     };
     let loader = Arc::new(FileLoader::new(args));
     let needs_key = !options.api_keys.is_empty();
@@ -212,8 +216,13 @@ fn api_keys(args: &Args) -> anyhow::Result<Vec<String>> {
     Ok(keys)
 }
 
-/// The models that the flags and the configuration name, each under a name of its own.
-fn known_models(args: &Args, config: &Config) -> anyhow::Result<Vec<KnownModel>> {
+/// The models that the flags and the configuration name, each under a name of its own; where they name
+/// none, the active one and the others of this machine.
+fn known_models(
+    args: &Args,
+    config: &Config,
+    source: Option<&CatalogSource>,
+) -> anyhow::Result<Vec<KnownModel>> {
     let mut chosen = Vec::new();
     for text in &args.model {
         let flags = ModelArgs { yes: args.yes, ..ModelArgs::named(Some(text.clone())) };
@@ -229,7 +238,8 @@ fn known_models(args: &Args, config: &Config) -> anyhow::Result<Vec<KnownModel>>
             files.push((id.clone(), Some(path.clone())));
         }
     }
-    if files.is_empty() {
+    let names_none = files.is_empty();
+    if names_none {
         let flags = ModelArgs { yes: args.yes, ..ModelArgs::default() };
         chosen.push(flags.choose()?.clone());
         files.extend(chosen.iter().map(|chosen| (chosen_id(chosen), chosen.path.clone())));
@@ -238,7 +248,8 @@ fn known_models(args: &Args, config: &Config) -> anyhow::Result<Vec<KnownModel>>
     for (id, path) in files {
         let aliases = config.models.get(&id).map(|model| model.aliases.clone()).unwrap_or_default();
         let authors = chosen.iter().find(|chosen| chosen_id(chosen) == id);
-        let defaults = with_authors(config.for_model(&id), authors);
+        let authors = authors.map(|chosen| source::defaults(&chosen.sampling()));
+        let defaults = config.for_model(&id).over(authors.unwrap_or_default());
         let known = KnownModel { defaults, id, aliases, path };
         let names = || std::iter::once(&known.id).chain(&known.aliases);
         if let Some(name) = names().find(|name| models.iter().any(|other| other.is_called(name))) {
@@ -249,6 +260,21 @@ fn known_models(args: &Args, config: &Config) -> anyhow::Result<Vec<KnownModel>>
             ));
         }
         models.push(known);
+    }
+    if names_none {
+        let builtin = KnownModel {
+            id: BUILTIN_ID.to_owned(),
+            aliases: Vec::new(),
+            path: None,
+            defaults: ModelDefaults::default(),
+        };
+        let others = source.map(CatalogSource::installed).unwrap_or_default();
+        for other in others.into_iter().chain([builtin]) {
+            if !models.iter().any(|model| model.is_called(&other.id)) {
+                let defaults = config.for_model(&other.id).over(other.defaults);
+                models.push(KnownModel { defaults, ..other });
+            }
+        }
     }
     if let Some(name) = config.models.keys().find(|id| !models.iter().any(|m| m.id == **id)) {
         let what = format!(
@@ -269,21 +295,6 @@ fn chosen_id(chosen: &Chosen) -> String {
         None => BUILTIN_ID.to_owned(),
         Some(path) if Path::new(&chosen.name) == path => id_of(path),
         Some(_) => chosen.name.clone(),
-    }
-}
-
-/// The defaults with what the model's authors recommend where nobody said anything.
-fn with_authors(defaults: ModelDefaults, chosen: Option<&Chosen>) -> ModelDefaults {
-    let Some(sampling) = chosen.map(Chosen::sampling) else {
-        return defaults;
-    };
-    ModelDefaults {
-        temperature: defaults.temperature.or(sampling.temp),
-        top_k: defaults.top_k.or(sampling.top_k),
-        top_p: defaults.top_p.or(sampling.top_p),
-        min_p: defaults.min_p.or(sampling.min_p),
-        presence_penalty: defaults.presence_penalty.or(sampling.presence_penalty),
-        ..defaults
     }
 }
 
@@ -388,11 +399,14 @@ impl FileLoader {
 
 impl Loader for FileLoader {
     fn load(&self, known: &KnownModel) -> Result<Loaded, String> {
-        self.open(known).map_err(|error| {
-            let text = report::render(&error);
-            text.strip_prefix("error: ").unwrap_or(&text).replace("\nhint: ", "; hint: ")
-        })
+        self.open(known).map_err(|error| one_line(&error))
     }
+}
+
+/// An error and its hint as a sentence for clients.
+fn one_line(error: &anyhow::Error) -> String {
+    let text = report::render(error);
+    text.strip_prefix("error: ").unwrap_or(&text).replace("\nhint: ", "; hint: ")
 }
 
 #[cfg(test)]

@@ -28,7 +28,15 @@ impl Devices {
     /// # Errors
     /// No device has that name.
     pub fn look(args: &FitArgs) -> anyhow::Result<Devices> {
-        let devices = match &args.device {
+        Devices::with(args.device.as_deref(), args.ctx)
+    }
+
+    /// The same without flags.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with(device: Option<&str>, n_ctx: u32) -> anyhow::Result<Devices> {
+        let devices = match device {
             Some(name) => {
                 let device = backends::open(name, CHOICE)?;
                 vec![(device.info().clone(), Some(device))]
@@ -43,7 +51,7 @@ impl Devices {
                 infos.map(open).collect()
             }
         };
-        Ok(Devices { devices, n_ctx: args.ctx })
+        Ok(Devices { devices, n_ctx })
     }
 
     /// The best answer for a model whose file (or header) is here; `None` if no device can run it.
