@@ -13,7 +13,7 @@ const MAX_FILE_LINES: usize = 800;
 const MAX_KERNEL_LINES: usize = 500;
 /// Most lines of a function.
 const MAX_FUNCTION_LINES: usize = 70;
-/// Most bytes of all tracked files; six million are the PTX of the CUDA kernels.
+/// Most bytes of all tracked files; more than two million are the PTX of the CUDA kernels.
 const MAX_TOTAL_BYTES: u64 = 23 << 20;
 /// Most bytes of one tracked file.
 const MAX_FILE_BYTES: u64 = 13 << 20;

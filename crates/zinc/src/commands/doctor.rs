@@ -92,8 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut advice = advice::of_machine(&names, &machine.isa);
     advice.extend(of_models);
     let absent = backends::absent();
-    let report =
-        Report { version, machine, devices, absent, models, model, healthy, advice };
+    let report = Report { version, machine, devices, absent, models, model, healthy, advice };
     if args.json {
         output::json(&report)?;
     } else {

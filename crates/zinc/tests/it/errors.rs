@@ -171,7 +171,7 @@ fn values_out_of_range() {
     ] {
         check(&place, &["run", "-m", "m.gguf", flag, value, "hi"], 2, &[part]);
     }
-    check(&place, &["bench", "-m", "m.gguf", "-b", "0"], 2, &["1..=1024", "-b"]);
+    check(&place, &["bench", "-m", "m.gguf", "-b", "0"], 2, &["1..=1024", "--streams"]);
     check(&place, &["bench", "-m", "m.gguf", "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
     check(&place, &["diff", "-m", "m.gguf", "--against", ""], 2, &["'--against <NAME>'"]);
 }
