@@ -76,7 +76,10 @@ fn operation(route: &Route, components: &mut Components) -> Value {
     let media = if route.response.is_some() { "application/json" } else { "text/plain" };
     content.insert(media.into(), json!({"schema": schema}));
     if route.streams {
-        content.insert("text/event-stream".into(), json!({"schema": {"type": "string"}}));
+        // An item of the stream, as OpenAPI sees it; most streams name their events in the data alone.
+        let texts = json!({"event": {"type": "string"}, "data": {"type": "string"}});
+        let event = json!({"type": "object", "properties": texts, "required": ["data"]});
+        content.insert("text/event-stream".into(), json!({"schema": event}));
     }
     let mut responses = Map::new();
     responses.insert("200".into(), json!({"description": "Done.", "content": content}));

@@ -104,7 +104,7 @@ impl Script for Pull {
                 let result = result.unwrap_or_else(|_| Err("the download stopped at an error of the server's own".into()));
                 match result {
                     Ok(known) => push_event(&mut out, "done", &json!({"id": self.app.registry.add(known)})),
-                    Err(message) => fail(&mut out, ApiError::internal(message)),
+                    Err(message) => fail(&mut out, ApiError::bad_request("pull_failed", message)),
                 }
             }
             Ok(()) = self.progress.changed() => {
