@@ -56,7 +56,7 @@ def thread_seconds(pid):
 
 
 def main(zinc, model, rounds=5):
-    server = subprocess.Popen([zinc, "serve", "-m", model, "--port", "0", "--log-level", "error"], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([zinc, "serve", "--speculate", "off", "-m", model, "--port", "0", "--log-level", "error"], stderr=subprocess.PIPE, text=True)
     url = None
     for line in server.stderr:
         url = (re.findall(r"listens on (http://\S+)", line) or [url])[0]
