@@ -68,7 +68,10 @@ test('axe, phone', async () => {
 test('answers are said block by block', async () => {
   const page = await openPage(browser, mock.address);
   await ask(page, 'tour');
-  const said = await page.locator('[role=status].visually-hidden').innerText();
+  // The last blocks are settled, and said, in the frame after the answer's end.
+  const status = page.locator('[role=status].visually-hidden');
+  await status.filter({ hasText: 'What is close to its bound' }).waitFor({ state: 'attached' });
+  const said = await status.innerText();
   assert.match(said, /Answer finished\./);
   assert.match(said, /What is close to its bound/);
   await page.context().close();
