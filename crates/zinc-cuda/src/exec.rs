@@ -12,7 +12,7 @@ use zinc_quant::GgmlType;
 
 use crate::device::Shared;
 use crate::driver::{DriverError, Event};
-use crate::lower::{Bucket, InputLayout, Lowered, Lowering, Places};
+use crate::lower::{Bucket, InputLayout, Lowered, Lowering, Nowhere, Places};
 use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
 use crate::record::Recording;
 use crate::store::{StateStore, WeightStore};
@@ -53,35 +53,6 @@ impl Places for Addresses {
 
     fn scratch(&self) -> u64 {
         self.scratch
-    }
-}
-
-/// Addresses of nothing, to count what launches need.
-struct Nowhere;
-
-impl Places for Nowhere {
-    fn weight(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
-        Ok(0)
-    }
-
-    fn state(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
-        Ok(0)
-    }
-
-    fn constant(&self, _: u32) -> u64 {
-        0
-    }
-
-    fn arena(&self) -> u64 {
-        0
-    }
-
-    fn inputs(&self) -> u64 {
-        0
-    }
-
-    fn scratch(&self) -> u64 {
-        0
     }
 }
 

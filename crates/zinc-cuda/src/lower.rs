@@ -98,6 +98,35 @@ pub trait Places {
     fn scratch(&self) -> u64;
 }
 
+/// Addresses of nothing, for what does not depend on them: what launches need, and their lists.
+pub struct Nowhere;
+
+impl Places for Nowhere {
+    fn weight(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn state(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
+        Ok(0)
+    }
+
+    fn constant(&self, _: u32) -> u64 {
+        0
+    }
+
+    fn arena(&self) -> u64 {
+        0
+    }
+
+    fn inputs(&self) -> u64 {
+        0
+    }
+
+    fn scratch(&self) -> u64 {
+        0
+    }
+}
+
 /// Where each input lies behind the header, and the bytes of all.
 #[derive(Clone, Debug)]
 pub struct InputLayout {

@@ -3,42 +3,12 @@
 
 use std::fmt::Write;
 
-use zinc_backend::DeviceError;
-use zinc_cuda::lower::{Bucket, Card, Lowering, Places};
+use zinc_cuda::lower::{Bucket, Card, Lowering, Nowhere};
 use zinc_gguf::Gguf;
 use zinc_models::{Model, PlanOptions};
-use zinc_plan::{Limits, Plan, TensorId, passes};
+use zinc_plan::{Limits, Plan, passes};
 use zinc_quant::GgmlType;
 use zinc_testkit::{golden, paths, snapshot};
-
-/// Addresses of nothing: the lists do not show parameters.
-struct Nowhere;
-
-impl Places for Nowhere {
-    fn weight(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
-        Ok(0)
-    }
-
-    fn state(&self, _: &Plan, _: TensorId) -> Result<u64, DeviceError> {
-        Ok(0)
-    }
-
-    fn constant(&self, _: u32) -> u64 {
-        0
-    }
-
-    fn arena(&self) -> u64 {
-        0
-    }
-
-    fn inputs(&self) -> u64 {
-        0
-    }
-
-    fn scratch(&self) -> u64 {
-        0
-    }
-}
 
 /// A context of 4096 tokens in pages of 64.
 fn limits(max_tokens: u32) -> Limits {
