@@ -3,13 +3,12 @@
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use zinc_plan::{Caps, Dim, Plan};
 use zinc_quant::GgmlType;
 
-use crate::{DeviceError, StepInputs, StepOutputs};
+use crate::{DeviceError, Profile, Profiling, StepInputs, StepOutputs};
 
 /// A kind of device, such as the CPU or all CUDA cards.
 pub trait Backend: Send + Sync {
@@ -157,6 +156,19 @@ pub trait Device: Send + Sync {
         None
     }
 
+    /// Bytes per second that the device reads from the memory its weights lie in, measured now, which
+    /// takes some of that memory and a moment: what rates of profiles are a share of.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] or [`DeviceError::Lost`].
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError>;
+
+    /// The same device with each choice among its kernels that it can be told to make, its own first.
+    /// Weights and states of one are those of all. Empty where there is no choice.
+    fn variants(&self) -> Vec<Variant> {
+        Vec::new()
+    }
+
     /// Turns a plan prepared with this device's [`Device::caps`] into something that runs.
     ///
     /// # Errors
@@ -168,20 +180,18 @@ pub trait Device: Send + Sync {
     ) -> Result<Box<dyn Executable>, DeviceError>;
 }
 
+/// A choice among a device's kernels.
+#[derive(Clone)]
+pub struct Variant {
+    /// What is chosen, such as `avx2`.
+    pub name: String,
+    /// Makes that choice.
+    pub device: Arc<dyn Device>,
+}
+
 /// A submitted step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket(pub u64);
-
-/// Time spent in one node of the plan since profiling was switched on.
-#[derive(Clone, Debug)]
-pub struct NodeTime {
-    /// Index in [`Plan::nodes`].
-    pub node: usize,
-    /// Time from start to end, summed over the steps.
-    pub time: Duration,
-    /// Number of steps.
-    pub n_steps: u64,
-}
 
 /// A compiled plan.
 pub trait Executable: Send {
@@ -201,9 +211,10 @@ pub trait Executable: Send {
     /// [`DeviceError::Lost`].
     fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError>;
 
-    /// Switches the timing of nodes on or off, and forgets earlier times.
-    fn set_profiling(&mut self, on: bool);
+    /// Chooses what the next steps measure. [`Profiling::Steps`] and [`Profiling::Nodes`] may take
+    /// turns, each adds to what it has measured before; [`Profiling::Off`] forgets everything.
+    fn set_profiling(&mut self, what: Profiling);
 
-    /// Times of the nodes since profiling was switched on; empty when it is off.
-    fn profile(&self) -> Vec<NodeTime>;
+    /// What was measured since profiling was switched on; nothing when it is off.
+    fn profile(&self) -> Profile;
 }

@@ -13,12 +13,14 @@
 
 mod device;
 mod error;
+mod profile;
 mod step;
 
 pub use device::{
-    Backend, Bindings, Device, DeviceInfo, Executable, NodeTime, StateAccess, States, Ticket,
+    Backend, Bindings, Device, DeviceInfo, Executable, StateAccess, States, Ticket, Variant,
     WeightNeed, WeightSource, Weights,
 };
 pub use error::DeviceError;
+pub use profile::{NodeTime, Profile, Profiling, host_read_bandwidth};
 pub use step::{StepInputs, StepOutputs, StepSizes};
 pub use zinc_plan::{ActivationType, Caps};

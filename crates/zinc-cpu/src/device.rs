@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use zinc_backend::{
     ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable,
-    StateAccess, States, WeightNeed, WeightSource, Weights,
+    StateAccess, States, Variant, WeightNeed, WeightSource, Weights, host_read_bandwidth,
 };
 use zinc_plan::{Dim, OpKind, Plan};
 use zinc_quant::GgmlType;
@@ -59,6 +59,11 @@ impl CpuDevice {
         Ok(CpuDevice { info, caps: caps(), pool: Arc::new(pool), isa })
     }
 }
+
+/// Bytes read to measure the memory: more than the caches of large machines.
+const MEASURED_BYTES: usize = 1 << 30;
+/// The same where memory is short.
+const MEASURED_BYTES_MIN: usize = 64 << 20;
 
 fn info(n_threads: usize, isa: Isa) -> DeviceInfo {
     let (memory_total, memory_free) = machine::memory();
@@ -129,6 +134,27 @@ impl Device for CpuDevice {
 
     fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError> {
         Ok(States(Arc::new(StateStore::new(plan, machine::memory().1)?)))
+    }
+
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError> {
+        let free = usize::try_from(machine::memory().1).unwrap_or(usize::MAX);
+        // Where the system does not tell what is free, the least.
+        let n_bytes = MEASURED_BYTES.min(free / 4).max(MEASURED_BYTES_MIN);
+        Ok(host_read_bandwidth(self.pool.n_threads(), n_bytes))
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let others = Isa::available().into_iter().filter(|isa| *isa != self.isa);
+        let variant = |isa: Isa| Variant {
+            name: isa.name().into(),
+            device: Arc::new(CpuDevice {
+                info: info(self.pool.n_threads(), isa),
+                caps: self.caps.clone(),
+                pool: Arc::clone(&self.pool),
+                isa,
+            }),
+        };
+        std::iter::once(self.isa).chain(others).map(variant).collect()
     }
 
     fn state_access(&self) -> Option<&dyn StateAccess> {

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
-    Weights,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs,
+    StepSizes, Ticket, Weights,
 };
 use zinc_plan::{InputKind, Op, Plan};
 use zinc_quant::GgmlType;
@@ -71,8 +71,9 @@ pub(crate) struct CpuExecutable {
     scratch: Vec<Mutex<Scratch>>,
     sizes: StepSizes,
     n_steps: u64,
-    profiling: bool,
-    n_profiled: u64,
+    profiling: Profiling,
+    /// Counts of steps; times are in `times`.
+    profile: Profile,
     /// Nanoseconds of each plan node.
     times: Vec<AtomicU64>,
     states: Arc<StateStore>,
@@ -137,8 +138,8 @@ impl CpuExecutable {
             arrived: (0..n_jobs).map(|_| Counter::default()).collect(),
             sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
             n_steps: 0,
-            profiling: false,
-            n_profiled: 0,
+            profiling: Profiling::Off,
+            profile: Profile::default(),
             times: plan.nodes.iter().map(|_| AtomicU64::new(0)).collect(),
             _weights: bind.weights.clone(),
             _buffers: buffers,
@@ -181,13 +182,14 @@ impl CpuExecutable {
     fn work(&self, worker: &Worker<'_>) {
         // One worker per scratch: nobody else holds the lock, and a panic leaves nothing that the next task relies on.
         let mut scratch = self.scratch[worker.idx].lock().unwrap_or_else(PoisonError::into_inner);
+        let is_timed = self.profiling == Profiling::Nodes;
         let mut start = Instant::now();
         for (step, counter) in self.steps.iter().zip(&self.counters) {
             // Timed nodes run one after the other.
-            if (step.barrier || self.profiling) && worker.barrier().is_err() {
+            if (step.barrier || is_timed) && worker.barrier().is_err() {
                 return;
             }
-            if self.profiling {
+            if is_timed {
                 start = Instant::now();
             }
             let n_tasks = self.n_tasks(step);
@@ -198,12 +200,12 @@ impl CpuExecutable {
                 }
                 self.task(step, task, &mut scratch);
             }
-            if self.profiling {
+            if is_timed {
                 if worker.barrier().is_err() {
                     return;
                 }
-                if let (0, Some(node)) = (worker.idx, step.node) {
-                    self.times[node]
+                if worker.idx == 0 {
+                    self.times[step.node]
                         .fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 }
             }
@@ -226,7 +228,14 @@ impl Executable for CpuExecutable {
         };
         result.map_err(|panicked| DeviceError::Lost { device: NAME.into(), reason: panicked.0 })?;
         self.n_steps += 1;
-        self.n_profiled += u64::from(self.profiling);
+        match self.profiling {
+            Profiling::Off => {}
+            Profiling::Steps => {
+                self.profile.n_steps += 1;
+                self.profile.n_submissions += 1;
+            }
+            Profiling::Nodes => self.profile.n_timed_steps += 1,
+        }
         Ok(Ticket(self.n_steps))
     }
 
@@ -248,26 +257,21 @@ impl Executable for CpuExecutable {
         Ok(())
     }
 
-    fn set_profiling(&mut self, on: bool) {
-        self.profiling = on;
-        self.n_profiled = 0;
-        for time in &mut self.times {
-            *time.get_mut() = 0;
+    fn set_profiling(&mut self, what: Profiling) {
+        self.profiling = what;
+        if what == Profiling::Off {
+            self.profile = Profile::default();
+            self.times.iter_mut().for_each(|time| *time.get_mut() = 0);
         }
     }
 
-    fn profile(&self) -> Vec<NodeTime> {
-        if !self.profiling {
-            return Vec::new();
-        }
-        let times = self.times.iter().enumerate();
-        times
-            .map(|(node, time)| NodeTime {
-                node,
-                time: Duration::from_nanos(time.load(Ordering::Relaxed)),
-                n_steps: self.n_profiled,
-            })
-            .collect()
+    fn profile(&self) -> Profile {
+        let times = self.times.iter().enumerate().filter(|_| self.profile.n_timed_steps > 0);
+        let nodes = times.map(|(node, time)| NodeTime {
+            nodes: node..node + 1,
+            time: Duration::from_nanos(time.load(Ordering::Relaxed)),
+        });
+        Profile { nodes: nodes.collect(), ..self.profile.clone() }
     }
 }
 

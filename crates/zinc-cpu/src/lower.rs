@@ -33,8 +33,8 @@ pub(crate) struct Step {
     pub rows: Dim,
     /// All earlier nodes must be finished.
     pub barrier: bool,
-    /// Index of the plan's node; none for the rope turns.
-    pub node: Option<usize>,
+    /// Index of the plan's node; for rope turns that of the first node that uses them.
+    pub node: usize,
 }
 
 /// What a node does.
@@ -122,7 +122,7 @@ impl<'a> Lowering<'a> {
                 rows
             };
             let kind = self.kind(node)?;
-            steps.push(Step { kind, rows, barrier: node.barrier, node: Some(idx) });
+            steps.push(Step { kind, rows, barrier: node.barrier, node: idx });
         }
         let turns = self.turns.iter().map(|turns| {
             let turn = RowOp::RopeTurns {
@@ -132,7 +132,10 @@ impl<'a> Lowering<'a> {
                 out: turns.out,
             };
             // A barrier lies between these and their readers: a rotation reads a value that some node wrote before it.
-            Ok(Step { kind: Kind::Row(turn), rows: Dim::Tokens, barrier: false, node: None })
+            let operands = [turns.positions, turns.table, turns.variants];
+            let uses = |node: &Node| matches!(node.op, Op::Rope(_)) && node.reads[1..] == operands;
+            let node = self.plan.nodes.iter().position(uses).unwrap_or(0);
+            Ok(Step { kind: Kind::Row(turn), rows: Dim::Tokens, barrier: false, node })
         });
         let mut all = turns.collect::<Result<Vec<_>, DeviceError>>()?;
         all.append(&mut steps);

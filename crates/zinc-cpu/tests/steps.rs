@@ -8,7 +8,7 @@ mod model;
 
 use model::{Experts, Mixer, Model, Running};
 use std::sync::Arc;
-use zinc_backend::{Bindings, Device, WeightSource};
+use zinc_backend::{Bindings, Device, Profile, Profiling, WeightSource};
 use zinc_cpu::{CpuDevice, Isa};
 use zinc_plan::{OpKind, Plan, RopeMode, TensorKind, passes};
 use zinc_quant::{GgmlType, dequantize};
@@ -287,14 +287,19 @@ fn trace_and_profile() {
     let exec = device.compile(plan, &Bindings { weights: &weights, states: &states }).unwrap();
     let mut running = Running { device, weights, states, exec };
     let plain = Running::cpu(&model, 2, Isa::best()).prefill(9, 9);
-    running.exec.set_profiling(true);
+    running.exec.set_profiling(Profiling::Nodes);
     assert!(running.prefill(9, 9) == plain);
     assert!(n_outputs > 10);
-    let times = running.exec.profile();
-    assert_eq!(times.len(), running.exec.plan().nodes.len());
-    assert!(times.iter().all(|time| time.n_steps == 1));
-    running.exec.set_profiling(false);
-    assert!(running.exec.profile().is_empty());
+    running.exec.set_profiling(Profiling::Steps);
+    assert!(running.prefill(9, 9) == plain && running.prefill(9, 9) == plain);
+    let profile = running.exec.profile();
+    assert_eq!((profile.n_timed_steps, profile.n_steps), (1, 2));
+    assert_eq!((profile.n_submissions, profile.n_copies), (2, 0));
+    let spans: Vec<_> = profile.nodes.iter().map(|time| time.nodes.clone()).collect();
+    let n_nodes = running.exec.plan().nodes.len();
+    assert_eq!(spans, (0..n_nodes).map(|node| node..node + 1).collect::<Vec<_>>());
+    running.exec.set_profiling(Profiling::Off);
+    assert_eq!(running.exec.profile(), Profile::default());
 }
 
 #[test]

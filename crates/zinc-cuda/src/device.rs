@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zinc_backend::{
     ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    WeightNeed, WeightSource, Weights,
+    Variant, WeightNeed, WeightSource, Weights,
 };
 use zinc_plan::{OpKind, Plan};
 use zinc_quant::GgmlType;
@@ -14,6 +14,7 @@ use crate::card::Card;
 use crate::driver::{CardInfo, Context, Driver};
 use crate::exec::{self, CudaExecutable};
 use crate::lock::{CardLock, LockError};
+use crate::measure;
 use crate::memory::lost;
 use crate::pipeline::Pipeline;
 use crate::store::{self, StateStore, WeightStore};
@@ -138,13 +139,14 @@ impl Backend for CudaBackend {
 }
 
 /// What the device and its executables share.
+#[derive(Clone)]
 pub(crate) struct Shared {
     pub name: String,
     pub card: Card,
     pub batch_invariant: bool,
-    pub pipeline: Pipeline,
+    pub pipeline: Arc<Pipeline>,
     pub context: Arc<Context>,
-    _lock: Option<CardLock>,
+    _lock: Option<Arc<CardLock>>,
 }
 
 /// An opened card.
@@ -187,9 +189,9 @@ impl CudaDevice {
             name: name.clone(),
             card: Card::from(card),
             batch_invariant: options.batch_invariant,
-            pipeline,
+            pipeline: Arc::new(pipeline),
             context,
-            _lock: lock,
+            _lock: lock.map(Arc::new),
         };
         let caps = caps(&name, options.batch_invariant);
         Ok(CudaDevice { info: info(driver, card, memory_free), caps, shared: Arc::new(shared) })
@@ -240,6 +242,23 @@ impl Device for CudaDevice {
     fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError> {
         let Shared { context, name, .. } = &*self.shared;
         Ok(States(Arc::new(StateStore::new(context, name, plan)?)))
+    }
+
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError> {
+        measure::read_bandwidth(&self.shared)
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let variant = |batch_invariant: bool| Variant {
+            name: if batch_invariant { "invariant" } else { "by size" }.into(),
+            device: Arc::new(CudaDevice {
+                info: self.info.clone(),
+                caps: caps(&self.shared.name, batch_invariant),
+                shared: Arc::new(Shared { batch_invariant, ..(*self.shared).clone() }),
+            }),
+        };
+        let own = self.shared.batch_invariant;
+        [own, !own].map(variant).into()
     }
 
     fn compile(

@@ -1,11 +1,13 @@
 //! A compiled plan: steps copied in, replayed, copied out. Several may be under way.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs,
+    StepSizes, Ticket,
 };
 use zinc_plan::{InputKind, Plan, TensorId};
 use zinc_quant::GgmlType;
@@ -13,7 +15,9 @@ use zinc_quant::GgmlType;
 use crate::device::Shared;
 use crate::driver::{DriverError, Event};
 use crate::lower::{Bucket, InputLayout, Lowered, Lowering, Nowhere, Places};
+use crate::measure;
 use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
+use crate::pipeline::Ready;
 use crate::record::Recording;
 use crate::store::{StateStore, WeightStore};
 
@@ -102,9 +106,10 @@ pub(crate) struct CudaExecutable {
     outputs: Vec<Output>,
     slots: Vec<Slot>,
     n_steps: u64,
-    profiling: bool,
-    n_profiled: u64,
-    times_ms: Vec<f64>,
+    profiling: Profiling,
+    profile: Profile,
+    /// The kernel that launches queue up behind when they are timed.
+    hold: Option<Ready>,
     _buffers: Vec<DeviceBuffer>,
 }
 
@@ -150,9 +155,9 @@ impl CudaExecutable {
             outputs: Vec::new(),
             slots: Vec::new(),
             n_steps: 0,
-            profiling: false,
-            n_profiled: 0,
-            times_ms: vec![0.0; plan.nodes.len()],
+            profiling: Profiling::Off,
+            profile: Profile::default(),
+            hold: None,
             _buffers: vec![arena, scratch, constant_buffer],
             shared: Arc::clone(shared),
             plan,
@@ -210,15 +215,18 @@ impl CudaExecutable {
         lowering
     }
 
-    /// Records the launches of a bucket that has not occurred yet.
+    /// Records the launches of a bucket that has not occurred yet, and loads what timing them takes.
     fn prepare(&mut self, bucket: Bucket) -> Result<(), DeviceError> {
+        if self.profiling == Profiling::Nodes && self.hold.is_none() {
+            self.hold = Some(self.shared.pipeline.function(&measure::hold_launch(0))?);
+        }
         if self.recordings.contains_key(&bucket) {
             return Ok(());
         }
         let lowered = self.lowering(bucket).run()?;
         let shared = &self.shared;
         let recording =
-            Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered.launches)?;
+            Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered)?;
         self.recordings.insert(bucket, recording);
         Ok(())
     }
@@ -234,10 +242,14 @@ impl CudaExecutable {
         let n_bytes =
             write_inputs(self.slots[slot].inputs.bytes_mut(), &self.input_layout, inputs, sizes);
         self.slots[slot].inputs.upload(&self.input_buffer, 0, n_bytes)?;
-        if self.profiling {
-            self.run_timed(bucket)?;
-        } else if let Some(recording) = self.recordings.get(&bucket) {
-            recording.graph.launch()?;
+        let mut n_copies = 1;
+        if let Some(recording) = self.recordings.get(&bucket) {
+            match (self.profiling, &self.hold) {
+                (Profiling::Nodes, Some(hold)) => {
+                    time_nodes(&self.shared, recording, hold, &mut self.profile)?;
+                }
+                _ => recording.graph.launch()?,
+            }
         }
         for output in &self.outputs {
             let n_rows = sizes.rows(output.rows, &self.plan) as u64;
@@ -249,33 +261,51 @@ impl CudaExecutable {
                 };
                 let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
                 self.slots[slot].outputs.download(output.at, output.address, n_bytes)?;
+                n_copies += 1;
             }
+        }
+        if self.profiling == Profiling::Steps {
+            self.profile.n_steps += 1;
+            self.profile.n_submissions += 1;
+            self.profile.n_copies += n_copies;
         }
         self.slots[slot].done.record()
     }
+}
 
-    /// Runs the launches one by one with marks between the nodes.
-    fn run_timed(&mut self, bucket: Bucket) -> Result<(), DriverError> {
-        let Some(recording) = self.recordings.get(&bucket) else { return Ok(()) };
-        let context = &self.shared.context;
-        let mut marks = vec![(usize::MAX, context.event(true)?)];
-        marks[0].1.record()?;
-        let mut launches = recording.launches.iter().peekable();
-        while let Some((launch, function)) = launches.next() {
+/// Runs the launches one by one with marks between the spans of nodes.
+fn time_nodes(
+    shared: &Shared,
+    recording: &Recording,
+    hold_function: &Ready,
+    profile: &mut Profile,
+) -> Result<(), DriverError> {
+    let context = &shared.context;
+    // All launches are queued before the first one runs; else short ones would wait for this thread.
+    let hold = measure::hold_launch(recording.launches.len());
+    context.launch(hold_function, &hold.shape(), &hold.params)?;
+    let mark = || {
+        let mark = context.event(true)?;
+        mark.record().map(|()| mark)
+    };
+    let mut marks = vec![mark()?];
+    let mut launches = recording.launches.iter().peekable();
+    for span in &recording.spans {
+        while let Some((launch, function)) = launches.next_if(|(launch, _)| launch.node < span.end) {
             context.launch(function, &launch.shape(), &launch.params)?;
-            if launches.peek().is_none_or(|(next, _)| next.node != launch.node) {
-                let mark = context.event(true)?;
-                mark.record()?;
-                marks.push((launch.node, mark));
-            }
         }
-        context.synchronize()?;
-        for pair in marks.windows(2) {
-            self.times_ms[pair[1].0] += f64::from(pair[1].1.ms_since(&pair[0].1)?);
-        }
-        self.n_profiled += 1;
-        Ok(())
+        marks.push(mark()?);
     }
+    context.synchronize()?;
+    if profile.nodes.is_empty() {
+        let zero = |span: &Range<usize>| NodeTime { nodes: span.clone(), time: Duration::ZERO };
+        profile.nodes = recording.spans.iter().map(zero).collect();
+    }
+    for (node, pair) in profile.nodes.iter_mut().zip(marks.windows(2)) {
+        node.time += Duration::from_secs_f64(f64::from(pair[1].ms_since(&pair[0])?.max(0.0)) / 1e3);
+    }
+    profile.n_timed_steps += 1;
+    Ok(())
 }
 
 /// Writes header and inputs; returns the bytes up to the last one that is used.
@@ -360,24 +390,15 @@ impl Executable for CudaExecutable {
         Ok(())
     }
 
-    fn set_profiling(&mut self, on: bool) {
-        self.profiling = on;
-        self.n_profiled = 0;
-        self.times_ms.fill(0.0);
+    fn set_profiling(&mut self, what: Profiling) {
+        self.profiling = what;
+        if what == Profiling::Off {
+            self.profile = Profile::default();
+        }
     }
 
-    fn profile(&self) -> Vec<NodeTime> {
-        if !self.profiling {
-            return Vec::new();
-        }
-        let times = self.times_ms.iter().enumerate();
-        times
-            .map(|(node, ms)| NodeTime {
-                node,
-                time: Duration::from_secs_f64(ms / 1e3),
-                n_steps: self.n_profiled,
-            })
-            .collect()
+    fn profile(&self) -> Profile {
+        self.profile.clone()
     }
 }
 

@@ -7,6 +7,8 @@ pub mod prepare;
 pub mod recurrent;
 pub mod rows;
 
+use std::ops::Range;
+
 use zinc_backend::DeviceError;
 use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
@@ -187,8 +189,6 @@ pub struct Lowering<'a> {
     inputs: InputLayout,
     launches: Vec<Launch>,
     node: usize,
-    /// The next node to lower: launches may do the work of several.
-    resume: usize,
     persistent_bytes: u64,
     transient_bytes: u64,
     transient_max: u64,
@@ -201,6 +201,9 @@ pub struct Lowering<'a> {
 pub struct Lowered {
     /// In the order they run.
     pub launches: Vec<Launch>,
+    /// Nodes that were lowered together, in order: all of the plan, and the same ones for every bucket. The launches of
+    /// each name its first node.
+    pub spans: Vec<Range<usize>>,
     /// Bytes of scratch that lives over the step.
     pub persistent_bytes: u64,
     /// Bytes of scratch of a node.
@@ -226,7 +229,6 @@ impl<'a> Lowering<'a> {
             inputs: InputLayout::of(plan),
             launches: Vec::new(),
             node: 0,
-            resume: 0,
             persistent_bytes: 0,
             transient_bytes: 0,
             transient_max: 0,
@@ -241,19 +243,23 @@ impl<'a> Lowering<'a> {
     /// What the device lacks, by name, or tensors that are not bound.
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
+        let mut spans: Vec<Range<usize>> = Vec::with_capacity(plan.nodes.len());
         for (idx, node) in plan.nodes.iter().enumerate() {
-            if idx < self.resume {
+            // Launches may do the work of several nodes.
+            if spans.last().is_some_and(|span| idx < span.end) {
                 continue;
             }
             self.node = idx;
             self.transient_bytes = 0;
-            match self.prepare(idx)? {
-                Some(n_nodes) => self.resume = idx + n_nodes,
-                None => self.lower(node)?,
-            }
+            let n_nodes = match self.prepare(idx)? {
+                Some(n_nodes) => n_nodes,
+                None => self.lower(node).map(|()| 1)?,
+            };
+            spans.push(idx..idx + n_nodes);
         }
         Ok(Lowered {
             launches: self.launches,
+            spans,
             persistent_bytes: self.persistent_bytes,
             transient_bytes: self.transient_max,
         })

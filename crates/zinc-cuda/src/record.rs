@@ -1,17 +1,21 @@
 //! Launches to something that is replayed: a graph of all of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use zinc_backend::DeviceError;
 
 use crate::driver::{Context, DriverError, Graph};
 use crate::launch::Launch;
+use crate::lower::Lowered;
 use crate::memory::lost;
 use crate::pipeline::{Pipeline, Ready};
 
 /// Launches with their functions, in order.
 pub(crate) struct Recording {
     pub launches: Vec<(Launch, Ready)>,
+    /// Nodes whose launches belong together, as [`Lowered::spans`].
+    pub spans: Vec<Range<usize>>,
     pub graph: Graph,
 }
 
@@ -21,14 +25,14 @@ impl Recording {
         context: &Arc<Context>,
         device: &str,
         pipeline: &Pipeline,
-        launches: Vec<Launch>,
+        lowered: Lowered,
     ) -> Result<Recording, DeviceError> {
         let with_function = |launch: Launch| {
             let function = pipeline.function(&launch)?;
             Ok((launch, function))
         };
-        let launches =
-            launches.into_iter().map(with_function).collect::<Result<Vec<_>, DeviceError>>()?;
+        let launches = lowered.launches.into_iter().map(with_function);
+        let launches = launches.collect::<Result<Vec<_>, DeviceError>>()?;
         let record = || {
             let launch = |(launch, function): &(Launch, Ready)| {
                 context.launch(function, &launch.shape(), &launch.params)
@@ -36,6 +40,6 @@ impl Recording {
             launches.iter().try_for_each(launch)
         };
         let graph = context.record::<DriverError>(record).map_err(|error| lost(device, &error))?;
-        Ok(Recording { launches, graph })
+        Ok(Recording { launches, spans: lowered.spans, graph })
     }
 }

@@ -19,6 +19,7 @@ use crate::draft::N_SEQS_MAX;
 use crate::generation::Generation;
 use crate::kv::{KvError, PAGE_SIZE};
 use crate::options::EngineOptions;
+use crate::profile::{Phase, PlanProfile};
 use crate::request::{Event, Request};
 use crate::runner::{LoadedModel, Runner, Wanted};
 use crate::sampler::SamplerWorkspace;
@@ -143,6 +144,17 @@ impl Engine {
         }
     }
 
+    /// Switches profiling on or off; what was measured is forgotten. While it is on, every other step
+    /// runs with its operations timed, and slower.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.runner.set_profiling(on);
+    }
+
+    /// What was measured of each plan that ran a step; nothing if profiling is off.
+    pub fn profile(&self) -> Vec<PlanProfile> {
+        self.runner.profile()
+    }
+
     /// Whether no request waits or runs.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
@@ -198,12 +210,18 @@ impl Engine {
     /// # Errors
     /// The device failed. No sequence can be continued then; open the device anew.
     pub fn step(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> Result<(), EngineError> {
+        if let Some(profiler) = self.runner.profiler() {
+            profiler.begin();
+        }
         self.end_late();
         self.remove_finished(sink);
         self.admit()?;
         self.open_anew()?;
         self.draft();
         self.schedule()?;
+        if let Some(profiler) = self.runner.profiler() {
+            profiler.lap(Phase::Schedule);
+        }
         for pooled in [false, true] {
             self.compute(pooled, sink)?;
         }
@@ -381,9 +399,21 @@ impl Engine {
             return Ok(());
         }
         let model = self.loaded.model();
-        let (outputs, n_cols) = match pooled {
-            true => (self.runner.run_hidden(&self.inputs)?, model.config().d_model),
-            false => (self.runner.run(&self.inputs)?, model.config().n_vocab),
+        let n_cols = match pooled {
+            true => model.config().d_model,
+            false => model.config().n_vocab,
+        };
+        let (outputs, mut profiler) = match pooled {
+            true => self.runner.run_hidden(&self.inputs)?,
+            false => self.runner.run(&self.inputs)?,
+        };
+        let mut sink = |event: Event<'_>| match &mut profiler {
+            None => sink(event),
+            Some(profiler) => {
+                profiler.lap(Phase::Sample);
+                sink(event);
+                profiler.lap(Phase::Events);
+            }
         };
         self.stats.n_steps += 1;
         self.stats.n_computed_tokens += self.inputs.token_ids.len() as u64;
@@ -401,13 +431,17 @@ impl Engine {
             rows = others;
             let n_before = generation.sequence.n_generated();
             let (n, n_draft) = (entry.n_tokens as usize, entry.n_draft as usize);
-            let n_accepted = generation.advance(n, n_draft, own, model, &mut self.workspace, sink);
+            let n_accepted = generation.advance(n, n_draft, own, model, &mut self.workspace, &mut sink);
             let n_kept = entry.n_tokens + n_accepted as u32;
             self.cache.end_step(cache, generation.sequence.tokens(), n_kept);
             self.stats.n_drafted_tokens += n_draft as u64;
             self.stats.n_accepted_tokens += n_accepted as u64;
             let n_generated = generation.sequence.n_generated() - n_before;
             self.stats.n_generated_tokens += n_generated as u64;
+        }
+        if let Some(profiler) = profiler {
+            profiler.lap(Phase::Sample);
+            profiler.end();
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use zinc_quant::GgmlType;
 use crate::engine::check_ids;
 use crate::lane::Lane;
 use crate::options::EngineOptions;
+use crate::profile::PlanProfile;
 use crate::runner::{Block, Bucket, LoadedModel, Wanted};
 use crate::step::OutRows;
 use crate::{EngineError, Model};
@@ -111,6 +112,16 @@ impl Evaluator {
     /// The model.
     pub fn model(&self) -> &Model {
         self.loaded.model()
+    }
+
+    /// Switches profiling on or off: see [`Engine::set_profiling`](crate::Engine::set_profiling).
+    pub fn set_profiling(&mut self, on: bool) {
+        self.lane.runner().set_profiling(on);
+    }
+
+    /// What was measured of each plan that ran a step; nothing if profiling is off.
+    pub fn profile(&mut self) -> Vec<PlanProfile> {
+        self.lane.runner().profile()
     }
 
     /// Tokens computed so far.

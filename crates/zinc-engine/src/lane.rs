@@ -87,6 +87,11 @@ impl Lane {
         self.runner.largest_plan()
     }
 
+    /// The plans and what runs them.
+    pub fn runner(&mut self) -> &mut Runner {
+        &mut self.runner
+    }
+
     /// Keeps the first `n` tokens, or fewer if they cannot be gone back to with this row of the rope
     /// table, and returns how many.
     ///
@@ -133,6 +138,9 @@ impl Lane {
         hidden: &[f32],
         out_rows: OutRows,
     ) -> Result<&StepOutputs, EngineError> {
+        if let Some(profiler) = self.runner.profiler() {
+            profiler.begin();
+        }
         self.inputs.clear();
         let seq = match &mut self.seq {
             Some(seq) => seq,
@@ -142,7 +150,10 @@ impl Lane {
         let share = Share { tokens, cache: seq, out_rows, hidden };
         let pages_per_seq = self.runner.largest_plan().limits.pages_per_seq;
         push_share(&mut self.inputs, &share, pages_per_seq);
-        let outputs = self.runner.run(&self.inputs)?;
+        let (outputs, profiler) = self.runner.run(&self.inputs)?;
+        if let Some(profiler) = profiler {
+            profiler.end();
+        }
         self.tokens.extend_from_slice(tokens);
         self.cache.end_step(seq, &self.tokens, tokens.len() as u32);
         Ok(outputs)

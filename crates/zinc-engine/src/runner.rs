@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use zinc_backend::{
-    Bindings, Device, Executable, States, StepInputs, StepOutputs, WeightSource, Weights,
+    Bindings, Device, Executable, Profiling, States, StepInputs, StepOutputs, WeightSource, Weights,
 };
 use zinc_models::PlanOptions;
 use zinc_plan::{Plan, TensorKind, passes};
 
 use crate::cache_shape::CacheShape;
 use crate::mtp::HIDDEN_TENSOR;
+use crate::profile::{Phase, PlanProfile, Profiler};
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -138,6 +139,9 @@ pub(crate) struct Wanted {
     pub taps: Vec<String>,
 }
 
+/// What a step gave, and what measures the host's part of it, if profiling is on.
+pub(crate) type Ran<'a> = (&'a StepOutputs, Option<&'a mut Profiler>);
+
 /// Compiled plans of a model and the cache they share.
 pub(crate) struct Runner {
     /// Plans by rising token bound: one token per sequence (decode), then the prefill chunk.
@@ -146,6 +150,8 @@ pub(crate) struct Runner {
     pooling: Option<Box<dyn Executable>>,
     outputs: StepOutputs,
     states: States,
+    /// Of all plans in order, if profiling is on.
+    profiler: Option<Box<Profiler>>,
 }
 
 impl Runner {
@@ -167,7 +173,7 @@ impl Runner {
         let compile = |plan| device.compile(Arc::new(plan), &bind);
         let mut buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
         let pooling = if shape.embeddings { buckets.pop() } else { None };
-        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), states })
+        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), states, profiler: None })
     }
 
     /// The caches.
@@ -176,24 +182,65 @@ impl Runner {
     }
 
     /// Runs one step on the smallest plan that takes its tokens.
-    pub fn run(&mut self, inputs: &StepInputs) -> Result<&StepOutputs, EngineError> {
+    pub fn run(&mut self, inputs: &StepInputs) -> Result<Ran<'_>, EngineError> {
         let n_tokens = inputs.token_ids.len();
         let fits = |max_tokens: u32| n_tokens <= max_tokens as usize;
         let smallest = self.buckets.iter().position(|bucket| fits(bucket.plan().limits.max_tokens));
         // A step larger than every plan is refused by the device with the numbers.
         let at = smallest.unwrap_or(self.buckets.len() - 1);
-        let executable = &mut self.buckets[at];
-        let ticket = executable.submit(inputs)?;
-        executable.wait(ticket, &mut self.outputs)?;
-        Ok(&self.outputs)
+        self.run_on(at, inputs)
     }
 
     /// Runs one step that gives hidden states after the final norm instead of logits.
-    pub fn run_hidden(&mut self, inputs: &StepInputs) -> Result<&StepOutputs, EngineError> {
-        let executable = self.pooling.as_mut().ok_or(EngineError::NoEmbeddings)?;
+    pub fn run_hidden(&mut self, inputs: &StepInputs) -> Result<Ran<'_>, EngineError> {
+        self.run_on(self.buckets.len(), inputs)
+    }
+
+    /// Runs one step on the plan at `at` of all.
+    fn run_on(&mut self, at: usize, inputs: &StepInputs) -> Result<Ran<'_>, EngineError> {
+        let executable = match self.buckets.get_mut(at) {
+            Some(executable) => executable,
+            None => self.pooling.as_mut().ok_or(EngineError::NoEmbeddings)?,
+        };
+        if let Some(profiler) = &mut self.profiler {
+            profiler.lap(Phase::Prepare);
+            profiler.enter(at, executable.as_mut(), inputs);
+        }
         let ticket = executable.submit(inputs)?;
+        if let Some(profiler) = &mut self.profiler {
+            profiler.lap(Phase::Submit);
+        }
         executable.wait(ticket, &mut self.outputs)?;
-        Ok(&self.outputs)
+        if let Some(profiler) = &mut self.profiler {
+            profiler.lap(Phase::Wait);
+        }
+        Ok((&self.outputs, self.profiler.as_deref_mut()))
+    }
+
+    /// Switches profiling on or off; what was measured is forgotten.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.executables_mut().for_each(|executable| executable.set_profiling(Profiling::Off));
+        let plans = self.executables().map(|executable| executable.plan());
+        self.profiler = on.then(|| Box::new(Profiler::new(plans)));
+    }
+
+    /// Measures the host's part of steps, if profiling is on.
+    pub fn profiler(&mut self) -> Option<&mut Profiler> {
+        self.profiler.as_deref_mut()
+    }
+
+    /// What was measured of each plan that ran; nothing if profiling is off.
+    pub fn profile(&self) -> Vec<PlanProfile> {
+        let report = |profiler: &Profiler| profiler.report(self.executables());
+        self.profiler.as_deref().map(report).unwrap_or_default()
+    }
+
+    fn executables(&self) -> impl Iterator<Item = &dyn Executable> {
+        self.buckets.iter().chain(&self.pooling).map(|executable| executable.as_ref() as _)
+    }
+
+    fn executables_mut(&mut self) -> impl Iterator<Item = &mut Box<dyn Executable>> {
+        self.buckets.iter_mut().chain(&mut self.pooling)
     }
 
     /// The plan with the largest bound.

@@ -27,6 +27,14 @@ pub struct Cost {
     pub flops: u64,
 }
 
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        self.read_bytes += other.read_bytes;
+        self.write_bytes += other.write_bytes;
+        self.flops += other.flops;
+    }
+}
+
 impl Bound {
     /// Actual number of rows of `dim`; a cache counts as what the queries of one token see.
     pub fn rows(&self, dim: Dim) -> u64 {
@@ -120,14 +128,9 @@ impl Plan {
 
     /// Cost of the whole step.
     pub fn cost(&self, bound: &Bound) -> Cost {
-        self.nodes.iter().map(|node| self.node_cost(node, bound)).fold(
-            Cost::default(),
-            |sum, cost| Cost {
-                read_bytes: sum.read_bytes + cost.read_bytes,
-                write_bytes: sum.write_bytes + cost.write_bytes,
-                flops: sum.flops + cost.flops,
-            },
-        )
+        let mut all = Cost::default();
+        self.nodes.iter().for_each(|node| all += self.node_cost(node, bound));
+        all
     }
 
     /// Bytes of all weights the plan names.

@@ -12,6 +12,7 @@ mod builder;
 mod caps;
 mod cost;
 mod error;
+mod node_kind;
 mod op;
 pub mod passes;
 mod plan;
@@ -21,6 +22,7 @@ pub use builder::Builder;
 pub use caps::{ActivationType, Caps};
 pub use cost::{Bound, Cost};
 pub use error::PlanError;
+pub use node_kind::NodeKind;
 pub use op::{
     Activation, Attention, CausalConv1d, Embed, ExpertCombine, ExpertGateUpAct, ExpertGroups,
     ExpertMatMul, GateUpAct, GatedAct, GatedDeltaNet, Gating, GroupScore, HeadMatMul, HeadOrder,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, StepInputs, StepOutputs, StepSizes, Ticket,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs, StepSizes, Ticket,
     WeightSource,
 };
 use zinc_plan::{
@@ -24,9 +24,8 @@ pub(crate) struct ReferenceExecutable {
     /// Values of the latest step, by tensor; expert ids are held as f32 too.
     values: HashMap<TensorId, Vec<f32>>,
     n_steps: u64,
-    /// Time of each node, when profiling.
-    times: Option<Vec<Duration>>,
-    n_profiled: u64,
+    profiling: Profiling,
+    profile: Profile,
 }
 
 /// A row-major f32 matrix: one row per token, sequence or output.
@@ -72,7 +71,7 @@ impl ReferenceExecutable {
             states.insert(id, state_store.bind(&plan, id)?);
         }
         let values = HashMap::new();
-        Ok(Self { plan, weights, states, values, n_steps: 0, times: None, n_profiled: 0 })
+        Ok(Self { plan, weights, states, values, n_steps: 0, profiling: Profiling::Off, profile: Profile::default() })
     }
 
     fn run(&mut self, inputs: &StepInputs) -> Result<(), DeviceError> {
@@ -85,11 +84,18 @@ impl ReferenceExecutable {
             for (id, result) in node.writes.iter().zip(step.node(node)?) {
                 self.values.insert(*id, result.data);
             }
-            if let Some(times) = &mut self.times {
-                times[idx] += start.elapsed();
+            if self.profiling == Profiling::Nodes {
+                self.profile.nodes[idx].time += start.elapsed();
             }
         }
-        self.n_profiled += u64::from(self.times.is_some());
+        match self.profiling {
+            Profiling::Off => {}
+            Profiling::Steps => {
+                self.profile.n_steps += 1;
+                self.profile.n_submissions += 1;
+            }
+            Profiling::Nodes => self.profile.n_timed_steps += 1,
+        }
         Ok(())
     }
 
@@ -311,13 +317,19 @@ impl Executable for ReferenceExecutable {
         Ok(())
     }
 
-    fn set_profiling(&mut self, on: bool) {
-        self.times = on.then(|| vec![Duration::ZERO; self.plan.nodes.len()]);
-        self.n_profiled = 0;
+    fn set_profiling(&mut self, what: Profiling) {
+        self.profiling = what;
+        match what {
+            Profiling::Off => self.profile = Profile::default(),
+            Profiling::Nodes if self.profile.nodes.is_empty() => {
+                let zero = |node| NodeTime { nodes: node..node + 1, time: Duration::ZERO };
+                self.profile.nodes = (0..self.plan.nodes.len()).map(zero).collect();
+            }
+            Profiling::Steps | Profiling::Nodes => {}
+        }
     }
 
-    fn profile(&self) -> Vec<NodeTime> {
-        let times = self.times.iter().flatten().enumerate();
-        times.map(|(node, time)| NodeTime { node, time: *time, n_steps: self.n_profiled }).collect()
+    fn profile(&self) -> Profile {
+        self.profile.clone()
     }
 }

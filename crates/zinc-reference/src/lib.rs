@@ -84,6 +84,9 @@ impl Default for ReferenceDevice {
     }
 }
 
+/// Bytes read to measure the memory.
+const MEASURED_BYTES: usize = 256 << 20;
+
 impl Device for ReferenceDevice {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -111,6 +114,10 @@ impl Device for ReferenceDevice {
 
     fn alloc_states(&self, plan: &Plan) -> Result<States, DeviceError> {
         Ok(States(Arc::new(StateStore::new(plan)?)))
+    }
+
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError> {
+        Ok(zinc_backend::host_read_bandwidth(1, MEASURED_BYTES))
     }
 
     fn state_access(&self) -> Option<&dyn StateAccess> {

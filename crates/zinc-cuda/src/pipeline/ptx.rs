@@ -35,6 +35,7 @@ modules!(
     "matfloat",
     "matmul",
     "matvec",
+    "measure",
     "moe",
     "norm",
     "prepare",

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use zinc_backend::{
-    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, States, StepInputs,
-    StepOutputs, StepSizes, Ticket, WeightSource, Weights,
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, Profile, Profiling, States,
+    StepInputs, StepOutputs, StepSizes, Ticket, Variant, WeightSource, Weights,
 };
 use zinc_cuda::launch::Launch;
-use zinc_cuda::lower::{Bucket, Card, InputLayout, Lowering, Places};
+use zinc_cuda::lower::{Bucket, Card, InputLayout, Lowered, Lowering, Places};
 use zinc_cuda::store::{RowLayout, repack_launch};
 use zinc_plan::{InputKind, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
@@ -158,6 +158,20 @@ impl Device for HostDevice {
         Ok(States(Arc::new(named)))
     }
 
+    /// Of the host: its own memory stands for the card's.
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError> {
+        Ok(zinc_backend::host_read_bandwidth(1, 1 << 20))
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let own = self.shared.options.batch_invariant;
+        let variant = |batch_invariant: bool| Variant {
+            name: if batch_invariant { "invariant" } else { "by size" }.into(),
+            device: Arc::new(HostDevice::new(Options { batch_invariant, ..self.shared.options })),
+        };
+        [own, !own].map(variant).into()
+    }
+
     fn compile(
         &self,
         plan: Arc<Plan>,
@@ -190,6 +204,8 @@ impl Device for HostDevice {
             memory,
             outputs: StepOutputs::default(),
             n_steps: 0,
+            profiling: Profiling::Off,
+            profile: Profile::default(),
         };
         let needs = exec.lowering(Bucket::largest(&exec.plan)).run()?;
         exec.persistent_bytes = needs.persistent_bytes;
@@ -258,6 +274,8 @@ struct HostExecutable {
     persistent_bytes: u64,
     outputs: StepOutputs,
     n_steps: u64,
+    profiling: Profiling,
+    profile: Profile,
 }
 
 impl HostExecutable {
@@ -281,6 +299,38 @@ impl HostExecutable {
             };
             buffer.write(offset as usize, values);
         }
+    }
+
+    /// Runs the launches, and takes the times of the spans of nodes that they name if asked for.
+    fn run(&mut self, lowered: &Lowered) -> Result<(), DeviceError> {
+        let mut launches = lowered.launches.iter().peekable();
+        let mut nodes = Vec::new();
+        for span in &lowered.spans {
+            let start = Instant::now();
+            while let Some(launch) = launches.next_if(|launch| launch.node == span.start) {
+                self.shared.run(launch)?;
+            }
+            nodes.push(NodeTime { nodes: span.clone(), time: start.elapsed() });
+        }
+        if let Some(launch) = launches.next() {
+            let reason = format!("{launch} of node {} belongs to no span", launch.node);
+            return Err(failed(TestError::Mismatch(reason)));
+        }
+        match self.profiling {
+            Profiling::Off => {}
+            Profiling::Steps => {
+                self.profile.n_steps += 1;
+                self.profile.n_submissions += lowered.launches.len() as u64;
+            }
+            Profiling::Nodes => {
+                self.profile.n_timed_steps += 1;
+                for (before, now) in self.profile.nodes.iter().zip(&mut nodes) {
+                    now.time += before.time;
+                }
+                self.profile.nodes = nodes;
+            }
+        }
+        Ok(())
     }
 
     /// Nobody may have written between the values.
@@ -338,7 +388,7 @@ impl Executable for HostExecutable {
         self.memory.arena.fill(0xff);
         self.memory.scratch.fill(0xff);
         let lowered = self.lowering(Bucket::of(&sizes, &self.plan)).run()?;
-        lowered.launches.iter().try_for_each(|launch| self.shared.run(launch))?;
+        self.run(&lowered)?;
         self.check_gaps()?;
         let outputs = self.plan.outputs.iter().map(|id| self.read_output(*id, sizes));
         self.outputs.values = outputs.collect::<Result<_, _>>()?;
@@ -351,9 +401,14 @@ impl Executable for HostExecutable {
         Ok(())
     }
 
-    fn set_profiling(&mut self, _: bool) {}
+    fn set_profiling(&mut self, what: Profiling) {
+        self.profiling = what;
+        if what == Profiling::Off {
+            self.profile = Profile::default();
+        }
+    }
 
-    fn profile(&self) -> Vec<NodeTime> {
-        Vec::new()
+    fn profile(&self) -> Profile {
+        self.profile.clone()
     }
 }

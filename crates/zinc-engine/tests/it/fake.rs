@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use zinc_backend::{
-    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, States, StepInputs,
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, Profile, Profiling, States, StepInputs,
     StepOutputs, Ticket, WeightSource, Weights,
 };
 use zinc_plan::Plan;
@@ -44,6 +44,10 @@ impl Device for FakeDevice {
 
     fn alloc_states(&self, _: &Plan) -> Result<States, DeviceError> {
         Ok(States(Arc::new(())))
+    }
+
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError> {
+        Ok(1.0)
     }
 
     fn compile(
@@ -89,9 +93,9 @@ impl Executable for FakeExecutable {
         Ok(())
     }
 
-    fn set_profiling(&mut self, _: bool) {}
+    fn set_profiling(&mut self, _: Profiling) {}
 
-    fn profile(&self) -> Vec<NodeTime> {
-        Vec::new()
+    fn profile(&self) -> Profile {
+        Profile::default()
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use zinc_backend::{
-    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, States, StepInputs,
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, Profile, Profiling, States, StepInputs,
     StepOutputs, Ticket, WeightSource, Weights,
 };
 use zinc_engine::{EngineOptions, LoadedModel, Model};
@@ -347,6 +347,10 @@ impl<D: Device> Device for Faulty<D> {
         self.inner.alloc_states(plan)
     }
 
+    fn measure_read_bandwidth(&self) -> Result<f64, DeviceError> {
+        self.inner.measure_read_bandwidth()
+    }
+
     fn compile(
         &self,
         plan: Arc<Plan>,
@@ -374,11 +378,11 @@ impl Executable for FaultyExecutable {
         self.inner.wait(ticket, outputs)
     }
 
-    fn set_profiling(&mut self, on: bool) {
-        self.inner.set_profiling(on);
+    fn set_profiling(&mut self, what: Profiling) {
+        self.inner.set_profiling(what);
     }
 
-    fn profile(&self) -> Vec<NodeTime> {
+    fn profile(&self) -> Profile {
         self.inner.profile()
     }
 }
