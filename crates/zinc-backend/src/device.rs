@@ -211,10 +211,10 @@ pub trait Executable: Send {
     /// [`DeviceError::Lost`].
     fn wait(&mut self, ticket: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError>;
 
-    /// Chooses what the next steps measure. [`Profiling::Steps`] and [`Profiling::Nodes`] may take
-    /// turns, each adds to what it has measured before; [`Profiling::Off`] forgets everything.
+    /// Chooses what the next steps measure.
     fn set_profiling(&mut self, what: Profiling);
 
-    /// What was measured since profiling was switched on; nothing when it is off.
+    /// What the newest step measured; nothing if profiling was off. A step under
+    /// [`Profiling::Nodes`] is over when [`Executable::submit`] returns.
     fn profile(&self) -> Profile;
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 /// What an executable measures while it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Profiling {
-    /// Nothing, at no cost; forgets what was measured.
+    /// Nothing, at no cost.
     #[default]
     Off,
-    /// Steps run as always; what is handed to the device is counted.
+    /// Steps run as always; what they hand to the device is counted.
     Steps,
     /// Nodes run one after the other with their times taken. A step takes longer so, and is handed
     /// over in parts.
@@ -21,24 +21,21 @@ pub enum Profiling {
 /// Time spent in neighbouring nodes of the plan that a device computes as one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeTime {
-    /// Indices in `Plan::nodes`; together the spans of a profile are all nodes, in order.
+    /// Indices in `Plan::nodes`; together the spans of a step are all nodes, in order.
     pub nodes: Range<usize>,
-    /// Time from start to end, summed over the timed steps.
+    /// Time from start to end.
     pub time: Duration,
 }
 
-/// What an executable has measured since profiling was switched on.
+/// What an executable measured of the newest step.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Profile {
-    /// Steps that ran under [`Profiling::Steps`].
-    pub n_steps: u64,
-    /// How often those steps handed work to the device: a graph, a kernel, a walk through the nodes.
+    /// How often the step handed work to the device: a graph, a kernel, a walk through the nodes.
     pub n_submissions: u64,
-    /// Copies to and from the device that those steps asked for besides.
+    /// Copies to and from the device that it asked for besides.
     pub n_copies: u64,
-    /// Steps that ran under [`Profiling::Nodes`].
-    pub n_timed_steps: u64,
-    /// Times of the nodes in those; empty if there are none.
+    /// Times of the nodes under [`Profiling::Nodes`]. Which nodes are computed as one may depend on the
+    /// size of the step.
     pub nodes: Vec<NodeTime>,
 }
 

@@ -72,9 +72,7 @@ pub(crate) struct CpuExecutable {
     sizes: StepSizes,
     n_steps: u64,
     profiling: Profiling,
-    /// Counts of steps; times are in `times`.
-    profile: Profile,
-    /// Nanoseconds of each plan node.
+    /// Nanoseconds of each plan node in the newest timed step.
     times: Vec<AtomicU64>,
     states: Arc<StateStore>,
     // Kept alive for the addresses in `steps` and `inputs`.
@@ -139,7 +137,6 @@ impl CpuExecutable {
             sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
             n_steps: 0,
             profiling: Profiling::Off,
-            profile: Profile::default(),
             times: plan.nodes.iter().map(|_| AtomicU64::new(0)).collect(),
             _weights: bind.weights.clone(),
             _buffers: buffers,
@@ -221,6 +218,9 @@ impl Executable for CpuExecutable {
     fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
         self.sizes = inputs.check(&self.plan)?;
         self.load(inputs);
+        if self.profiling == Profiling::Nodes {
+            self.times.iter_mut().for_each(|time| *time.get_mut() = 0);
+        }
         let exec = &*self;
         let result = {
             let _turn = exec.states.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,14 +228,6 @@ impl Executable for CpuExecutable {
         };
         result.map_err(|panicked| DeviceError::Lost { device: NAME.into(), reason: panicked.0 })?;
         self.n_steps += 1;
-        match self.profiling {
-            Profiling::Off => {}
-            Profiling::Steps => {
-                self.profile.n_steps += 1;
-                self.profile.n_submissions += 1;
-            }
-            Profiling::Nodes => self.profile.n_timed_steps += 1,
-        }
         Ok(Ticket(self.n_steps))
     }
 
@@ -259,19 +251,16 @@ impl Executable for CpuExecutable {
 
     fn set_profiling(&mut self, what: Profiling) {
         self.profiling = what;
-        if what == Profiling::Off {
-            self.profile = Profile::default();
-            self.times.iter_mut().for_each(|time| *time.get_mut() = 0);
-        }
     }
 
     fn profile(&self) -> Profile {
-        let times = self.times.iter().enumerate().filter(|_| self.profile.n_timed_steps > 0);
+        let times = self.times.iter().filter(|_| self.profiling == Profiling::Nodes).enumerate();
         let nodes = times.map(|(node, time)| NodeTime {
             nodes: node..node + 1,
             time: Duration::from_nanos(time.load(Ordering::Relaxed)),
         });
-        Profile { nodes: nodes.collect(), ..self.profile.clone() }
+        let n_submissions = u64::from(self.profiling != Profiling::Off);
+        Profile { n_submissions, n_copies: 0, nodes: nodes.collect() }
     }
 }
 

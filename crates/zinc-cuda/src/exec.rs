@@ -1,7 +1,6 @@
 //! A compiled plan: steps copied in, replayed, copied out. Several may be under way.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,13 +241,17 @@ impl CudaExecutable {
         let n_bytes =
             write_inputs(self.slots[slot].inputs.bytes_mut(), &self.input_layout, inputs, sizes);
         self.slots[slot].inputs.upload(&self.input_buffer, 0, n_bytes)?;
+        self.profile.nodes.clear();
         let mut n_copies = 1;
         if let Some(recording) = self.recordings.get(&bucket) {
             match (self.profiling, &self.hold) {
                 (Profiling::Nodes, Some(hold)) => {
                     time_nodes(&self.shared, recording, hold, &mut self.profile)?;
                 }
-                _ => recording.graph.launch()?,
+                _ => {
+                    recording.graph.launch()?;
+                    self.profile.n_submissions = 1;
+                }
             }
         }
         for output in &self.outputs {
@@ -264,11 +267,7 @@ impl CudaExecutable {
                 n_copies += 1;
             }
         }
-        if self.profiling == Profiling::Steps {
-            self.profile.n_steps += 1;
-            self.profile.n_submissions += 1;
-            self.profile.n_copies += n_copies;
-        }
+        self.profile.n_copies = n_copies;
         self.slots[slot].done.record()
     }
 }
@@ -297,14 +296,12 @@ fn time_nodes(
         marks.push(mark()?);
     }
     context.synchronize()?;
-    if profile.nodes.is_empty() {
-        let zero = |span: &Range<usize>| NodeTime { nodes: span.clone(), time: Duration::ZERO };
-        profile.nodes = recording.spans.iter().map(zero).collect();
+    for (span, pair) in recording.spans.iter().zip(marks.windows(2)) {
+        let seconds = f64::from(pair[1].ms_since(&pair[0])?.max(0.0)) / 1e3;
+        let time = Duration::from_secs_f64(seconds);
+        profile.nodes.push(NodeTime { nodes: span.clone(), time });
     }
-    for (node, pair) in profile.nodes.iter_mut().zip(marks.windows(2)) {
-        node.time += Duration::from_secs_f64(f64::from(pair[1].ms_since(&pair[0])?.max(0.0)) / 1e3);
-    }
-    profile.n_timed_steps += 1;
+    profile.n_submissions = recording.launches.len() as u64;
     Ok(())
 }
 
@@ -392,13 +389,13 @@ impl Executable for CudaExecutable {
 
     fn set_profiling(&mut self, what: Profiling) {
         self.profiling = what;
-        if what == Profiling::Off {
-            self.profile = Profile::default();
-        }
     }
 
     fn profile(&self) -> Profile {
-        self.profile.clone()
+        match self.profiling {
+            Profiling::Off => Profile::default(),
+            Profiling::Steps | Profiling::Nodes => self.profile.clone(),
+        }
     }
 }
 

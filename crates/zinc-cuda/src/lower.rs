@@ -189,6 +189,8 @@ pub struct Lowering<'a> {
     inputs: InputLayout,
     launches: Vec<Launch>,
     node: usize,
+    /// The next node to lower: launches may do the work of several.
+    resume: usize,
     persistent_bytes: u64,
     transient_bytes: u64,
     transient_max: u64,
@@ -201,8 +203,7 @@ pub struct Lowering<'a> {
 pub struct Lowered {
     /// In the order they run.
     pub launches: Vec<Launch>,
-    /// Nodes that were lowered together, in order: all of the plan, and the same ones for every bucket. The launches of
-    /// each name its first node.
+    /// Nodes that were lowered together, in order: all of the plan. Launches name the first node of theirs.
     pub spans: Vec<Range<usize>>,
     /// Bytes of scratch that lives over the step.
     pub persistent_bytes: u64,
@@ -229,6 +230,7 @@ impl<'a> Lowering<'a> {
             inputs: InputLayout::of(plan),
             launches: Vec::new(),
             node: 0,
+            resume: 0,
             persistent_bytes: 0,
             transient_bytes: 0,
             transient_max: 0,
@@ -245,17 +247,17 @@ impl<'a> Lowering<'a> {
         let plan = self.plan;
         let mut spans: Vec<Range<usize>> = Vec::with_capacity(plan.nodes.len());
         for (idx, node) in plan.nodes.iter().enumerate() {
-            // Launches may do the work of several nodes.
-            if spans.last().is_some_and(|span| idx < span.end) {
+            if idx < self.resume {
                 continue;
             }
             self.node = idx;
+            self.resume = idx + 1;
             self.transient_bytes = 0;
-            let n_nodes = match self.prepare(idx)? {
-                Some(n_nodes) => n_nodes,
-                None => self.lower(node).map(|()| 1)?,
-            };
-            spans.push(idx..idx + n_nodes);
+            match self.prepare(idx)? {
+                Some(n_nodes) => self.resume = idx + n_nodes,
+                None => self.lower(node)?,
+            }
+            spans.push(idx..self.resume);
         }
         Ok(Lowered {
             launches: self.launches,

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use zinc_backend::StepInputs;
+use zinc_backend::{Device, StepInputs};
 
 use crate::cache::{Cache, HostTier, SeqCache};
 use crate::draft::N_SEQS_MAX;
@@ -122,6 +122,11 @@ impl Engine {
         self.loaded.model()
     }
 
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.loaded.device()
+    }
+
     /// Longest sequence, prompt and answer, in tokens.
     pub fn n_ctx(&self) -> u32 {
         self.n_ctx
@@ -144,15 +149,16 @@ impl Engine {
         }
     }
 
-    /// Switches profiling on or off; what was measured is forgotten. While it is on, every other step
-    /// runs with its operations timed, and slower.
+    /// Begins to measure steps, or goes on, or pauses. While profiling is on, every other step runs with
+    /// its operations timed, and slower.
     pub fn set_profiling(&mut self, on: bool) {
         self.runner.set_profiling(on);
     }
 
-    /// What was measured of each plan that ran a step; nothing if profiling is off.
-    pub fn profile(&self) -> Vec<PlanProfile> {
-        self.runner.profile()
+    /// What was measured of each plan that ran a step while profiling was on, since this was last asked
+    /// for; ends profiling.
+    pub fn take_profile(&mut self) -> Vec<PlanProfile> {
+        self.runner.take_profile()
     }
 
     /// Whether no request waits or runs.

@@ -114,14 +114,14 @@ impl Evaluator {
         self.loaded.model()
     }
 
-    /// Switches profiling on or off: see [`Engine::set_profiling`](crate::Engine::set_profiling).
+    /// Begins to measure steps, or pauses: see [`Engine::set_profiling`](crate::Engine::set_profiling).
     pub fn set_profiling(&mut self, on: bool) {
         self.lane.runner().set_profiling(on);
     }
 
-    /// What was measured of each plan that ran a step; nothing if profiling is off.
-    pub fn profile(&mut self) -> Vec<PlanProfile> {
-        self.lane.runner().profile()
+    /// What was measured since this was last asked for; ends profiling.
+    pub fn take_profile(&mut self) -> Vec<PlanProfile> {
+        self.lane.runner().take_profile()
     }
 
     /// Tokens computed so far.

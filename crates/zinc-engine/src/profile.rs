@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use zinc_backend::{Executable, Profiling, StepInputs};
+use zinc_backend::{Executable, NodeTime, Profiling, StepInputs};
 use zinc_plan::{Bound, Cost, NodeKind, Plan};
 
 /// What the host does in a step, in order.
@@ -54,8 +54,8 @@ impl Phase {
 pub struct OpProfile {
     /// What is computed; several kinds where the device joins nodes.
     pub kinds: Vec<NodeKind>,
-    /// How often a step does this.
-    pub n_per_step: usize,
+    /// How often the timed steps did this, all together.
+    pub n_times: u64,
     /// Time in all timed steps.
     pub time: Duration,
     /// What is moved and computed in all timed steps, by the sizes of the plan's tensors.
@@ -97,30 +97,32 @@ pub(crate) struct Profiler {
 }
 
 /// What is known of one plan's steps.
-#[derive(Clone)]
 struct Steps {
     n_steps: u64,
     n_tokens: u64,
     host: [Duration; Phase::ALL.len()],
     n_timed_steps: u64,
     n_timed_tokens: u64,
-    /// Of each node, in all timed steps.
-    costs: Vec<Cost>,
+    n_submissions: u64,
+    n_copies: u64,
+    ops: Vec<OpProfile>,
 }
 
 impl Profiler {
-    /// For executables in this order.
-    pub fn new<'a>(plans: impl Iterator<Item = &'a Plan>) -> Profiler {
-        let steps = |plan: &Plan| Steps {
+    /// For `n` executables.
+    pub fn new(n: usize) -> Profiler {
+        let steps = |_| Steps {
             n_steps: 0,
             n_tokens: 0,
             host: Default::default(),
             n_timed_steps: 0,
             n_timed_tokens: 0,
-            costs: vec![Cost::default(); plan.nodes.len()],
+            n_submissions: 0,
+            n_copies: 0,
+            ops: Vec::new(),
         };
         let laps = Default::default();
-        Profiler { plans: plans.map(steps).collect(), mark: Instant::now(), laps, current: None }
+        Profiler { plans: (0..n).map(steps).collect(), mark: Instant::now(), laps, current: None }
     }
 
     /// A step begins.
@@ -149,13 +151,21 @@ impl Profiler {
             steps.n_tokens += n_tokens;
             return executable.set_profiling(Profiling::Steps);
         }
-        executable.set_profiling(Profiling::Nodes);
         steps.n_timed_steps += 1;
         steps.n_timed_tokens += n_tokens;
-        let plan = executable.plan();
-        let bound = bound(inputs, plan);
-        for (cost, node) in steps.costs.iter_mut().zip(&plan.nodes) {
-            *cost += plan.node_cost(node, &bound);
+        executable.set_profiling(Profiling::Nodes);
+    }
+
+    /// The executable has run the step that was last announced.
+    pub fn leave(&mut self, executable: &dyn Executable, inputs: &StepInputs) {
+        let Some((idx, is_timed)) = self.current else { return };
+        let (steps, plan) = (&mut self.plans[idx], executable.plan());
+        let profile = executable.profile();
+        if is_timed {
+            steps.add(plan, &profile.nodes, &bound(inputs, plan));
+        } else {
+            steps.n_submissions += profile.n_submissions;
+            steps.n_copies += profile.n_copies;
         }
     }
 
@@ -168,42 +178,42 @@ impl Profiler {
         self.laps = Default::default();
     }
 
-    /// What was measured; `executables` are those it was made for. Plans that ran no step are left out.
-    pub fn report<'a>(
-        &self,
-        executables: impl Iterator<Item = &'a dyn Executable>,
-    ) -> Vec<PlanProfile> {
-        let with_steps = self.plans.iter().zip(executables);
+    /// What was measured; `plans` are those of the executables it was made for. Plans that ran no step are left out.
+    pub fn report<'a>(&self, plans: impl Iterator<Item = &'a Plan>) -> Vec<PlanProfile> {
+        let with_steps = self.plans.iter().zip(plans);
         let with_steps = with_steps.filter(|(steps, _)| steps.n_timed_steps > 0);
-        with_steps.map(|(steps, executable)| steps.report(executable)).collect()
+        with_steps.map(|(steps, plan)| steps.report(plan)).collect()
     }
 }
 
 impl Steps {
-    fn report(&self, executable: &dyn Executable) -> PlanProfile {
-        let (plan, profile) = (executable.plan(), executable.profile());
-        let mut ops: Vec<OpProfile> = Vec::new();
-        for timed in &profile.nodes {
-            let kinds: Vec<NodeKind> =
-                plan.nodes[timed.nodes.clone()].iter().map(|node| plan.node_kind(node)).collect();
-            let at = ops.iter().position(|op| op.kinds == kinds).unwrap_or_else(|| {
+    /// Adds the times of one step.
+    fn add(&mut self, plan: &Plan, times: &[NodeTime], bound: &Bound) {
+        for timed in times {
+            let nodes = &plan.nodes[timed.nodes.clone()];
+            let kinds: Vec<NodeKind> = nodes.iter().map(|node| plan.node_kind(node)).collect();
+            let at = self.ops.iter().position(|op| op.kinds == kinds).unwrap_or_else(|| {
                 let (time, cost) = (Duration::ZERO, Cost::default());
-                ops.push(OpProfile { kinds, n_per_step: 0, time, cost });
-                ops.len() - 1
+                self.ops.push(OpProfile { kinds, n_times: 0, time, cost });
+                self.ops.len() - 1
             });
-            let op = &mut ops[at];
-            op.n_per_step += 1;
+            let op = &mut self.ops[at];
+            op.n_times += 1;
             op.time += timed.time;
-            self.costs[timed.nodes.clone()].iter().for_each(|cost| op.cost += *cost);
+            nodes.iter().for_each(|node| op.cost += plan.node_cost(node, bound));
         }
+    }
+
+    fn report(&self, plan: &Plan) -> PlanProfile {
+        let mut ops = self.ops.clone();
         ops.sort_by_key(|op| std::cmp::Reverse(op.time));
         PlanProfile {
             plan: plan.name.clone(),
             max_tokens: plan.limits.max_tokens,
             n_steps: self.n_steps,
             n_tokens: self.n_tokens,
-            n_submissions: profile.n_submissions,
-            n_copies: profile.n_copies,
+            n_submissions: self.n_submissions,
+            n_copies: self.n_copies,
             host: self.host,
             n_timed_steps: self.n_timed_steps,
             n_timed_tokens: self.n_timed_tokens,

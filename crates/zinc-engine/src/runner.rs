@@ -150,8 +150,9 @@ pub(crate) struct Runner {
     pooling: Option<Box<dyn Executable>>,
     outputs: StepOutputs,
     states: States,
-    /// Of all plans in order, if profiling is on.
+    /// Of all plans in order, once profiling was switched on.
     profiler: Option<Box<Profiler>>,
+    profiling: bool,
 }
 
 impl Runner {
@@ -173,7 +174,7 @@ impl Runner {
         let compile = |plan| device.compile(Arc::new(plan), &bind);
         let mut buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
         let pooling = if shape.embeddings { buckets.pop() } else { None };
-        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), states, profiler: None })
+        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), states, profiler: None, profiling: false })
     }
 
     /// The caches.
@@ -202,45 +203,50 @@ impl Runner {
             Some(executable) => executable,
             None => self.pooling.as_mut().ok_or(EngineError::NoEmbeddings)?,
         };
-        if let Some(profiler) = &mut self.profiler {
+        let mut profiler = self.profiler.as_deref_mut().filter(|_| self.profiling);
+        if let Some(profiler) = &mut profiler {
             profiler.lap(Phase::Prepare);
             profiler.enter(at, executable.as_mut(), inputs);
         }
         let ticket = executable.submit(inputs)?;
-        if let Some(profiler) = &mut self.profiler {
+        if let Some(profiler) = &mut profiler {
             profiler.lap(Phase::Submit);
         }
         executable.wait(ticket, &mut self.outputs)?;
-        if let Some(profiler) = &mut self.profiler {
+        if let Some(profiler) = &mut profiler {
             profiler.lap(Phase::Wait);
+            profiler.leave(executable.as_ref(), inputs);
         }
-        Ok((&self.outputs, self.profiler.as_deref_mut()))
+        Ok((&self.outputs, profiler))
     }
 
-    /// Switches profiling on or off; what was measured is forgotten.
+    /// Begins to measure steps, or goes on, or pauses.
     pub fn set_profiling(&mut self, on: bool) {
-        self.executables_mut().for_each(|executable| executable.set_profiling(Profiling::Off));
-        let plans = self.executables().map(|executable| executable.plan());
-        self.profiler = on.then(|| Box::new(Profiler::new(plans)));
+        self.profiling = on;
+        if on {
+            let n_plans = self.executables().count();
+            self.profiler.get_or_insert_with(|| Box::new(Profiler::new(n_plans)));
+        } else {
+            let executables = self.buckets.iter_mut().chain(&mut self.pooling);
+            executables.for_each(|executable| executable.set_profiling(Profiling::Off));
+        }
     }
 
-    /// Measures the host's part of steps, if profiling is on.
+    /// Measures the host's part of steps, while profiling is on.
     pub fn profiler(&mut self) -> Option<&mut Profiler> {
-        self.profiler.as_deref_mut()
+        self.profiler.as_deref_mut().filter(|_| self.profiling)
     }
 
-    /// What was measured of each plan that ran; nothing if profiling is off.
-    pub fn profile(&self) -> Vec<PlanProfile> {
-        let report = |profiler: &Profiler| profiler.report(self.executables());
-        self.profiler.as_deref().map(report).unwrap_or_default()
+    /// What was measured of each plan that ran since this was last asked for; stops profiling.
+    pub fn take_profile(&mut self) -> Vec<PlanProfile> {
+        self.set_profiling(false);
+        let profiler = self.profiler.take();
+        let plans = self.executables().map(|executable| executable.plan());
+        profiler.map(|profiler| profiler.report(plans)).unwrap_or_default()
     }
 
-    fn executables(&self) -> impl Iterator<Item = &dyn Executable> {
-        self.buckets.iter().chain(&self.pooling).map(|executable| executable.as_ref() as _)
-    }
-
-    fn executables_mut(&mut self) -> impl Iterator<Item = &mut Box<dyn Executable>> {
-        self.buckets.iter_mut().chain(&mut self.pooling)
+    fn executables(&self) -> impl Iterator<Item = &Box<dyn Executable>> {
+        self.buckets.iter().chain(&self.pooling)
     }
 
     /// The plan with the largest bound.

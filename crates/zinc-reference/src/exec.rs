@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use zinc_backend::{
     Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs, StepSizes, Ticket,
@@ -77,6 +77,8 @@ impl ReferenceExecutable {
     fn run(&mut self, inputs: &StepInputs) -> Result<(), DeviceError> {
         let sizes = inputs.check(&self.plan)?;
         self.values.clear();
+        self.profile.nodes.clear();
+        self.profile.n_submissions = u64::from(self.profiling != Profiling::Off);
         let plan = self.plan.clone();
         for (idx, node) in plan.nodes.iter().enumerate() {
             let start = Instant::now();
@@ -85,16 +87,8 @@ impl ReferenceExecutable {
                 self.values.insert(*id, result.data);
             }
             if self.profiling == Profiling::Nodes {
-                self.profile.nodes[idx].time += start.elapsed();
+                self.profile.nodes.push(NodeTime { nodes: idx..idx + 1, time: start.elapsed() });
             }
-        }
-        match self.profiling {
-            Profiling::Off => {}
-            Profiling::Steps => {
-                self.profile.n_steps += 1;
-                self.profile.n_submissions += 1;
-            }
-            Profiling::Nodes => self.profile.n_timed_steps += 1,
         }
         Ok(())
     }
@@ -319,14 +313,6 @@ impl Executable for ReferenceExecutable {
 
     fn set_profiling(&mut self, what: Profiling) {
         self.profiling = what;
-        match what {
-            Profiling::Off => self.profile = Profile::default(),
-            Profiling::Nodes if self.profile.nodes.is_empty() => {
-                let zero = |node| NodeTime { nodes: node..node + 1, time: Duration::ZERO };
-                self.profile.nodes = (0..self.plan.nodes.len()).map(zero).collect();
-            }
-            Profiling::Steps | Profiling::Nodes => {}
-        }
     }
 
     fn profile(&self) -> Profile {

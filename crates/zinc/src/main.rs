@@ -24,6 +24,7 @@ mod model;
 mod need;
 mod new_file;
 mod output;
+mod profile;
 mod progress;
 mod pull_progress;
 mod quantize;

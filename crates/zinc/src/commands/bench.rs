@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use zinc_engine::{
-    Engine, EngineOptions, Evaluator, Event, LoadedModel, Request, SamplingParams, Speculation,
+    Engine, EngineOptions, Evaluator, Event, LoadedModel, PlanProfile, Request, SamplingParams, Speculation,
     Taps,
 };
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs, parse_speculation};
+use crate::profile::{self, ProfileArgs};
 use crate::progress::{Progress, Unit};
 use crate::traffic::Traffic;
 use crate::{model, output, report, tokens};
@@ -43,6 +44,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    profile: ProfileArgs,
+    #[command(flatten)]
     step: StepArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -65,6 +68,9 @@ struct Measurement {
     kv_type: &'static str,
     repetitions: u32,
     load_s: f64,
+    /// Of two more runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<profile::Report>,
 }
 
 /// One of the tests.
@@ -159,12 +165,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             times.push(bench.measure(test)?);
             tick();
         }
-        results.push(measurement(args, test, times, &traffic, &loaded, load_time));
+        let mut result = measurement(args, test, times, &traffic, &loaded, load_time);
+        if args.profile.profile {
+            let plans = bench.profile(test)?;
+            result.profile = Some(profile::Report::new(loaded.device().as_ref(), &plans)?);
+        }
+        results.push(result);
     }
     progress.finish();
-    match args.json {
-        true => output::json(&results)?,
-        false => output::text(&people(&results))?,
+    if args.json {
+        output::json(&results)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::text(&people(&results))?;
+    for result in &results {
+        if let Some(profile) = &result.profile {
+            report::note(format_args!("\n{}: {}", result.test, profile.for_people().trim_end()));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,6 +204,8 @@ struct Bench<'a> {
     evaluator: Evaluator,
     /// For several sequences.
     engine: Option<Engine>,
+    /// Whether runs are profiled.
+    profiling: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -200,14 +219,27 @@ impl<'a> Bench<'a> {
             1 => None,
             _ => Some(Engine::new(Arc::clone(loaded), options)?),
         };
-        Ok(Bench { args, evaluator, engine })
+        Ok(Bench { args, evaluator, engine, profiling: false })
+    }
+
+    /// What the steps of `test` do, of a first run with their operations timed and a second one.
+    fn profile(&mut self, test: Test) -> anyhow::Result<Vec<PlanProfile>> {
+        self.profiling = true;
+        for _ in 0..2 {
+            self.measure(test)?;
+        }
+        self.profiling = false;
+        Ok(match (&mut self.engine, test) {
+            (Some(engine), Test::Generate(_)) => engine.take_profile(),
+            _ => self.evaluator.take_profile(),
+        })
     }
 
     /// Time of one run of `test` after filling the cache to the depth asked for.
     fn measure(&mut self, test: Test) -> anyhow::Result<Duration> {
         let n_vocab = self.evaluator.model().config().n_vocab;
         if let (Test::Generate(n), Some(engine)) = (test, &mut self.engine) {
-            return generate(engine, self.args, n, n_vocab);
+            return generate(engine, self.args, n, n_vocab, self.profiling);
         }
         let ids = tokens::pseudo_random((self.args.depth + test.n_tokens()) as usize, n_vocab);
         let (before, measured) = ids.split_at(self.args.depth as usize);
@@ -215,6 +247,7 @@ impl<'a> Bench<'a> {
         if !before.is_empty() {
             self.evaluator.eval(before)?;
         }
+        self.evaluator.set_profiling(self.profiling);
         let begin = Instant::now();
         match test {
             Test::Prompt(_) => {
@@ -226,12 +259,20 @@ impl<'a> Bench<'a> {
                 }
             }
         }
-        Ok(begin.elapsed())
+        let time = begin.elapsed();
+        self.evaluator.set_profiling(false);
+        Ok(time)
     }
 }
 
 /// Time of `n` steps in which all sequences generate, after each has read a prompt of its own.
-fn generate(engine: &mut Engine, args: &Args, n: u32, n_vocab: u32) -> anyhow::Result<Duration> {
+fn generate(
+    engine: &mut Engine,
+    args: &Args,
+    n: u32,
+    n_vocab: u32,
+    profiling: bool,
+) -> anyhow::Result<Duration> {
     let n_prompt = args.depth as usize + 1;
     let ids = tokens::pseudo_random(n_prompt * args.streams as usize, n_vocab);
     let mut seqs = Vec::new();
@@ -255,11 +296,13 @@ fn generate(engine: &mut Engine, args: &Args, n: u32, n_vocab: u32) -> anyhow::R
         // Not reached while the context is long enough for the steps in which some wait.
         anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
+    engine.set_profiling(profiling);
     let begin = Instant::now();
     for _ in 0..n {
         step(engine)?;
     }
     let time = begin.elapsed();
+    engine.set_profiling(false);
     for seq in seqs {
         engine.cancel(seq);
     }
@@ -302,6 +345,7 @@ fn measurement(
         kv_type: args.step.kv.name(),
         repetitions: args.repetitions,
         load_s: load_time.as_secs_f64(),
+        profile: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::args::{
     ChatArgs, DeviceArgs, EngineArgs, LimitArgs, ModelArgs, SamplingArgs, SpeculateArgs,
 };
 use crate::generate::{self, Answer, Counts, Piece, Timings};
+use crate::profile::{self, ProfileArgs};
 use crate::progress::{Progress, Unit};
 use crate::session::{Message, Session};
 use crate::terminal::Screen;
@@ -42,6 +43,8 @@ pub struct Args {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
+    profile: ProfileArgs,
+    #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
     speculate: SpeculateArgs,
@@ -65,6 +68,8 @@ struct Report<'a> {
     finish_reason: &'static str,
     usage: Counts,
     timings: Timings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'a profile::Report>,
 }
 
 /// Runs the command.
@@ -88,7 +93,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     interrupt::install()?;
     let screen = Screen::look();
+    session.engine.set_profiling(args.profile.profile);
     let answer = answer(args, &sampling, &mut session, &prompt, screen)?;
+    let profile = match args.profile.profile {
+        true => {
+            let plans = session.engine.take_profile();
+            Some(profile::Report::new(session.engine.device().as_ref(), &plans)?)
+        }
+        false => None,
+    };
     if args.json {
         output::json(&Report {
             model: args.model.name(),
@@ -99,6 +112,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             finish_reason: generate::reason_name(&answer.reason),
             usage: Counts::from(&answer.usage),
             timings: Timings::from(&answer.usage),
+            profile: profile.as_ref(),
         })?;
     } else if screen.stdout && !answer.text.is_empty() && !answer.text.ends_with('\n') {
         // The next shell prompt belongs on a line of its own; a file gets the text alone.
@@ -106,6 +120,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !args.quiet {
         screen.dim(&format!("{}\n{}\n", generate::summary(&answer), session.memory_line()));
+    }
+    if let Some(profile) = profile.filter(|_| !args.json) {
+        report::note(format_args!("\n{}", profile.for_people().trim_end()));
     }
     Ok(match answer.reason {
         FinishReason::Cancelled => ExitCode::from(interrupt::EXIT_CODE),
