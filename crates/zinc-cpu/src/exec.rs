@@ -180,14 +180,11 @@ impl CpuExecutable {
         // One worker per scratch: nobody else holds the lock, and a panic leaves nothing that the next task relies on.
         let mut scratch = self.scratch[worker.idx].lock().unwrap_or_else(PoisonError::into_inner);
         let is_timed = self.profiling == Profiling::Nodes;
-        let mut start = Instant::now();
+        let mut mark = Instant::now();
         for (step, counter) in self.steps.iter().zip(&self.counters) {
-            // Timed nodes run one after the other.
-            if (step.barrier || is_timed) && worker.barrier().is_err() {
+            // Timed nodes run one after the other, each with a barrier behind it.
+            if step.barrier && !is_timed && worker.barrier().is_err() {
                 return;
-            }
-            if is_timed {
-                start = Instant::now();
             }
             let n_tasks = self.n_tasks(step);
             loop {
@@ -202,8 +199,11 @@ impl CpuExecutable {
                     return;
                 }
                 if worker.idx == 0 {
+                    // From the end of the node before, so that no time is lost between them.
+                    let now = Instant::now();
                     self.times[step.node]
-                        .fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                        .fetch_add((now - mark).as_nanos() as u64, Ordering::Relaxed);
+                    mark = now;
                 }
             }
         }

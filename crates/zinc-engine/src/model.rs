@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use zinc_gguf::Gguf;
+use zinc_backend::WeightSource;
+use zinc_gguf::{Gguf, TensorEntry};
 use zinc_models::ModelConfig;
 use zinc_token::Tokenizer;
 
@@ -43,6 +44,19 @@ impl Model {
     /// Metadata and tensors of the file.
     pub fn gguf(&self) -> &Gguf {
         &self.gguf
+    }
+
+    /// The tensors of the file that `is_wanted` names, as devices take them.
+    pub fn weight_sources(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<WeightSource> {
+        let wanted = self.gguf.tensors().iter().filter(|entry| is_wanted(&entry.name));
+        let source = |entry: &TensorEntry| WeightSource {
+            name: entry.name.clone(),
+            dtype: entry.ty,
+            rows: entry.dims.iter().skip(1).product(),
+            cols: entry.dims.first().copied().unwrap_or(1),
+            data: self.gguf.data(entry),
+        };
+        wanted.map(source).collect()
     }
 
     /// The model's plan builder.

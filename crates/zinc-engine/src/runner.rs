@@ -116,15 +116,7 @@ pub(crate) fn weight_sources(
         let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
         names.extend(weights.map(|(_, tensor)| tensor.name.clone()));
     }
-    let named = model.gguf().tensors().iter().filter(|entry| names.contains(&entry.name));
-    let sources = named.map(|entry| WeightSource {
-        name: entry.name.clone(),
-        dtype: entry.ty,
-        rows: entry.dims.iter().skip(1).product(),
-        cols: entry.dims.first().copied().unwrap_or(1),
-        data: model.gguf().data(entry),
-    });
-    Ok(sources.collect())
+    Ok(model.weight_sources(|name| names.contains(name)))
 }
 
 /// What the plans of a runner compute.

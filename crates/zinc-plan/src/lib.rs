@@ -8,6 +8,7 @@
 //! Everything that changes from step to step (token ids, positions, cache slots, page tables) is
 //! data in input tensors ([`InputKind`]), so a compiled plan is replayed, never rebuilt.
 
+mod alone;
 mod builder;
 mod caps;
 mod cost;
@@ -18,6 +19,7 @@ pub mod passes;
 mod plan;
 mod print;
 
+pub use alone::{Alone, DistinctNode, FeedTable};
 pub use builder::Builder;
 pub use caps::{ActivationType, Caps};
 pub use cost::{Bound, Cost};

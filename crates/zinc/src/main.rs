@@ -34,6 +34,7 @@ mod saved_logits;
 mod scores;
 mod selftest;
 mod session;
+mod shapes;
 mod terminal;
 mod text_chunks;
 mod tokens;

@@ -73,6 +73,13 @@ pub struct Kind {
     shape: String,
 }
 
+/// `matmul q4_k 4096x12288`.
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {}", self.op, self.dtype, self.shape)
+    }
+}
+
 impl From<&NodeKind> for Kind {
     fn from(kind: &NodeKind) -> Kind {
         Kind { op: kind.op.name(), dtype: kind.dtype.name(), shape: kind.shape.clone() }
@@ -126,9 +133,13 @@ impl PlanReport {
     }
 
     fn for_people(&self) -> String {
+        let tokens = |n: f64| if n == 1.0 { "1 token".into() } else { format!("{n} tokens") };
         let mut text = format!(
-            "{}, steps of up to {}: {} timed, of {:.1} tokens\n",
-            self.plan, self.max_tokens, self.timed_steps, self.tokens_per_timed_step
+            "{}, steps of up to {}: {} timed, {:.1} tokens each\n",
+            self.plan,
+            tokens(self.max_tokens.into()),
+            self.timed_steps,
+            self.tokens_per_timed_step
         );
         let header = ["operation", "n", "us", "time", "MB", "GB/s", "of max"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -142,12 +153,13 @@ impl PlanReport {
             (self.submissions_per_step, self.submissions_per_token)
         {
             text.push_str(&format!(
-                "{} not timed: submissions {per_step:.2} a step, {per_token:.2} a token; copies {:.2} a step\n",
+                "{} not timed: {per_step:.2} submissions and {:.2} copies a step, {per_token:.2} submissions a token\n",
                 self.steps,
                 self.copies_per_step.unwrap_or(0.0),
             ));
-            let phases = self.host_us.iter().map(|(phase, us)| {
-                format!("{phase} {:.1}", us.as_f64().unwrap_or(0.0))
+            // What is no part of this command's steps is 0.
+            let phases = self.host_us.iter().filter_map(|(phase, us)| {
+                us.as_f64().filter(|us| *us > 0.0).map(|us| format!("{phase} {us:.1}"))
             });
             let phases = phases.collect::<Vec<_>>().join(", ");
             text.push_str(&format!("host, us a step: {phases}\n"));
@@ -176,11 +188,10 @@ impl OpReport {
 
     /// A row with the numbers, and one for each further operation that is computed with it.
     fn add_rows(&self, rows: &mut Vec<Vec<String>>) {
-        let name = |kind: &Kind| format!("{} {} {}", kind.op, kind.dtype, kind.shape);
         let Some((first, others)) = self.operations.split_first() else { return };
         let n = if self.n.fract() == 0.0 { format!("{}", self.n) } else { format!("{:.1}", self.n) };
         rows.push(vec![
-            name(first),
+            first.to_string(),
             n,
             format!("{:.1}", self.us),
             format!("{:.1} %", 100.0 * self.share),
@@ -188,7 +199,7 @@ impl OpReport {
             format!("{:.1}", self.read_gb_s),
             format!("{:.0} %", 100.0 * self.of_bandwidth),
         ]);
-        rows.extend(others.iter().map(|kind| vec![format!("+ {}", name(kind))]));
+        rows.extend(others.iter().map(|kind| vec![format!("+ {kind}")]));
     }
 }
 

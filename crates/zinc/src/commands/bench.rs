@@ -1,5 +1,7 @@
 //! `zinc bench`: tokens per second, prompt and generation.
 
+mod shapes;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +45,11 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Time every distinct operation of the model alone, with each choice of kernels that the device has,
+    /// and compare with the reference: -n of a token of each of -b sequences, -p of a chunk of a prompt,
+    /// both after -d others
+    #[arg(long, conflicts_with_all = ["profile", "speculate"])]
+    shapes: bool,
     #[command(flatten)]
     profile: ProfileArgs,
     #[command(flatten)]
@@ -137,6 +144,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let what =
         format!("--prompt {}, --generate {}, --depth {}", args.prompt, args.generate, args.depth);
     model::check_context(&model, n_ctx, &what, "give smaller numbers")?;
+    if args.shapes {
+        return shapes::run(args, &model, &args.device.open()?);
+    }
     let options = args.step.options(u32::try_from(n_ctx).ok());
     let options = EngineOptions {
         max_seqs: args.streams,
