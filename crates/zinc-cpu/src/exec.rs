@@ -72,8 +72,10 @@ pub(crate) struct CpuExecutable {
     sizes: StepSizes,
     n_steps: u64,
     profiling: Profiling,
-    /// Nanoseconds of each plan node in the newest timed step.
-    times: Vec<AtomicU64>,
+    /// When the newest step began.
+    begin: Instant,
+    /// Nanoseconds from there to the end of each of `steps`, when they are timed; 0 if it had nothing to do.
+    ends: Vec<AtomicU64>,
     states: Arc<StateStore>,
     // Kept alive for the addresses in `steps` and `inputs`.
     _weights: Weights,
@@ -137,7 +139,8 @@ impl CpuExecutable {
             sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
             n_steps: 0,
             profiling: Profiling::Off,
-            times: plan.nodes.iter().map(|_| AtomicU64::new(0)).collect(),
+            begin: Instant::now(),
+            ends: steps.iter().map(|_| AtomicU64::new(0)).collect(),
             _weights: bind.weights.clone(),
             _buffers: buffers,
             plan,
@@ -180,31 +183,25 @@ impl CpuExecutable {
         // One worker per scratch: nobody else holds the lock, and a panic leaves nothing that the next task relies on.
         let mut scratch = self.scratch[worker.idx].lock().unwrap_or_else(PoisonError::into_inner);
         let is_timed = self.profiling == Profiling::Nodes;
-        let mut mark = Instant::now();
-        for (step, counter) in self.steps.iter().zip(&self.counters) {
-            // Timed nodes run one after the other, each with a barrier behind it.
-            if step.barrier && !is_timed && worker.barrier().is_err() {
+        for ((step, counter), end) in self.steps.iter().zip(&self.counters).zip(&self.ends) {
+            // Timed nodes run one after the other.
+            if (step.barrier || is_timed) && worker.barrier().is_err() {
                 return;
             }
             let n_tasks = self.n_tasks(step);
+            let mut n_done = 0;
             loop {
                 let task = counter.0.fetch_add(1, Ordering::Relaxed);
                 if task >= n_tasks {
                     break;
                 }
                 self.task(step, task, &mut scratch);
+                n_done += 1;
             }
-            if is_timed {
-                if worker.barrier().is_err() {
-                    return;
-                }
-                if worker.idx == 0 {
-                    // From the end of the node before, so that no time is lost between them.
-                    let now = Instant::now();
-                    self.times[step.node]
-                        .fetch_add((now - mark).as_nanos() as u64, Ordering::Relaxed);
-                    mark = now;
-                }
+            // A worker that comes too late to take a task does not say when the node was done.
+            if is_timed && n_done > 0 {
+                let nanoseconds = self.begin.elapsed().as_nanos() as u64;
+                end.fetch_max(nanoseconds, Ordering::Relaxed);
             }
         }
     }
@@ -219,7 +216,8 @@ impl Executable for CpuExecutable {
         self.sizes = inputs.check(&self.plan)?;
         self.load(inputs);
         if self.profiling == Profiling::Nodes {
-            self.times.iter_mut().for_each(|time| *time.get_mut() = 0);
+            self.ends.iter_mut().for_each(|end| *end.get_mut() = 0);
+            self.begin = Instant::now();
         }
         let exec = &*self;
         let result = {
@@ -254,13 +252,24 @@ impl Executable for CpuExecutable {
     }
 
     fn profile(&self) -> Profile {
-        let times = self.times.iter().filter(|_| self.profiling == Profiling::Nodes).enumerate();
-        let nodes = times.map(|(node, time)| NodeTime {
-            nodes: node..node + 1,
-            time: Duration::from_nanos(time.load(Ordering::Relaxed)),
-        });
         let n_submissions = u64::from(self.profiling != Profiling::Off);
-        Profile { n_submissions, n_copies: 0, nodes: nodes.collect() }
+        if self.profiling != Profiling::Nodes {
+            return Profile { n_submissions, ..Profile::default() };
+        }
+        let mut nanoseconds = vec![0; self.plan.nodes.len()];
+        let mut last = 0;
+        for (step, end) in self.steps.iter().zip(&self.ends) {
+            // From the end of the one before, so that no time is lost between them.
+            let end = end.load(Ordering::Relaxed).max(last);
+            nanoseconds[step.node] += end - last;
+            last = end;
+        }
+        let time = |(node, time): (usize, u64)| NodeTime {
+            nodes: node..node + 1,
+            time: Duration::from_nanos(time),
+        };
+        let nodes = nanoseconds.into_iter().enumerate().map(time).collect();
+        Profile { n_submissions, n_copies: 0, nodes }
     }
 }
 

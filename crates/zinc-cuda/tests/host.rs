@@ -8,13 +8,14 @@ use std::sync::Arc;
 use host_device::{HostDevice, Options};
 use zinc_backend::Device;
 use zinc_cuda::lower::Card;
+use zinc_cuda::measure;
 use zinc_plan::{OpKind, passes};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 use zinc_testkit::cases::{self, Case};
 use zinc_testkit::compare::{nmse, same_bits};
 use zinc_testkit::conformance::{Verdict, check_case, run_on_reference, run_plan};
-use zinc_testkit::kernel_host::Schedule;
+use zinc_testkit::kernel_host::{LaunchShape, Schedule};
 use zinc_testkit::model_runner::ModelRunner;
 use zinc_testkit::paths;
 
@@ -147,4 +148,33 @@ fn small_models_agree_with_the_reference() {
             assert!(error < limit, "{name} with a cache in {kv_type}: nmse {error:e}");
         }
     }
+}
+
+#[test]
+fn measuring_the_bandwidth_reads_every_word() {
+    const NEVER: u32 = 0x9e37_79b9;
+    let kernels = host_device::kernels();
+    let card = Card { n_multiprocessors: 1, ..Card::HOPPER };
+    // More than four rounds of all threads, and a part of one.
+    let n_words = 8 * 256 * 9 + 77;
+    let (data, sink) = (kernels.buffer(16 * n_words).expect("memory"), kernels.buffer(4).expect("memory"));
+    data.fill(0);
+    let run = |launch: &zinc_cuda::launch::Launch| {
+        let shape = LaunchShape { grid: launch.grid, block: launch.block, shared: launch.shared };
+        kernels.launch(launch.kernel.name, shape, &launch.params, Schedule::Forward).expect("a kernel that ends");
+    };
+    let sum_of = || {
+        sink.fill(0);
+        run(&measure::read_launch(data.address(), sink.address(), 16 * n_words as u64, card));
+        u32::from_le_bytes(sink.read(0, 4).try_into().expect("four bytes"))
+    };
+    assert_eq!(sum_of(), 0, "zeros are told by nothing");
+    for word in [0, 1, 2047, 2048, 4 * 2048 - 1, 4 * 2048, 9 * 2048 - 1, n_words - 1] {
+        for part in 0..4 {
+            data.write(16 * word + 4 * part, &NEVER.to_le_bytes());
+            assert_eq!(sum_of(), NEVER, "part {part} of word {word}");
+            data.write(16 * word + 4 * part, &[0; 4]);
+        }
+    }
+    run(&measure::hold_launch(3));
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use zinc_cuda::lower::{Bucket, Card, Lowering, Nowhere};
+use zinc_cuda::lower::{Bucket, Card, Lowered, Lowering, Nowhere};
 use zinc_gguf::Gguf;
 use zinc_models::{Model, PlanOptions};
 use zinc_plan::{Limits, Plan, passes};
@@ -29,11 +29,29 @@ fn limits(max_tokens: u32) -> Limits {
 fn launches(plan: &Plan) -> String {
     let lowering = Lowering::new(plan, Bucket::largest(plan), Card::HOPPER, &Nowhere, 0);
     let lowered = lowering.run().expect("the card has all kernels");
+    check_spans(&lowered, plan.nodes.len());
     let mut text = String::new();
     for launch in &lowered.launches {
         writeln!(text, "{}: {launch}", plan.nodes[launch.node].label).expect("text grows");
     }
     text
+}
+
+/// Every node belongs to one span, and every launch to the span that its node begins, in order: what times are
+/// taken of.
+fn check_spans(lowered: &Lowered, n_nodes: usize) {
+    let ends = lowered.spans.iter().fold(0, |end, span| {
+        assert!(span.start == end && span.end > end, "{span:?} follows {end}");
+        span.end
+    });
+    assert_eq!(ends, n_nodes);
+    let mut spans = lowered.spans.iter();
+    let mut start = 0;
+    for launch in &lowered.launches {
+        while start != launch.node {
+            start = spans.next().unwrap_or_else(|| panic!("{launch} is in no span")).start;
+        }
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ const HEADER: &str = "\
 # Operations
 
 Which device runs which operation in which types. Generated from `testdata/ops/*.toml` and the devices'
-caps, each cell tried with a case; `ZINC_UPDATE=1 cargo test -p zinc-testkit --test ops_doc` writes it
+caps, each cell tried with a case; `ZINC_UPDATE=1 cargo test -p zinc-cuda --test ops_doc` writes it
 anew. The operations are defined in `crates/zinc-plan/src/op.rs`.
 
 A fused operation that a device lacks runs as its parts. A type that a device lacks is refused by name
@@ -28,21 +28,25 @@ when the model is loaded; nothing moves to another device unasked.
 
 /// A device with what it makes of the table.
 struct Column {
+    name: &'static str,
     device: Box<dyn Device>,
     cases: Vec<Case>,
 }
 
-/// The whole page.
+/// The whole page, with columns for these devices after those of this crate.
 ///
 /// # Errors
 /// A table that cannot be read, a device that cannot be opened, or a case that fails.
-pub fn text() -> Result<String, TestError> {
-    let devices: [Box<dyn Device>; 2] =
-        [Box::new(ReferenceDevice::new()), Box::new(CpuDevice::new(2, Isa::best())?)];
+pub fn text(others: Vec<(&'static str, Box<dyn Device>)>) -> Result<String, TestError> {
+    let mut devices: Vec<(&'static str, Box<dyn Device>)> = vec![
+        ("reference", Box::new(ReferenceDevice::new())),
+        ("cpu", Box::new(CpuDevice::new(2, Isa::best())?)),
+    ];
+    devices.extend(others);
     let mut columns = Vec::new();
-    for device in devices {
+    for (name, device) in devices {
         let cases = cases::all(device.caps())?;
-        columns.push(Column { device, cases });
+        columns.push(Column { name, device, cases });
     }
     let mut page = String::from(HEADER);
     operations(&mut page, &columns)?;
@@ -52,7 +56,7 @@ pub fn text() -> Result<String, TestError> {
 }
 
 fn write_head(page: &mut String, first: &[&str], columns: &[Column]) {
-    let names = columns.iter().map(|column| column.device.info().name.as_str());
+    let names = columns.iter().map(|column| column.name);
     let heads: Vec<&str> = first.iter().copied().chain(names).collect();
     let _ = writeln!(page, "| {} |", heads.join(" | "));
     let _ = writeln!(page, "|{}", "---|".repeat(heads.len()));
@@ -74,14 +78,14 @@ fn operations(page: &mut String, columns: &[Column]) -> Result<(), TestError> {
 /// What a device says to the first case of each type.
 fn support(column: &Column, op: OpKind) -> Result<String, TestError> {
     let mut seen = BTreeSet::new();
-    let (mut passed, mut missing) = (Vec::new(), Vec::new());
+    let (mut passed, mut n_missing) = (Vec::new(), 0);
     for case in column.cases.iter().filter(|case| case.op == op) {
         if !seen.insert(case.dtype) {
             continue;
         }
         match check_case(case, column.device.as_ref()) {
             Verdict::Passed(_) => passed.push(case.dtype),
-            Verdict::Unsupported(_) => missing.push(case.dtype),
+            Verdict::Unsupported(_) => n_missing += 1,
             Verdict::Failed(reason) => {
                 return Err(TestError::Mismatch(format!("{}: {reason}", case.label())));
             }
@@ -91,13 +95,13 @@ fn support(column: &Column, op: OpKind) -> Result<String, TestError> {
         let names: Vec<&str> = types.iter().flatten().map(|ty| ty.name()).collect();
         names.join(", ")
     };
-    Ok(match (passed.len(), missing.len()) {
+    Ok(match (passed.len(), n_missing) {
         (0, 0) => "not needed".into(),
         (0, _) if op.is_fused() => "as its parts".into(),
         (0, _) => "no".into(),
         (1, 0) if passed == [None] => "yes".into(),
         (n, 0) => format!("all {n} types"),
-        (_, _) => format!("{}; not {}", names(&passed), names(&missing)),
+        (n, n_missing) => format!("{n} of {} types: {}", n + n_missing, names(&passed)),
     })
 }
 

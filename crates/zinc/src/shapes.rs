@@ -27,8 +27,12 @@ use steps::{Rows, TABLE_ROWS};
 const BYTES_READ: u64 = 512 << 20;
 /// And no more nodes than this.
 const N_NODES_MAX: usize = 16;
-/// Rows that the reference computes.
+/// Rows of a step that the reference computes.
 const REFERENCE_ROWS: u32 = 2;
+/// Values that are compared, at least: the limits of conversions to 8 bits are for many.
+const N_COMPARED: usize = 512;
+/// Steps that are compared, at most.
+const N_STEPS_MAX: usize = 64;
 
 /// Sizes of the steps.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +85,9 @@ impl ShapeReport {
         variant.error <= self.limit && variant.difference <= self.limit
     }
 }
+
+/// Step by step, the values of each output.
+type Outputs = Vec<Vec<Vec<f32>>>;
 
 /// What all measurements of a command have in common.
 pub struct Shapes<'a> {
@@ -159,12 +166,12 @@ impl<'a> Shapes<'a> {
             limit: 0.0,
             variants: Vec::new(),
         };
-        let mut first: Option<Vec<Vec<f32>>> = None;
+        let mut first: Option<Outputs> = None;
         for variant in &self.variants {
             let device = variant.device.as_ref();
             let plan = passes::prepare(alone.plan.clone(), device.caps())?;
             report.limit = limits::of(&plan, device.caps()).max(report.limit);
-            let (time, found) = self.run(device, plan, &weights, *sizes, distinct)?;
+            let (time, found) = self.run(device, plan, &weights, (*sizes, expected.len()), distinct)?;
             let first = first.get_or_insert_with(|| found.clone());
             let variant = self.report(&variant.name, time, &cost, [&found, &expected, first]);
             report.variants.push(variant);
@@ -177,7 +184,7 @@ impl<'a> Shapes<'a> {
         name: &str,
         time: Duration,
         cost: &Cost,
-        [found, expected, first]: [&Vec<Vec<f32>>; 3],
+        [found, expected, first]: [&Outputs; 3],
     ) -> VariantReport {
         let read_gb_s = gb_s(cost.read_bytes as f64, time);
         VariantReport {
@@ -197,12 +204,9 @@ impl<'a> Shapes<'a> {
         self.model.weight_sources(of_model).into_iter().chain(tables).collect()
     }
 
-    /// What the reference gives for the first rows of the first of the nodes.
-    fn reference_rows(
-        &self,
-        phase: &Phase,
-        distinct: &DistinctNode,
-    ) -> anyhow::Result<Vec<Vec<f32>>> {
+    /// What the reference gives for the first rows of the first of the nodes, in as many steps as it takes for
+    /// enough values.
+    fn reference_rows(&self, phase: &Phase, distinct: &DistinctNode) -> anyhow::Result<Outputs> {
         let alone = phase.base.alone(&phase.prepared, &distinct.nodes[..1], TABLE_ROWS)?;
         let device = &self.reference;
         let weights = device.bind_weights(self.sources(&alone), &mut |_, _| {})?;
@@ -210,19 +214,24 @@ impl<'a> Shapes<'a> {
         let rows = phase.sizes.rows().first(REFERENCE_ROWS);
         let mut running = Running::new(device, plan, &weights)?;
         running.fill(phase.sizes, &rows)?;
-        running.step(&rows)?;
-        Ok(running.outputs.values)
+        let first = running.step(&rows)?.clone();
+        let n_values = first.iter().map(Vec::len).min().unwrap_or(0).max(1);
+        let mut outputs = vec![first];
+        for step in 1..N_COMPARED.div_ceil(n_values).min(N_STEPS_MAX) {
+            outputs.push(running.step(&rows.with_other_values(step))?.clone());
+        }
+        Ok(outputs)
     }
 
-    /// Median time of one of the nodes, and what the first one computes.
+    /// Median time of one of the nodes, and what the first one computes in the first steps, so many of them.
     fn run(
         &self,
         device: &dyn Device,
         plan: Plan,
         weights: &Weights,
-        sizes: Sizes,
+        (sizes, n_steps): (Sizes, usize),
         distinct: &DistinctNode,
-    ) -> anyhow::Result<(Duration, Vec<Vec<f32>>)> {
+    ) -> anyhow::Result<(Duration, Outputs)> {
         let same = |other: &&DistinctNode| other.kind == distinct.kind && other.op == distinct.op;
         let targets = plan.distinct_nodes().iter().find(same).map(|found| found.nodes.clone());
         let targets = targets.unwrap_or_default();
@@ -230,8 +239,10 @@ impl<'a> Shapes<'a> {
         let rows = sizes.rows();
         let mut running = Running::new(device, plan, weights)?;
         running.fill(sizes, &rows)?;
-        // Nothing is measured the first time.
-        running.step(&rows)?;
+        let mut found = Vec::new();
+        for step in 0..n_steps {
+            found.push(running.step(&rows.with_other_values(step))?.clone());
+        }
         running.exec.set_profiling(Profiling::Nodes);
         let mut times = Vec::new();
         for _ in 0..self.repetitions {
@@ -242,7 +253,7 @@ impl<'a> Shapes<'a> {
             times.push(sum / u32::try_from(targets.len()).unwrap_or(u32::MAX));
         }
         times.sort_unstable();
-        Ok((times[times.len() / 2], running.outputs.values))
+        Ok((times[times.len() / 2], found))
     }
 }
 
@@ -259,11 +270,11 @@ impl Running {
         Ok(Running { exec, outputs: StepOutputs::default() })
     }
 
-    fn step(&mut self, rows: &Rows) -> anyhow::Result<()> {
+    fn step(&mut self, rows: &Rows) -> anyhow::Result<&Vec<Vec<f32>>> {
         let inputs = rows.inputs(self.exec.plan());
         let ticket = self.exec.submit(&inputs)?;
         self.exec.wait(ticket, &mut self.outputs)?;
-        Ok(())
+        Ok(&self.outputs.values)
     }
 
     /// Computes what lies in caches and states before `rows`, if the plan has any.
@@ -278,11 +289,17 @@ impl Running {
     }
 }
 
-/// The largest error of the rows that both have.
-fn distance(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
-    let errors = expected.iter().zip(found).map(|(expected, found)| {
-        let n = expected.len().min(found.len());
-        compare(&expected[..n], &found[..n]).nmse
+/// The largest error of an output, of the rows that both have in each step.
+fn distance(expected: &Outputs, found: &Outputs) -> f64 {
+    let n_outputs = expected.first().map_or(0, Vec::len);
+    let errors = (0..n_outputs).map(|output| {
+        let (mut all_expected, mut all_found) = (Vec::new(), Vec::new());
+        for (expected, found) in expected.iter().zip(found) {
+            let n = expected[output].len().min(found[output].len());
+            all_expected.extend_from_slice(&expected[output][..n]);
+            all_found.extend_from_slice(&found[output][..n]);
+        }
+        compare(&all_expected, &all_found).nmse
     });
     errors.fold(0.0, f64::max)
 }

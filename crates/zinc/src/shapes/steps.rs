@@ -14,7 +14,11 @@ pub const TABLE_ROWS: u32 = 61;
 
 /// Rows of a step: neighbouring positions of some sequences.
 #[derive(Clone, Debug)]
-pub struct Rows(Vec<(u32, Range<u32>)>);
+pub struct Rows {
+    parts: Vec<(u32, Range<u32>)>,
+    /// Added to the rows of the tables.
+    shift: u32,
+}
 
 impl Sizes {
     /// Tokens that a sequence has in the end.
@@ -53,7 +57,8 @@ impl Sizes {
 
     /// The rows that are measured.
     pub fn rows(&self) -> Rows {
-        Rows((0..self.seqs).map(|seq| (seq, self.depth..self.n_ctx())).collect())
+        let parts = (0..self.seqs).map(|seq| (seq, self.depth..self.n_ctx())).collect();
+        Rows { parts, shift: 0 }
     }
 
     /// Steps that compute what comes before `rows`.
@@ -61,7 +66,8 @@ impl Sizes {
         let starts = (0..self.depth).step_by(self.chunk.max(1) as usize);
         starts.flat_map(move |start| {
             let part = start..self.depth.min(start + self.chunk.max(1));
-            rows.0.iter().map(move |(seq, _)| Rows(vec![(*seq, part.clone())]))
+            let parts = rows.parts.iter();
+            parts.map(move |(seq, _)| Rows { parts: vec![(*seq, part.clone())], shift: 0 })
         })
     }
 }
@@ -71,14 +77,19 @@ impl Rows {
     pub fn first(&self, n: u32) -> Rows {
         let mut left = n;
         let mut first = Vec::new();
-        for (seq, positions) in &self.0 {
+        for (seq, positions) in &self.parts {
             let n_taken = left.min(positions.end - positions.start);
             left -= n_taken;
             if n_taken > 0 {
                 first.push((*seq, positions.start..positions.start + n_taken));
             }
         }
-        Rows(first)
+        Rows { parts: first, shift: self.shift }
+    }
+
+    /// The same positions with other values in the step `step`.
+    pub fn with_other_values(&self, step: usize) -> Rows {
+        Rows { parts: self.parts.clone(), shift: (step % TABLE_ROWS as usize) as u32 }
     }
 
     /// Inputs of a step with these rows; the first row of each sequence is wanted. Every sequence has pages and
@@ -87,7 +98,7 @@ impl Rows {
         let limits = &plan.limits;
         let has = |kind: InputKind| plan.find(kind.name()).is_some();
         let mut inputs = StepInputs::default();
-        for (idx, (seq, positions)) in self.0.iter().enumerate() {
+        for (idx, (seq, positions)) in self.parts.iter().enumerate() {
             inputs.out_rows.push(inputs.token_ids.len() as i32);
             let first_page = seq * limits.pages_per_seq;
             inputs.pages.extend((first_page..first_page + limits.pages_per_seq).map(|p| p as i32));
@@ -100,7 +111,7 @@ impl Rows {
                 inputs.state_slots.push(*seq as i32);
             }
             for position in positions.clone() {
-                inputs.token_ids.push(((position * 7 + seq * 13) % TABLE_ROWS) as i32);
+                inputs.token_ids.push(((position * 7 + seq * 13 + self.shift) % TABLE_ROWS) as i32);
                 inputs.positions.push(position as i32);
                 inputs.seq_of.push(idx as i32);
                 inputs.slots.push((first_page * PAGE_SIZE + position) as i32);
@@ -129,10 +140,10 @@ mod tests {
         let kv_type = GgmlType::F16;
         let sizes = Sizes { seqs: 2, tokens: 3, depth: 5, chunk: 4, kv_type };
         let rows = sizes.rows();
-        assert_eq!(rows.0, [(0, 5..8), (1, 5..8)]);
-        assert_eq!(rows.first(4).0, [(0, 5..8), (1, 5..6)]);
-        assert_eq!(rows.first(2).0, [(0, 5..7)]);
-        let before: Vec<_> = sizes.before(&rows).map(|rows| rows.0).collect();
+        assert_eq!(rows.parts, [(0, 5..8), (1, 5..8)]);
+        assert_eq!(rows.first(4).parts, [(0, 5..8), (1, 5..6)]);
+        assert_eq!(rows.first(2).parts, [(0, 5..7)]);
+        let before: Vec<_> = sizes.before(&rows).map(|rows| rows.parts).collect();
         assert_eq!(before, [[(0, 0..4)], [(1, 0..4)], [(0, 4..5)], [(1, 4..5)]]);
         let limits = sizes.limits(Some(2));
         assert_eq!((limits.max_tokens, limits.pages_per_seq, limits.n_pages), (6, 1, 2));

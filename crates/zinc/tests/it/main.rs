@@ -14,6 +14,7 @@ mod errors;
 mod hub;
 mod measure;
 mod model;
+mod profile;
 mod pull;
 mod quantize;
 mod text;
