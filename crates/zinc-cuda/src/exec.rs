@@ -224,8 +224,7 @@ impl CudaExecutable {
         }
         let lowered = self.lowering(bucket).run()?;
         let shared = &self.shared;
-        let recording =
-            Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered)?;
+        let recording = Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered)?;
         self.recordings.insert(bucket, recording);
         Ok(())
     }
@@ -290,7 +289,8 @@ fn time_nodes(
     let mut marks = vec![mark()?];
     let mut launches = recording.launches.iter().peekable();
     for span in &recording.spans {
-        while let Some((launch, function)) = launches.next_if(|(launch, _)| launch.node < span.end) {
+        while let Some((launch, function)) = launches.next_if(|(launch, _)| launch.node < span.end)
+        {
             context.launch(function, &launch.shape(), &launch.params)?;
         }
         marks.push(mark()?);

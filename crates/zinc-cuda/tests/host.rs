@@ -157,11 +157,14 @@ fn measuring_the_bandwidth_reads_every_word() {
     let card = Card { n_multiprocessors: 1, ..Card::HOPPER };
     // More than four rounds of all threads, and a part of one.
     let n_words = 8 * 256 * 9 + 77;
-    let (data, sink) = (kernels.buffer(16 * n_words).expect("memory"), kernels.buffer(4).expect("memory"));
+    let (data, sink) =
+        (kernels.buffer(16 * n_words).expect("memory"), kernels.buffer(4).expect("memory"));
     data.fill(0);
     let run = |launch: &zinc_cuda::launch::Launch| {
         let shape = LaunchShape { grid: launch.grid, block: launch.block, shared: launch.shared };
-        kernels.launch(launch.kernel.name, shape, &launch.params, Schedule::Forward).expect("a kernel that ends");
+        kernels
+            .launch(launch.kernel.name, shape, &launch.params, Schedule::Forward)
+            .expect("a kernel that ends");
     };
     let sum_of = || {
         sink.fill(0);

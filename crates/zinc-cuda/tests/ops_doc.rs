@@ -11,8 +11,11 @@ use zinc_testkit::{ops_doc, paths, snapshot};
 
 #[test]
 fn docs_ops_md_is_fresh() {
-    let options =
-        Options { batch_invariant: false, schedule: Schedule::Forward, card: Card { capability: 89, ..Card::HOPPER } };
+    let options = Options {
+        batch_invariant: false,
+        schedule: Schedule::Forward,
+        card: Card { capability: 89, ..Card::HOPPER },
+    };
     let cuda = Box::new(HostDevice::new(options));
     let text = ops_doc::text(vec![("cuda", cuda)]).expect("every case that a device takes passes");
     snapshot::check(&paths::workspace().join("docs/ops.md"), &text);

@@ -437,7 +437,8 @@ impl Engine {
             rows = others;
             let n_before = generation.sequence.n_generated();
             let (n, n_draft) = (entry.n_tokens as usize, entry.n_draft as usize);
-            let n_accepted = generation.advance(n, n_draft, own, model, &mut self.workspace, &mut sink);
+            let n_accepted =
+                generation.advance(n, n_draft, own, model, &mut self.workspace, &mut sink);
             let n_kept = entry.n_tokens + n_accepted as u32;
             self.cache.end_step(cache, generation.sequence.tokens(), n_kept);
             self.stats.n_drafted_tokens += n_draft as u64;

@@ -27,14 +27,8 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Phase; 6] = [
-        Phase::Schedule,
-        Phase::Prepare,
-        Phase::Submit,
-        Phase::Wait,
-        Phase::Sample,
-        Phase::Events,
-    ];
+    pub const ALL: [Phase; 6] =
+        [Phase::Schedule, Phase::Prepare, Phase::Submit, Phase::Wait, Phase::Sample, Phase::Events];
 
     /// Name for tables.
     pub fn name(self) -> &'static str {
@@ -225,7 +219,8 @@ impl Steps {
 /// Sizes of a step.
 fn bound(inputs: &StepInputs, plan: &Plan) -> Bound {
     let n_tokens = inputs.token_ids.len() as u64;
-    let n_keys: u64 = inputs.positions.iter().map(|position| position.unsigned_abs() as u64 + 1).sum();
+    let n_keys: u64 =
+        inputs.positions.iter().map(|position| position.unsigned_abs() as u64 + 1).sum();
     Bound {
         tokens: n_tokens,
         seqs: (inputs.pages.len() / plan.limits.pages_per_seq.max(1) as usize) as u64,

@@ -166,7 +166,14 @@ impl Runner {
         let compile = |plan| device.compile(Arc::new(plan), &bind);
         let mut buckets = plans.into_iter().map(compile).collect::<Result<Vec<_>, _>>()?;
         let pooling = if shape.embeddings { buckets.pop() } else { None };
-        Ok(Runner { buckets, pooling, outputs: StepOutputs::default(), states, profiler: None, profiling: false })
+        Ok(Runner {
+            buckets,
+            pooling,
+            outputs: StepOutputs::default(),
+            states,
+            profiler: None,
+            profiling: false,
+        })
     }
 
     /// The caches.

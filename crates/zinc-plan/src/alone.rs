@@ -57,12 +57,7 @@ impl Plan {
     ///
     /// # Errors
     /// A node whose operands cannot be fed so.
-    pub fn alone(
-        &self,
-        prepared: &Plan,
-        nodes: &[usize],
-        n_rows: u32,
-    ) -> Result<Alone, PlanError> {
+    pub fn alone(&self, prepared: &Plan, nodes: &[usize], n_rows: u32) -> Result<Alone, PlanError> {
         let mut cut = Cut::new(self, prepared);
         for idx in nodes {
             cut.add(*idx)?;
@@ -131,7 +126,8 @@ impl<'a> Cut<'a> {
             results = reader.ok_or_else(|| unfit(node, "nothing reads its cache"))?.writes.clone();
         }
         for id in &results {
-            let writer = self.writer[id.index()].ok_or_else(|| unfit(node, "is not in the plan"))?;
+            let writer =
+                self.writer[id.index()].ok_or_else(|| unfit(node, "is not in the plan"))?;
             self.visit(writer, &leaves)?;
         }
         if self.outputs.is_empty() {

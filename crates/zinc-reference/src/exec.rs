@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs, StepSizes, Ticket,
-    WeightSource,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs,
+    StepSizes, Ticket, WeightSource,
 };
 use zinc_plan::{
     Attention, GatedDeltaNet, InputKind, LatentAttention, Node, Op, Plan, TensorId, TensorKind,
@@ -71,7 +71,15 @@ impl ReferenceExecutable {
             states.insert(id, state_store.bind(&plan, id)?);
         }
         let values = HashMap::new();
-        Ok(Self { plan, weights, states, values, n_steps: 0, profiling: Profiling::Off, profile: Profile::default() })
+        Ok(Self {
+            plan,
+            weights,
+            states,
+            values,
+            n_steps: 0,
+            profiling: Profiling::Off,
+            profile: Profile::default(),
+        })
     }
 
     fn run(&mut self, inputs: &StepInputs) -> Result<(), DeviceError> {

@@ -19,7 +19,8 @@ const HEADER: &str = "\
 
 Which device runs which operation in which types. Generated from `testdata/ops/*.toml` and the devices'
 caps, each cell tried with a case; `ZINC_UPDATE=1 cargo test -p zinc-cuda --test ops_doc` writes it
-anew. The operations are defined in `crates/zinc-plan/src/op.rs`.
+anew. The operations are defined in `crates/zinc-plan/src/op.rs`. Where a device has a part of the types, they
+are those of its weights, below. The column of CUDA is that of the kernels compiled for the host.
 
 A fused operation that a device lacks runs as its parts. A type that a device lacks is refused by name
 when the model is loaded; nothing moves to another device unasked.
@@ -91,17 +92,13 @@ fn support(column: &Column, op: OpKind) -> Result<String, TestError> {
             }
         }
     }
-    let names = |types: &[Option<GgmlType>]| {
-        let names: Vec<&str> = types.iter().flatten().map(|ty| ty.name()).collect();
-        names.join(", ")
-    };
     Ok(match (passed.len(), n_missing) {
         (0, 0) => "not needed".into(),
         (0, _) if op.is_fused() => "as its parts".into(),
         (0, _) => "no".into(),
         (1, 0) if passed == [None] => "yes".into(),
         (n, 0) => format!("all {n} types"),
-        (n, n_missing) => format!("{n} of {} types: {}", n + n_missing, names(&passed)),
+        (n, n_missing) => format!("{n} of {} types", n + n_missing),
     })
 }
 

@@ -189,7 +189,8 @@ impl OpReport {
     /// A row with the numbers, and one for each further operation that is computed with it.
     fn add_rows(&self, rows: &mut Vec<Vec<String>>) {
         let Some((first, others)) = self.operations.split_first() else { return };
-        let n = if self.n.fract() == 0.0 { format!("{}", self.n) } else { format!("{:.1}", self.n) };
+        let n =
+            if self.n.fract() == 0.0 { format!("{}", self.n) } else { format!("{:.1}", self.n) };
         rows.push(vec![
             first.to_string(),
             n,

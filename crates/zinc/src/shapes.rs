@@ -171,7 +171,8 @@ impl<'a> Shapes<'a> {
             let device = variant.device.as_ref();
             let plan = passes::prepare(alone.plan.clone(), device.caps())?;
             report.limit = limits::of(&plan, device.caps()).max(report.limit);
-            let (time, found) = self.run(device, plan, &weights, (*sizes, expected.len()), distinct)?;
+            let (time, found) =
+                self.run(device, plan, &weights, (*sizes, expected.len()), distinct)?;
             let first = first.get_or_insert_with(|| found.clone());
             let variant = self.report(&variant.name, time, &cost, [&found, &expected, first]);
             report.variants.push(variant);
@@ -306,9 +307,10 @@ fn distance(expected: &Outputs, found: &Outputs) -> f64 {
 
 /// A table of normal numbers, nearly: sums of four uniform ones, of deviation 1.
 fn table(table: &FeedTable) -> WeightSource {
-    let mut state = table.name.bytes().fold(0x7a69_6e63_u64, |hash, byte| {
-        hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte)
-    });
+    let mut state = table
+        .name
+        .bytes()
+        .fold(0x7a69_6e63_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
     let mut uniform = || {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

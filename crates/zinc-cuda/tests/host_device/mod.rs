@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use zinc_backend::{
-    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, Profile, Profiling, States,
-    StepInputs, StepOutputs, StepSizes, Ticket, Variant, WeightSource, Weights,
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, Profile, Profiling,
+    States, StepInputs, StepOutputs, StepSizes, Ticket, Variant, WeightSource, Weights,
 };
 use zinc_cuda::launch::Launch;
 use zinc_cuda::lower::{Bucket, Card, InputLayout, Lowered, Lowering, Places};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use zinc_backend::{
-    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, Profile, Profiling, States, StepInputs,
-    StepOutputs, Ticket, WeightSource, Weights,
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, Profile, Profiling, States,
+    StepInputs, StepOutputs, Ticket, WeightSource, Weights,
 };
 use zinc_plan::Plan;
 use zinc_reference::ReferenceDevice;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use zinc_backend::{
-    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, Profile, Profiling, States, StepInputs,
-    StepOutputs, Ticket, WeightSource, Weights,
+    Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, Profile, Profiling, States,
+    StepInputs, StepOutputs, Ticket, WeightSource, Weights,
 };
 use zinc_engine::{EngineOptions, LoadedModel, Model};
 use zinc_plan::Plan;

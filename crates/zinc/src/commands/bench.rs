@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use zinc_engine::{
-    Engine, EngineOptions, Evaluator, Event, LoadedModel, PlanProfile, Request, SamplingParams, Speculation,
-    Taps,
+    Engine, EngineOptions, Evaluator, Event, LoadedModel, PlanProfile, Request, SamplingParams,
+    Speculation, Taps,
 };
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs, parse_speculation};

@@ -18,6 +18,8 @@ pub struct Rows {
     parts: Vec<(u32, Range<u32>)>,
     /// Added to the rows of the tables.
     shift: u32,
+    /// Whether later steps go on from the states that this one leaves; else it may run again and again.
+    is_kept: bool,
 }
 
 impl Sizes {
@@ -41,7 +43,7 @@ impl Sizes {
             n_pages: pages_per_seq * self.seqs,
             window_pages_per_seq,
             n_window_pages: window_pages_per_seq * self.seqs,
-            n_state_slots: self.seqs,
+            n_state_slots: 2 * self.seqs,
         }
     }
 
@@ -58,7 +60,7 @@ impl Sizes {
     /// The rows that are measured.
     pub fn rows(&self) -> Rows {
         let parts = (0..self.seqs).map(|seq| (seq, self.depth..self.n_ctx())).collect();
-        Rows { parts, shift: 0 }
+        Rows { parts, shift: 0, is_kept: false }
     }
 
     /// Steps that compute what comes before `rows`.
@@ -67,7 +69,11 @@ impl Sizes {
         starts.flat_map(move |start| {
             let part = start..self.depth.min(start + self.chunk.max(1));
             let parts = rows.parts.iter();
-            parts.map(move |(seq, _)| Rows { parts: vec![(*seq, part.clone())], shift: 0 })
+            parts.map(move |(seq, _)| Rows {
+                parts: vec![(*seq, part.clone())],
+                shift: 0,
+                is_kept: true,
+            })
         })
     }
 }
@@ -84,16 +90,16 @@ impl Rows {
                 first.push((*seq, positions.start..positions.start + n_taken));
             }
         }
-        Rows { parts: first, shift: self.shift }
+        Rows { parts: first, ..*self }
     }
 
     /// The same positions with other values in the step `step`.
     pub fn with_other_values(&self, step: usize) -> Rows {
-        Rows { parts: self.parts.clone(), shift: (step % TABLE_ROWS as usize) as u32 }
+        Rows { shift: (step % TABLE_ROWS as usize) as u32, ..self.clone() }
     }
 
-    /// Inputs of a step with these rows; the first row of each sequence is wanted. Every sequence has pages and
-    /// a state of its own.
+    /// Inputs of a step with these rows; the first row of each sequence is wanted. Every sequence has pages of its own, and
+    /// two states: one to go on from, one for what is not kept.
     pub fn inputs(&self, plan: &Plan) -> StepInputs {
         let limits = &plan.limits;
         let has = |kind: InputKind| plan.find(kind.name()).is_some();
@@ -108,7 +114,8 @@ impl Rows {
             }
             if has(InputKind::StateFrom) {
                 inputs.state_from.push(*seq as i32);
-                inputs.state_slots.push(*seq as i32);
+                let n_before = if self.is_kept { 0 } else { limits.n_state_slots / 2 };
+                inputs.state_slots.push((n_before + seq) as i32);
             }
             for position in positions.clone() {
                 inputs.token_ids.push(((position * 7 + seq * 13 + self.shift) % TABLE_ROWS) as i32);

@@ -100,7 +100,7 @@ fn a_profile_has_every_operation_of_the_plan() {
             assert!(number(&decode["host_us"][phase]) >= 0.0, "{phase}");
         }
 
-        let outcome = place.zinc(&[&args[..], &["--profile", "Hello"]].concat());
+        let outcome = place.zinc(&[&args[..], &["--quiet", "--profile", "Hello"]].concat());
         let text = &outcome.stderr;
         assert!(text.contains("1.00 submissions a token"), "{text}");
         assert!(text.contains(&format!("{device} reads ")), "{text}");
@@ -112,7 +112,8 @@ fn a_profile_has_every_operation_of_the_plan() {
 #[test]
 fn bench_profiles_each_test() {
     let place = Place::new();
-    let args = ["bench", "-m", "m.gguf", "-p", "16", "-n", "4", "-r", "1", "--profile"];
+    let common = ["bench", "-m", "m.gguf", "-n", "4", "-r", "1", "--profile"];
+    let args = [&common[..], &["-p", "16"]].concat();
     let report = place.zinc(&[&args[..], &["--json", "-d", "3"]].concat()).json();
     let [prompt, generate] = &report.as_array().unwrap()[..] else { panic!("{report}") };
     let prompt = &prompt["profile"]["plans"][0];
@@ -127,7 +128,7 @@ fn bench_profiles_each_test() {
     assert!(outcome.stderr.contains("pp16: ") && outcome.stderr.contains("tg4: "));
     assert!(!outcome.ok().contains("submissions"), "the table of speeds stands alone on stdout");
 
-    let streams = place.zinc(&[&args[..], &["--json", "-p", "0", "-b", "3"]].concat()).json();
+    let streams = place.zinc(&[&common[..], &["--json", "-p", "0", "-b", "3"]].concat()).json();
     let plans = streams[0]["profile"]["plans"].as_array().unwrap();
     let decode = plans.iter().find(|plan| plan["max_tokens"] == 3).unwrap();
     assert_eq!(number(&decode["submissions_per_token"]), 1.0 / 3.0);

@@ -41,10 +41,8 @@ pub fn run(args: &Args, model: &Model, device: &Arc<dyn Device>) -> anyhow::Resu
         chunk: args.step.chunk,
         kv_type: args.step.kv,
     };
-    let phases = [
-        ("decode", sizes(args.streams, args.generate.min(1))),
-        ("prefill", sizes(1, prompt)),
-    ];
+    let phases =
+        [("decode", sizes(args.streams, args.generate.min(1))), ("prefill", sizes(1, prompt))];
     let mut reports = Vec::new();
     for (name, sizes) in phases.into_iter().filter(|(_, sizes)| sizes.tokens > 0) {
         let phase = shapes.phase(sizes)?;
@@ -76,7 +74,9 @@ pub fn run(args: &Args, model: &Model, device: &Arc<dyn Device>) -> anyhow::Resu
     match all.filter(wrong).count() {
         0 => Ok(ExitCode::SUCCESS),
         n => {
-            report::note(format_args!("{n} operations are further from the reference than allowed"));
+            report::note(format_args!(
+                "{n} operations are further from the reference than allowed"
+            ));
             Ok(ExitCode::FAILURE)
         }
     }
