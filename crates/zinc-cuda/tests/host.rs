@@ -36,6 +36,21 @@ fn options(batch_invariant: bool, schedule: Schedule) -> Options {
     Options { batch_invariant, schedule, card }
 }
 
+/// A Hopper card with few multiprocessors, so that blocks make several tiles.
+fn hopper(schedule: Schedule) -> HostDevice {
+    let card = Card { n_multiprocessors: 4, ..Card::HOPPER };
+    HostDevice::new(Options { batch_invariant: false, schedule, card })
+}
+
+/// Cases that take Hopper's own products: quantised weights, enough rows.
+fn takes_panels(case: &Case) -> bool {
+    use OpKind::*;
+    let is_product =
+        matches!(case.op, MatMul | MatMulAdd | GateUpAct | ExpertMatMul | ExpertGateUpAct);
+    let is_float = |ty| matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
+    is_product && !case.dtype.is_none_or(is_float) && case.layout.n_rows() > 8
+}
+
 /// All outputs of a case in whole steps; none when the device lacks something.
 fn run_whole(case: &Case, device: &dyn Device) -> Result<Option<Vec<Vec<f32>>>, String> {
     let whole = case.layout.steps.iter().map(Vec::len).max().unwrap_or(1);
@@ -109,22 +124,44 @@ fn kernels_for_many_rows_agree_with_the_reference() {
     check_all(&device, keep, |case| check_whole(case, &device));
 }
 
+/// Hopper's own products, with their emulation.
+#[test]
+fn kernels_of_hopper_agree_with_the_reference() {
+    let device = hopper(Schedule::Forward);
+    check_all(&device, takes_panels, |case| check_whole(case, &device));
+}
+
+/// The same with copies as late as they can be, and threads in other orders.
+#[test]
+fn results_of_hopper_do_not_depend_on_the_order_of_threads() {
+    let [forward, reverse, random] = Schedule::ALL.map(hopper);
+    let keep = |case: &Case| takes_panels(case) && matches!(case.dtype, Some(GgmlType::Q6_K | GgmlType::MXFP4));
+    check_all(&reverse, keep, |case| check_orders(case, &forward, [&reverse, &random]));
+}
+
 /// A missing barrier shows as other bits when the threads take their turns in another order.
 #[test]
 fn results_do_not_depend_on_the_order_of_threads() {
     let [forward, reverse, random] =
         Schedule::ALL.map(|schedule| HostDevice::new(options(false, schedule)));
-    check_all(&reverse, is_short, |case| {
-        let Some(expected) = run_whole(case, &forward)? else { return Ok(false) };
-        for device in [&reverse, &random] {
-            let found = run_whole(case, device)?.unwrap_or_default();
-            for (found, expected) in found.iter().zip(&expected) {
-                same_bits(found, expected)
-                    .map_err(|at| format!("{} changes element {at}", device.info().name))?;
-            }
+    check_all(&reverse, is_short, |case| check_orders(case, &forward, [&reverse, &random]));
+}
+
+/// Checks that the outputs of a case have the same bits on all devices.
+fn check_orders(
+    case: &Case,
+    forward: &HostDevice,
+    others: [&HostDevice; 2],
+) -> Result<bool, String> {
+    let Some(expected) = run_whole(case, forward)? else { return Ok(false) };
+    for device in others {
+        let found = run_whole(case, device)?.unwrap_or_default();
+        for (found, expected) in found.iter().zip(&expected) {
+            same_bits(found, expected)
+                .map_err(|at| format!("{} changes element {at}", device.info().name))?;
         }
-        Ok(true)
-    });
+    }
+    Ok(true)
 }
 
 /// Whole models: what lowering joins beyond the plan's operations agrees with the reference as well.

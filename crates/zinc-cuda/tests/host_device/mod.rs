@@ -28,8 +28,7 @@ pub fn kernels() -> Arc<KernelHost> {
     let build = || {
         let kernels = paths::workspace().join("crates/zinc-cuda/kernels");
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
-        // Hopper's matrix instructions on shared memory have no emulation.
-        KernelHost::build(&kernels, &["gemm_"], &out).unwrap_or_else(|error| panic!("{error}"))
+        KernelHost::build(&kernels, &out).unwrap_or_else(|error| panic!("{error}"))
     };
     Arc::clone(built.get_or_insert_with(build))
 }
