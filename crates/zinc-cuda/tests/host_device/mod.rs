@@ -66,7 +66,7 @@ impl HostDevice {
             memory_free: 0,
             facts: Vec::new(),
         };
-        let caps = zinc_cuda::caps(&info.name, options.batch_invariant);
+        let caps = zinc_cuda::caps(&info.name, options.card.capability, options.batch_invariant);
         let shared = Shared { kernels: kernels(), options, times: Mutex::default() };
         HostDevice { info, caps, shared: Arc::new(shared) }
     }

@@ -5,11 +5,10 @@ use zinc_plan::{Dim, Node, Op, TensorId};
 use zinc_quant::GgmlType;
 
 use super::{Matrices, Product};
+use crate::device::HOPPER;
 use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::{Grouping, Lowering, Operand};
 
-/// Cards that have the instructions: they are not in later ones.
-const CAPABILITY: u32 = 90;
 /// `GEMM_SHARED` of `gemm.cuh`.
 const SHARED: u32 = 226 << 10;
 /// Most rows of activations of a tile.
@@ -187,7 +186,7 @@ fn is_wide(operand: &Operand) -> bool {
 impl Lowering<'_> {
     /// Whether steps of so many rows go through panels.
     fn has_panels(&self, rows: u32) -> bool {
-        self.card.capability == CAPABILITY
+        self.card.capability == HOPPER
             && self.card.shared_per_block > SHARED
             && !self.batch_invariant
             && rows >= Grouping::MIN_TOKENS
@@ -199,7 +198,7 @@ impl Lowering<'_> {
     /// # Errors
     /// As [`Lowering::operand`].
     pub(in crate::lower) fn place_panels(&mut self) -> Result<(), DeviceError> {
-        if self.card.capability != CAPABILITY || self.batch_invariant {
+        if self.card.capability != HOPPER || self.batch_invariant {
             return Ok(());
         }
         // Last reader of what a place holds, and its bytes.
