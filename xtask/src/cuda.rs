@@ -65,12 +65,15 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
         let source = root.join(KERNELS).join(format!("{module}.cu"));
         let is_hopper = std::fs::read_to_string(&source)?.contains(HOPPER.0);
         let most = if REGISTER_BOUND.contains(&module.as_str()) { 255 } else { MAX_REGISTERS };
-        let limits = if is_hopper { (vec![HOPPER.1], MAX_HOPPER_REGISTERS) } else { (machines.to_vec(), most) };
+        let limits = if is_hopper {
+            (vec![HOPPER.1], MAX_HOPPER_REGISTERS)
+        } else {
+            (machines.to_vec(), most)
+        };
         for machine in limits.0 {
             let code = root.join(format!("target/{module}.{machine}.cubin"));
             let arguments = ["-cubin", "-Xptxas", "-v"];
-            let report =
-                compile(&toolkit, &source, machine, &arguments, &code.to_string_lossy())?;
+            let report = compile(&toolkit, &source, machine, &arguments, &code.to_string_lossy())?;
             for breach in breaches(&report, limits.1) {
                 eprintln!("{module}.cu for sm_{machine}: {breach}");
                 clean = false;

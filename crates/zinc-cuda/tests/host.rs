@@ -145,7 +145,9 @@ fn kernels_of_hopper_agree_with_the_reference() {
 #[test]
 fn results_of_hopper_do_not_depend_on_the_order_of_threads() {
     let [forward, reverse, random] = Schedule::ALL.map(hopper);
-    let keep = |case: &Case| takes_panels(case) && matches!(case.dtype, Some(GgmlType::Q6_K | GgmlType::MXFP4));
+    let keep = |case: &Case| {
+        takes_panels(case) && matches!(case.dtype, Some(GgmlType::Q6_K | GgmlType::MXFP4))
+    };
     check_all(&reverse, keep, |case| check_orders(case, &forward, [&reverse, &random]));
 }
 

@@ -37,9 +37,14 @@ fn launches(plan: &Plan) -> String {
         writeln!(text, "{}: {launch}", plan.nodes[launch.node].label).expect("text grows");
         let Kernel { module, name } = launch.kernel;
         let code = codes.entry(module).or_insert_with(|| {
-            zinc_cuda::pipeline::code(module, Card::HOPPER.capability).expect("a module for the card")
+            zinc_cuda::pipeline::code(module, Card::HOPPER.capability)
+                .expect("a module for the card")
         });
-        assert_eq!(zinc_cuda::pipeline::param_bytes(code, name), Some(launch.params.len()), "{name}");
+        assert_eq!(
+            zinc_cuda::pipeline::param_bytes(code, name),
+            Some(launch.params.len()),
+            "{name}"
+        );
     }
     text
 }
@@ -56,7 +61,8 @@ fn launches_are_as_recorded() {
             let options = PlanOptions { limits: limits(max_tokens), kv_type: GgmlType::F16 };
             let plan = model.plan(&options).expect("a plan");
             let plan =
-                passes::prepare(plan, &zinc_cuda::caps("cuda", Card::HOPPER.capability, false)).expect("a supported plan");
+                passes::prepare(plan, &zinc_cuda::caps("cuda", Card::HOPPER.capability, false))
+                    .expect("a supported plan");
             let file = paths::testdata().join("launches").join(format!("{name}.{phase}.txt"));
             snapshot::check(&file, &launches(&plan));
         }

@@ -103,7 +103,7 @@ pub fn code(module: &str, capability: u32) -> Option<Vec<u8>> {
 pub fn param_bytes(code: &[u8], name: &str) -> Option<usize> {
     if crate::driver::is_cubin(code) {
         // The constants of a kernel begin with 528 bytes of the launch; its parameter is the rest.
-        return Some(section_bytes(code, &format!(".nv.constant0.{name}"))?.checked_sub(528)?);
+        return section_bytes(code, &format!(".nv.constant0.{name}"))?.checked_sub(528);
     }
     let text = std::str::from_utf8(code).ok()?;
     let mark = format!(".param .align 8 .b8 {name}_param_0[");

@@ -1,7 +1,7 @@
 //! Activations to q8, or to panels where tensor cores take them.
 
-use crate::launch::{Count, Kernel, Launch, Rows};
 use super::Panels;
+use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::{Lowering, q8_scales};
 use zinc_backend::DeviceError;
 use zinc_plan::{Node, Op, TensorId};

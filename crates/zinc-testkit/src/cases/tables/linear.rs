@@ -76,7 +76,8 @@ impl Product {
             let mut feed = context.feed(&self.name);
             x.fill(&mut feed);
             if self.norm {
-                let weights: Vec<f32> = (0..n_in).map(|col| 0.75 + (col % 5) as f32 / 8.0).collect();
+                let weights: Vec<f32> =
+                    (0..n_in).map(|col| 0.75 + (col % 5) as f32 / 8.0).collect();
                 feed.values("norm.w", 1, n_in, &weights);
             }
             for label in labels {
