@@ -15,8 +15,9 @@ const SHARED: u32 = 226 << 10;
 const MOST_TILE: u32 = 256;
 /// Bytes for the results of splits, kept whatever the bucket.
 const PARTS_BYTES: u64 = 16 << 20;
-/// Microseconds that adding up two splits takes.
-const REDUCE_US: f64 = 3.0;
+/// Microseconds that a launch which adds splits up takes besides moving their bytes, and bytes moved in one.
+const REDUCE_US: f64 = 2.0;
+const BYTES_PER_US: f64 = 4e6;
 
 /// `GemmParams` of `gemm.cuh`.
 #[repr(C)]
@@ -415,8 +416,10 @@ impl Lowering<'_> {
         let n_sms = u64::from(self.card.n_multiprocessors);
         let n_steps = f64::from(product.n_in.div_ceil(64));
         let row_bytes = u64::from(rows) * u64::from(product.n_out) * 4;
+        // No split without a part of 256 elements.
+        let n_parts = u64::from(product.n_in.div_ceil(256));
         let most_splits = match may_split(product, tiles) {
-            true => (PARTS_BYTES / row_bytes).clamp(1, 4) as u32,
+            true => (PARTS_BYTES / row_bytes).min(n_parts).clamp(1, 4) as u32,
             false => 1,
         };
         let mut best: Option<(f64, Choice)> = None;
@@ -433,7 +436,8 @@ impl Lowering<'_> {
                 let n_tiles =
                     u64::from(product.n_out.div_ceil(tile_rows)) * token_tiles * u64::from(splits);
                 let waves = n_tiles.div_ceil(n_sms) as f64;
-                let reduce = if splits > 1 { REDUCE_US * f64::from(splits) / 2.0 } else { 0.0 };
+                let moved = row_bytes as f64 * f64::from(splits + 1);
+                let reduce = if splits > 1 { REDUCE_US + moved / BYTES_PER_US } else { 0.0 };
                 let steps = n_steps / f64::from(splits);
                 let us = waves * (steps * variant.step_us + variant.tile_us) + reduce;
                 if best.as_ref().is_none_or(|(least, _)| us < *least) {
