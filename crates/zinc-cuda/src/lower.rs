@@ -197,6 +197,9 @@ pub struct Lowering<'a> {
     /// Bytes kept for persistent scratch, before the transient one.
     persistent_limit: u64,
     pub(crate) groupings: Vec<(TensorId, Grouping)>,
+    /// Where activations are kept as panels, and those that are there.
+    panel_places: Vec<(TensorId, u64)>,
+    panels: Vec<(TensorId, linear::Panels)>,
 }
 
 /// Launches of a step and the scratch they use.
@@ -236,6 +239,8 @@ impl<'a> Lowering<'a> {
             transient_max: 0,
             persistent_limit,
             groupings: Vec::new(),
+            panel_places: Vec::new(),
+            panels: Vec::new(),
         }
     }
 
@@ -246,6 +251,7 @@ impl<'a> Lowering<'a> {
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
         let mut spans: Vec<Range<usize>> = Vec::with_capacity(plan.nodes.len());
+        self.place_panels()?;
         for (idx, node) in plan.nodes.iter().enumerate() {
             if idx < self.resume {
                 continue;

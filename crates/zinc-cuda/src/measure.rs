@@ -55,7 +55,7 @@ pub(crate) fn read_bandwidth(shared: &Shared) -> Result<f64, DeviceError> {
     let Shared { context, name, pipeline, card, .. } = shared;
     let failed = |error: DriverError| lost(name, &error);
     let (free, _) = context.memory().map_err(failed)?;
-    let n_bytes = (free / 2).min(MAX_BYTES).max(1 << 20) / 16 * 16;
+    let n_bytes = (free / 2).clamp(1 << 20, MAX_BYTES) / 16 * 16;
     let data = DeviceBuffer::new(context, name, "measuring its bandwidth", n_bytes)?;
     let sink = DeviceBuffer::new(context, name, "measuring its bandwidth", 16)?;
     data.zero().map_err(failed)?;

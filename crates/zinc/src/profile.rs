@@ -159,10 +159,13 @@ impl PlanReport {
             ));
             // What is no part of this command's steps is 0.
             let phases = self.host_us.iter().filter_map(|(phase, us)| {
-                us.as_f64().filter(|us| *us > 0.0).map(|us| format!("{phase} {us:.1}"))
+                us.as_f64().filter(|us| *us > 0.0).map(|us| (phase.clone(), format!("{us:.1}")))
             });
-            let phases = phases.collect::<Vec<_>>().join(", ");
-            text.push_str(&format!("host, us a step: {phases}\n"));
+            let (names, times): (Vec<_>, Vec<_>) = phases.unzip();
+            let row = |first: &str, cells: Vec<String>| {
+                std::iter::once(first.to_owned()).chain(cells).collect::<Vec<_>>()
+            };
+            text.push_str(&output::table(&[row("host", names), row("us a step", times)]));
         }
         text
     }
