@@ -8,11 +8,11 @@ struct PackParams {
 };
 
 // Values that a thread keeps between finding the largest one and writing, four at a time.
-#define KEPT 4
+#define KEPT 8
 
 // x f32 [n, k] -> panels. A block a row, k / 4 threads as far as there are. Reads 4 bytes and writes 2 a value (rows of
 // more than 16,384 are read twice): bound by memory, 6 us for 512 rows of 12,288.
-ZINC_KERNEL(1024, 2) pack_panels(ZINC_PARAM PackParams p) {
+ZINC_KERNEL(512, 2) pack_panels(ZINC_PARAM PackParams p) {
     ZINC_STATIC_SHARED(float, maxima, 32);
     pdl_launch();
     const int n_rows = p.n.get();

@@ -293,7 +293,7 @@ impl Lowering<'_> {
     pub(in crate::lower) fn pack_panels(&mut self, to: Panels, x: Rows, dim: Dim) {
         let params = PackParams { x, n: self.count(dim), to };
         let kernel = Kernel { module: "panels", name: "pack_panels" };
-        let block = (x.cols / 4).next_power_of_two().clamp(128, 1024);
+        let block = (x.cols / 4).next_power_of_two().clamp(128, 512);
         self.push(Launch::new(kernel, params, [self.rows(dim), 1, 1], block));
     }
 
