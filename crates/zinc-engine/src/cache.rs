@@ -432,6 +432,29 @@ impl Cache {
         Ok(())
     }
 
+    /// Takes pages for `n` rows behind the computed tokens that nobody will go on from, until
+    /// [`Cache::take_back`]; false if there is no room.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn lend(&mut self, seq: &mut SeqCache, n: usize) -> Result<bool, EngineError> {
+        let end = (seq.n_tokens + n) as u32;
+        let n_new = n_pages_for(end).saturating_sub(seq.table.pages().len() as u32);
+        match self.make_room(n_new) {
+            Ok(()) => {
+                seq.table.grow(&mut self.pools.full, end)?;
+                Ok(true)
+            }
+            Err(EngineError::Cache(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the pages of [`Cache::lend`] back.
+    pub fn take_back(&mut self, seq: &mut SeqCache) {
+        seq.table.truncate(&mut self.pools.full, seq.n_tokens as u32);
+    }
+
     /// The checkpoints of a step that ends after `end` tokens.
     fn begin_checkpoints(&mut self, seq: &mut SeqCache, end: usize) {
         let is_saved = |seq: &SeqCache, at| seq.saves.iter().any(|save| save.n_tokens == at);

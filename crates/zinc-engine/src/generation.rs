@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use zinc_token::{DecodeOptions, StreamDecoder};
 
-use crate::draft::Drafter;
+use crate::draft::{DraftSource, Drafter};
 use crate::pooling::Pooled;
 use crate::request::{Event, Request, Usage};
 use crate::sampler::{self, Sampled, Sampler, SamplerWorkspace};
@@ -164,8 +164,13 @@ impl Generation {
     }
 
     /// Tokens will be drafted ahead of it.
-    pub fn speculate(&mut self) {
-        self.drafter = Some(Drafter::new());
+    pub fn speculate(&mut self, source: DraftSource) {
+        self.drafter = Some(Drafter::new(source));
+    }
+
+    /// What drafts ahead of it.
+    pub fn drafter(&mut self) -> Option<&mut Drafter> {
+        self.drafter.as_mut()
     }
 
     /// The tokens drafted behind those that are pending.
@@ -173,8 +178,14 @@ impl Generation {
         self.drafter.as_ref().map_or(&[], Drafter::ids)
     }
 
-    /// Drafts tokens for the next step, none beyond a text of `n_tokens_max` tokens.
-    pub fn draft(&mut self, n_tokens_max: usize) {
+    /// Tokens that the draft lacks.
+    pub fn n_missing(&self) -> usize {
+        self.drafter.as_ref().map_or(0, Drafter::n_missing)
+    }
+
+    /// Begins a draft for the next step, of no token beyond a text of `n_tokens_max` tokens; `pays` is
+    /// the share of drafted tokens that must be accepted on average.
+    pub fn begin_draft(&mut self, n_tokens_max: usize, pays: f32) {
         let Some(drafter) = &mut self.drafter else { return };
         let tokens = self.sequence.tokens();
         let is_ready =
@@ -183,8 +194,15 @@ impl Generation {
         let n_wanted = (self.n_generated_max - self.sequence.n_generated()).saturating_sub(1);
         let n_max = n_tokens_max.saturating_sub(tokens.len()).min(n_wanted);
         match is_ready {
-            true => drafter.draft(tokens, n_max),
+            true => drafter.begin(n_max, pays),
             false => drafter.clear(),
+        }
+    }
+
+    /// Looks in its own text for the tokens that the draft lacks.
+    pub fn look_up(&mut self) {
+        if let Some(drafter) = &mut self.drafter {
+            drafter.look_up(self.sequence.tokens());
         }
     }
 

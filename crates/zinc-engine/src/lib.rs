@@ -64,7 +64,7 @@ mod step;
 pub mod stop;
 
 pub use activations::ActivationSums;
-pub use draft::Speculation;
+pub use draft::{DraftSource, Speculation};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use evaluate::{Evaluator, StepRows, Tapped, Taps};
@@ -76,5 +76,5 @@ pub use request::{Event, Pooling, Request, Usage};
 pub use runner::LoadedModel;
 pub use sampler::SamplingParams;
 pub use sequence::{FinishReason, SequenceId};
-pub use stats::Stats;
+pub use stats::{DraftStats, Stats};
 pub use steer::{Allowed, Steer, SteerError};

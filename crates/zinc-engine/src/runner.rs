@@ -12,6 +12,7 @@ use zinc_plan::{Plan, TensorKind, passes};
 
 use crate::cache_shape::CacheShape;
 use crate::mtp::HIDDEN_TENSOR;
+use crate::options::EngineOptions;
 use crate::{EngineError, Model};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
@@ -50,6 +51,21 @@ impl LoadedModel {
         LoadedModel::load_blocks(model, device, &[Block::Trunk, Block::Mtp], progress)
     }
 
+    /// As [`LoadedModel::load`], with what else an [`Engine`](crate::Engine) with these options needs
+    /// of the model.
+    ///
+    /// # Errors
+    /// As there; and [`EngineError::NoMtpHead`].
+    pub fn load_for(
+        model: Arc<Model>,
+        device: Arc<dyn Device>,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<LoadedModel, EngineError> {
+        let blocks = options.blocks(&model);
+        LoadedModel::load_blocks(model, device, blocks, progress)
+    }
+
     fn load_blocks(
         model: Arc<Model>,
         device: Arc<dyn Device>,
@@ -71,6 +87,11 @@ impl LoadedModel {
         &self.device
     }
 
+    /// Whether the head of multi-token prediction is there.
+    pub fn has_mtp(&self) -> bool {
+        self.blocks.contains(&Block::Mtp)
+    }
+
     /// How long the device took for the weights.
     pub fn load_time(&self) -> Duration {
         self.load_time
@@ -88,13 +109,22 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    fn plan(self, model: &Model, options: &PlanOptions) -> Result<Plan, EngineError> {
+    /// Its plan.
+    pub fn plan(self, model: &Model, options: &PlanOptions) -> Result<Plan, EngineError> {
         match self {
             Block::Trunk => Ok(model.graph().plan(options)?),
             Block::Mtp => model
                 .graph()
                 .mtp_plan(options)?
                 .ok_or_else(|| EngineError::NoMtpHead { arch: model.config().arch.clone() }),
+        }
+    }
+
+    /// The caches of this part beside those of a trunk of `shape`.
+    pub fn shape(self, shape: CacheShape) -> CacheShape {
+        match self {
+            Block::Trunk => shape,
+            Block::Mtp => shape.of_head(),
         }
     }
 
@@ -136,6 +166,8 @@ pub(crate) struct Wanted {
     pub out_rows: Option<u32>,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
+    /// Also, right behind the logits, the trunk's hidden states after the final norm, of every token.
+    pub hidden: bool,
 }
 
 /// Compiled plans of a model and the cache they share.
@@ -228,7 +260,13 @@ pub(crate) fn prepare(
     wanted: &Wanted,
 ) -> Result<Plan, EngineError> {
     let plan = |max_tokens, max_out_rows| {
-        wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))
+        let options = shape.plan_options(max_tokens, max_out_rows);
+        match (wanted.block, bucket) {
+            (Block::Trunk, Bucket::Logits(_)) if wanted.hidden => {
+                Ok(model.graph().plan_with_hidden(&options)?)
+            }
+            (block, _) => block.plan(model, &options),
+        }
     };
     let plan = match bucket {
         Bucket::Logits(max_tokens) => {
