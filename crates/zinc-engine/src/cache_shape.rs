@@ -231,7 +231,8 @@ impl RowBytes {
     fn of(model: &Model, options: &EngineOptions) -> Result<RowBytes, EngineError> {
         let one_token = PlanOptions { kv_type: options.kv_type, ..PlanOptions::ONE_TOKEN };
         let blocks = options.blocks(model).iter();
-        let plans = blocks.map(|block| block.plan(model, &one_token)).collect::<Result<Vec<_>, _>>()?;
+        let plans =
+            blocks.map(|block| block.plan(model, &one_token)).collect::<Result<Vec<_>, _>>()?;
         let bytes = |dim| plans.iter().map(|plan| plan.state_row_bytes(dim)).sum();
         Ok(RowBytes {
             full: bytes(Dim::CacheRows),

@@ -483,8 +483,7 @@ fn host_tier(
 ) -> Result<HostTier, EngineError> {
     let device = loaded.device();
     let tier = HostTier::new(Arc::clone(device), runner.states().clone(), budget);
-    let tier =
-        tier.ok_or_else(|| EngineError::HostCache { device: device.info().name.clone() })?;
+    let tier = tier.ok_or_else(|| EngineError::HostCache { device: device.info().name.clone() })?;
     Ok(match speculator.head().map(|head| head.runner()) {
         Some(head) => {
             let row_bytes = head.largest_plan().state_row_bytes(Dim::CacheRows);

@@ -81,8 +81,7 @@ fn head_with(
     let weight = graph.vector(norm, config.d_model)?;
     let attributes = zinc_plan::RmsNorm { eps: config.rms_eps, group: config.d_model };
     let hidden = graph.b.rms_norm("final_norm", attributes, rows, weight)?;
-    let normed =
-        if graph.gives_hidden { graph.b.gather_out_rows("out", hidden)? } else { hidden };
+    let normed = if graph.gives_hidden { graph.b.gather_out_rows("out", hidden)? } else { hidden };
     let output = match outputs.iter().find(|name| graph.has(name)) {
         Some(name) => graph.matrix(name, config.n_vocab, config.d_model)?,
         None => table,

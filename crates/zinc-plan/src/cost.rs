@@ -139,7 +139,8 @@ impl Plan {
 
     /// Bytes of one row of all states whose rows are `dim`.
     pub fn state_row_bytes(&self, dim: Dim) -> u64 {
-        let is_wanted = |tensor: &TensorInfo| tensor.kind == TensorKind::State && tensor.shape.rows == dim;
+        let is_wanted =
+            |tensor: &TensorInfo| tensor.kind == TensorKind::State && tensor.shape.rows == dim;
         self.tensors_where(is_wanted).map(|(_, tensor)| tensor.row_bytes() as u64).sum()
     }
 

@@ -6,7 +6,6 @@ use super::Running;
 use crate::cache::Cache;
 use crate::cache_shape::CacheShape;
 use crate::draft::{Cost, DraftSource, Head, N_SEQS_MAX, Speculation};
-use crate::generation::Generation;
 use crate::options::EngineOptions;
 use crate::runner::LoadedModel;
 use crate::scheduler::BatchEntry;
@@ -226,3 +225,6 @@ fn is_calm(running: &[Running]) -> bool {
     });
     all_decode && n_seqs <= N_SEQS_MAX
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use zinc_engine::mtp::HIDDEN_TENSOR;
 use zinc_engine::{
-    Draft, EngineOptions, Evaluator, LoadedModel, Model, MtpHead, MtpRows, Speculation,
-    Tapped, Taps, sampler,
+    Draft, EngineOptions, Evaluator, LoadedModel, Model, MtpHead, MtpRows, Speculation, Tapped,
+    Taps, sampler,
 };
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
