@@ -41,6 +41,7 @@ mod activations;
 mod cache;
 mod cache_shape;
 mod draft;
+mod ends;
 mod engine;
 mod error;
 mod evaluate;
