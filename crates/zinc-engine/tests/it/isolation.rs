@@ -311,6 +311,6 @@ fn sessions_on_recurrent_states() {
 #[test]
 fn sessions_with_drafts() {
     check(&drafting(Speculation::Lookup, case("qwen3", 60, (3, Some(11)))), 7);
-    check(&drafting(Speculation::Mtp, case("qwen3_5_mtp", 60, (3, Some(11)))), 8);
+    check(&drafting(Speculation::Mtp, case("qwen3_5_mtp", 60, (10, Some(34)))), 8);
     check(&drafting(Speculation::Mtp, with_host(case("qwen3_5_mtp", 60, (2, None)))), 9);
 }
