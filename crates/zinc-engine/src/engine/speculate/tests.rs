@@ -124,7 +124,7 @@ fn drafts_follow_what_was_accepted_and_what_was_refused() {
     let steer = Box::new(Follow { tokens: Arc::clone(&tokens), mask });
     engine
         .submit(Request {
-            prompt: prompts[0].0.clone(),
+            prompt: prompts[prompts.len() - 1].0.clone(),
             steer: Some(steer),
             ignore_eos: true,
             ..Request::default()
