@@ -161,9 +161,8 @@ impl From<EngineError> for ApiError {
             EngineError::PromptTooLong { .. } => {
                 ApiError::bad_request("context_length_exceeded", message)
             }
-            EngineError::Sampler(SamplerError::Param { field, .. }) => {
-                let param = Some(field.to_owned());
-                ApiError { param, ..ApiError::bad_request("invalid_value", message) }
+            EngineError::Sampler(SamplerError::Param { field, value, allowed }) => {
+                ApiError::field(field, format!("is {value}; allowed: {allowed}"))
             }
             EngineError::EmptyPrompt
             | EngineError::TokenId { .. }
