@@ -51,25 +51,27 @@ pub fn run(root: &Path) -> Result<bool> {
     Ok(clean)
 }
 
-/// Random requests made from the OpenAPI document, to a server whose answers are short.
+/// Requests made from the OpenAPI document, to a server whose answers are short: its examples, which must
+/// work; then each bound of each field, random requests, and responses followed along the links.
 fn schemathesis(root: &Path, venv: &Path, scripts: &Path) -> Result<bool> {
     let config = scripts.join("short.toml");
     let config = config.to_str().context("the path is not UTF-8")?;
     let flags = ["--api-key", KEY, "--log-level", "warn", "--config", config, "--ctx", "64"];
     let server = Server::start(root, &flags)?;
-    let mut command = Command::new(venv.join("bin/st"));
-    // It keeps notes in the folder that it runs in.
-    command
-        .current_dir(root.join("target/clients"))
-        .arg("run")
-        .arg(format!("{}/openapi.json", server.url()));
-    command.args(["--header", &format!("Authorization: Bearer {KEY}")]);
-    command.args(["--phases", "fuzzing", "--max-examples", N_EXAMPLES, "--seed", "1"]);
+    let mut clean = true;
     // A positive body may still be refused: a table cannot say that a conversation fits the context.
-    command.args(["--exclude-checks", "positive_data_acceptance"]);
-    command.args(["--workers", "4", "--request-timeout", "60", "--no-color"]);
-    command.args(["--suppress-health-check", "all"]);
-    let clean = step("schemathesis", &mut command, &server)?;
+    let not_all = ["--exclude-checks", "positive_data_acceptance"];
+    for (phases, checks) in [("examples", &[][..]), ("coverage,fuzzing,stateful", &not_all)] {
+        let mut command = Command::new(venv.join("bin/st"));
+        // It keeps notes in the folder that it runs in.
+        command.current_dir(root.join("target/clients"));
+        command.arg("run").arg(format!("{}/openapi.json", server.url())).args(checks);
+        command.args(["--header", &format!("Authorization: Bearer {KEY}")]);
+        command.args(["--phases", phases, "--max-examples", N_EXAMPLES, "--seed", "1"]);
+        command.args(["--workers", "4", "--request-timeout", "60", "--no-color"]);
+        command.args(["--suppress-health-check", "all"]);
+        clean &= step(&format!("schemathesis, {phases}"), &mut command, &server)?;
+    }
     server.terminate()?;
     Ok(clean)
 }

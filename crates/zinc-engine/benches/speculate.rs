@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use zinc_cpu::{CpuDevice, Isa};
 use zinc_engine::{
-    Engine, EngineOptions, LoadedModel, Model, Request, SamplingParams, Speculation,
+    DraftSource, Engine, EngineOptions, LoadedModel, Model, Request, SamplingParams, Speculation,
 };
 use zinc_token::EncodeOptions;
 
@@ -29,11 +29,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../builtin/zinc-demo.gguf");
     let model = Arc::new(Model::open(&file.map_or(demo, PathBuf::from))?);
     let device = Arc::new(CpuDevice::new(2, Isa::best())?);
-    let loaded = LoadedModel::load(Arc::clone(&model), device, &mut |_, _| {})?;
+    let auto = EngineOptions { speculation: Speculation::Auto, ..EngineOptions::default() };
+    let loaded = LoadedModel::load_for(Arc::clone(&model), device, &auto, &mut |_, _| {})?;
     let loaded = Arc::new(loaded);
     for (task, text) in tasks() {
         let prompt = model.tokenizer().encode(&text, EncodeOptions::default());
-        for speculation in [Speculation::Off, Speculation::Lookup] {
+        let all = [Speculation::Off, Speculation::Lookup, Speculation::Mtp, Speculation::Auto];
+        let has_head = model.config().n_mtp_layers > 0;
+        for speculation in all.into_iter().filter(|it| has_head || *it != Speculation::Mtp) {
             measure(task, &loaded, &prompt, speculation)?;
         }
     }
@@ -68,11 +71,12 @@ fn measure(
         best = best.min(begin.elapsed().as_secs_f64());
     }
     let stats = engine.stats();
+    let [lookup, mtp] = [DraftSource::Lookup, DraftSource::Mtp].map(|it| stats.drafts(it));
     println!(
         "{task}, {speculation:?}: {:.2} tokens per step, {} of {} drafted tokens accepted, {:.2} ms per token",
         stats.n_generated_tokens as f64 / stats.n_steps as f64,
-        stats.n_accepted_tokens,
-        stats.n_drafted_tokens,
+        lookup.n_accepted_tokens + mtp.n_accepted_tokens,
+        lookup.n_drafted_tokens + mtp.n_drafted_tokens,
         best * 1e3 / f64::from(N_TOKENS - 1),
     );
     Ok(())

@@ -129,6 +129,11 @@ impl Cache {
         self.shape.needs_checkpoints()
     }
 
+    /// Whether sequences leave the state after their last whole block.
+    fn leaves_states(&self) -> bool {
+        self.keeps && self.shape.has_checkpoints()
+    }
+
     /// Fills `path` with the known blocks of the first `n_max` tokens, and returns how many of them a
     /// sequence can go on after.
     fn walk(&mut self, tokens: &[u32], n_max: usize, rope_variant: i32) -> usize {
@@ -428,12 +433,36 @@ impl Cache {
                 seq.saves.push(Save { n_tokens, state: Some(state), purpose: Purpose::Draft });
             }
         }
-        self.begin_checkpoints(seq, end);
+        self.begin_checkpoints(seq, end, n_draft as usize);
         Ok(())
     }
 
-    /// The checkpoints of a step that ends after `end` tokens.
-    fn begin_checkpoints(&mut self, seq: &mut SeqCache, end: usize) {
+    /// Takes pages for `n` rows behind the computed tokens that nobody will go on from, until
+    /// [`Cache::take_back`]; false if there is no room.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn lend(&mut self, seq: &mut SeqCache, n: usize) -> Result<bool, EngineError> {
+        let end = (seq.n_tokens + n) as u32;
+        let n_new = n_pages_for(end).saturating_sub(seq.table.pages().len() as u32);
+        match self.make_room(n_new) {
+            Ok(()) => {
+                seq.table.grow(&mut self.pools.full, end)?;
+                Ok(true)
+            }
+            Err(EngineError::Cache(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the pages of [`Cache::lend`] back.
+    pub fn take_back(&mut self, seq: &mut SeqCache) {
+        seq.table.truncate(&mut self.pools.full, seq.n_tokens as u32);
+    }
+
+    /// The checkpoints of a step that ends after `end` tokens, the last `n_draft` of which may be
+    /// refused.
+    fn begin_checkpoints(&mut self, seq: &mut SeqCache, end: usize, n_draft: usize) {
         let is_saved = |seq: &SeqCache, at| seq.saves.iter().any(|save| save.n_tokens == at);
         while seq.wanted.first().is_some_and(|length| *length <= end) {
             let n_tokens = seq.wanted.remove(0);
@@ -446,11 +475,14 @@ impl Cache {
             seq.saves.push(Save { n_tokens, state, purpose: Purpose::Checkpoint });
         }
         let last_block = end / BLOCK * BLOCK;
-        let is_new = last_block > seq.n_tokens && self.keeps && self.shape.has_checkpoints();
+        let is_new = last_block > seq.n_tokens && self.leaves_states();
         if !is_new || seq.states.is_none() || is_saved(seq, last_block) {
             return;
         }
-        let rolling = seq.states.as_mut().and_then(|states| states.rolling.take());
+        // What is left of the block before may go only for one that is certain to come.
+        let is_certain = last_block + n_draft <= end;
+        let states = seq.states.as_mut().filter(|_| is_certain);
+        let rolling = states.and_then(|states| states.rolling.take());
         let row = rolling.map(|(_, row)| row).or_else(|| self.take_state());
         if let Some(row) = row {
             let (n_tokens, state) = (last_block, Some(row));
@@ -475,14 +507,24 @@ impl Cache {
         if self.keeps {
             self.insert_blocks(seq, tokens);
         }
+        let leaves_states = self.leaves_states();
         let mut saves = std::mem::take(&mut seq.saves);
         for Save { n_tokens: at, state, purpose } in saves.drain(..) {
             match (purpose, state, &mut seq.states) {
                 (Purpose::Draft, Some(row), Some(states)) if at == n_tokens => {
+                    if leaves_states && at.is_multiple_of(BLOCK) {
+                        self.pools.states.share(row);
+                        states.roll(&mut self.pools.states, at, row);
+                    }
                     states.from = Some(row);
                 }
+                (Purpose::Draft, Some(row), Some(states))
+                    if at < n_tokens && leaves_states && at.is_multiple_of(BLOCK) =>
+                {
+                    states.roll(&mut self.pools.states, at, row);
+                }
                 (Purpose::Rolling, Some(row), Some(states)) if at <= n_tokens => {
-                    states.rolling = Some((at, row));
+                    states.roll(&mut self.pools.states, at, row);
                 }
                 (Purpose::Checkpoint, ..) if at <= n_tokens => self.attach(seq, at, state),
                 _ => state.iter().for_each(|row| self.pools.states.release(*row)),

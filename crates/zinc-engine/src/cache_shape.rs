@@ -1,12 +1,13 @@
 //! Sizes and types of a model's caches.
 
 use zinc_models::PlanOptions;
-use zinc_plan::{Dim, Limits, TensorKind};
+use zinc_plan::{Dim, Limits};
 use zinc_quant::GgmlType;
 
 use crate::draft::N_SEQS_MAX;
 use crate::kv::{PAGE_SIZE, WindowTable, n_pages_for};
 use crate::options::EngineOptions;
+use crate::runner::Block;
 use crate::{EngineError, Model};
 
 /// Size and type of the caches, the same for all plans that share them.
@@ -25,6 +26,8 @@ pub(crate) struct CacheShape {
     pub n_out_rows: u32,
     /// Most tokens that are drafted ahead of a sequence.
     pub n_draft: u32,
+    /// The head of multi-token prediction drafts them, with a cache in the same pages.
+    pub has_head: bool,
     /// There is a plan for hidden states.
     pub embeddings: bool,
     /// Longest window of the layers that have one.
@@ -62,6 +65,7 @@ impl CacheShape {
             kv_type: options.kv_type,
             n_out_rows: max_seqs.saturating_add(options.extra_rows).saturating_add(n_draft_rows),
             n_draft,
+            has_head: options.blocks(model).contains(&Block::Mtp),
             embeddings: options.embeddings,
             window: config.longest_window(),
             has_states: config.layers.iter().any(|layer| layer.recurrent),
@@ -72,7 +76,7 @@ impl CacheShape {
             shape.n_checkpoints = options.checkpoints.saturating_mul(max_seqs);
         }
         match options.cache_bytes {
-            Some(budget) => shape.within(budget, &RowBytes::of(model, options.kv_type)?),
+            Some(budget) => shape.within(budget, &RowBytes::of(model, options)?),
             None => Ok(shape),
         }
     }
@@ -103,9 +107,11 @@ impl CacheShape {
         Ok(CacheShape { n_pages: self.pages_per_seq() + n_more, n_checkpoints, ..self })
     }
 
-    /// The caches of a block whose layers all keep everything, whatever the others of the model do.
-    pub fn without_windows_and_states(self) -> CacheShape {
-        CacheShape { window: None, has_states: false, n_checkpoints: 0, ..self }
+    /// The caches of the head of multi-token prediction beside a trunk with these: it keeps everything,
+    /// whatever the layers of the trunk do, and embeds nothing.
+    pub fn of_head(self) -> CacheShape {
+        let embeddings = false;
+        CacheShape { window: None, has_states: false, n_checkpoints: 0, embeddings, ..self }
     }
 
     /// Whether going back to a prefix needs a checkpoint.
@@ -199,6 +205,7 @@ impl CacheShape {
             kv_type: GgmlType::F16,
             n_out_rows: max_seqs,
             n_draft: 0,
+            has_head: false,
             embeddings: false,
             window: None,
             has_states: false,
@@ -221,12 +228,12 @@ struct RowBytes {
 }
 
 impl RowBytes {
-    fn of(model: &Model, kv_type: GgmlType) -> Result<RowBytes, EngineError> {
-        let plan = model.graph().plan(&PlanOptions { kv_type, ..PlanOptions::ONE_TOKEN })?;
-        let bytes = |dim| {
-            let states = plan.tensors_where(|t| t.kind == TensorKind::State && t.shape.rows == dim);
-            states.map(|(_, tensor)| tensor.row_bytes() as u64).sum()
-        };
+    fn of(model: &Model, options: &EngineOptions) -> Result<RowBytes, EngineError> {
+        let one_token = PlanOptions { kv_type: options.kv_type, ..PlanOptions::ONE_TOKEN };
+        let blocks = options.blocks(model).iter();
+        let plans =
+            blocks.map(|block| block.plan(model, &one_token)).collect::<Result<Vec<_>, _>>()?;
+        let bytes = |dim| plans.iter().map(|plan| plan.state_row_bytes(dim)).sum();
         Ok(RowBytes {
             full: bytes(Dim::CacheRows),
             window: bytes(Dim::WindowRows),

@@ -8,14 +8,17 @@
 //!
 //! In steady decoding a step allocates no memory here.
 
+mod speculate;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use zinc_backend::{Device, StepInputs};
+use zinc_plan::Dim;
 
 use crate::cache::{Cache, HostTier, SeqCache};
-use crate::draft::N_SEQS_MAX;
+use crate::draft::{DraftSource, Speculation};
 use crate::generation::Generation;
 use crate::kv::{KvError, PAGE_SIZE};
 use crate::options::EngineOptions;
@@ -28,6 +31,7 @@ use crate::sequence::{FinishReason, SequenceId, SequenceState};
 use crate::stats::Stats;
 use crate::step::{Share, push_share};
 use crate::{EngineError, Model};
+use speculate::{Done, Speculator};
 
 /// Generates text for requests.
 pub struct Engine {
@@ -39,8 +43,7 @@ pub struct Engine {
     limits: Limits,
     pages_per_seq: u32,
     gives_embeddings: bool,
-    /// Most tokens that are drafted ahead of a sequence.
-    n_draft: u32,
+    speculator: Speculator,
     /// Whether a prompt can go on after what another one computes.
     shares_prompts: bool,
     cache: Cache,
@@ -53,6 +56,7 @@ pub struct Engine {
     // Scratch space of a step.
     pending: Vec<Pending>,
     batch: Vec<BatchEntry>,
+    done: Vec<Done>,
     inputs: StepInputs,
     /// Tokens of a share with the drafted ones behind them.
     drafted: Vec<u32>,
@@ -83,11 +87,21 @@ impl Engine {
     /// # Errors
     /// An option outside its range, or what the device lacks.
     pub fn new(loaded: Arc<LoadedModel>, options: &EngineOptions) -> Result<Engine, EngineError> {
+        let source = options.speculation.source(loaded.model());
+        let options = match options.speculation {
+            // Whoever loaded the model decided that the head is not worth its memory.
+            Speculation::Auto if source == Some(DraftSource::Mtp) && !loaded.has_mtp() => {
+                &EngineOptions { speculation: Speculation::Lookup, ..*options }
+            }
+            _ => options,
+        };
         let shape = options.cache_shape(loaded.model())?;
-        let runner = Runner::new(&loaded, shape, &Wanted::default())?;
+        let wanted = Wanted { hidden: shape.has_head, ..Wanted::default() };
+        let runner = Runner::new(&loaded, shape, &wanted)?;
+        let speculator = Speculator::new(&loaded, options, shape)?;
         let host = match options.host_cache_bytes {
             0 => None,
-            budget => Some(host_tier(&loaded, &runner, budget)?),
+            budget => Some(host_tier(&loaded, &runner, &speculator, budget)?),
         };
         Ok(Engine {
             runner,
@@ -101,7 +115,6 @@ impl Engine {
             },
             pages_per_seq: shape.pages_per_seq(),
             gives_embeddings: shape.embeddings,
-            n_draft: shape.n_draft,
             shares_prompts: !shape.needs_checkpoints() || shape.has_checkpoints(),
             cache: Cache::new(shape, host),
             waiting: VecDeque::new(),
@@ -110,9 +123,11 @@ impl Engine {
             stats: Stats::default(),
             pending: Vec::with_capacity(shape.max_seqs as usize),
             batch: Vec::with_capacity(shape.max_seqs as usize),
+            done: Vec::with_capacity(shape.max_seqs as usize),
             inputs: StepInputs::default(),
             drafted: Vec::with_capacity(1 + shape.n_draft as usize),
             workspace: SamplerWorkspace::new(shape.n_ctx as usize),
+            speculator,
             loaded,
         })
     }
@@ -191,8 +206,8 @@ impl Engine {
         }
         let id = SequenceId(self.next_id);
         let mut generation = Generation::new(id, request, self.loaded.model(), self.n_ctx)?;
-        if self.n_draft > 0 && !generation.is_pooled() {
-            generation.speculate();
+        if let Some(source) = self.speculator.source().filter(|_| !generation.is_pooled()) {
+            generation.speculate(source);
         }
         self.next_id += 1;
         self.waiting.push_back(generation);
@@ -223,7 +238,7 @@ impl Engine {
         self.remove_finished(sink);
         self.admit()?;
         self.open_anew()?;
-        self.draft();
+        self.speculator.check(&mut self.running);
         self.schedule()?;
         if let Some(profiler) = self.runner.profiler() {
             profiler.lap(Phase::Schedule);
@@ -231,6 +246,7 @@ impl Engine {
         for pooled in [false, true] {
             self.compute(pooled, sink)?;
         }
+        self.speculator.draft(&mut self.running, &mut self.cache)?;
         self.remove_finished(sink);
         Ok(())
     }
@@ -338,26 +354,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Drafts tokens ahead where few sequences run and no prompt is read.
-    fn draft(&mut self) {
-        if self.n_draft == 0 {
-            return;
-        }
-        let is_decoding =
-            |running: &Running| *running.generation.sequence.state() == SequenceState::Decoding;
-        let is_calm = self.running.len() <= N_SEQS_MAX && self.running.iter().all(is_decoding);
-        let graph = self.loaded.model().graph();
-        for Running { generation, cache, .. } in &mut self.running {
-            // A draft must not reach into the length at which other rope frequencies apply.
-            let n_tokens = generation.sequence.tokens().len() as u32 + self.n_draft;
-            let is_same_rope = graph.rope_variant(n_tokens) == cache.rope_variant;
-            match is_calm && is_same_rope {
-                true => generation.draft(self.n_ctx as usize),
-                false => generation.draft_nothing(),
-            }
-        }
-    }
-
     /// Decides what the step computes; where pages are short, the youngest sequence waits again.
     fn schedule(&mut self) -> Result<(), EngineError> {
         loop {
@@ -405,6 +401,7 @@ impl Engine {
             return Ok(());
         }
         let model = self.loaded.model();
+        let begin = self.speculator.clock(&self.running);
         let n_cols = match pooled {
             true => model.config().d_model,
             false => model.config().n_vocab,
@@ -413,6 +410,7 @@ impl Engine {
             true => self.runner.run_hidden(&self.inputs)?,
             false => self.runner.run(&self.inputs)?,
         };
+        self.speculator.measure(begin, &self.batch);
         let mut sink = |event: Event<'_>| match &mut profiler {
             None => sink(event),
             Some(profiler) => {
@@ -425,8 +423,9 @@ impl Engine {
         self.stats.n_computed_tokens += self.inputs.token_ids.len() as u64;
         // The plan returns the rows that were asked for in the order of the shares.
         let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice);
+        self.done.clear();
         for entry in &self.batch {
-            let Running { generation, cache, .. } = &mut self.running[entry.idx];
+            let Running { generation, .. } = &mut self.running[entry.idx];
             if generation.is_pooled() != pooled {
                 continue;
             }
@@ -439,15 +438,27 @@ impl Engine {
             let (n, n_draft) = (entry.n_tokens as usize, entry.n_draft as usize);
             let n_accepted =
                 generation.advance(n, n_draft, own, model, &mut self.workspace, &mut sink);
-            let n_kept = entry.n_tokens + n_accepted as u32;
-            self.cache.end_step(cache, generation.sequence.tokens(), n_kept);
-            self.stats.n_drafted_tokens += n_draft as u64;
-            self.stats.n_accepted_tokens += n_accepted as u64;
+            self.done.push(Done { idx: entry.idx, n_rows: n_tokens, n_kept: n + n_accepted });
+            if let Some(source) = self.speculator.source() {
+                self.stats.drafts_by(source).add(n_draft, n_accepted);
+            }
             let n_generated = generation.sequence.n_generated() - n_before;
             self.stats.n_generated_tokens += n_generated as u64;
         }
-        if let Some(profiler) = profiler {
+        if let Some(profiler) = &mut profiler {
             profiler.lap(Phase::Sample);
+        }
+        if !pooled {
+            let hidden = outputs.values.get(1).map_or(&[][..], Vec::as_slice);
+            self.speculator.begin(&mut self.running, model, self.n_ctx);
+            self.speculator.feed(&mut self.running, &self.done, hidden)?;
+        }
+        for done in &self.done {
+            let Running { generation, cache, .. } = &mut self.running[done.idx];
+            self.cache.end_step(cache, generation.sequence.tokens(), done.n_kept as u32);
+        }
+        if let Some(profiler) = profiler {
+            profiler.lap(Phase::Draft);
             profiler.end();
         }
         Ok(())
@@ -508,10 +519,22 @@ impl Engine {
 }
 
 /// The part of the cache in the host's memory.
-fn host_tier(loaded: &LoadedModel, runner: &Runner, budget: u64) -> Result<HostTier, EngineError> {
+fn host_tier(
+    loaded: &LoadedModel,
+    runner: &Runner,
+    speculator: &Speculator,
+    budget: u64,
+) -> Result<HostTier, EngineError> {
     let device = loaded.device();
     let tier = HostTier::new(Arc::clone(device), runner.states().clone(), budget);
-    tier.ok_or_else(|| EngineError::HostCache { device: device.info().name.clone() })
+    let tier = tier.ok_or_else(|| EngineError::HostCache { device: device.info().name.clone() })?;
+    Ok(match speculator.head().map(|head| head.runner()) {
+        Some(head) => {
+            let row_bytes = head.largest_plan().state_row_bytes(Dim::CacheRows);
+            tier.beside(head.states().clone(), row_bytes)
+        }
+        None => tier,
+    })
 }
 
 /// Checks that there are tokens and that the model knows them.

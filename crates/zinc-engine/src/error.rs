@@ -90,7 +90,10 @@ pub enum EngineError {
         allowed: String,
     },
     /// The model has no head of multi-token prediction, or was loaded without it.
-    #[error("this model of architecture {arch} has no multi-token-prediction head")]
+    #[error(
+        "this model of architecture {arch} has no multi-token-prediction head; hint: draft by lookup, \
+         or not at all (--speculate lookup, off; auto chooses)"
+    )]
     NoMtpHead {
         /// Its architecture.
         arch: String,

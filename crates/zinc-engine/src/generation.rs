@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use zinc_token::{DecodeOptions, StreamDecoder};
 
-use crate::draft::Drafter;
+use crate::draft::{DraftSource, Drafter};
+use crate::ends::Ends;
 use crate::pooling::Pooled;
 use crate::request::{Event, Request, Usage};
-use crate::sampler::{self, Sampled, Sampler, SamplerWorkspace};
+use crate::sampler::{self, Choice, Sampled, Sampler, SamplerWorkspace};
 use crate::scheduler::Pending;
 use crate::sequence::{FinishReason, Sequence, SequenceId, SequenceState};
 use crate::steer::{Allowed, Steer, SteerError};
@@ -25,7 +26,7 @@ pub(crate) struct Generation {
     stop: StopStrings,
     stop_strings: Vec<String>,
     decoder: StreamDecoder,
-    ignore_eos: bool,
+    ends: Ends,
     /// Tokens after which it ends: what was asked for, or what the context has room for.
     n_generated_max: usize,
     scores: Option<Scores>,
@@ -77,6 +78,7 @@ impl Generation {
         if let Some(&id) = unknown {
             return Err(EngineError::ShownToken { id, n_vocab: vocab.n_tokens() as u32 });
         }
+        let ends = Ends::new(&request, vocab)?;
         let mut sampler = Sampler::new(request.sampling, model.config().n_vocab as usize)?;
         if sampler.reads_text() {
             request.prompt.iter().for_each(|&id| sampler.accept(vocab.piece(id)));
@@ -91,7 +93,7 @@ impl Generation {
             stop: StopStrings::new(&request.stop)?,
             stop_strings: request.stop,
             decoder: StreamDecoder::new(decode).showing(request.shown_special),
-            ignore_eos: request.ignore_eos,
+            ends,
             n_generated_max,
             scores: n_top.map(|n_top| Scores { n_top, n_reported: 0 }),
             pooled: request.pooling.map(Pooled::new),
@@ -164,8 +166,13 @@ impl Generation {
     }
 
     /// Tokens will be drafted ahead of it.
-    pub fn speculate(&mut self) {
-        self.drafter = Some(Drafter::new());
+    pub fn speculate(&mut self, source: DraftSource) {
+        self.drafter = Some(Drafter::new(source));
+    }
+
+    /// What drafts ahead of it.
+    pub fn drafter(&mut self) -> Option<&mut Drafter> {
+        self.drafter.as_mut()
     }
 
     /// The tokens drafted behind those that are pending.
@@ -173,8 +180,14 @@ impl Generation {
         self.drafter.as_ref().map_or(&[], Drafter::ids)
     }
 
-    /// Drafts tokens for the next step, none beyond a text of `n_tokens_max` tokens.
-    pub fn draft(&mut self, n_tokens_max: usize) {
+    /// Tokens that the draft lacks.
+    pub fn n_missing(&self) -> usize {
+        self.drafter.as_ref().map_or(0, Drafter::n_missing)
+    }
+
+    /// Begins a draft for the next step, of no token beyond a text of `n_tokens_max` tokens; `pays` is
+    /// the share of drafted tokens that must be accepted on average.
+    pub fn begin_draft(&mut self, n_tokens_max: usize, pays: f32) {
         let Some(drafter) = &mut self.drafter else { return };
         let tokens = self.sequence.tokens();
         let is_ready =
@@ -183,8 +196,15 @@ impl Generation {
         let n_wanted = (self.n_generated_max - self.sequence.n_generated()).saturating_sub(1);
         let n_max = n_tokens_max.saturating_sub(tokens.len()).min(n_wanted);
         match is_ready {
-            true => drafter.draft(tokens, n_max),
+            true => drafter.begin(n_max, pays),
             false => drafter.clear(),
+        }
+    }
+
+    /// Looks in its own text for the tokens that the draft lacks.
+    pub fn look_up(&mut self) {
+        if let Some(drafter) = &mut self.drafter {
+            drafter.look_up(self.sequence.tokens());
         }
     }
 
@@ -353,6 +373,7 @@ impl Generation {
         let mut logits = Some(logits);
         loop {
             let (sampler, history) = (&mut self.sampler, self.sequence.tokens());
+            let banned = self.ends.banned(self.sequence.n_generated());
             let allowed = self.steer.as_mut().map_or(Ok(Allowed::Any), |steer| steer.next())?;
             let is_forced = matches!(allowed, Allowed::Forced(_));
             let sampled = match (allowed, logits.take()) {
@@ -368,9 +389,13 @@ impl Generation {
                     }
                 }
                 (Allowed::Mask(mask), Some(logits)) => {
-                    sampler.sample_allowed(history, logits, Some(mask), workspace)?
+                    let choice = Choice { allowed: Some(mask), banned };
+                    sampler.sample_from(choice, history, logits, workspace)?
                 }
-                (Allowed::Any, Some(logits)) => sampler.sample(history, logits, workspace)?,
+                (Allowed::Any, Some(logits)) => {
+                    let choice = Choice { allowed: None, banned };
+                    sampler.sample_from(choice, history, logits, workspace)?
+                }
                 (Allowed::Any | Allowed::Mask(_), None) => return Ok(()),
             };
             self.take(sampled, model, sink)?;
@@ -392,7 +417,7 @@ impl Generation {
         if let Some(steer) = &mut self.steer {
             steer.accept(id)?;
         }
-        if !self.ignore_eos && vocab.is_end_of_generation(id) {
+        if self.ends.is_end(id) {
             self.sequence.finish(FinishReason::StopToken(id));
             return Ok(());
         }
@@ -405,7 +430,14 @@ impl Generation {
             self.sampler.accept(bytes);
         }
         self.shown.clear();
-        let found = self.stop.push(self.decoder.push(tokenizer, id), &mut self.shown);
+        let text = self.decoder.push(tokenizer, id);
+        let found = match self.ends.is_held(self.sequence.n_generated()) {
+            true => {
+                self.shown.push_str(text);
+                None
+            }
+            false => self.stop.push(text, &mut self.shown),
+        };
         let (seq, logprobs) = (self.sequence.id(), sampled.logprobs.as_ref());
         sink(Event::Token { seq, id, text: &self.shown, bytes, logprobs });
         if let Some(index) = found {

@@ -56,11 +56,8 @@ impl Lane {
         let chunk = options.cache_shape(model)?.max_tokens;
         let limits = StepLimits::new(model, block, chunk, all_logits, &taps)?;
         let shape = EngineOptions { chunk: limits.n_tokens, ..options }.cache_shape(model)?;
-        let shape = match block {
-            Block::Trunk => shape,
-            Block::Mtp => shape.without_windows_and_states(),
-        };
-        let wanted = Wanted { block, out_rows: Some(limits.n_out_rows), taps };
+        let shape = block.shape(shape);
+        let wanted = Wanted { block, out_rows: Some(limits.n_out_rows), taps, hidden: false };
         Ok(Lane {
             runner: Runner::new(loaded, shape, &wanted)?,
             limits,

@@ -6,6 +6,8 @@ use zinc_backend::{Device, WeightNeed};
 use zinc_plan::{Op, Plan, TensorId};
 
 use crate::cache_shape::CacheShape;
+use crate::draft::Head;
+use crate::options::EngineOptions;
 use crate::runner::{Block, Wanted, buckets, prepare, weight_sources};
 use crate::{EngineError, Model};
 
@@ -51,15 +53,14 @@ impl CacheNeed {
         kinds.iter().map(|kind| kind.n_bytes).sum()
     }
 
-    /// Of a plan with its states.
-    fn of(plan: &Plan) -> CacheNeed {
+    /// Adds the states of a plan.
+    fn add(&mut self, plan: &Plan) {
         let latent: HashSet<TensorId> = plan
             .nodes
             .iter()
             .filter(|node| matches!(node.op, Op::LatentAttention(_)))
             .flat_map(|node| node.reads[2..4].iter().copied())
             .collect();
-        let mut need = CacheNeed::default();
         // A convolution stands before each delta net and belongs to its layer.
         for node in &plan.nodes {
             let n_states = node.op.n_state_writes();
@@ -67,15 +68,14 @@ impl CacheNeed {
             let Some(first) = states.first() else { continue };
             let windowed = plan.tensor(*first).shape.rows == zinc_plan::Dim::WindowRows;
             let kind = match node.op {
-                Op::KvWrite if latent.contains(first) => &mut need.latent,
-                Op::KvWrite if windowed => &mut need.window,
-                Op::KvWrite => &mut need.full,
-                _ => &mut need.recurrent,
+                Op::KvWrite if latent.contains(first) => &mut self.latent,
+                Op::KvWrite if windowed => &mut self.window,
+                Op::KvWrite => &mut self.full,
+                _ => &mut self.recurrent,
             };
             kind.n_layers += u32::from(!matches!(node.op, Op::CausalConv1d(_)));
             kind.n_bytes += states.iter().map(|id| plan.max_bytes(*id)).sum::<u64>();
         }
-        need
     }
 }
 
@@ -104,44 +104,64 @@ impl MemoryNeed {
 pub(crate) struct Estimate<'a> {
     model: &'a Model,
     device: &'a dyn Device,
-    /// Prepared plans, with the tokens of a step that they are for.
-    plans: Vec<Plan>,
+    blocks: &'static [Block],
+    /// Prepared plans of each block.
+    plans: Vec<(Block, Vec<Plan>)>,
+    /// Tokens of a step that they are for.
     max_tokens: u32,
     weights: WeightNeed,
 }
 
 impl<'a> Estimate<'a> {
-    /// For `model` on `device`.
-    pub fn new(model: &'a Model, device: &'a dyn Device) -> Result<Estimate<'a>, EngineError> {
-        let weights = device.weight_need(&weight_sources(model, &[Block::Trunk])?);
-        Ok(Estimate { model, device, plans: Vec::new(), max_tokens: 0, weights })
+    /// For an engine of `model` with these options on `device`.
+    pub fn new(
+        model: &'a Model,
+        device: &'a dyn Device,
+        options: &EngineOptions,
+    ) -> Result<Estimate<'a>, EngineError> {
+        let blocks = options.blocks(model);
+        let weights = device.weight_need(&weight_sources(model, blocks)?);
+        Ok(Estimate { model, device, blocks, plans: Vec::new(), max_tokens: 0, weights })
     }
 
     /// What is needed with caches of this shape.
     pub fn need(&mut self, shape: CacheShape) -> Result<MemoryNeed, EngineError> {
         if self.max_tokens != shape.max_tokens {
-            let wanted = Wanted::default();
-            self.plans = buckets(shape)
-                .map(|bucket| prepare(self.model, self.device, shape, bucket, &wanted))
-                .collect::<Result<Vec<_>, _>>()?;
+            let plans = self.blocks.iter().map(|block| Ok((*block, self.prepare(*block, shape)?)));
+            self.plans = plans.collect::<Result<Vec<_>, EngineError>>()?;
             self.max_tokens = shape.max_tokens;
         }
-        let mut scratch = 0_u64;
-        for plan in &mut self.plans {
-            // Nothing but the limits differs between plans for caches of other sizes, and the arena
-            // is bounded by the tokens of a step.
-            let (max_tokens, max_out_rows) = (plan.limits.max_tokens, plan.limits.max_out_rows);
-            plan.limits = shape.plan_options(max_tokens, max_out_rows).limits;
-            let arena = plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
-            scratch = scratch.saturating_add(arena);
-            scratch = scratch.saturating_add(self.device.scratch_need(plan));
+        let (mut scratch, mut cache) = (0_u64, CacheNeed::default());
+        for (block, plans) in &mut self.plans {
+            let shape = block.shape(shape);
+            for plan in plans.iter_mut() {
+                // Nothing but the limits differs between plans for caches of other sizes, and the
+                // arena is bounded by the tokens of a step.
+                let (max_tokens, max_out_rows) = (plan.limits.max_tokens, plan.limits.max_out_rows);
+                plan.limits = shape.plan_options(max_tokens, max_out_rows).limits;
+                let arena = plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
+                scratch = scratch.saturating_add(arena);
+                scratch = scratch.saturating_add(self.device.scratch_need(plan));
+            }
+            let n_before = cache.total();
+            plans.first().into_iter().for_each(|plan| cache.add(plan));
+            debug_assert_eq!(
+                Some(cache.total() - n_before),
+                plans.first().map(Plan::state_bytes),
+                "every state belongs to one layer"
+            );
         }
-        let cache = self.plans.first().map(CacheNeed::of).unwrap_or_default();
-        debug_assert_eq!(
-            Some(cache.total()),
-            self.plans.first().map(Plan::state_bytes),
-            "every state belongs to one layer"
-        );
         Ok(MemoryNeed { weights: self.weights, cache, scratch, host_cache: 0 })
+    }
+
+    fn prepare(&self, block: Block, shape: CacheShape) -> Result<Vec<Plan>, EngineError> {
+        let wanted = match block {
+            Block::Trunk => Wanted { hidden: shape.has_head, ..Wanted::default() },
+            Block::Mtp => Head::wanted(),
+        };
+        let shape = block.shape(shape);
+        buckets(shape)
+            .map(|bucket| prepare(self.model, self.device, shape, bucket, &wanted))
+            .collect()
     }
 }

@@ -4,9 +4,10 @@ use zinc_backend::Device;
 use zinc_quant::GgmlType;
 
 use crate::cache_shape::CacheShape;
-use crate::draft::{N_DRAFT_MAX, Speculation};
+use crate::draft::{DraftSource, N_DRAFT_MAX, Speculation};
 use crate::kv::PAGE_SIZE;
 use crate::memory::{Estimate, MemoryNeed};
+use crate::runner::Block;
 use crate::{EngineError, Model};
 
 /// Context length when none is asked for, unless the model was trained for less. Long enough for a
@@ -53,8 +54,9 @@ pub struct EngineOptions {
     pub embeddings: bool,
     /// Most requests that wait; others are refused.
     pub max_waiting: u32,
-    /// Whether tokens are drafted ahead and verified together. Takes rows of logits, and for
-    /// recurrent layers states, that the memory need counts.
+    /// Whether tokens are drafted ahead and verified together. Takes rows of logits, for recurrent
+    /// layers states, and for the head of multi-token prediction its weights and caches, which the
+    /// memory need counts.
     pub speculation: Speculation,
 }
 
@@ -105,12 +107,15 @@ impl EngineOptions {
 
     /// Most tokens that are drafted ahead of a sequence of `model`; 0 is none.
     pub(crate) fn n_draft(&self, model: &Model) -> u32 {
-        let is_on = match self.speculation {
-            Speculation::Off => false,
-            Speculation::Auto => model.config().experts.is_none(),
-            Speculation::Lookup => true,
-        };
-        if is_on { N_DRAFT_MAX } else { 0 }
+        if self.speculation.source(model).is_some() { N_DRAFT_MAX } else { 0 }
+    }
+
+    /// The parts of `model` that an engine needs.
+    pub(crate) fn blocks(&self, model: &Model) -> &'static [Block] {
+        match self.speculation.source(model) {
+            Some(DraftSource::Mtp) => &[Block::Trunk, Block::Mtp],
+            Some(DraftSource::Lookup) | None => &[Block::Trunk],
+        }
     }
 
     /// What `model` would take on `device`, without loading it.
@@ -122,7 +127,7 @@ impl EngineOptions {
         model: &Model,
         device: &dyn Device,
     ) -> Result<MemoryNeed, EngineError> {
-        let need = Estimate::new(model, device)?.need(self.cache_shape(model)?)?;
+        let need = Estimate::new(model, device, self)?.need(self.cache_shape(model)?)?;
         Ok(MemoryNeed { host_cache: self.host_cache_bytes, ..need })
     }
 
@@ -137,7 +142,7 @@ impl EngineOptions {
         device: &dyn Device,
         accepted: impl Fn(&MemoryNeed) -> bool,
     ) -> Result<Option<u32>, EngineError> {
-        let mut estimate = Estimate::new(model, device)?;
+        let mut estimate = Estimate::new(model, device, self)?;
         let mut fits = |n_ctx: u32| -> Result<bool, EngineError> {
             let options = EngineOptions { n_ctx: Some(n_ctx), ..*self };
             match options.cache_shape(model) {
@@ -177,6 +182,9 @@ impl EngineOptions {
                 value: self.kv_type.to_string(),
                 allowed: "f32, f16, bf16, q8_0 or q4_0".into(),
             });
+        }
+        if self.speculation == Speculation::Mtp && model.config().n_mtp_layers == 0 {
+            return Err(EngineError::NoMtpHead { arch: model.config().arch.clone() });
         }
         let n_ctx = self.n_ctx(model)?;
         let n_seqs = if self.cache_bytes.is_some() { 1 } else { self.max_seqs };

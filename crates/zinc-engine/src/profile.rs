@@ -23,12 +23,21 @@ pub enum Phase {
     Sample,
     /// What the caller does with the events.
     Events,
+    /// Drafting tokens ahead, the steps of a head that predicts them included; keeping what was computed.
+    Draft,
 }
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Phase; 6] =
-        [Phase::Schedule, Phase::Prepare, Phase::Submit, Phase::Wait, Phase::Sample, Phase::Events];
+    pub const ALL: [Phase; 7] = [
+        Phase::Schedule,
+        Phase::Prepare,
+        Phase::Submit,
+        Phase::Wait,
+        Phase::Sample,
+        Phase::Events,
+        Phase::Draft,
+    ];
 
     /// Name for tables.
     pub fn name(self) -> &'static str {
@@ -39,6 +48,7 @@ impl Phase {
             Phase::Wait => "wait",
             Phase::Sample => "sample",
             Phase::Events => "events",
+            Phase::Draft => "draft",
         }
     }
 }

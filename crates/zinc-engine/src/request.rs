@@ -19,6 +19,12 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Strings that end the text; see [`crate::stop`].
     pub stop: Vec<String>,
+    /// Tokens that end the text as end-of-generation tokens do, and are no part of it either. At most
+    /// [`N_STOP_TOKENS_MAX`](crate::sampler::N_STOP_TOKENS_MAX).
+    pub stop_token_ids: Vec<u32>,
+    /// Least tokens to generate: before that no token is chosen that would end the text, unless the
+    /// steer allows nothing else, and stop strings are text like any other. No more than `max_tokens`.
+    pub min_tokens: u32,
     /// End-of-generation tokens are tokens like any other.
     pub ignore_eos: bool,
     /// Special tokens that appear in the text, such as the marks of a tool call; all others stay
@@ -58,6 +64,8 @@ impl fmt::Debug for Request {
             .field("max_tokens", &self.max_tokens)
             .field("sampling", &self.sampling)
             .field("stop", &self.stop)
+            .field("stop_token_ids", &self.stop_token_ids)
+            .field("min_tokens", &self.min_tokens)
             .field("ignore_eos", &self.ignore_eos)
             .field("shown_special", &self.shown_special)
             .field("is_steered", &self.steer.is_some())

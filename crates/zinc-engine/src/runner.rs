@@ -12,6 +12,7 @@ use zinc_plan::{Plan, TensorKind, passes};
 
 use crate::cache_shape::CacheShape;
 use crate::mtp::HIDDEN_TENSOR;
+use crate::options::EngineOptions;
 use crate::profile::{Phase, PlanProfile, Profiler};
 use crate::{EngineError, Model};
 
@@ -51,6 +52,21 @@ impl LoadedModel {
         LoadedModel::load_blocks(model, device, &[Block::Trunk, Block::Mtp], progress)
     }
 
+    /// As [`LoadedModel::load`], with what else an [`Engine`](crate::Engine) with these options needs
+    /// of the model.
+    ///
+    /// # Errors
+    /// As there; and [`EngineError::NoMtpHead`].
+    pub fn load_for(
+        model: Arc<Model>,
+        device: Arc<dyn Device>,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<LoadedModel, EngineError> {
+        let blocks = options.blocks(&model);
+        LoadedModel::load_blocks(model, device, blocks, progress)
+    }
+
     fn load_blocks(
         model: Arc<Model>,
         device: Arc<dyn Device>,
@@ -72,6 +88,11 @@ impl LoadedModel {
         &self.device
     }
 
+    /// Whether the head of multi-token prediction is there.
+    pub fn has_mtp(&self) -> bool {
+        self.blocks.contains(&Block::Mtp)
+    }
+
     /// How long the device took for the weights.
     pub fn load_time(&self) -> Duration {
         self.load_time
@@ -89,13 +110,22 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    fn plan(self, model: &Model, options: &PlanOptions) -> Result<Plan, EngineError> {
+    /// Its plan.
+    pub fn plan(self, model: &Model, options: &PlanOptions) -> Result<Plan, EngineError> {
         match self {
             Block::Trunk => Ok(model.graph().plan(options)?),
             Block::Mtp => model
                 .graph()
                 .mtp_plan(options)?
                 .ok_or_else(|| EngineError::NoMtpHead { arch: model.config().arch.clone() }),
+        }
+    }
+
+    /// The caches of this part beside those of a trunk of `shape`.
+    pub fn shape(self, shape: CacheShape) -> CacheShape {
+        match self {
+            Block::Trunk => shape,
+            Block::Mtp => shape.of_head(),
         }
     }
 
@@ -129,6 +159,8 @@ pub(crate) struct Wanted {
     pub out_rows: Option<u32>,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
+    /// Also, right behind the logits, the trunk's hidden states after the final norm, of every token.
+    pub hidden: bool,
 }
 
 /// What a step gave, and what measures the host's part of it, if profiling is on.
@@ -280,7 +312,13 @@ pub(crate) fn prepare(
     wanted: &Wanted,
 ) -> Result<Plan, EngineError> {
     let plan = |max_tokens, max_out_rows| {
-        wanted.block.plan(model, &shape.plan_options(max_tokens, max_out_rows))
+        let options = shape.plan_options(max_tokens, max_out_rows);
+        match (wanted.block, bucket) {
+            (Block::Trunk, Bucket::Logits(_)) if wanted.hidden => {
+                Ok(model.graph().plan_with_hidden(&options)?)
+            }
+            (block, _) => block.plan(model, &options),
+        }
     };
     let plan = match bucket {
         Bucket::Logits(max_tokens) => {

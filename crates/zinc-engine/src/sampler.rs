@@ -4,7 +4,7 @@
 //!
 //! | # | step | acts on | off when |
 //! |--:|---|---|---|
-//! | 0 | constraint | removes tokens that it does not allow | none given |
+//! | 0 | constraint | removes tokens that it does not allow, and those that would end the text too early | none given |
 //! | 1 | logit bias | logits of the named ids | none given |
 //! | 2 | repetition, presence and frequency penalties | logits of tokens in the window | 1, 0 and 0 |
 //! | 3 | DRY | logits of tokens that continue a repeat | multiplier 0 |
@@ -82,6 +82,19 @@ pub enum SamplerError {
     #[error("the constraint on the answer allows no token of the vocabulary")]
     NothingAllowed,
 }
+
+/// What a token is chosen from; by default all of the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Choice<'a> {
+    /// The tokens that have a bit: bit `id % 32` of word `id / 32`; ids past the last word are not
+    /// allowed.
+    pub allowed: Option<&'a [u32]>,
+    /// Tokens that are not chosen while there are others; all are below the vocabulary's size.
+    pub banned: &'a [u32],
+}
+
+/// Most tokens of [`Request::stop_token_ids`](crate::Request::stop_token_ids).
+pub const N_STOP_TOKENS_MAX: usize = 256;
 
 /// A chosen token.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,20 +201,19 @@ impl Sampler {
         logits: &[f32],
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
-        self.sample_allowed(history, logits, None, workspace)
+        self.sample_from(Choice::default(), history, logits, workspace)
     }
 
-    /// As [`Sampler::sample`], from the tokens that `allowed` has a bit for: bit `id % 32` of word
-    /// `id / 32`; ids past its last word are not allowed.
-    pub fn sample_allowed(
+    /// As [`Sampler::sample`], from what `choice` leaves.
+    pub fn sample_from(
         &mut self,
+        choice: Choice<'_>,
         history: &[u32],
         logits: &[f32],
-        allowed: Option<&[u32]>,
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
         self.check(logits)?;
-        let id = self.choose(history, logits, allowed, workspace)?;
+        let id = self.choose(choice, history, logits, workspace)?;
         self.n_sampled += 1;
         Ok(Sampled { id, logprobs: self.logprobs(logits, id, workspace) })
     }
@@ -247,14 +259,14 @@ impl Sampler {
 
     fn choose(
         &self,
+        choice: Choice<'_>,
         history: &[u32],
         logits: &[f32],
-        allowed: Option<&[u32]>,
         workspace: &mut SamplerWorkspace,
     ) -> Result<u32, SamplerError> {
         let params = &self.params;
         let SamplerWorkspace { adjusted, candidates, counts, repeats } = workspace;
-        let logits = self.adjust(history, logits, allowed, adjusted, counts, repeats)?;
+        let logits = self.adjust(choice, history, logits, adjusted, counts, repeats)?;
         if params.is_greedy() {
             return argmax(logits).ok_or(SamplerError::AllBanned);
         }
@@ -274,9 +286,9 @@ impl Sampler {
     /// Steps 0 to 3 on a copy of the row; the row itself if they are all off.
     fn adjust<'a>(
         &self,
+        choice: Choice<'_>,
         history: &[u32],
         logits: &'a [f32],
-        allowed: Option<&[u32]>,
         adjusted: &'a mut Vec<f32>,
         counts: &mut Vec<u32>,
         repeats: &mut Vec<u32>,
@@ -284,7 +296,9 @@ impl Sampler {
         let params = &self.params;
         let penalties = penalties::penalties_active(params);
         let dry = self.breakers.is_some();
-        if allowed.is_none() && params.logit_bias.is_empty() && !penalties && !dry {
+        let Choice { allowed, banned } = choice;
+        let is_free = allowed.is_none() && banned.is_empty();
+        if is_free && params.logit_bias.is_empty() && !penalties && !dry {
             return Ok(logits);
         }
         adjusted.clear();
@@ -318,7 +332,17 @@ impl Sampler {
                 repeats,
             );
         }
+        ban(banned, adjusted);
         Ok(adjusted)
+    }
+}
+
+/// Bans tokens, unless there are no others.
+fn ban(banned: &[u32], logits: &mut [f32]) {
+    let is_open =
+        |(id, logit): (usize, &f32)| *logit > f32::NEG_INFINITY && !banned.contains(&(id as u32));
+    if !banned.is_empty() && logits.iter().enumerate().any(is_open) {
+        banned.iter().for_each(|id| logits[*id as usize] = f32::NEG_INFINITY);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an engine counts.
 
+use crate::draft::DraftSource;
+
 /// Gauges and counters of an engine, for metrics. Counters only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -21,10 +23,10 @@ pub struct Stats {
     pub n_computed_tokens: u64,
     /// Tokens that were generated.
     pub n_generated_tokens: u64,
-    /// Tokens that were drafted and verified.
-    pub n_drafted_tokens: u64,
-    /// Those of them that were accepted.
-    pub n_accepted_tokens: u64,
+    /// Drafts by prompt lookup.
+    pub lookup_drafts: DraftStats,
+    /// Drafts by the head of multi-token prediction.
+    pub mtp_drafts: DraftStats,
     /// Steps run.
     pub n_steps: u64,
     /// Pages on the device that the cache gave up for others.
@@ -40,4 +42,41 @@ pub struct Stats {
     pub n_preempted: u64,
     /// Requests that ended, failed and cancelled ones included.
     pub n_finished: u64,
+}
+
+/// What was drafted and verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DraftStats {
+    /// Drafts.
+    pub n_drafts: u64,
+    /// Their tokens.
+    pub n_drafted_tokens: u64,
+    /// Those of them that were accepted.
+    pub n_accepted_tokens: u64,
+}
+
+impl Stats {
+    /// What `source` drafted.
+    pub fn drafts(&self, source: DraftSource) -> DraftStats {
+        match source {
+            DraftSource::Lookup => self.lookup_drafts,
+            DraftSource::Mtp => self.mtp_drafts,
+        }
+    }
+
+    pub(crate) fn drafts_by(&mut self, source: DraftSource) -> &mut DraftStats {
+        match source {
+            DraftSource::Lookup => &mut self.lookup_drafts,
+            DraftSource::Mtp => &mut self.mtp_drafts,
+        }
+    }
+}
+
+impl DraftStats {
+    /// Counts a draft, if it has tokens.
+    pub(crate) fn add(&mut self, n_drafted: usize, n_accepted: usize) {
+        self.n_drafts += u64::from(n_drafted > 0);
+        self.n_drafted_tokens += n_drafted as u64;
+        self.n_accepted_tokens += n_accepted as u64;
+    }
 }

@@ -36,19 +36,12 @@ pub(crate) struct Share<'a> {
 
 /// Adds a share to a step; `pages_per_seq` is the length of a row of the page tables.
 pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_seq: u32) {
-    let seq = (inputs.pages.len() / pages_per_seq as usize) as i32;
-    let first_row = inputs.token_ids.len() as i32;
-    let (cache, table) = (share.cache, share.cache.table());
-    for (position, &id) in (cache.n_tokens() as u32..).zip(share.tokens) {
-        inputs.token_ids.push(id as i32);
-        inputs.positions.push(position as i32);
-        inputs.seq_of.push(seq);
-        inputs.slots.push(table.slot(position) as i32);
-        inputs.window_slots.extend(cache.window().map(|window| window.slot(position) as i32));
-        inputs.rope_variant.push(cache.rope_variant);
-    }
-    inputs.hidden.extend_from_slice(share.hidden);
+    let first_row = inputs.token_ids.len();
+    let cache = share.cache;
+    push_rows(inputs, share, cache.n_tokens(), pages_per_seq);
     if let Some(window) = cache.window() {
+        let positions = cache.n_tokens() as u32..(cache.n_tokens() + share.tokens.len()) as u32;
+        inputs.window_slots.extend(positions.map(|position| window.slot(position) as i32));
         window.push_ring(&mut inputs.window_pages);
     }
     if let Some([from, own]) = cache.states() {
@@ -57,9 +50,29 @@ pub(crate) fn push_share(inputs: &mut StepInputs, share: &Share<'_>, pages_per_s
         inputs.state_saves.resize(inputs.token_ids.len(), -1);
         for (n_tokens, state) in cache.saves() {
             let row = n_tokens - cache.n_tokens() - 1;
-            inputs.state_saves[first_row as usize + row] = state;
+            inputs.state_saves[first_row + row] = state;
         }
     }
+}
+
+/// Adds to a step of a block whose layers all keep everything, at the positions from `first` on.
+pub(crate) fn push_rows(
+    inputs: &mut StepInputs,
+    share: &Share<'_>,
+    first: usize,
+    pages_per_seq: u32,
+) {
+    let seq = (inputs.pages.len() / pages_per_seq as usize) as i32;
+    let first_row = inputs.token_ids.len() as i32;
+    let table = share.cache.table();
+    for (position, &id) in (first as u32..).zip(share.tokens) {
+        inputs.token_ids.push(id as i32);
+        inputs.positions.push(position as i32);
+        inputs.seq_of.push(seq);
+        inputs.slots.push(table.slot(position) as i32);
+        inputs.rope_variant.push(share.cache.rope_variant);
+    }
+    inputs.hidden.extend_from_slice(share.hidden);
     inputs.pages.extend(table.pages().iter().map(|page| page.0 as i32));
     // Entries past a sequence's length are never read, but must be there.
     inputs.pages.resize((seq as usize + 1) * pages_per_seq as usize, 0);

@@ -33,8 +33,8 @@ pub(crate) fn decoder(
     for idx in 0..graph.config().n_layers {
         x = layer(&mut graph, idx, x)?;
     }
-    let logits = head(&mut graph, x, table)?;
-    Ok(graph.finish(logits))
+    let (logits, hidden) = head(&mut graph, x, table)?;
+    Ok(graph.finish(logits, hidden))
 }
 
 /// A decoder of equal layers: attention and a dense feed-forward block.
@@ -57,9 +57,13 @@ pub(crate) fn token_table(graph: &mut Graph<'_>) -> Result<TensorId, ModelError>
     graph.matrix("token_embd.weight", config.n_vocab, config.d_model)
 }
 
-/// Final norm and logits of the rows that are wanted; tied to the embedding when the file has no
-/// output matrix.
-fn head(graph: &mut Graph<'_>, x: TensorId, table: TensorId) -> Result<TensorId, ModelError> {
+/// Final norm and logits of the rows that are wanted, and the normed rows; tied to the embedding when
+/// the file has no output matrix.
+fn head(
+    graph: &mut Graph<'_>,
+    x: TensorId,
+    table: TensorId,
+) -> Result<(TensorId, TensorId), ModelError> {
     head_with(graph, x, "output_norm.weight", (&["output.weight"], table))
 }
 
@@ -70,22 +74,25 @@ fn head_with(
     x: TensorId,
     norm: &str,
     (outputs, table): (&[&str], TensorId),
-) -> Result<TensorId, ModelError> {
+) -> Result<(TensorId, TensorId), ModelError> {
     let config = graph.config();
-    let rows = graph.b.gather_out_rows("out", x)?;
+    // A norm is of one row, so both orders give the same; this one computes no row for nothing.
+    let rows = if graph.gives_hidden { x } else { graph.b.gather_out_rows("out", x)? };
     let weight = graph.vector(norm, config.d_model)?;
     let attributes = zinc_plan::RmsNorm { eps: config.rms_eps, group: config.d_model };
-    let normed = graph.b.rms_norm("final_norm", attributes, rows, weight)?;
+    let hidden = graph.b.rms_norm("final_norm", attributes, rows, weight)?;
+    let normed = if graph.gives_hidden { graph.b.gather_out_rows("out", hidden)? } else { hidden };
     let output = match outputs.iter().find(|name| graph.has(name)) {
         Some(name) => graph.matrix(name, config.n_vocab, config.d_model)?,
         None => table,
     };
     let bias = graph.optional_vector("output.bias", config.n_vocab)?;
-    match config.logit_softcap {
-        None => Ok(graph.b.matmul("logits", output, normed, bias)?),
+    let logits = match config.logit_softcap {
+        None => graph.b.matmul("logits", output, normed, bias)?,
         Some(cap) => {
             let raw = graph.b.matmul("raw_logits", output, normed, bias)?;
-            Ok(graph.b.softcap("logits", raw, cap)?)
+            graph.b.softcap("logits", raw, cap)?
         }
-    }
+    };
+    Ok((logits, hidden))
 }

@@ -13,6 +13,8 @@ use crate::model::{Model, PlanOptions};
 pub(crate) struct Graph<'a> {
     pub b: Builder,
     pub kv_type: GgmlType,
+    /// The hidden state after the final norm of every token is an output, too.
+    pub gives_hidden: bool,
     rope_table: TensorId,
     rope_local: Option<TensorId>,
     /// Vector of ones for norms without a weight, by length.
@@ -35,6 +37,7 @@ impl<'a> Graph<'a> {
         Ok(Self {
             b,
             kv_type: options.kv_type,
+            gives_hidden: false,
             rope_table,
             rope_local,
             ones: HashMap::new(),
@@ -214,8 +217,12 @@ impl<'a> Graph<'a> {
         Ok(self.b.matmul(label, weight, x, bias)?)
     }
 
-    pub(crate) fn finish(self, logits: TensorId) -> Plan {
-        self.b.finish(vec![logits])
+    /// The plan of what was built: its logits, and the hidden states if they are wanted.
+    pub(crate) fn finish(self, logits: TensorId, hidden: TensorId) -> Plan {
+        match self.gives_hidden {
+            true => self.b.finish(vec![logits, hidden]),
+            false => self.b.finish(vec![logits]),
+        }
     }
 }
 

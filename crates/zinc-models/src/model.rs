@@ -118,6 +118,18 @@ impl Model {
         (self.family.build)(graph)
     }
 
+    /// As [`Model::plan`], with a second output: the hidden state after the final norm, `final_norm`,
+    /// which has a row for every token there, not only for those whose logits are wanted. The logits
+    /// are the same.
+    ///
+    /// # Errors
+    /// As [`Model::plan`].
+    pub fn plan_with_hidden(&self, options: &PlanOptions) -> Result<Plan, ModelError> {
+        let mut graph = Graph::new(self, options)?;
+        graph.gives_hidden = true;
+        (self.family.build)(graph)
+    }
+
     /// The plan of the block of multi-token prediction, when the file has one. For a token and the
     /// hidden state `final_norm` of the token before it, it gives the logits of the token after;
     /// its own `final_norm` is the hidden state for a further step. Its cache is its own: the

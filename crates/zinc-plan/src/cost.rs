@@ -1,7 +1,7 @@
 //! What an operation moves and computes, for rooflines and memory estimates.
 
 use crate::op::{ExpertGateUpAct, ExpertMatMul, Op, OpKind};
-use crate::plan::{Dim, Node, Plan, TensorKind};
+use crate::plan::{Dim, Node, Plan, TensorInfo, TensorKind};
 
 /// Actual sizes of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,6 +138,13 @@ impl Plan {
         self.tensors_where(|tensor| tensor.kind == TensorKind::Weight)
             .map(|(id, _)| self.max_bytes(id))
             .sum()
+    }
+
+    /// Bytes of one row of all states whose rows are `dim`.
+    pub fn state_row_bytes(&self, dim: Dim) -> u64 {
+        let is_wanted =
+            |tensor: &TensorInfo| tensor.kind == TensorKind::State && tensor.shape.rows == dim;
+        self.tensors_where(is_wanted).map(|(_, tensor)| tensor.row_bytes() as u64).sum()
     }
 
     /// Bytes of all states: the key/value caches at full size.

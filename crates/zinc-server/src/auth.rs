@@ -21,7 +21,8 @@ impl Keys {
         self.keys.is_empty()
     }
 
-    /// Lets a request in that has a key as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+    /// Lets a request in that has a key as `Authorization: Bearer KEY` or `x-api-key: KEY`; of both, one
+    /// has to be right.
     ///
     /// # Errors
     /// 401 without a key or with a wrong one.
@@ -34,14 +35,15 @@ impl Keys {
             let is_bearer = value.len() > 7 && value[..7].eq_ignore_ascii_case(b"bearer ");
             if is_bearer { &value[7..] } else { b"" }
         });
-        let given = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
-        let Some(given) = given else {
+        let given = [bearer, headers.get("x-api-key").map(|value| value.as_bytes())];
+        if given == [None, None] {
             let what = "this server needs an API key; send Authorization: Bearer KEY or x-api-key";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "missing_api_key", what));
-        };
+        }
         // Every key is compared, so that the time does not tell which one was close.
-        let matches = self.keys.iter().filter(|key| same(key.as_bytes(), given)).count();
-        if matches > 0 {
+        let matches =
+            |given: &[u8]| self.keys.iter().filter(|key| same(key.as_bytes(), given)).count();
+        if given.into_iter().flatten().map(matches).sum::<usize>() > 0 {
             return Ok(());
         }
         Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "wrong API key"))
@@ -89,5 +91,21 @@ mod tests {
             }
         }
         assert_eq!(status(&["abc"], "authorization", "Basic abc"), Some("invalid_api_key"));
+    }
+
+    /// A proxy has its own use for the first, and some clients send both.
+    #[test]
+    fn either_header_opens() {
+        let keys = Keys::new(vec!["abc".into()]);
+        for (bearer, key, is_open) in [
+            ("Basic dXNlcg==", "abc", true),
+            ("Bearer abc", "other", true),
+            ("Bearer other", "ab", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", bearer.parse().unwrap());
+            headers.insert("x-api-key", key.parse().unwrap());
+            assert_eq!(keys.check(&headers).is_ok(), is_open, "{bearer}, {key}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use zinc_engine::EngineError;
+use zinc_engine::sampler::SamplerError;
 
 use crate::schema::Problem;
 
@@ -159,6 +160,9 @@ impl From<EngineError> for ApiError {
         match error {
             EngineError::PromptTooLong { .. } => {
                 ApiError::bad_request("context_length_exceeded", message)
+            }
+            EngineError::Sampler(SamplerError::Param { field, value, allowed }) => {
+                ApiError::field(field, format!("is {value}; allowed: {allowed}"))
             }
             EngineError::EmptyPrompt
             | EngineError::TokenId { .. }

@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use zinc_engine::{DraftSource, DraftStats};
+
 /// Upper bounds of the buckets of times, in seconds.
 const TIME_BOUNDS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -93,6 +95,8 @@ pub struct ModelGauges {
     pub n_blocks: u64,
     /// Cached prefixes that were evicted, in pages.
     pub n_evicted: u64,
+    /// What was drafted ahead, by its source.
+    pub drafts: Vec<(DraftSource, DraftStats)>,
 }
 
 impl Metrics {
@@ -169,6 +173,7 @@ impl Metrics {
             head(out, name, "counter", help);
             let _ = writeln!(out, "{name} {value}");
         }
+        drafts(out, models);
         head(out, "zinc_connections", "gauge", "Open connections.");
         let _ = writeln!(out, "zinc_connections {}", read(&self.connections));
         head(out, "vllm:request_success_total", "counter", "Finished answers by reason.");
@@ -180,6 +185,27 @@ impl Metrics {
             let route = escape(route);
             let _ =
                 writeln!(out, "zinc_responses_total{{route=\"{route}\",status=\"{status}\"}} {n}");
+        }
+    }
+}
+
+/// Counters of drafts, which a model has of each of its sources.
+fn drafts(out: &mut String, models: &[ModelGauges]) {
+    type Read = fn(&DraftStats) -> u64;
+    let table: [(&str, &str, Read); 3] = [
+        ("vllm:spec_decode_num_drafts_total", "Drafts verified.", |d| d.n_drafts),
+        ("vllm:spec_decode_num_draft_tokens_total", "Their tokens.", |d| d.n_drafted_tokens),
+        ("vllm:spec_decode_num_accepted_tokens_total", "Those of them that were accepted.", |d| {
+            d.n_accepted_tokens
+        }),
+    ];
+    for (name, help, read) in table {
+        head(out, name, "counter", help);
+        for ModelGauges { model, drafts, .. } in models {
+            for (source, stats) in drafts {
+                let (model, source, n) = (escape(model), source.name(), read(stats));
+                let _ = writeln!(out, "{name}{{model_name=\"{model}\",method=\"{source}\"}} {n}");
+            }
         }
     }
 }
@@ -260,6 +286,20 @@ mod tests {
             line("vllm:inter_token_latency_seconds_sum{} ").unwrap(),
             "vllm:inter_token_latency_seconds_sum{} 1000.003"
         );
+    }
+
+    #[test]
+    fn drafts_are_counted_by_their_source() {
+        let stats = DraftStats { n_drafts: 2, n_drafted_tokens: 7, n_accepted_tokens: 5 };
+        let drafts = vec![(DraftSource::Mtp, stats)];
+        let model = ModelGauges { model: "m".into(), drafts, ..ModelGauges::default() };
+        let text = Metrics::default().render(&[model], 0);
+        for (name, n) in [("drafts", 2), ("draft_tokens", 7), ("accepted_tokens", 5)] {
+            let name = format!("vllm:spec_decode_num_{name}_total");
+            let line = format!("{name}{{model_name=\"m\",method=\"mtp\"}} {n}\n");
+            assert!(text.contains(&line), "{text}");
+            assert!(text.contains(&format!("# TYPE {name} counter\n")), "{text}");
+        }
     }
 
     #[test]

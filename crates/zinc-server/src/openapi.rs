@@ -1,8 +1,11 @@
 //! The OpenAPI document: made of the table of routes and the tables of fields, so that it says what
 //! the server does.
 
+mod examples;
+
 use serde_json::{Map, Value, json};
 
+use self::examples::{EXAMPLES, LINKS};
 use crate::routes::{ROUTES, Route};
 use crate::schema::Components;
 
@@ -34,7 +37,11 @@ pub fn document() -> Value {
         if !parameters.is_empty() {
             operation["parameters"] = Value::Array(parameters);
         }
-        paths.insert(path, json!({method: operation}));
+        let mut item = json!({method: operation});
+        if route.shadows_model {
+            item["get"] = shadowed(&path);
+        }
+        paths.insert(path, item);
     }
     json!({
         "openapi": "3.1.0",
@@ -61,10 +68,57 @@ fn path_of(path: &str) -> (String, Vec<Value>) {
         true => vec![json!({
             "name": "id", "in": "path", "required": true,
             "schema": {"type": "string", "minLength": 1}, "description": "The model.",
+            "example": "zinc-demo",
         })],
         false => Vec::new(),
     };
     (path.replace("{*id}", "{id}"), parameters)
+}
+
+/// The name of the operation of a route, for those who generate clients.
+fn operation_id(path: &str) -> String {
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("_")
+}
+
+/// A model that is called as the last word of a route: see [`Route::shadows_model`].
+fn shadowed(path: &str) -> Value {
+    let word = path.rsplit('/').next().unwrap_or_default();
+    let summary = format!("Show a model that is called {word:?}");
+    let schema = json!({"$ref": "#/components/schemas/Model"});
+    let mut responses = errors("Error");
+    let content = json!({"application/json": {"schema": schema}});
+    responses.insert("200".into(), json!({"description": "Done.", "content": content}));
+    let id = format!("{}_show", operation_id(path));
+    json!({"operationId": id, "summary": summary, "responses": responses, "security": keys()})
+}
+
+/// The responses that every route may have.
+fn errors(envelope: &str) -> Map<String, Value> {
+    let schema = json!({"$ref": format!("#/components/schemas/{envelope}")});
+    let content = json!({"application/json": {"schema": schema}});
+    let response = |(status, description): (&str, &str)| {
+        (status.to_owned(), json!({"description": description, "content": content}))
+    };
+    ERRORS.into_iter().map(response).collect()
+}
+
+/// The server needs keys only if it was started with some; `{}` stands for none.
+fn keys() -> Value {
+    json!([{}, {"bearer": []}, {"key": []}])
+}
+
+/// Where the response of a route leads.
+fn links(path: &str) -> Map<String, Value> {
+    let link = |link: &examples::Link| {
+        let mut value = json!({"operationId": operation_id(link.to)});
+        match link.to.contains('{') {
+            true => value["parameters"] = json!({link.field: link.value}),
+            false => value["requestBody"] = json!({link.field: link.value}),
+        }
+        (link.name.to_owned(), value)
+    };
+    LINKS.iter().filter(|link| link.from == path).map(link).collect()
 }
 
 fn operation(route: &Route, components: &mut Components) -> Value {
@@ -81,26 +135,28 @@ fn operation(route: &Route, components: &mut Components) -> Value {
         let event = json!({"type": "object", "properties": texts, "required": ["data"]});
         content.insert("text/event-stream".into(), json!({"schema": event}));
     }
-    let mut responses = Map::new();
-    responses.insert("200".into(), json!({"description": "Done.", "content": content}));
-    let envelope = match route.paths[0].starts_with("/v1/messages") {
+    let path = route.paths[0];
+    let mut responses = errors(match path.starts_with("/v1/messages") {
         true => "AnthropicError",
         false => "Error",
-    };
-    for (status, description) in ERRORS {
-        let schema = json!({"$ref": format!("#/components/schemas/{envelope}")});
-        let content = json!({"application/json": {"schema": schema}});
-        responses.insert(status.into(), json!({"description": description, "content": content}));
+    });
+    let mut done = json!({"description": "Done.", "content": content});
+    let links = links(path);
+    if !links.is_empty() {
+        done["links"] = Value::Object(links);
     }
-    let mut operation = json!({"summary": route.summary, "responses": responses});
-    // The server needs keys only if it was started with some; `{}` stands for none.
-    operation["security"] = match route.paths[0] {
-        "/health" => json!([]),
-        _ => json!([{}, {"bearer": []}, {"key": []}]),
-    };
+    responses.insert("200".into(), done);
+    let id = operation_id(path);
+    let mut operation =
+        json!({"operationId": id, "summary": route.summary, "responses": responses});
+    operation["security"] = if path == "/health" { json!([]) } else { keys() };
     if let Some(body) = route.body {
         let schema = components.reference(body);
-        let content = json!({"application/json": {"schema": schema}});
+        let mut content = json!({"application/json": {"schema": schema}});
+        let example = EXAMPLES.iter().find(|(at, _)| *at == path);
+        if let Some(Ok(example)) = example.map(|(_, text)| serde_json::from_str::<Value>(text)) {
+            content["application/json"]["example"] = example;
+        }
         operation["requestBody"] = json!({"required": true, "content": content});
     }
     operation
@@ -185,6 +241,28 @@ mod tests {
             assert!(schemas.contains_key(name), "{name}");
             assert!(!schemas[name].is_null(), "{name}");
         }
+    }
+
+    #[test]
+    fn examples_are_what_the_tables_want() {
+        for (path, text) in EXAMPLES {
+            let route = ROUTES.iter().find(|route| route.paths[0] == path).unwrap();
+            let example: Value = serde_json::from_str(text).unwrap();
+            let checked = route.body.unwrap().check(&example);
+            assert!(checked.is_ok(), "{path}: {:?}", checked.err());
+        }
+    }
+
+    #[test]
+    fn links_lead_from_route_to_route() {
+        for link in &LINKS {
+            for path in [link.from, link.to] {
+                assert!(ROUTES.iter().any(|route| route.paths[0] == path), "{path}");
+            }
+        }
+        let ids: Vec<_> = ROUTES.iter().map(|route| operation_id(route.paths[0])).collect();
+        let distinct: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "{ids:?}");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Route {
     pub response: Option<&'static str>,
     /// Whether it may stream.
     pub streams: bool,
+    /// Whether its path hides `/v1/models/{id}` for a model of that name, so that it shows that with GET.
+    pub shadows_model: bool,
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
@@ -36,11 +38,15 @@ const fn route(
     response: Option<&'static str>,
     handler: fn() -> MethodRouter<Arc<App>>,
 ) -> Route {
-    Route { paths, body, summary, response, streams: false, handler }
+    Route { paths, body, summary, response, streams: false, shadows_model: false, handler }
 }
 
 const fn stream(route: Route) -> Route {
     Route { streams: true, ..route }
+}
+
+const fn shadow(route: Route) -> Route {
+    Route { shadows_model: true, ..route }
 }
 
 /// All routes.
@@ -98,27 +104,27 @@ pub static ROUTES: [Route; 21] = [
         get(models::list)
     }),
     route(&["/v1/models/{*id}"], None, "Show a model", Some("Model"), || get(models::show)),
-    route(
+    shadow(route(
         &["/v1/models/load", "/models/load"],
         Some(&models::BODY),
         "Load a model",
         Some("ModelStatus"),
         || post(models::load).get(models::show_load),
-    ),
-    route(
+    )),
+    shadow(route(
         &["/v1/models/unload", "/models/unload"],
         Some(&models::BODY),
         "Unload a model",
         Some("ModelStatus"),
         || post(models::unload).get(models::show_unload),
-    ),
-    stream(route(
+    )),
+    shadow(stream(route(
         &["/v1/models/pull"],
         Some(&models::BODY),
         "Download a model; events say how far it is",
         None,
         || post(catalog::pull).get(catalog::show_pull),
-    )),
+    ))),
     route(
         &["/v1/catalog"],
         None,

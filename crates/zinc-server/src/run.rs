@@ -88,6 +88,8 @@ impl Visit {
                     max_tokens: order.max_tokens,
                     sampling: sampling.of_choice(nth),
                     stop: sampling.stop.clone(),
+                    stop_token_ids: sampling.stop_token_ids.clone(),
+                    min_tokens: sampling.min_tokens,
                     ignore_eos: sampling.ignore_eos,
                     shown_special: order.shown_special.clone(),
                     steer: guides.next(),

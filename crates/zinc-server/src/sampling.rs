@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use zinc_engine::SamplingParams;
-use zinc_engine::sampler::{DryParams, N_TOP_LOGPROBS_MAX};
+use zinc_engine::sampler::{DryParams, N_STOP_TOKENS_MAX, N_TOP_LOGPROBS_MAX};
 
 use crate::ApiError;
 use crate::options::ModelDefaults;
@@ -88,6 +88,16 @@ pub const MORE: &[Field] = &[
     used("xtc_probability", SHARE, "How often the top choices are removed."),
     used("xtc_threshold", SHARE, "Probability that makes a top choice."),
     used("ignore_eos", Kind::Flag, "End-of-generation tokens are tokens like any other."),
+    used(
+        "min_tokens",
+        COUNT,
+        "Least tokens of an answer: before that no token ends it, and stop is text like any other.",
+    ),
+    used(
+        "stop_token_ids",
+        Kind::List(&Kind::Int(0, u32::MAX as i64), 0, N_STOP_TOKENS_MAX),
+        "Tokens that end the answer; they are not part of it.",
+    ),
     Field {
         doc: "Accepted. Reuse of prefixes is exact to the bit, so the result is the same.",
         ..accepted("cache_prompt", Kind::Flag)
@@ -96,7 +106,6 @@ pub const MORE: &[Field] = &[
     accepted("request_id", Kind::Text),
     accepted("timings_per_token", Kind::Flag),
     refused("id_slot", &[Neutral::Int(-1)], "zinc chooses the cache itself"),
-    refused("min_tokens", &[Neutral::Int(0)], "zinc does not hold an answer open"),
     refused("n_keep", &[Neutral::Int(0)], "zinc never cuts a context"),
     refused("n_discard", &[Neutral::Int(0)], "zinc never cuts a context"),
     refused("mirostat", &[Neutral::Int(0)], "zinc has no mirostat sampler"),
@@ -104,7 +113,6 @@ pub const MORE: &[Field] = &[
     refused("samplers", &[], "the order of the samplers is fixed, see the README"),
     refused("use_beam_search", &[Neutral::Flag(false)], "zinc samples"),
     refused("length_penalty", &[Neutral::Int(1)], "it belongs to beam search"),
-    refused("stop_token_ids", &[Neutral::EmptyList], "use stop, or logit_bias"),
     refused("bad_words", &[Neutral::EmptyList], "use logit_bias"),
     refused("allowed_token_ids", &[Neutral::EmptyList], "use a grammar"),
     refused("truncate_prompt_tokens", &[], "zinc never cuts a prompt"),
@@ -127,6 +135,10 @@ pub struct Sampling {
     pub n: usize,
     /// What ends an answer.
     pub stop: Vec<String>,
+    /// Tokens that end an answer.
+    pub stop_token_ids: Vec<u32>,
+    /// Least tokens of an answer.
+    pub min_tokens: u32,
     /// End-of-generation tokens are tokens like any other.
     pub ignore_eos: bool,
 }
@@ -168,13 +180,22 @@ impl Sampling {
             params,
             n: body.count("n").unwrap_or(1) as usize,
             stop: body.texts("stop"),
+            stop_token_ids: body.counts("stop_token_ids"),
+            min_tokens: body.count("min_tokens").unwrap_or(0),
             ignore_eos: body.flag("ignore_eos").unwrap_or(false),
         })
     }
 
     /// One answer with the model's defaults.
     pub fn plain(defaults: &ModelDefaults) -> Sampling {
-        Sampling { params: defaults.sampling(), n: 1, stop: Vec::new(), ignore_eos: false }
+        Sampling {
+            params: defaults.sampling(),
+            n: 1,
+            stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
+            ignore_eos: false,
+        }
     }
 
     /// The parameters of the answer `choice`: each has random numbers of its own.
@@ -255,7 +276,7 @@ mod tests {
             "repeat_last_n": -1, "dry_multiplier": 0.8, "dry_base": 2, "dry_allowed_length": 4,
             "dry_penalty_last_n": 9, "dry_sequence_breakers": ["x"], "xtc_probability": 0.2,
             "xtc_threshold": 0.3, "seed": 7, "stop": "end", "n": 2, "ignore_eos": true,
-            "logit_bias": {"3": -5},
+            "logit_bias": {"3": -5}, "min_tokens": 4, "stop_token_ids": [7, 9],
         }));
         let expected = SamplingParams {
             logit_bias: vec![(3, -5.0)],
@@ -285,6 +306,7 @@ mod tests {
             (sampling.n, sampling.stop, sampling.ignore_eos),
             (2, vec!["end".to_owned()], true)
         );
+        assert_eq!((sampling.min_tokens, sampling.stop_token_ids), (4, vec![7, 9]));
     }
 
     #[test]

@@ -138,6 +138,11 @@ impl Vocab {
         self.roles.eos
     }
 
+    /// The tokens that [`Vocab::is_end_of_generation`] is true of, rising.
+    pub fn end_of_generation(&self) -> &[u32] {
+        &self.roles.end_of_generation
+    }
+
     /// Whether generation stops at this token: end of sequence, turn, message, and the like.
     pub fn is_end_of_generation(&self, id: u32) -> bool {
         self.roles.end_of_generation.binary_search(&id).is_ok()

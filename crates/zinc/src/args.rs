@@ -97,9 +97,9 @@ impl CacheArgs {
 /// Whether tokens are drafted ahead.
 #[derive(Debug, Args)]
 pub struct SpeculateArgs {
-    /// Draft tokens ahead and verify them in one step, while that pays: auto, off, or lookup (what
-    /// followed the last words where they stood before). It changes no answer. auto is off for
-    /// models with experts
+    /// Draft tokens ahead and verify them in one step, while that pays: off, lookup (what followed the
+    /// last words where they stood before), mtp (the model's own head for it), or auto (mtp where the
+    /// model has one, else lookup; off for models with experts). It changes no answer
     #[arg(long, value_name = "HOW", default_value = "auto", value_parser = parse_speculation)]
     pub speculate: Speculation,
 }
@@ -113,7 +113,8 @@ pub fn parse_speculation(name: &str) -> Result<Speculation, String> {
         "auto" => Ok(Speculation::Auto),
         "off" => Ok(Speculation::Off),
         "lookup" => Ok(Speculation::Lookup),
-        _ => Err("expected auto, off or lookup".into()),
+        "mtp" => Ok(Speculation::Mtp),
+        _ => Err("expected auto, off, lookup or mtp".into()),
     }
 }
 

@@ -164,16 +164,8 @@ fn entry_of(library: &Library, text: &str) -> Option<Entry> {
     library.catalog().find(&id).cloned()
 }
 
-/// What of a model is loaded.
-#[derive(Clone, Copy, Debug)]
-pub enum Parts {
-    /// What gives the next token.
-    Trunk,
-    /// The head of multi-token prediction as well.
-    WithMtp,
-}
-
-/// Gives the weights to the device, after checking that everything fits; also tells what it takes.
+/// Gives the weights that `options` need to the device, after checking that everything fits; also tells
+/// what it takes.
 ///
 /// # Errors
 /// There is not enough memory, or the device failed.
@@ -182,27 +174,11 @@ pub fn load(
     device: Arc<dyn Device>,
     options: &EngineOptions,
 ) -> anyhow::Result<(Arc<LoadedModel>, MemoryNeed)> {
-    load_parts(model, device, options, Parts::Trunk)
-}
-
-/// As [`load`], for some `parts` of the model.
-///
-/// # Errors
-/// As there; and a part that the model does not have.
-pub fn load_parts(
-    model: Arc<Model>,
-    device: Arc<dyn Device>,
-    options: &EngineOptions,
-    parts: Parts,
-) -> anyhow::Result<(Arc<LoadedModel>, MemoryNeed)> {
     let need = memory_need(&model, device.as_ref(), options)?;
     check_memory(&need, &model, device.as_ref(), options)?;
     let mut progress = Progress::new("loading", Unit::Bytes);
     let mut tell = |done, total| progress.update(done, total);
-    let loaded = match parts {
-        Parts::Trunk => LoadedModel::load(model, device, &mut tell)?,
-        Parts::WithMtp => LoadedModel::load_with_mtp(model, device, &mut tell)?,
-    };
+    let loaded = LoadedModel::load_for(model, device, options, &mut tell)?;
     Ok((Arc::new(loaded), need))
 }
 

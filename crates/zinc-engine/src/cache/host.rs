@@ -11,6 +11,8 @@ use crate::kv::{PAGE_SIZE, PageId, WindowTable};
 pub(crate) struct HostTier {
     device: Arc<dyn Device>,
     states: States,
+    /// What else lies in the same pages, with the bytes of one.
+    beside: Option<(States, usize)>,
     /// Most bytes.
     budget: u64,
     used: u64,
@@ -20,7 +22,13 @@ impl HostTier {
     /// A tier of up to `budget` bytes; `None` if the device's states cannot be copied.
     pub fn new(device: Arc<dyn Device>, states: States, budget: u64) -> Option<HostTier> {
         device.state_access()?;
-        Some(HostTier { device, states, budget, used: 0 })
+        Some(HostTier { device, states, beside: None, budget, used: 0 })
+    }
+
+    /// With other caches in the same pages, of `row_bytes` bytes a token.
+    pub fn beside(self, states: States, row_bytes: u64) -> HostTier {
+        let n_bytes = row_bytes as usize * PAGE_SIZE as usize;
+        HostTier { beside: Some((states, n_bytes)), ..self }
     }
 
     /// Bytes that are free.
@@ -58,13 +66,24 @@ impl HostTier {
     /// The rows of a page of the caches that keep everything.
     pub fn read_page(&self, page: PageId) -> Result<Box<[u8]>, DeviceError> {
         let mut bytes = Vec::new();
-        self.access()?.read_rows(&self.states, Dim::CacheRows, rows(page), &mut bytes)?;
+        let all = std::iter::once(&self.states).chain(self.beside.as_ref().map(|(it, _)| it));
+        for states in all {
+            self.access()?.read_rows(states, Dim::CacheRows, rows(page), &mut bytes)?;
+        }
         Ok(bytes.into())
     }
 
     /// Writes them to another page.
     pub fn write_page(&self, page: PageId, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.access()?.write_rows(&self.states, Dim::CacheRows, rows(page), bytes)
+        let n_beside = self.beside.as_ref().map_or(0, |(_, n_bytes)| *n_bytes);
+        let (own, others) = bytes.split_at(bytes.len().saturating_sub(n_beside));
+        self.access()?.write_rows(&self.states, Dim::CacheRows, rows(page), own)?;
+        match &self.beside {
+            Some((states, _)) => {
+                self.access()?.write_rows(states, Dim::CacheRows, rows(page), others)
+            }
+            None => Ok(()),
+        }
     }
 
     /// The rows of a window's pages, then of a recurrent state.

@@ -1,7 +1,7 @@
 //! The caches of one running sequence.
 
 use super::tree::NodeId;
-use crate::kv::{PageId, PageTable, WindowTable};
+use crate::kv::{PageId, PagePool, PageTable, WindowTable};
 
 /// What a running sequence holds of the caches; made by [`Cache::open`](super::Cache::open), given
 /// back by [`Cache::close`](super::Cache::close).
@@ -36,6 +36,14 @@ pub(super) struct SeqStates {
     /// The state after the last whole block that a step passed, and its length: what is left for
     /// others when the sequence ends.
     pub rolling: Option<(usize, PageId)>,
+}
+
+impl SeqStates {
+    /// `row` holds the state after `n_tokens` tokens, a whole block, and the one before may go.
+    pub fn roll(&mut self, rows: &mut PagePool, n_tokens: usize, row: PageId) {
+        let before = self.rolling.replace((n_tokens, row));
+        before.iter().for_each(|(_, row)| rows.release(*row));
+    }
 }
 
 /// Something that a step saves for later.

@@ -148,6 +148,27 @@ fn a_refused_draft_leaves_no_trace() {
     assert!(is_whole(&cache));
 }
 
+/// The next text goes on after the last whole block of one that ended right after a draft, be the
+/// block's end among the drafted tokens or at their end, and after the block before if it was refused.
+#[test]
+fn an_accepted_draft_leaves_the_state_after_its_block() {
+    for (n_before, n_kept, n_known) in
+        [(60, 7, 64), (60, 4, 64), (60, 3, 32), (57, 7, 64), (57, 6, 32)]
+    {
+        let shape = CacheShape::for_tests(512, 1, 64).with(None, true, 8);
+        let mut cache = Cache::new(shape, None);
+        let tokens = text(90, 90, 0);
+        let mut seq = cache.open(&tokens[..n_before], n_before - 1, 0).unwrap();
+        compute(&mut cache, &mut seq, &tokens[..n_before], 20);
+        cache.begin_step(&mut seq, 7, 6).unwrap();
+        cache.end_step(&mut seq, &tokens[..n_before + n_kept], n_kept as u32);
+        cache.close(seq);
+        let n = cache.n_reusable(&tokens, 89, 0);
+        assert_eq!(n, n_known, "{n_kept} of 7 tokens after {n_before}");
+        assert!(is_whole(&cache));
+    }
+}
+
 /// Random sequences that open, go on, stop and are given up: pages and rows always add up, and no
 /// page that a sequence will write has a second owner.
 #[test]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use zinc_engine::sampler::SamplingParams;
-use zinc_engine::{Engine, EngineOptions, Event, Request};
+use zinc_engine::{
+    DraftSource, Engine, EngineOptions, Event, LoadedModel, Model, Request, Speculation,
+};
 
 use crate::fake::FakeDevice;
 use crate::support::{golden, load};
@@ -53,4 +55,45 @@ fn sampled_decoding_with_penalties_allocates_nothing() {
     sampling.typical_p = 0.95;
     sampling.xtc.probability = 0.5;
     check(sampling, &["never to be found", "\n\n\n\n\n\n"]);
+}
+
+#[test]
+fn decoding_with_drafts_allocates_nothing() {
+    for (source, speculation) in
+        [(DraftSource::Lookup, Speculation::Lookup), (DraftSource::Mtp, Speculation::Mtp)]
+    {
+        let Some((golden, _)) = golden("qwen3_5_mtp.f32") else {
+            return;
+        };
+        // Always the same token, now and then another one.
+        let device = FakeDevice::new(|_, position, i| {
+            f32::from(u8::from(i == if position % 23 == 0 { 9 } else { 7 }))
+        });
+        let model = Arc::new(Model::open(&golden.gguf).unwrap());
+        let options = EngineOptions {
+            n_ctx: Some(512),
+            speculation,
+            checkpoints: 0,
+            ..EngineOptions::default()
+        };
+        let loaded =
+            LoadedModel::load_for(model, Arc::new(device), &options, &mut |_, _| ()).unwrap();
+        let mut engine = Engine::new(Arc::new(loaded), &options).unwrap();
+        let sampling = SamplingParams::greedy();
+        engine
+            .submit(Request {
+                prompt: vec![1, 2, 3],
+                sampling,
+                ignore_eos: true,
+                ..Request::default()
+            })
+            .unwrap();
+        let mut steps = |n: u32| (0..n).for_each(|_| engine.step(&mut |_| ()).unwrap());
+        steps(40);
+        let counted = allocation_counter::measure(|| steps(20));
+        assert_eq!(counted.count_total, 0, "{source:?}: {counted:?}");
+        assert!(!engine.is_idle());
+        let stats = engine.stats().drafts(source);
+        assert!(stats.n_accepted_tokens > 30, "{source:?}: {stats:?}");
+    }
 }

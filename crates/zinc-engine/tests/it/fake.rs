@@ -12,7 +12,7 @@ use zinc_reference::ReferenceDevice;
 
 type Logit = Arc<dyn Fn(i32, i32, usize) -> f32 + Send + Sync>;
 
-/// The logits are `logit(token id, position, vocabulary index)`.
+/// The logits are `logit(token id, position, vocabulary index)`, all other outputs zeros.
 pub struct FakeDevice {
     reference: ReferenceDevice,
     logit: Logit,
@@ -75,8 +75,13 @@ impl Executable for FakeExecutable {
     }
 
     fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
-        inputs.check(&self.plan)?;
-        self.last.values.resize(1, Vec::new());
+        let sizes = inputs.check(&self.plan)?;
+        self.last.values.resize(self.plan.outputs.len(), Vec::new());
+        for (values, id) in self.last.values.iter_mut().zip(&self.plan.outputs).skip(1) {
+            let shape = self.plan.tensor(*id).shape;
+            values.clear();
+            values.resize(sizes.rows(shape.rows, &self.plan) * shape.cols as usize, 0.0);
+        }
         let logits = &mut self.last.values[0];
         logits.clear();
         let n_vocab = self.plan.tensor(self.plan.outputs[0]).shape.cols as usize;
@@ -88,8 +93,10 @@ impl Executable for FakeExecutable {
     }
 
     fn wait(&mut self, _: Ticket, outputs: &mut StepOutputs) -> Result<(), DeviceError> {
-        outputs.values.resize(1, Vec::new());
-        outputs.values[0].clone_from(&self.last.values[0]);
+        outputs.values.resize(self.last.values.len(), Vec::new());
+        for (values, last) in outputs.values.iter_mut().zip(&self.last.values) {
+            values.clone_from(last);
+        }
         Ok(())
     }
 

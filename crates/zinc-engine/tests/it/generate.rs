@@ -216,6 +216,65 @@ fn seeds_reproduce() {
 }
 
 #[test]
+fn tokens_that_were_asked_for_end_the_text_and_none_does_too_early() {
+    // Each position has a favourite of its own, and a second choice.
+    let logit = |_, position: i32, i: usize| match i {
+        _ if i as i32 == 100 + position => 2.0,
+        50 => 1.0,
+        _ => 0.0,
+    };
+    let Some(mut engine) = with_logits(exact(4), logit) else {
+        return;
+    };
+    let asked = |stop_token_ids: &[u32], min_tokens, n| Request {
+        stop_token_ids: stop_token_ids.to_vec(),
+        min_tokens,
+        ..greedy(&[1; 6], n)
+    };
+    let end = |id| Ok(FinishReason::StopToken(id));
+    let outcome = run(&mut engine, asked(&[9, 108], 0, 20));
+    assert_eq!((outcome.ids, outcome.end), (vec![105, 106, 107], end(108)));
+    let outcome = run(&mut engine, asked(&[108], 3, 20));
+    assert_eq!((outcome.ids, outcome.end), (vec![105, 106, 107], end(108)));
+    // The fourth token must not end it, so it is the second choice.
+    let outcome = run(&mut engine, asked(&[108, 110], 4, 20));
+    assert_eq!((outcome.ids, outcome.end), (vec![105, 106, 107, 50, 109], end(110)));
+    let outcome = run(&mut engine, asked(&[108], 5, 5));
+    assert_eq!(outcome.ids, [105, 106, 107, 50, 109]);
+    assert_eq!(outcome.end, Ok(FinishReason::Length));
+
+    let n_vocab = engine.model().config().n_vocab;
+    for (request, field) in [
+        (asked(&[n_vocab], 0, 5), "stop_token_ids"),
+        (asked(&vec![1; 300], 0, 5), "stop_token_ids"),
+        (asked(&[1], 6, 5), "min_tokens"),
+    ] {
+        let refused = engine.submit(request).unwrap_err().to_string();
+        assert!(refused.contains(field), "{refused}");
+    }
+}
+
+#[test]
+fn stop_strings_wait_for_the_least_tokens() {
+    with_qwen3(|loaded, prompts| {
+        let mut engine = Engine::new(loaded.clone(), &exact(16)).unwrap();
+        let prompt = longest(prompts);
+        let whole = run(&mut engine, greedy(&prompt, 24));
+        let Some(first) = whole.text.chars().next() else { return };
+        let stop = vec![first.to_string()];
+        let outcome = run(&mut engine, Request { stop: stop.clone(), ..greedy(&prompt, 24) });
+        assert_eq!(
+            (outcome.text.as_str(), outcome.end),
+            ("", Ok(FinishReason::StopString(stop[0].clone())))
+        );
+        let held = Request { stop: stop.clone(), min_tokens: 24, ..greedy(&prompt, 24) };
+        let outcome = run(&mut engine, held);
+        assert_eq!(outcome.ids, whole.ids);
+        assert!(outcome.text.starts_with(first), "{}", outcome.text);
+    });
+}
+
+#[test]
 fn a_stop_token_ends_the_text_unless_ignored() {
     let Some((golden, _)) = golden("qwen3.f32") else {
         return;

@@ -8,10 +8,10 @@ use zinc_cpu::{CpuDevice, Isa};
 use zinc_engine::sampler::SamplingParams;
 use zinc_engine::{
     Allowed, Engine, EngineError, EngineOptions, Event, FinishReason, LoadedModel, Pooling,
-    Request, SequenceId, Steer, SteerError,
+    Request, SequenceId, Speculation, Steer, SteerError,
 };
 
-use crate::support::{exact, golden, load};
+use crate::support::{exact, golden, load, load_with_mtp};
 
 struct Random(u64);
 
@@ -181,6 +181,7 @@ struct Case {
     /// Pages for all of them, fewer than they need; `None` is as many as they need.
     n_pages: Option<u32>,
     host_cache_bytes: u64,
+    speculation: Speculation,
 }
 
 /// An engine with about as many pages as the case says.
@@ -193,6 +194,7 @@ fn engine(case: &Case, loaded: &Arc<LoadedModel>) -> Engine {
         extra_rows: 3,
         embeddings: true,
         host_cache_bytes: case.host_cache_bytes,
+        speculation: case.speculation,
         ..exact(40)
     };
     let Some(n_pages) = case.n_pages else {
@@ -215,7 +217,10 @@ fn check(case: &Case, seed: u64) {
     let Case { name, n, .. } = *case;
     let Some((golden, _)) = golden(&format!("{name}.f32")) else { return };
     let device = Arc::new(CpuDevice::new(2, Isa::best()).unwrap());
-    let loaded = load(&golden.gguf, device);
+    let loaded = match case.speculation {
+        Speculation::Mtp => load_with_mtp(&golden.gguf, device),
+        _ => load(&golden.gguf, device),
+    };
     let mut engine = engine(case, &loaded);
     let mut random = Random(seed);
     let openings: Vec<Vec<u32>> = [70, 100, 150].map(|n| random.tokens(n)).into();
@@ -269,10 +274,16 @@ fn check(case: &Case, seed: u64) {
     assert_eq!(stats.n_preempted > 0, case.n_pages.is_some(), "{name}: {stats:?}");
     assert_eq!(stats.n_restored_pages > 0, case.host_cache_bytes > 0, "{name}: {stats:?}");
     assert_eq!(stats.n_pages_running, 0);
+    let drafts = case.speculation.source(loaded.model()).map(|source| stats.drafts(source));
+    assert!(drafts.is_none_or(|drafts| drafts.n_drafts > 0), "{name}: {stats:?}");
 }
 
 fn case(name: &'static str, n: usize, (max_seqs, n_pages): (u32, Option<u32>)) -> Case {
-    Case { name, n, max_seqs, n_pages, host_cache_bytes: 0 }
+    Case { name, n, max_seqs, n_pages, host_cache_bytes: 0, speculation: Speculation::Off }
+}
+
+fn drafting(speculation: Speculation, case: Case) -> Case {
+    Case { speculation, ..case }
 }
 
 fn with_host(case: Case) -> Case {
@@ -295,4 +306,11 @@ fn sessions_on_windows() {
 fn sessions_on_recurrent_states() {
     check(&case("qwen3_next", 100, (12, Some(36))), 5);
     check(&with_host(case("qwen3_5", 60, (2, None))), 6);
+}
+
+#[test]
+fn sessions_with_drafts() {
+    check(&drafting(Speculation::Lookup, case("qwen3", 60, (3, Some(11)))), 7);
+    check(&drafting(Speculation::Mtp, case("qwen3_5_mtp", 60, (10, Some(34)))), 8);
+    check(&drafting(Speculation::Mtp, with_host(case("qwen3_5_mtp", 60, (2, None)))), 9);
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use zinc_backend::Device;
-use zinc_engine::{EngineOptions, MemoryNeed, Model, Speculation};
+use zinc_engine::{Engine, EngineError, EngineOptions, MemoryNeed, Model, Speculation};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
-use crate::support::golden;
+use crate::support::{golden, load_with_mtp};
 
 fn open(path: &Path) -> Arc<Model> {
     Arc::new(Model::open(path).unwrap())
@@ -106,4 +106,46 @@ fn the_longest_context_that_fits_is_found() {
     assert!(need.fits(need.total(), need.own()));
     assert!(!need.fits(need.total() - 1, need.own()));
     assert!(!need.fits(u64::MAX, need.own() - 1));
+}
+
+/// The head that drafts takes weights, a cache in the same pages, and scratch.
+#[test]
+fn the_head_counts_where_it_drafts() {
+    let Some((golden, _)) = golden("qwen3_5_mtp.f32") else {
+        return;
+    };
+    let model = open(&golden.gguf);
+    let with = |speculation, max_seqs| {
+        let options = EngineOptions { max_seqs, speculation, ..OPTIONS };
+        need(&model, &options)
+    };
+    let [lookup, mtp, auto] =
+        [Speculation::Lookup, Speculation::Mtp, Speculation::Auto].map(|it| with(it, 2));
+    assert_eq!(mtp, auto);
+    let head = model.gguf().tensors().iter().filter(|tensor| tensor.name.starts_with("blk.2."));
+    let n_bytes: u64 = head.map(|tensor| tensor.n_bytes).sum();
+    assert_eq!(mtp.weights.mapped - lookup.weights.mapped, n_bytes);
+    assert_eq!(mtp.cache.full.n_layers, lookup.cache.full.n_layers + 1);
+    assert_eq!(mtp.cache.full.n_bytes, 2 * lookup.cache.full.n_bytes, "layers of one size");
+    assert_eq!(mtp.cache.recurrent, lookup.cache.recurrent);
+    assert!(mtp.scratch > lookup.scratch);
+    // A budget of bytes is for the head's cache as well.
+    let loaded = load_with_mtp(&golden.gguf, std::sync::Arc::new(ReferenceDevice::new()));
+    let budget = 3 * mtp.cache.total();
+    let within = |speculation| {
+        let cache_bytes = Some(budget);
+        let options = EngineOptions { cache_bytes, speculation, max_seqs: 2, ..OPTIONS };
+        let taken = need(&model, &options).cache.total();
+        assert!(taken <= budget && taken > budget / 2, "{taken} of {budget}");
+        Engine::new(std::sync::Arc::clone(&loaded), &options).unwrap().stats().n_pages
+    };
+    let (few, many) = (within(Speculation::Mtp), within(Speculation::Lookup));
+    assert!(few < many, "{few} pages with a head, {many} without");
+
+    let Some((golden, _)) = crate::support::golden("qwen3.f32") else {
+        return;
+    };
+    let options = EngineOptions { speculation: Speculation::Mtp, ..OPTIONS };
+    let refused = options.memory_need(&open(&golden.gguf), &ReferenceDevice::new()).unwrap_err();
+    assert!(matches!(refused, EngineError::NoMtpHead { .. }), "{refused}");
 }

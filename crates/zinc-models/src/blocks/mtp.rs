@@ -32,6 +32,6 @@ pub(crate) fn mtp_decoder(
     };
     let own_output = part("shared_head_head.weight");
     let outputs = [own_output.as_str(), "output.weight"];
-    let logits = head_with(&mut graph, x, norm, (&outputs, trunk_table))?;
-    Ok(graph.finish(logits))
+    let (logits, hidden) = head_with(&mut graph, x, norm, (&outputs, trunk_table))?;
+    Ok(graph.finish(logits, hidden))
 }

@@ -98,9 +98,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, input: Input) -> Result<Respo
 pub async fn detokenize(State(app): State<Arc<App>>, input: Input) -> Result<Response, ApiError> {
     let body = DETOKENIZE.check(&input.json)?;
     let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
-    let tokens = body.list("tokens").iter();
-    let ids: Vec<u32> =
-        tokens.filter_map(|id| u32::try_from(crate::schema::int(id)?).ok()).collect();
+    let ids = body.counts("tokens");
     let n_vocab = visit.lease.tokenizer().vocab().n_tokens();
     if let Some(at) = ids.iter().position(|id| *id as usize >= n_vocab) {
         let what = format!("{} is no token; the model's ids are below {n_vocab}", ids[at]);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 use zinc_chat::{ChatError, ChatFormat, GuideFactory};
-use zinc_engine::{EngineOptions, LoadedModel, Model, Request};
+use zinc_engine::{DraftSource, EngineOptions, LoadedModel, Model, Request};
 use zinc_token::Tokenizer;
 
 use crate::metrics::{Metrics, ModelGauges};
@@ -192,6 +192,11 @@ impl Instance {
         slots.await.map_err(|_| ended())
     }
 
+    /// What drafts tokens ahead in its answers.
+    fn draft_source(&self) -> Option<DraftSource> {
+        self.options.speculation.source(self.model())
+    }
+
     /// Its numbers.
     pub fn gauges(&self) -> ModelGauges {
         let stats = self.watch.stats();
@@ -205,6 +210,7 @@ impl Instance {
             block_size: zinc_engine::kv::PAGE_SIZE,
             n_blocks: stats.n_pages.into(),
             n_evicted: stats.n_evicted_pages,
+            drafts: self.draft_source().map(|it| (it, stats.drafts(it))).into_iter().collect(),
         }
     }
 }

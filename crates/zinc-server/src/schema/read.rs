@@ -78,6 +78,12 @@ impl<'a> Body<'a> {
         self.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
+    /// A list of whole numbers that the table keeps within `u32`.
+    pub fn counts(&self, name: &str) -> Vec<u32> {
+        let values = self.list(name).iter();
+        values.filter_map(|value| u32::try_from(super::int(value)?).ok()).collect()
+    }
+
     /// An object.
     pub fn object(&self, name: &str) -> Option<Body<'a>> {
         Some(Body { map: self.get(name)?.as_object()?, path: self.path(name) })

@@ -43,6 +43,44 @@ fn stop_strings_end_an_answer_and_are_not_in_it() {
 }
 
 #[test]
+fn stop_tokens_end_an_answer_but_not_before_its_least_tokens() {
+    let server = TestServer::plain();
+    let chat_body = with(chat("Tell me a story."), json!({"max_tokens": 30, "logprobs": true}));
+    let answer = server.ok(CHAT, &chat_body);
+    let entries = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let tokens: Vec<&str> = entries.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
+    let id = |token: &str| {
+        let ids = server.ok("/tokenize", &json!({"content": token}))["tokens"].clone();
+        ids.as_array().filter(|ids| ids.len() == 1).map(|ids| ids[0].clone())
+    };
+    // The first token behind the third that did not stand before it.
+    let is_new = |at: &usize| !tokens[..*at].contains(&tokens[*at]) && id(tokens[*at]).is_some();
+    let at = (3..tokens.len()).find(is_new).unwrap();
+    let stop = json!({"stop_token_ids": [id(tokens[at])]});
+    let stopped = server.ok(CHAT, &with(chat_body.clone(), stop.clone()));
+    assert_eq!(stopped["usage"]["completion_tokens"], at);
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    let text = stopped["choices"][0]["message"]["content"].as_str().unwrap();
+    assert_eq!(text.trim(), tokens[..at].concat().trim());
+    let held = with(with(chat_body, stop.clone()), json!({"min_tokens": at + 1}));
+    let held = server.ok(CHAT, &held);
+    assert!(held["usage"]["completion_tokens"].as_u64().unwrap() > at as u64);
+    let entries = held["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_ne!(entries[at]["token"], tokens[at]);
+
+    // The same in completions, where stop strings wait as well.
+    let body = json!({"prompt": "Once there was a", "temperature": 0, "max_tokens": 12});
+    let path = "/v1/completions";
+    let whole = server.ok(path, &body)["choices"][0]["text"].as_str().unwrap().to_owned();
+    let word = whole.split(' ').nth(2).unwrap();
+    let stopped = server.ok(path, &with(body.clone(), json!({"stop": word})));
+    assert!(stopped["usage"]["completion_tokens"].as_u64().unwrap() < 12);
+    let held = server.ok(path, &with(body, json!({"stop": word, "min_tokens": 12})));
+    assert_eq!(held["choices"][0]["text"], whole);
+    assert_eq!(held["choices"][0]["finish_reason"], "length");
+}
+
+#[test]
 fn log_probabilities_belong_to_their_tokens() {
     let server = TestServer::plain();
     let body = with(chat("Tell me a story."), json!({"logprobs": true, "top_logprobs": 3}));

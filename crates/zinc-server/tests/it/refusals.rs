@@ -45,7 +45,19 @@ fn wrong_bodies_are_named() {
             "/v1/chat/completions",
             with(chat("x"), json!({"logit_bias": {"99999999": 1}})),
             "invalid_value",
-            json!(null),
+            json!("logit_bias"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"stop_token_ids": [99_999_999]})),
+            "invalid_value",
+            json!("stop_token_ids"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "min_tokens": 20}),
+            "invalid_value",
+            json!("min_tokens"),
         ),
         (
             "/v1/chat/completions",

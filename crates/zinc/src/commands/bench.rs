@@ -38,8 +38,8 @@ pub struct Args {
     /// Measured runs of each test; the median is reported
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
-    /// Draft tokens ahead: off, auto or lookup. What is generated here is no real text, so this
-    /// measures what drafts cost rather than what they gain
+    /// Draft tokens ahead: off, lookup, mtp or auto. What is generated here goes on from no real text,
+    /// so this measures what drafts cost rather than what they gain
     #[arg(long, value_name = "HOW", default_value = "off", value_parser = parse_speculation)]
     speculate: Speculation,
     /// Print JSON
@@ -57,6 +57,9 @@ pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
 }
+
+/// More tokens than a step drafts.
+const N_DRAFTED_MAX: u64 = 16;
 
 /// Result of a test.
 #[derive(Serialize)]
@@ -197,14 +200,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
-    /// Steps in which some sequences generate while others still read what is before them.
+    /// Tokens of steps in which some sequences generate while others still read what is before them,
+    /// and of the last step.
     fn n_waiting_steps(&self) -> u64 {
-        if self.streams == 1 {
+        if !self.needs_engine() {
             return 0;
         }
+        let n_drafted = if self.speculate == Speculation::Off { 0 } else { N_DRAFTED_MAX };
         let n_tokens = u64::from(self.streams) * (u64::from(self.depth) + 1);
         let n_each = u64::from(self.step.chunk.saturating_sub(self.streams)) + 1;
-        n_tokens.div_ceil(n_each) + u64::from(self.streams) + 1
+        n_tokens.div_ceil(n_each) + u64::from(self.streams) + 1 + n_drafted
+    }
+
+    /// Whether generating takes several sequences, or drafts.
+    fn needs_engine(&self) -> bool {
+        self.streams > 1 || self.speculate != Speculation::Off
     }
 }
 
@@ -212,7 +222,7 @@ impl Args {
 struct Bench<'a> {
     args: &'a Args,
     evaluator: Evaluator,
-    /// For several sequences.
+    /// For several sequences, or drafts.
     engine: Option<Engine>,
     /// Whether runs are profiled.
     profiling: bool,
@@ -225,9 +235,9 @@ impl<'a> Bench<'a> {
         args: &'a Args,
     ) -> anyhow::Result<Bench<'a>> {
         let evaluator = Evaluator::new(Arc::clone(loaded), options, &Taps::default())?;
-        let engine = match args.streams {
-            1 => None,
-            _ => Some(Engine::new(Arc::clone(loaded), options)?),
+        let engine = match args.needs_engine() {
+            false => None,
+            true => Some(Engine::new(Arc::clone(loaded), options)?),
         };
         Ok(Bench { args, evaluator, engine, profiling: false })
     }
@@ -275,7 +285,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Time of `n` steps in which all sequences generate, after each has read a prompt of its own.
+/// Time in which all sequences generate, `n` tokens each on average, after each has read a prompt of
+/// its own.
 fn generate(
     engine: &mut Engine,
     args: &Args,
@@ -307,11 +318,14 @@ fn generate(
         anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
     engine.set_profiling(profiling);
-    let begin = Instant::now();
-    for _ in 0..n {
-        step(engine)?;
+    let n_tokens = n as usize * seqs.len();
+    let (mut n_done, begin) = (0, Instant::now());
+    while n_done < n_tokens {
+        n_done += step(engine)?;
+        anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
-    let time = begin.elapsed();
+    // A step may give a few tokens more than were asked for.
+    let time = begin.elapsed().mul_f64(n_tokens as f64 / n_done.max(1) as f64);
     engine.set_profiling(false);
     for seq in seqs {
         engine.cancel(seq);

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use zinc_engine::EngineOptions;
+use zinc_engine::{EngineOptions, Speculation};
 use zinc_gguf::Gguf;
 use zinc_models::{ModelConfig, RopeScaling};
 
@@ -120,7 +120,9 @@ fn understand(args: &Args) -> anyhow::Result<(ModelConfig, Need)> {
     let model = args.model.open()?;
     let device = args.device.open()?;
     let options = args.engine.options(&model)?;
-    let options = EngineOptions { max_seqs: args.parallel, ..options };
+    // As `run` and `serve` do it where nothing else is said.
+    let speculation = Speculation::Auto;
+    let options = EngineOptions { max_seqs: args.parallel, speculation, ..options };
     let need = Need::of(&model, device.as_ref(), &options)?;
     Ok((model.config().clone(), need))
 }

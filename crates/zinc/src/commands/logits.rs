@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use zinc_engine::mtp::HIDDEN_TENSOR;
 use zinc_engine::{
-    Draft, EngineOptions, Evaluator, LoadedModel, Model, MtpHead, MtpRows, Tapped, Taps, sampler,
+    Draft, EngineOptions, Evaluator, LoadedModel, Model, MtpHead, MtpRows, Speculation, Tapped,
+    Taps, sampler,
 };
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs};
@@ -68,8 +69,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let device = args.device.open()?;
     check_memory(&model, args, device.info().memory_free)?;
     let options = args.step.options(u32::try_from(n_ctx).ok());
-    let parts = if args.mtp { model::Parts::WithMtp } else { model::Parts::Trunk };
-    let (loaded, _) = model::load_parts(Arc::clone(&model), device, &options, parts)?;
+    let speculation = if args.mtp { Speculation::Mtp } else { Speculation::Off };
+    let options = EngineOptions { speculation, ..options };
+    let (loaded, _) = model::load(Arc::clone(&model), device, &options)?;
     let spinner = Spinner::new(format!("computing {} tokens", args.tokens.0.len()));
     let tensors = compute(args, &loaded, &options)?;
     drop(spinner);

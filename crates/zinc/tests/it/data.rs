@@ -172,6 +172,20 @@ fn the_multi_token_prediction_head() {
     place.zinc(&[&args[..], &["--hidden", "--out", "o.st"]].concat()).ok();
     let file = place.path("o.st");
     assert_eq!(f32s(&file, "hidden.final_norm").len(), 2 * f32s(&file, "mtp_hidden").len());
+
+    // Whatever drafts, the text is the same.
+    let args = ["run", "-m", &model, "--raw", "--temp", "0", "-n", "60", "once upon a time"];
+    let texts = ["off", "lookup", "mtp", "auto"]
+        .map(|how| place.zinc(&[&args[..], &["--speculate", how]].concat()).ok());
+    assert!(!texts[0].is_empty());
+    assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+    let args = ["bench", "-m", &model, "-p", "0", "-n", "20", "-r", "1", "--json"];
+    for streams in ["1", "2"] {
+        let more = ["--speculate", "mtp", "-b", streams];
+        let text = place.zinc(&[&args[..], &more].concat()).ok();
+        let measured: Value = serde_json::from_str(&text).unwrap();
+        assert!(measured[0]["tok_s"].as_f64().unwrap() > 0.0, "{text}");
+    }
 }
 
 #[test]

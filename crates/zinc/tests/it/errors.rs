@@ -191,6 +191,15 @@ fn flags_out_of_range() {
             with(&["logits"], &["--tokens", "1", "--mtp", "--out", "o"]),
             &["qwen3", "multi-token-prediction"],
         ),
+        (
+            with(&["run"], &["--speculate", "mtp", "hi"]),
+            &["architecture qwen3", "multi-token-prediction", "hint:", "--speculate"],
+        ),
+        (with(&["bench"], &["--speculate", "mtp"]), &["multi-token-prediction", "hint:"]),
+        (
+            with(&["serve"], &["--speculate", "mtp", "--port", "0"]),
+            &["multi-token-prediction", "hint:"],
+        ),
         (with(&["logits"], &["--tokens", "1", "--out", "no/such/dir"]), &["no/such/dir"]),
         (
             with(&["bench"], &["-p", "500", "-d", "13"]),

@@ -96,7 +96,7 @@ fn a_profile_has_every_operation_of_the_plan() {
         let decode = &run["profile"]["plans"][0];
         // Of six tokens the first comes from the prompt's step.
         assert_eq!((&decode["timed_steps"], &decode["steps"]), (&3.into(), &2.into()));
-        for phase in ["schedule", "prepare", "submit", "wait", "sample", "events"] {
+        for phase in ["schedule", "prepare", "submit", "wait", "sample", "events", "draft"] {
             assert!(number(&decode["host_us"][phase]) >= 0.0, "{phase}");
         }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zinc_backend::{Device, DeviceInfo, WeightSource};
 use zinc_catalog::{Catalog, Entry, Fit, Quant};
-use zinc_engine::{EngineOptions, Model};
+use zinc_engine::{EngineOptions, Model, Speculation};
 use zinc_quant::GgmlType;
 
 use super::FitArgs;
@@ -57,7 +57,9 @@ impl Devices {
     /// The best answer for a model whose file (or header) is here; `None` if no device can run it.
     pub fn fit_of(&self, model: &Model) -> Option<Fit> {
         let n_ctx = self.n_ctx.min(model.config().n_ctx_train);
-        let options = EngineOptions { n_ctx: Some(n_ctx), ..EngineOptions::default() };
+        let n_ctx = Some(n_ctx);
+        let speculation = Speculation::Auto;
+        let options = EngineOptions { n_ctx, speculation, ..EngineOptions::default() };
         let opened = self.devices.iter().filter_map(|(_, device)| device.as_ref());
         best(opened.filter_map(|device| Fit::of(model, device.as_ref(), &options).ok()))
     }
