@@ -16,6 +16,7 @@ mod measure;
 mod model;
 mod pull;
 mod quantize;
+mod serve;
 mod text;
 
 use std::io::Write;
