@@ -64,6 +64,7 @@ mod step;
 pub mod stop;
 
 pub use activations::ActivationSums;
+pub use cache_shape::CacheRows;
 pub use draft::Speculation;
 pub use engine::Engine;
 pub use error::EngineError;
