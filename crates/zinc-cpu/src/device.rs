@@ -91,6 +91,7 @@ fn caps() -> Caps {
         kv_types: KV_TYPES.to_vec(),
         batch_invariant: true,
         f16_attention: false,
+        f16_products: false,
     }
 }
 

@@ -27,7 +27,7 @@ struct Bf16Table {
 template <class F> struct PlaneTable {
     DEVICE float at(const u8 *row, u32 cols, u32 col) {
         Block32 block;
-        F::load(planes_of<F>(row, cols / 32), col / 32, block);
+        load<F>(planes_of<F>(row, cols / 32), col / 32, block);
         return value_of<F>(block, col % 32);
     }
 };

@@ -35,159 +35,203 @@ struct Block32 {
     float d0, d1, m;
 };
 
-DEVICE void nibbles(uint4 w, int q[8]) {
-    q[0] = w.x & 0x0f0f0f0f, q[1] = w.y & 0x0f0f0f0f, q[2] = w.z & 0x0f0f0f0f, q[3] = w.w & 0x0f0f0f0f;
-    q[4] = (w.x >> 4) & 0x0f0f0f0f, q[5] = (w.y >> 4) & 0x0f0f0f0f, q[6] = (w.z >> 4) & 0x0f0f0f0f,
-    q[7] = (w.w >> 4) & 0x0f0f0f0f;
+// Words j and 4 + j of a block from word j of plane 0: four elements a word.
+DEVICE void nibbles(u32 low, u32 &a, u32 &b) { a = low & 0x0f0f0f0fu, b = (low >> 4) & 0x0f0f0f0fu; }
+
+// The same with bit 4 of the elements from their word of plane 1.
+DEVICE void fifth_bits(u32 high, u32 j, u32 &a, u32 &b) {
+    a |= ((high >> j) & 0x01010101u) << 4, b |= ((high >> (4 + j)) & 0x01010101u) << 4;
 }
 
-DEVICE void fifth_bits(u32 h, int q[8]) {
-#pragma unroll
-    for (int j = 0; j < 8; j++) q[j] |= (j < 4 ? h << (4 - j) : h >> (j - 4)) & 0x10101010;
-}
-
-// Each nibble of w replaced by the byte of a table of 16: four words.
-DEVICE void lookup(uint4 w, const u32 table[4], int q[8]) {
-    u32 words[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        // __byte_perm takes four selectors of 3 bits: look up in both halves of the table, then choose by bit 3.
-        u32 even, odd;
-        {
-            u32 s = words[j], c = 0x32103210u | ((s & 0x88888888u) >> 1);
-            u32 a0 = __byte_perm(table[0], table[1], s & 0x77777777u), b0 = __byte_perm(table[2], table[3], s & 0x77777777u);
-            u32 t = (s & 0x77777777u) >> 16;
-            u32 a1 = __byte_perm(table[0], table[1], t), b1 = __byte_perm(table[2], table[3], t);
-            even = __byte_perm(a0, b0, c), odd = __byte_perm(a1, b1, c >> 16);
-        }
-        // even holds nibbles 0..3 of the word in order, odd nibbles 4..7: low nibbles are the even ones.
-        q[j] = (int)__byte_perm(even, odd, 0x6420), q[j + 4] = (int)__byte_perm(even, odd, 0x7531);
-    }
+// Each nibble of a word replaced by the byte of a table of 16.
+DEVICE void lookup(u32 low, const u32 table[4], u32 &a, u32 &b) {
+    // __byte_perm takes four selectors of 3 bits: look up in both halves of the table, then choose by bit 3.
+    u32 choice = 0x32103210u | ((low & 0x88888888u) >> 1), first = low & 0x77777777u, second = first >> 16;
+    u32 even = __byte_perm(__byte_perm(table[0], table[1], first), __byte_perm(table[2], table[3], first), choice);
+    u32 odd = __byte_perm(__byte_perm(table[0], table[1], second), __byte_perm(table[2], table[3], second), choice >> 16);
+    // even holds nibbles 0..3 of the word in order, odd nibbles 4..7: low nibbles are the even ones.
+    a = __byte_perm(even, odd, 0x6420), b = __byte_perm(even, odd, 0x7531);
 }
 
 // Scale and minimum of group g of the 16 bytes d, dmin, scales of Q4_K and Q5_K. What depends on g alone is constant
 // for a thread that keeps its group.
-DEVICE void scale_min(uint4 s, u32 g, float &d, float &m) {
+DEVICE void scale_min(const u32 s[4], u32 g, float &d, float &m) {
     bool low = g < 4;
     u32 shift = 8 * (g & 3), main = low ? 63 : 15, high = low ? 0 : 48;
-    u32 scale = ((low ? s.y : s.w) >> shift & main) | (s.y >> (shift + 2) & high);
-    u32 min = ((low ? s.z : s.w) >> (low ? shift : shift + 4) & main) | (s.z >> (shift + 2) & high);
-    d = f16_to_f32((u16)(s.x & 0xffff)) * (float)scale;
-    m = -(f16_to_f32((u16)(s.x >> 16)) * (float)min);
+    u32 scale = ((low ? s[1] : s[3]) >> shift & main) | (s[1] >> (shift + 2) & high);
+    u32 min = ((low ? s[2] : s[3]) >> (low ? shift : shift + 4) & main) | (s[2] >> (shift + 2) & high);
+    d = f16_to_f32((u16)s[0]) * (float)scale;
+    m = -(f16_to_f32((u16)(s[0] >> 16)) * (float)min);
 }
 
-// Formats. HIGH: bytes of plane 1 a block; SCALE8: eighths of a byte of plane 2 a block; SUPER: plane 3 is there;
-// Z: what is subtracted of each q; TWO: two scales a block; MIN: there is an m. RAW, RAW_LEN: bytes and elements of a
-// block in the file.
+// Formats. HIGH: bytes of plane 1 a block; SCALE8: eighths of a byte of plane 2 a block; SCALES: words of scales that a
+// block needs, plane 3 included; SUPER: plane 3 is there; Z: what is subtracted of each q; TWO: two scales a block; MIN:
+// there is an m; SIGNED: bytes of q are signed. RAW, RAW_LEN: bytes and elements of a block in the file.
+// words: q of elements 4 j .. and 16 + 4 j .. from word j of plane 0 and the block's words of plane 1.
+// scales: of block g of 8 from the words that fetch_scales gives.
 struct Q4_0 {
-    static constexpr int HIGH = 0, SCALE8 = 16, SUPER = 0, Z = 8, RAW = 18, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        k.d0 = f16_to_f32((u16)(((const u16 *)p.p2)[b]));
+    static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 8, RAW = 18, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = false, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = f16_to_f32((u16)s[0]);
     }
 };
 struct Q4_1 {
-    static constexpr int HIGH = 0, SCALE8 = 32, SUPER = 0, Z = 0, RAW = 20, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = true;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        u32 s = ((const u32 *)p.p2)[b];
-        k.d0 = f16_to_f32((u16)(s & 0xffff)), k.m = f16_to_f32((u16)(s >> 16));
+    static constexpr int HIGH = 0, SCALE8 = 32, SCALES = 1, SUPER = 0, Z = 0, RAW = 20, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = f16_to_f32((u16)s[0]), m = f16_to_f32((u16)(s[0] >> 16));
     }
 };
 struct Q5_0 {
-    static constexpr int HIGH = 4, SCALE8 = 16, SUPER = 0, Z = 16, RAW = 22, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        fifth_bits(((const u32 *)p.p1)[b], k.q);
-        k.d0 = f16_to_f32((u16)(((const u16 *)p.p2)[b]));
+    static constexpr int HIGH = 4, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 16, RAW = 22, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = false, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+        fifth_bits(high[0], j, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = f16_to_f32((u16)s[0]);
     }
 };
 struct Q5_1 {
-    static constexpr int HIGH = 4, SCALE8 = 32, SUPER = 0, Z = 0, RAW = 24, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = true;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        fifth_bits(((const u32 *)p.p1)[b], k.q);
-        u32 s = ((const u32 *)p.p2)[b];
-        k.d0 = f16_to_f32((u16)(s & 0xffff)), k.m = f16_to_f32((u16)(s >> 16));
+    static constexpr int HIGH = 4, SCALE8 = 32, SCALES = 1, SUPER = 0, Z = 0, RAW = 24, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+        fifth_bits(high[0], j, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = f16_to_f32((u16)s[0]), m = f16_to_f32((u16)(s[0] >> 16));
     }
 };
 struct Q8_0 {
-    static constexpr int HIGH = 16, SCALE8 = 16, SUPER = 0, Z = 0, RAW = 34, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        uint4 low = ((const uint4 *)p.p0)[b], high = ((const uint4 *)p.p1)[b];
-        k.q[0] = low.x, k.q[1] = low.y, k.q[2] = low.z, k.q[3] = low.w;
-        k.q[4] = high.x, k.q[5] = high.y, k.q[6] = high.z, k.q[7] = high.w;
-        k.d0 = f16_to_f32((u16)(((const u16 *)p.p2)[b]));
+    static constexpr int HIGH = 16, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 0, RAW = 34, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        a = low, b = high[j];
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = f16_to_f32((u16)s[0]);
     }
 };
 struct Q4_K {
-    static constexpr int HIGH = 0, SCALE8 = 16, SUPER = 0, Z = 0, RAW = 144, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = true;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        scale_min(((const uint4 *)p.p2)[b >> 3], b & 7, k.d0, k.m);
+    static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 4, SUPER = 0, Z = 0, RAW = 144, RAW_LEN = 256;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        scale_min(s, g, d0, m);
     }
 };
 struct Q5_K {
-    static constexpr int HIGH = 4, SCALE8 = 16, SUPER = 0, Z = 0, RAW = 176, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = true;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        fifth_bits(((const u32 *)p.p1)[b], k.q);
-        scale_min(((const uint4 *)p.p2)[b >> 3], b & 7, k.d0, k.m);
+    static constexpr int HIGH = 4, SCALE8 = 16, SCALES = 4, SUPER = 0, Z = 0, RAW = 176, RAW_LEN = 256;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+        fifth_bits(high[0], j, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        scale_min(s, g, d0, m);
     }
 };
 struct Q6_K {
-    static constexpr int HIGH = 8, SCALE8 = 16, SUPER = 1, Z = 32, RAW = 210, RAW_LEN = 256;
-    static constexpr bool TWO = true, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
-        nibbles(((const uint4 *)p.p0)[b], k.q);
-        uint2 h = ((const uint2 *)p.p1)[b];
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            k.q[j] |= (j < 2 ? h.x << (4 - 2 * j) : h.x >> (2 * j - 4)) & 0x30303030;
-            k.q[j + 4] |= (j < 2 ? h.y << (4 - 2 * j) : h.y >> (2 * j - 4)) & 0x30303030;
-        }
-        float d = ((const float *)p.p3)[b >> 3];
-        k.d0 = d * (float)((const i8 *)p.p2)[2 * b], k.d1 = d * (float)((const i8 *)p.p2)[2 * b + 1];
+    static constexpr int HIGH = 8, SCALE8 = 16, SCALES = 2, SUPER = 1, Z = 32, RAW = 210, RAW_LEN = 256;
+    static constexpr bool TWO = true, MIN = false, SIGNED = false;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
+        nibbles(low, a, b);
+        a |= ((high[0] >> (2 * j)) & 0x03030303u) << 4, b |= ((high[1] >> (2 * j)) & 0x03030303u) << 4;
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        float d = __uint_as_float(s[1]);
+        d0 = d * (float)(i8)(s[0] & 255), d1 = d * (float)(i8)((s[0] >> 8) & 255);
     }
 };
 struct MXFP4 {
-    static constexpr int HIGH = 0, SCALE8 = 8, SUPER = 0, Z = 0, RAW = 17, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
+    static constexpr int HIGH = 0, SCALE8 = 8, SCALES = 1, SUPER = 0, Z = 0, RAW = 17, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         const u32 table[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
-        lookup(((const uint4 *)p.p0)[b], table, k.q);
-        u32 e = p.p2[b];
-        k.d0 = __uint_as_float(e > 1 ? (e - 1) << 23 : 0x00200000u << e);
+        lookup(low, table, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = __uint_as_float(s[0] > 1 ? (s[0] - 1) << 23 : 0x00200000u << s[0]);
     }
 };
 struct IQ4_NL {
-    static constexpr int HIGH = 0, SCALE8 = 16, SUPER = 0, Z = 0, RAW = 18, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
+    static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 0, RAW = 18, RAW_LEN = 32;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         const u32 table[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
-        lookup(((const uint4 *)p.p0)[b], table, k.q);
-        k.d0 = f16_to_f32((u16)(((const u16 *)p.p2)[b]));
+        lookup(low, table, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        d0 = f16_to_f32((u16)s[0]);
     }
 };
 struct IQ4_XS {
-    static constexpr int HIGH = 0, SCALE8 = 8, SUPER = 0, Z = 0, RAW = 136, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = false;
-    DEVICE void load(Planes p, u32 b, Block32 &k) {
+    static constexpr int HIGH = 0, SCALE8 = 8, SCALES = 2, SUPER = 0, Z = 0, RAW = 136, RAW_LEN = 256;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         const u32 table[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
-        lookup(((const uint4 *)p.p0)[b], table, k.q);
-        uint2 s = ((const uint2 *)p.p2)[b >> 3];
-        u32 g = b & 7;
-        u32 scale = ((s.y >> (4 * g)) & 15) | (((s.x >> (16 + 2 * g)) & 3) << 4);
-        k.d0 = f16_to_f32((u16)(s.x & 0xffff)) * (float)((int)scale - 32);
+        lookup(low, table, a, b);
+    }
+    static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
+        u32 scale = ((s[1] >> (4 * g)) & 15) | (((s[0] >> (16 + 2 * g)) & 3) << 4);
+        d0 = f16_to_f32((u16)s[0]) * (float)((int)scale - 32);
     }
 };
+
+// The words of plane 1 of block b.
+template <class F> DEVICE void fetch_high(const u8 *p1, u32 b, u32 *high) {
+    if constexpr (F::HIGH == 4) high[0] = ((const u32 *)p1)[b];
+    if constexpr (F::HIGH == 8) {
+        uint2 h = ((const uint2 *)p1)[b];
+        high[0] = h.x, high[1] = h.y;
+    }
+    if constexpr (F::HIGH == 16) {
+        uint4 h = ((const uint4 *)p1)[b];
+        high[0] = h.x, high[1] = h.y, high[2] = h.z, high[3] = h.w;
+    }
+}
+
+// The words of scales of block b.
+template <class F> DEVICE void fetch_scales(const u8 *p2, const u8 *p3, u32 b, u32 *s) {
+    if constexpr (F::SCALES == 4) {
+        uint4 v = ((const uint4 *)p2)[b >> 3];
+        s[0] = v.x, s[1] = v.y, s[2] = v.z, s[3] = v.w;
+    } else if constexpr (F::RAW_LEN == 256 && !F::SUPER) {
+        uint2 v = ((const uint2 *)p2)[b >> 3];
+        s[0] = v.x, s[1] = v.y;
+    } else if constexpr (F::SCALE8 == 32) {
+        s[0] = ((const u32 *)p2)[b];
+    } else if constexpr (F::SCALE8 == 16) {
+        s[0] = ((const u16 *)p2)[b];
+    } else {
+        s[0] = p2[b];
+    }
+    if constexpr (F::SUPER) s[1] = ((const u32 *)p3)[b >> 3];
+}
+
+// Block b of a row.
+template <class F> DEVICE void load(Planes p, u32 b, Block32 &k) {
+    uint4 low = ((const uint4 *)p.p0)[b];
+    u32 high[F::HIGH ? F::HIGH / 4 : 1], s[F::SCALES];
+    fetch_high<F>(p.p1, b, high);
+    fetch_scales<F>(p.p2, p.p3, b, s);
+    F::words(low.x, high, 0, (u32 &)k.q[0], (u32 &)k.q[4]);
+    F::words(low.y, high, 1, (u32 &)k.q[1], (u32 &)k.q[5]);
+    F::words(low.z, high, 2, (u32 &)k.q[2], (u32 &)k.q[6]);
+    F::words(low.w, high, 3, (u32 &)k.q[3], (u32 &)k.q[7]);
+    F::scales(s, b & 7, k.d0, k.d1, k.m);
+}
 
 // f(macro) for every quantised format.
 #define ZINC_FORMATS(f)                                                                                             \

@@ -68,7 +68,7 @@ template <class F> struct Tile {
         for (int i = 0; i < 2; i++) {
             u32 unit = threadIdx.x + i * 256, r = unit / STEP, b = step * STEP + unit % STEP;
             k[i].d1 = k[i].m = 0.0f;
-            F::load(planes_of<F>(weight_row(r), n_blocks), min(b, n_blocks - 1), k[i]);
+            load<F>(planes_of<F>(weight_row(r), n_blocks), min(b, n_blocks - 1), k[i]);
             if (b >= n_blocks) k[i].d0 = k[i].d1 = k[i].m = 0.0f;
         }
     }

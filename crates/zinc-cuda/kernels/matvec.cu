@@ -189,7 +189,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
                     q.p0 = from + m * Chunk<F>::BYTES;
                     q.p1 = q.p0 + Chunk<F>::P1, q.p2 = q.p0 + Chunk<F>::P2, q.p3 = q.p0 + Chunk<F>::P3;
                     Block32 k;
-                    F::load(q, lane, k);
+                    load<F>(q, lane, k);
 #pragma unroll
                     for (int r = 0; r < N; r++) {
                         const u8 *x = shared + r * row_bytes + b * 16;

@@ -8,6 +8,7 @@
 // gives for the length, so the order of the sum is fixed by the length.
 // Reads x twice (the second time from the first-level cache), w and z once, writes y once; bound by memory in
 // prefill and by latency in decode.
+#include "panels.cuh"
 #include "q8.cuh"
 
 enum Norm { RMS, RMS_GATED, L2 };
@@ -29,9 +30,10 @@ struct NormParams {
     Rows z;
     Count n;
     const float *w;
-    // The result in q8 as well, or null; only rms_norm_block with one group a row. y may be null then.
+    // The result in q8 or as panels as well, or null; only rms_norm_block with one group a row. y may be null then.
     i8 *quants;
     float *scales;
+    Panels panels;
     u32 group, n_groups;
     float eps;
     u32 unused;
@@ -57,6 +59,7 @@ ZINC_KERNEL(256, 1) l2_norm_warp(ZINC_PARAM NormParams p) { norm_by_warp<L2>(p);
 
 ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     ZINC_STATIC_SHARED(float, places, 32);
+    ZINC_STATIC_SHARED(float, maxima, 32);
     int n_groups = (int)p.n_groups, group = (int)p.group;
     int row = (int)blockIdx.x / n_groups, start = (int)blockIdx.x % n_groups * group;
     pdl_launch();
@@ -67,10 +70,18 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start, sum = 0.0f;
     // A thread has four neighbours at a time.
     const int first = 4 * threadIdx.x, step = 4 * blockDim.x;
+    const bool packs = p.panels.data != nullptr;
+    float most = 0.0f;
     for (int col = first; col < group; col += step)
         for (int i = 0; i < 4; i++)
-            if (col + i < group) sum = fmaf(x[col + i], x[col + i], sum);
+            if (col + i < group) {
+                sum = fmaf(x[col + i], x[col + i], sum);
+                if (packs) most = fmaxf(most, fabsf(x[col + i] * p.w[col + i]));
+            }
     float scale = scale_of<RMS>(block_sum(sum, places), group, p.eps);
+    // The largest result up to rounding, which is near enough for the exponent.
+    const int exponent = packs ? panel_exponent(block_max(most, maxima) * scale) : 0;
+    if (packs && threadIdx.x == 0) p.panels.factors[row] = power_of_two(exponent);
     for (int col = first; col - first < group; col += step) {
         float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
@@ -80,5 +91,6 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
                 if (y != nullptr) y[col + i] = v[i];
             }
         if (p.quants != nullptr) write_q8(v, col < group, p.quants, p.scales, (u64)row * group + col);
+        if (packs && col < div_up(group, 64) * 64) write_panel(p.panels, row, col, v, power_of_two(-exponent));
     }
 }

@@ -21,6 +21,9 @@ use crate::store::{self, StateStore, WeightStore};
 /// Least compute capability times ten: dp4a and integer tensor cores.
 const MIN_CAPABILITY: u32 = 75;
 
+/// Compute capability times ten of the cards that have wgmma: later ones do not.
+pub(crate) const HOPPER: u32 = 90;
+
 /// Types of key and value caches.
 const KV_TYPES: [GgmlType; 5] =
     [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
@@ -191,13 +194,13 @@ impl CudaDevice {
             context,
             _lock: lock,
         };
-        let caps = caps(&name, options.batch_invariant);
+        let caps = caps(&name, card.capability, options.batch_invariant);
         Ok(CudaDevice { info: info(driver, card, memory_free), caps, shared: Arc::new(shared) })
     }
 }
 
-/// What the plan passes may ask of a card.
-pub fn caps(name: &str, batch_invariant: bool) -> Caps {
+/// What the plan passes may ask of a card of this compute capability (times ten).
+pub fn caps(name: &str, capability: u32, batch_invariant: bool) -> Caps {
     let quantised = QUANTISED.map(|ty| (ty, ActivationType::Quantized(GgmlType::Q8_1)));
     let floats = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(|ty| (ty, ActivationType::F32));
     Caps {
@@ -207,6 +210,7 @@ pub fn caps(name: &str, batch_invariant: bool) -> Caps {
         kv_types: KV_TYPES.to_vec(),
         batch_invariant,
         f16_attention: !batch_invariant,
+        f16_products: !batch_invariant && capability == HOPPER,
     }
 }
 

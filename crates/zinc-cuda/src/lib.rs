@@ -2,7 +2,8 @@
 //!
 //! - [`driver`]: the driver's library opened at run time. `memory`: buffers of the card and of the machine.
 //! - [`launch`]: a launch as data: kernel, parameter bytes, grid. `lower`: plan nodes to launches.
-//! - `pipeline`: PTX in the binary to loaded kernels, with a cache on the disk. `record`: launches to graphs.
+//! - `pipeline`: PTX and machine code in the binary to loaded kernels, with a cache on the disk. `record`: launches to
+//!   graphs.
 //! - `store`: weights repacked on the card while they are read, and states. `exec`: steps. `lock`: one process a card.
 //!
 //! `kernels/README.md` says how kernels are written; every kernel file there opens with formula, geometry and bound.

@@ -195,6 +195,9 @@ pub struct Lowering<'a> {
     /// Bytes kept for persistent scratch, before the transient one.
     persistent_limit: u64,
     pub(crate) groupings: Vec<(TensorId, Grouping)>,
+    /// Where activations are kept as panels, and those that are there.
+    panel_places: Vec<(TensorId, u64)>,
+    panels: Vec<(TensorId, linear::Panels)>,
 }
 
 /// Launches of a step and the scratch they use.
@@ -232,6 +235,8 @@ impl<'a> Lowering<'a> {
             transient_max: 0,
             persistent_limit,
             groupings: Vec::new(),
+            panel_places: Vec::new(),
+            panels: Vec::new(),
         }
     }
 
@@ -241,6 +246,7 @@ impl<'a> Lowering<'a> {
     /// What the device lacks, by name, or tensors that are not bound.
     pub fn run(mut self) -> Result<Lowered, DeviceError> {
         let plan = self.plan;
+        self.place_panels()?;
         for (idx, node) in plan.nodes.iter().enumerate() {
             if idx < self.resume {
                 continue;

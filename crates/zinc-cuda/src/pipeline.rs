@@ -2,7 +2,8 @@
 //!
 //! `kernels/ptx/` holds each module compressed for three generations; a card takes the newest it can run, the driver
 //! compiles it, and the result is kept on the disk under a name that says card, driver and text. A damaged or foreign
-//! file there is compiled anew.
+//! file there is compiled anew. Modules for Hopper alone are machine code: the driver compiles PTX to be linked, and
+//! then has every wgmma waited for where anything is called.
 
 mod ptx;
 
@@ -19,7 +20,7 @@ use crate::driver::{Context, Function, Module, is_cubin, read_if_there};
 use crate::launch::{Kernel, Launch};
 use crate::memory::lost;
 
-pub use ptx::{MODULES, Ptx, param_bytes, text};
+pub use ptx::{MODULES, code, param_bytes};
 
 /// Bytes of dynamic shared memory that any launch may ask for.
 const ALWAYS_ALLOWED: u32 = 46 << 10;
@@ -88,16 +89,23 @@ impl Pipeline {
     fn load(&self, name: &str) -> Result<Arc<Module>, DeviceError> {
         let unavailable =
             |reason: String| DeviceError::Unavailable { device: self.device.clone(), reason };
-        let text = text(name, self.capability).ok_or_else(|| {
+        let code = code(name, self.capability).ok_or_else(|| {
             unavailable(format!("the binary has no kernels {name} for this card"))
         })?;
-        let path = self.cache_path(name, &text);
+        if is_cubin(&code) {
+            return self.context.load_module(&code).map_err(|error| {
+                unavailable(format!(
+                    "the driver cannot load {name}: {error}; update it to 580 or newer"
+                ))
+            });
+        }
+        let path = self.cache_path(name, &code);
         let cached = path.as_deref().and_then(read_if_there).filter(|image| is_cubin(image));
         if let Some(module) = cached.and_then(|image| self.context.load_module(&image).ok()) {
             return Ok(module);
         }
         let text =
-            CString::new(text).map_err(|_| unavailable(format!("kernels {name} are damaged")))?;
+            CString::new(code).map_err(|_| unavailable(format!("kernels {name} are damaged")))?;
         let image = self.context.compile(&text).map_err(|error| {
             unavailable(format!(
                 "the driver cannot compile {name}: {error}; update it to 580 or newer"
@@ -110,7 +118,7 @@ impl Pipeline {
     }
 
     /// Where the compiled module is kept.
-    fn cache_path(&self, name: &str, text: &str) -> Option<PathBuf> {
+    fn cache_path(&self, name: &str, text: &[u8]) -> Option<PathBuf> {
         let mut hasher = DefaultHasher::new();
         (text, self.context.driver().version()).hash(&mut hasher);
         let file = format!("{name}-sm{}-{:016x}.cubin", self.capability, hasher.finish());

@@ -1,5 +1,6 @@
 //! The operation case table and the golden models on every card of this machine; without one there is nothing to test.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use zinc_backend::{Backend, Device};
@@ -16,7 +17,8 @@ fn devices(batch_invariant: bool) -> Vec<Arc<dyn Device>> {
         eprintln!("not run: {why}");
         return Vec::new();
     }
-    let options = CudaOptions { batch_invariant, share: true, ..CudaOptions::default() };
+    let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins"));
+    let options = CudaOptions { batch_invariant, share: true, cache_dir, ..CudaOptions::default() };
     let backend = CudaBackend { options };
     let open = |name: &str| backend.open(name).expect("an idle card");
     backend.devices().iter().map(|info| open(&info.name)).collect()

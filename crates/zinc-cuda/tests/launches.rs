@@ -1,8 +1,10 @@
 //! Golden launch lists: what the plans of small models become on a Hopper card, for one token and for a prompt. A
 //! change to the lowering shows here as a difference to read. `ZINC_UPDATE=1` rewrites them.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
+use zinc_cuda::launch::Kernel;
 use zinc_cuda::lower::{Bucket, Card, Lowering, Nowhere};
 use zinc_gguf::Gguf;
 use zinc_models::{Model, PlanOptions};
@@ -25,13 +27,24 @@ fn limits(max_tokens: u32) -> Limits {
     }
 }
 
-/// One line for each launch, with the label of its node.
+/// One line for each launch, with the label of its node. Each has as many bytes of parameters as its kernel takes.
 fn launches(plan: &Plan) -> String {
     let lowering = Lowering::new(plan, Bucket::largest(plan), Card::HOPPER, &Nowhere, 0);
     let lowered = lowering.run().expect("the card has all kernels");
     let mut text = String::new();
+    let mut codes = HashMap::new();
     for launch in &lowered.launches {
         writeln!(text, "{}: {launch}", plan.nodes[launch.node].label).expect("text grows");
+        let Kernel { module, name } = launch.kernel;
+        let code = codes.entry(module).or_insert_with(|| {
+            zinc_cuda::pipeline::code(module, Card::HOPPER.capability)
+                .expect("a module for the card")
+        });
+        assert_eq!(
+            zinc_cuda::pipeline::param_bytes(code, name),
+            Some(launch.params.len()),
+            "{name}"
+        );
     }
     text
 }
@@ -48,7 +61,8 @@ fn launches_are_as_recorded() {
             let options = PlanOptions { limits: limits(max_tokens), kv_type: GgmlType::F16 };
             let plan = model.plan(&options).expect("a plan");
             let plan =
-                passes::prepare(plan, &zinc_cuda::caps("cuda", false)).expect("a supported plan");
+                passes::prepare(plan, &zinc_cuda::caps("cuda", Card::HOPPER.capability, false))
+                    .expect("a supported plan");
             let file = paths::testdata().join("launches").join(format!("{name}.{phase}.txt"));
             snapshot::check(&file, &launches(&plan));
         }

@@ -263,3 +263,18 @@ fn wrong_hybrids_are_refused_by_name() {
         refuses("qwen3_5_mtp.f32", Set("nextn_predict_layers", count(0)), "tensor blk.2.nextn"),
     ]);
 }
+
+#[test]
+fn models_of_experts_alone_need_no_dense_width() {
+    let key = "feed_forward_length";
+    for edit in [Edit::Drop(key), Edit::Set(key, Value::U32(0))] {
+        let Ok(golden) = golden("qwen3_5_moe.f32") else {
+            eprintln!("skipped  qwen3_5_moe.f32: not beside the repository");
+            return;
+        };
+        let gguf = Gguf::open(&golden.gguf).expect("a readable model");
+        let edited = Gguf::from_bytes(write(&gguf, &edit).into()).expect("a valid file");
+        Model::from_gguf(&edited).expect("a model");
+    }
+    assert_all([refuses("qwen3_5.f32", Edit::Set(key, Value::U32(0)), "must be 1 to")]);
+}

@@ -43,6 +43,7 @@ fn int8_caps() -> Caps {
         kv_types: vec![GgmlType::F16],
         batch_invariant: true,
         f16_attention: false,
+        f16_products: false,
     }
 }
 

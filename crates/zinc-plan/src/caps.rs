@@ -20,6 +20,8 @@ pub struct Caps {
     pub batch_invariant: bool,
     /// Attention of many rows over f16 caches rounds queries and weights to f16 (tensor cores).
     pub f16_attention: bool,
+    /// Products of many rows with quantised weights are made of f16 values of both (tensor cores).
+    pub f16_products: bool,
 }
 
 /// How a device wants the activations of a matrix product for one weight type.

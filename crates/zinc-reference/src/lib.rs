@@ -73,6 +73,7 @@ impl ReferenceDevice {
             kv_types,
             batch_invariant: true,
             f16_attention: false,
+            f16_products: false,
         };
         Self { info, caps }
     }

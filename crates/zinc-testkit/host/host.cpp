@@ -56,6 +56,25 @@ struct Copy {
 struct Meeting {
     unsigned n_members = 0, n_arrived = 0, generation = 0;
 };
+// A product of a group of four warps, as one lane sees it.
+struct Product {
+    float *d;
+    // Rows lane / 4 and 8 + lane / 4 of the warp's part of a.
+    float a[2][16];
+    uint64_t b;
+    unsigned n;
+    bool add;
+};
+// Eight bytes of shared memory.
+struct Barrier {
+    uint16_t n, n_pending;
+    int32_t n_bytes : 31;
+    uint32_t phase : 1;
+};
+struct BulkCopy {
+    unsigned to, n, barrier;
+    const void *from;
+};
 struct Fiber : Thread {
     unsigned char *stack = nullptr;
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -70,6 +89,11 @@ struct Fiber : Thread {
     std::vector<Copy> copies;
     // Ends of the committed groups in `copies`.
     std::vector<size_t> groups;
+    std::vector<Product> products;
+    std::vector<size_t> product_groups;
+    // Waits until this barrier's phase is another one.
+    const Barrier *barrier = nullptr;
+    unsigned parity = 0;
 };
 struct Warp : Meeting {
     unsigned char places[2][32 * 64];
@@ -81,7 +105,9 @@ struct Static {
 struct Engine {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
-    Meeting block;
+    Meeting block, named[16];
+    std::vector<BulkCopy> bulk_copies;
+    bool copies_at_once = true;
     int votes[2][3];
     unsigned n_fibers = 0, n_live = 0, n_done = 0;
     unsigned char *shared = nullptr;
@@ -141,6 +167,7 @@ extern "C" void zh_fiber_main() {
     engine->kernel(engine->params);
     fiber.done = true;
     if (!fiber.copies.empty()) fail("a thread ended before its asynchronous copies were waited for");
+    if (!fiber.products.empty()) fail("a thread ended before its products were waited for");
     engine->n_done++;
     for (Meeting *meeting : {(Meeting *)&engine->block, (Meeting *)&engine->warps[fiber.warp]}) {
         meeting->n_members--;
@@ -155,6 +182,9 @@ void start(Fiber &fiber) {
     fiber.n_collectives = 0;
     fiber.copies.clear();
     fiber.groups.clear();
+    fiber.products.clear();
+    fiber.product_groups.clear();
+    fiber.barrier = nullptr;
 #if defined(__x86_64__)
     void **sp = reinterpret_cast<void **>(fiber.stack + STACK);
     *--sp = nullptr; // Where a return address would be: the stack is aligned as at a call.
@@ -193,6 +223,22 @@ void order(std::vector<unsigned> &all, Schedule schedule, Rng &rng) {
     for (unsigned i = n; i > 1; i--) std::swap(all[i - 1], all[rng.below(i)]);
 }
 
+void settle(Barrier &barrier) {
+    if (barrier.n_pending > 0 || barrier.n_bytes != 0) return;
+    barrier.phase ^= 1;
+    barrier.n_pending = barrier.n;
+}
+Barrier &barrier_at(unsigned at) {
+    if (at % 8 != 0 || at + 8 > MOST_SHARED) fail("a barrier at %u of shared memory", at);
+    return *reinterpret_cast<Barrier *>(engine->shared + at);
+}
+void copy(const BulkCopy &bulk) {
+    std::memcpy(engine->shared + bulk.to, bulk.from, bulk.n);
+    Barrier &barrier = *reinterpret_cast<Barrier *>(engine->shared + bulk.barrier);
+    barrier.n_bytes -= (int)bulk.n;
+    settle(barrier);
+}
+
 bool run_block(dim3 block, Schedule schedule, Rng &rng, std::vector<unsigned> &turns) {
     Engine &e = *engine;
     std::memset(e.shared, 0xff, e.n_dynamic + e.n_shared);
@@ -201,6 +247,9 @@ bool run_block(dim3 block, Schedule schedule, Rng &rng, std::vector<unsigned> &t
     e.n_done = 0;
     e.block = Meeting();
     e.block.n_members = e.n_fibers;
+    for (Meeting &meeting : e.named) meeting = Meeting();
+    e.bulk_copies.clear();
+    e.copies_at_once = schedule == FORWARD;
     for (Warp &warp : e.warps) warp.n_members = warp.n_arrived = warp.generation = 0;
     for (unsigned i = 0; i < e.n_fibers; i++) {
         Fiber &fiber = e.fibers[i];
@@ -220,9 +269,15 @@ bool run_block(dim3 block, Schedule schedule, Rng &rng, std::vector<unsigned> &t
             Fiber &fiber = e.fibers[turn];
             if (fiber.done) continue;
             if (fiber.waits_for != nullptr && fiber.waits_for->generation == fiber.generation) continue;
+            if (fiber.barrier != nullptr && fiber.barrier->phase == fiber.parity) continue;
             moved = true;
             enter(fiber);
             if (e.error[0] != 0) return false;
+        }
+        if (!moved && !e.bulk_copies.empty()) {
+            copy(e.bulk_copies.back());
+            e.bulk_copies.pop_back();
+            continue;
         }
         if (!moved) {
             std::snprintf(e.error, sizeof e.error, "%s: the threads of block (%u, %u, %u) wait for each other",
@@ -334,6 +389,95 @@ void copy_wait(unsigned n_pending) {
     fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + (long)n);
     fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + (long)n_groups);
     for (size_t &end : fiber.groups) end -= n;
+}
+} // namespace zh
+
+static_assert(sizeof(zh::Barrier) == 8, "as large as the hardware's");
+
+namespace zh {
+void sync_group(unsigned id, unsigned n) {
+    if (id >= 16) fail("barrier %u", id);
+    engine->named[id].n_members = n;
+    meet(engine->named[id]);
+}
+
+void barrier_init(unsigned at, unsigned n) {
+    Barrier &barrier = barrier_at(at);
+    barrier.n = barrier.n_pending = (uint16_t)n;
+    barrier.n_bytes = 0;
+    barrier.phase = 0;
+}
+void barrier_arrive(unsigned at, unsigned n_expected_bytes) {
+    Barrier &barrier = barrier_at(at);
+    if (barrier.n_pending == 0) fail("more arrivals than a barrier has");
+    barrier.n_bytes += (int)n_expected_bytes;
+    barrier.n_pending--;
+    settle(barrier);
+}
+void barrier_wait(unsigned at, unsigned parity) {
+    const Barrier &barrier = barrier_at(at);
+    if (barrier.phase != parity) return;
+    Fiber &fiber = self();
+    fiber.barrier = &barrier;
+    fiber.parity = parity;
+    leave(fiber);
+    fiber.barrier = nullptr;
+}
+void bulk_copy(unsigned to, const void *from, unsigned n, unsigned barrier) {
+    if ((to | n | (uintptr_t)from) % 16 != 0 || to + n > engine->n_dynamic) fail("a bulk copy of %u bytes to %u", n, to);
+    barrier_at(barrier);
+    BulkCopy bulk = {to, n, barrier, from};
+    if (engine->copies_at_once) copy(bulk);
+    else engine->bulk_copies.push_back(bulk);
+}
+
+static float half_of(unsigned pair, unsigned i) { return __half2float({(uint16_t)(pair >> 16 * i)}); }
+
+void multiply_later(float *d, const unsigned *a, uint64_t b, unsigned n, bool add) {
+    const unsigned char *all = exchange(a, 16);
+    Product product = {d, {}, b, n, add};
+    unsigned g = current->lane / 4;
+    for (unsigned k = 0; k < 16; k++) {
+        const unsigned *words = reinterpret_cast<const unsigned *>(all + 64 * (4 * g + k % 8 / 2));
+        for (unsigned row = 0; row < 2; row++) product.a[row][k] = half_of(words[k / 8 * 2 + row], k % 2);
+    }
+    self().products.push_back(product);
+}
+void products_commit() { self().product_groups.push_back(self().products.size()); }
+
+// b: rows of 128 bytes along k, in groups of 8 rows of 1024 bytes; the 16-byte chunk c of row r lies at c ^ (r % 8),
+// by the bits of the address itself, so that a start inside a row is one chunk or more along k.
+static void multiply(const Product &product) {
+    const uint64_t strides = (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    if ((product.b & ~(uint64_t)0x3fff) != strides) fail("another layout of a matrix than is emulated");
+    unsigned start = (unsigned)(product.b & 0x3fff) << 4, t = current->lane % 4;
+    for (unsigned j = 0; j < product.n / 8; j++)
+        for (unsigned i = 0; i < 2; i++) {
+            unsigned row = 8 * j + 2 * t + i;
+            float x[16];
+            for (unsigned k = 0; k < 16; k++) {
+                unsigned at = start + row / 8 * 1024 + row % 8 * 128 + 2 * k;
+                at ^= (at >> 7 & 7) << 4;
+                if (at + 2 > engine->n_dynamic) fail("a matrix outside of shared memory");
+                uint16_t bits;
+                std::memcpy(&bits, engine->shared + at, 2);
+                x[k] = __half2float({bits});
+            }
+            for (unsigned half = 0; half < 2; half++) {
+                float *d = &product.d[4 * j + 2 * half + i], sum = product.add ? *d : 0.0f;
+                for (unsigned k = 0; k < 16; k++) sum += product.a[half][k] * x[k];
+                *d = sum;
+            }
+        }
+}
+void products_wait(unsigned n_pending) {
+    Fiber &fiber = self();
+    if (fiber.product_groups.size() <= n_pending) return;
+    size_t n_groups = fiber.product_groups.size() - n_pending, n = fiber.product_groups[n_groups - 1];
+    for (size_t i = 0; i < n; i++) multiply(fiber.products[i]);
+    fiber.products.erase(fiber.products.begin(), fiber.products.begin() + (long)n);
+    fiber.product_groups.erase(fiber.product_groups.begin(), fiber.product_groups.begin() + (long)n_groups);
+    for (size_t &end : fiber.product_groups) end -= n;
 }
 } // namespace zh
 

@@ -54,6 +54,22 @@ void copy_later(void *to, const void *from, unsigned n, unsigned n_valid);
 void copy_commit();
 void copy_wait(unsigned n_pending);
 
+// Named barriers of `n` threads.
+void sync_group(unsigned id, unsigned n);
+
+// Barriers in shared memory that count arrivals and bytes, at an offset in shared memory. Bytes of bulk copies may be
+// expected when a thread arrives. A bulk copy is done at once, or as late as the barrier's readers allow.
+void barrier_init(unsigned at, unsigned n);
+void barrier_arrive(unsigned at, unsigned n_expected_bytes);
+void barrier_wait(unsigned at, unsigned parity);
+void bulk_copy(unsigned to, const void *from, unsigned n, unsigned barrier);
+
+// The products of wgmma for the running lane (wgmma.cuh), done when they are waited for: then shared memory is read and
+// `d` changed, and `d` must still be there.
+void multiply_later(float *d, const unsigned *a, uint64_t b, unsigned n, bool add);
+void products_commit();
+void products_wait(unsigned n_pending);
+
 template <class T> T lane_value(const unsigned char *places, unsigned lane) {
     T value;
     std::memcpy(&value, places + 64 * lane, sizeof(T));

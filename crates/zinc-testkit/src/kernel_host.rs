@@ -68,16 +68,11 @@ pub struct KernelHost {
 
 impl KernelHost {
     /// Compiles the `.cu` files of `kernels` in the folder `out`, where results of earlier calls are used again.
-    /// Files whose names begin with one of `left_out` stay out.
     ///
     /// # Errors
     /// There is no compiler, or a file does not compile: its messages.
-    pub fn build(
-        kernels: &Path,
-        left_out: &[&str],
-        out: &Path,
-    ) -> Result<Arc<KernelHost>, TestError> {
-        let library = compile(kernels, left_out, out)?;
+    pub fn build(kernels: &Path, out: &Path) -> Result<Arc<KernelHost>, TestError> {
+        let library = compile(kernels, out)?;
         // SAFETY: a library just made from this repository's files; it runs nothing when it is loaded.
         let library =
             unsafe { Library::new(&library) }.map_err(|e| failed(&library, e.to_string()))?;
@@ -237,7 +232,7 @@ fn options(host: &Path, kernels: &Path) -> Vec<String> {
 }
 
 /// The library with all kernels of a folder.
-fn compile(kernels: &Path, left_out: &[&str], out: &Path) -> Result<PathBuf, TestError> {
+fn compile(kernels: &Path, out: &Path) -> Result<PathBuf, TestError> {
     let host = paths::workspace().join("crates/zinc-testkit/host");
     let options = options(&host, kernels);
     let mut headers = DefaultHasher::new();
@@ -250,9 +245,6 @@ fn compile(kernels: &Path, left_out: &[&str], out: &Path) -> Result<PathBuf, Tes
     let mut jobs = Vec::new();
     for source in [files(&host, &["cpp"])?, files(kernels, &["cu"])?].concat() {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if left_out.iter().any(|prefix| stem.starts_with(prefix)) {
-            continue;
-        }
         let text = std::fs::read(&source).map_err(|e| failed(&source, e.to_string()))?;
         let mut hasher = headers.clone();
         text.hash(&mut hasher);

@@ -123,6 +123,7 @@ fn demanding_caps() -> Caps {
         kv_types: vec![GgmlType::F32, GgmlType::F16],
         batch_invariant: true,
         f16_attention: false,
+        f16_products: false,
     }
 }
 

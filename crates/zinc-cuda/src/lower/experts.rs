@@ -70,6 +70,8 @@ pub struct Grouping {
     pub tiles: u64,
     /// `i32 [1]`: number of tiles.
     pub n_tiles: u64,
+    /// Experts there are.
+    pub n_experts: u32,
     /// Upper bound of the number of tiles for the bucket: `tokens * k / TILE + n_experts`.
     pub max_tiles: u32,
 }
@@ -153,7 +155,8 @@ impl Lowering<'_> {
         let kernel = Kernel { module: "moe", name: "group_experts" };
         self.push(Launch::new(kernel, params, [1, 1, 1], 1024).with_shared(shared));
         let max_tiles = n_rows * k / Grouping::TILE + n_experts;
-        self.groupings.push((id, Grouping { offsets, pairs, tiles, n_tiles, max_tiles }));
+        self.groupings
+            .push((id, Grouping { offsets, pairs, tiles, n_tiles, n_experts, max_tiles }));
     }
 
     pub(super) fn expert_combine(

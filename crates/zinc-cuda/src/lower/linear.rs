@@ -1,6 +1,7 @@
 //! Matrix products: what is multiplied, and which kernel does it.
 
 mod float;
+mod gemm;
 mod matmul;
 mod matvec;
 pub(super) mod quantize;
@@ -13,6 +14,7 @@ use zinc_plan::{
 use zinc_quant::GgmlType;
 
 use super::Grouping;
+pub use gemm::Panels;
 
 /// The number of an activation in the kernels.
 pub fn activation(act: Activation) -> u32 {
@@ -259,7 +261,8 @@ impl Lowering<'_> {
                 Ok(())
             }
             (_, GgmlType::Q8_1) if matvec::is_known(dtype) => {
-                if !self.multiply_tiles(product) {
+                let x = node.reads[node.op.n_weight_operands()];
+                if !self.multiply_panels(x, product) && !self.multiply_tiles(product) {
                     self.multiply_rows(node, product, &[])?;
                 }
                 Ok(())

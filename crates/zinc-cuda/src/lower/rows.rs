@@ -8,6 +8,7 @@ use zinc_plan::{
 use zinc_quant::GgmlType;
 
 use super::Lowering;
+use super::linear::Panels;
 use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Columns that a block of the elementwise kernels takes.
@@ -66,6 +67,7 @@ pub struct NormParams {
     w: u64,
     quants: u64,
     scales: u64,
+    panels: Panels,
     group: u32,
     n_groups: u32,
     eps: f32,
@@ -217,6 +219,7 @@ impl Lowering<'_> {
             w,
             quants: 0,
             scales: 0,
+            panels: Panels::NONE,
             group,
             n_groups,
             eps,
@@ -230,6 +233,7 @@ impl Lowering<'_> {
             (_, Some(name)) if group > LONGEST_OF_WARP => {
                 if let Some(quantized) = self.quantized_at_once(node, n_groups)? {
                     (params.quants, params.scales) = (quantized.quants, quantized.scales);
+                    params.panels = quantized.panels;
                     if !quantized.keeps_floats {
                         params.y.data = 0;
                     }

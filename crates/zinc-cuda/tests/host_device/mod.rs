@@ -28,8 +28,7 @@ pub fn kernels() -> Arc<KernelHost> {
     let build = || {
         let kernels = paths::workspace().join("crates/zinc-cuda/kernels");
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
-        // Hopper's matrix instructions on shared memory have no emulation.
-        KernelHost::build(&kernels, &["gemm_"], &out).unwrap_or_else(|error| panic!("{error}"))
+        KernelHost::build(&kernels, &out).unwrap_or_else(|error| panic!("{error}"))
     };
     Arc::clone(built.get_or_insert_with(build))
 }
@@ -67,7 +66,7 @@ impl HostDevice {
             memory_free: 0,
             facts: Vec::new(),
         };
-        let caps = zinc_cuda::caps(&info.name, options.batch_invariant);
+        let caps = zinc_cuda::caps(&info.name, options.card.capability, options.batch_invariant);
         let shared = Shared { kernels: kernels(), options, times: Mutex::default() };
         HostDevice { info, caps, shared: Arc::new(shared) }
     }

@@ -35,7 +35,7 @@ pub(crate) fn gated_mlp(
         let arch = &graph.config().arch;
         return Err(ModelError::Config {
             key: format!("{arch}.feed_forward_length"),
-            reason: "is missing".into(),
+            reason: format!("is missing or 0, and layer {layer} has a dense block"),
         });
     }
     let normed = graph.rms_norm(&blk(layer, style.norm), x, graph.config().d_model)?;

@@ -1,5 +1,7 @@
 //! Metadata below the architecture's prefix.
 
+use std::ops::RangeInclusive;
+
 use zinc_gguf::{Metadata, Value};
 
 use super::{MAX_LAYERS, MAX_WIDTH};
@@ -51,10 +53,20 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn check_count(&self, name: &str, value: u32, max: u32) -> Result<u32, ModelError> {
-        if (1..=max).contains(&value) {
+        self.check_range(name, value, 1..=max)
+    }
+
+    fn check_range(
+        &self,
+        name: &str,
+        value: u32,
+        range: RangeInclusive<u32>,
+    ) -> Result<u32, ModelError> {
+        if range.contains(&value) {
             return Ok(value);
         }
-        Err(self.error(name, format!("is {value}, must be 1 to {max}")))
+        let (min, max) = range.into_inner();
+        Err(self.error(name, format!("is {value}, must be {min} to {max}")))
     }
 
     /// A count that lies in `1 ..= max` if it is there.
@@ -98,16 +110,18 @@ impl<'a> Keys<'a> {
         &self,
         name: &str,
         n_layers: u32,
-        max: u32,
+        range: RangeInclusive<u32>,
     ) -> Result<Option<Vec<u32>>, ModelError> {
-        if !self.is_array(name) {
-            let value = self.optional_count(name, max)?;
-            return Ok(value.map(|value| vec![value; n_layers as usize]));
-        }
-        let values = self.metadata.u32s(&self.key(name))?.unwrap_or_default();
+        let values = match self.is_array(name) {
+            true => self.metadata.u32s(&self.key(name))?.unwrap_or_default(),
+            false => match self.u32(name)? {
+                Some(value) => vec![value; n_layers as usize],
+                None => return Ok(None),
+            },
+        };
         self.check_len(name, values.len(), n_layers)?;
         for value in &values {
-            self.check_count(name, *value, max)?;
+            self.check_range(name, *value, range.clone())?;
         }
         Ok(Some(values))
     }

@@ -36,11 +36,14 @@ impl LayerConfig {
         n_blocks: u32,
         base: LayerConfig,
     ) -> Result<Vec<Self>, ModelError> {
-        let d_ff = keys.counts("feed_forward_length", n_blocks, MAX_WIDTH)?;
-        if d_ff.is_none() && keys.u32("expert_count")?.unwrap_or(0) == 0 {
+        // Where every layer has experts, files leave the width of dense blocks out or write 0.
+        let has_experts = keys.u32("expert_count")?.unwrap_or(0) > 0;
+        let least = u32::from(!has_experts);
+        let d_ff = keys.counts("feed_forward_length", n_blocks, least..=MAX_WIDTH)?;
+        if d_ff.is_none() && !has_experts {
             return Err(keys.error("feed_forward_length", "is missing"));
         }
-        let n_kv_heads = keys.counts("attention.head_count_kv", n_blocks, MAX_HEADS)?;
+        let n_kv_heads = keys.counts("attention.head_count_kv", n_blocks, 1..=MAX_HEADS)?;
         let mut layers = vec![base; n_blocks as usize];
         for (layer, d_ff) in layers.iter_mut().zip(d_ff.into_iter().flatten()) {
             layer.d_ff = d_ff;

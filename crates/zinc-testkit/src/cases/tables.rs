@@ -69,6 +69,10 @@ impl Context<'_> {
     fn nmse_of_product(&self, dtype: GgmlType, cols: u32, pattern: Pattern) -> f64 {
         match self.caps.activation(dtype, cols) {
             Some(ActivationType::Quantized(to)) if pattern != Pattern::Int8 => self.nmse_of(to),
+            Some(ActivationType::Quantized(_)) if self.caps.f16_products => {
+                let limit = self.nmse.get("f16_products").copied();
+                limit.unwrap_or_else(|| self.nmse_of(GgmlType::F32))
+            }
             _ => self.nmse_of(GgmlType::F32),
         }
     }

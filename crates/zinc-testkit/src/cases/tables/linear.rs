@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use zinc_backend::ActivationType;
-use zinc_plan::{Activation, Builder, OpKind, PlanError, TensorId};
+use zinc_plan::{Activation, Builder, OpKind, PlanError, RmsNorm, TensorId};
 use zinc_quant::GgmlType;
 
 use super::{Context, Entry};
@@ -22,6 +22,9 @@ struct Product {
     view: bool,
     #[serde(default)]
     pattern: Pattern,
+    /// The activations come from a norm, which a device may join with their conversion.
+    #[serde(default)]
+    norm: bool,
 }
 
 /// What a product's plan is made of.
@@ -31,10 +34,20 @@ struct Parts {
     n_out: u32,
     n_in: u32,
     bias: bool,
+    norm: bool,
     x: Operand,
 }
 
 impl Parts {
+    fn acts(&self, b: &mut Builder) -> Result<TensorId, PlanError> {
+        let x = self.x.build(b)?;
+        if !self.norm {
+            return Ok(x);
+        }
+        let weight = b.weight("norm.w", GgmlType::F32, 1, self.n_in)?;
+        b.rms_norm("norm", RmsNorm { eps: 1e-6, group: self.n_in }, x, weight)
+    }
+
     fn matmul(&self, b: &mut Builder, label: &str, x: TensorId) -> Result<TensorId, PlanError> {
         let weight = b.weight(&format!("{label}.w"), self.dtype, self.n_out, self.n_in)?;
         let bias = match self.bias {
@@ -58,9 +71,15 @@ impl Product {
         let case = |dtype| {
             let pattern = context.resolve(self.pattern, dtype, self.n_in);
             let x = Operand { name: "x", rows, cols: self.n_in, view: self.view, pattern };
-            let parts = Parts { dtype, n_out: self.n_out, n_in: self.n_in, bias: self.bias, x };
+            let (n_out, n_in) = (self.n_out, self.n_in);
+            let parts = Parts { dtype, n_out, n_in, bias: self.bias, norm: self.norm, x };
             let mut feed = context.feed(&self.name);
             x.fill(&mut feed);
+            if self.norm {
+                let weights: Vec<f32> =
+                    (0..n_in).map(|col| 0.75 + (col % 5) as f32 / 8.0).collect();
+                feed.values("norm.w", 1, n_in, &weights);
+            }
             for label in labels {
                 feed.blocks(&format!("{label}.w"), dtype, self.n_out, self.n_in);
                 if self.bias {
@@ -87,7 +106,7 @@ impl Entry for MatMul {
 
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         self.0.cases(context, &["y"], |b, parts| {
-            let x = parts.x.build(b)?;
+            let x = parts.acts(b)?;
             Ok(vec![parts.matmul(b, "y", x)?])
         })
     }
@@ -109,7 +128,7 @@ impl Entry for MatMulAdd {
                 pattern: Pattern::Normal,
                 ..parts.x
             };
-            let (x, residual) = (parts.x.build(b)?, residual.build(b)?);
+            let (x, residual) = (parts.acts(b)?, residual.build(b)?);
             let product = parts.matmul(b, "product", x)?;
             Ok(vec![b.add("y", residual, product)?])
         })
@@ -125,7 +144,7 @@ impl Entry for GateUpAct {
 
     fn expand(&self, context: &Context<'_>) -> Vec<Case> {
         self.0.cases(context, &["gate", "up"], |b, parts| {
-            let x = parts.x.build(b)?;
+            let x = parts.acts(b)?;
             let gate = parts.matmul(b, "gate", x)?;
             let up = parts.matmul(b, "up", x)?;
             let act = zinc_plan::GatedAct { act: Activation::Silu };
@@ -163,10 +182,11 @@ impl Entry for QuantizeAct {
             bias: false,
             view: self.view,
             pattern: self.pattern,
+            norm: false,
         };
         let two = |b: &mut Builder, parts: &Parts| {
             // Two products of the same activations share one conversion.
-            let x = parts.x.build(b)?;
+            let x = parts.acts(b)?;
             Ok(vec![parts.matmul(b, "y", x)?, parts.matmul(b, "z", x)?])
         };
         let cases = product.cases(context, &["y", "z"], two);
