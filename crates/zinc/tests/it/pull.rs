@@ -77,10 +77,10 @@ fn killed_at_any_moment_a_pull_goes_on() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         // Somewhere before the end of what is missing; the Hub sends so much and no more.
         let n = (random >> 33) % (bytes.len() as u64 - net.n_saved());
+        let wanted = net.n_saved() + n;
         net.hub.reset_sent();
         net.hub.stall_after(n as usize);
         let mut child = net.spawn(&pull);
-        let wanted = net.n_saved() + n;
         // Each third time what came is also written down.
         while net.hub.sent() < n || i % 3 == 0 && net.n_saved() < wanted {
             std::thread::sleep(Duration::from_millis(1));
