@@ -142,6 +142,7 @@ fn test(root: &Path, target: &Path, work: &Path) -> Result<bool> {
         .current_dir(work)
         .env("CHROMIUM", browser()?)
         .env("ZINC", target.join("debug/zinc"))
+        .env("ZINC_DEMO", root.join("builtin/zinc-demo.gguf"))
         .status();
     Ok(status.context("cannot run node")?.success())
 }

@@ -61,7 +61,7 @@ pub struct Entry {
     /// Sampling that its authors recommend.
     #[serde(default)]
     pub sampling: Sampling,
-    /// What a context takes, where it is known for certain.
+    /// What a context takes, as its authors published; the header of the file says it for certain.
     pub cache: Option<CacheShape>,
     /// Quantisations in the repository, the one taken by default first.
     #[serde(rename = "quant")]

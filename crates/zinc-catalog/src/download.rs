@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::timeout;
 
 use crate::CatalogError;
 use crate::http::{Answer, Attempt, Auth, Http, Tries, again, content_range};
@@ -338,12 +339,17 @@ impl Work {
         let mut held = Vec::with_capacity(WRITE_BYTES);
         let mut last_write = Instant::now();
         loop {
-            let chunk = response.chunk().await;
-            let at_end = !matches!(chunk, Ok(Some(_)));
-            if let Ok(Some(bytes)) = &chunk {
+            // A server that falls silent does not keep what came before from being written.
+            let chunk = match held.is_empty() {
+                true => Some(response.chunk().await),
+                false => timeout(WRITE_AFTER, response.chunk()).await.ok(),
+            };
+            if let Some(Ok(Some(bytes))) = &chunk {
                 held.extend_from_slice(bytes);
             }
-            let is_due = held.len() >= WRITE_BYTES || last_write.elapsed() >= WRITE_AFTER || at_end;
+            let goes_on = matches!(chunk, Some(Ok(Some(_))));
+            let is_late = last_write.elapsed() >= WRITE_AFTER;
+            let is_due = held.len() >= WRITE_BYTES || is_late || !goes_on;
             if is_due && !held.is_empty() {
                 let n = usize::try_from(piece.end - piece.start).unwrap_or(usize::MAX);
                 // A server that sends more than was asked for harms nobody.
@@ -352,10 +358,11 @@ impl Work {
                 last_write = Instant::now();
             }
             match chunk {
-                Ok(Some(_)) if piece.start < piece.end => {}
-                Ok(_) if piece.start == piece.end => return Ok(()),
-                Ok(_) => return Err(cut("the connection was closed early")),
-                Err(error) => return Err(again(&error)),
+                None => {}
+                Some(Ok(Some(_))) if piece.start < piece.end => {}
+                Some(Ok(_)) if piece.start == piece.end => return Ok(()),
+                Some(Ok(_)) => return Err(cut("the connection was closed early")),
+                Some(Err(error)) => return Err(again(&error)),
             }
         }
     }

@@ -14,7 +14,9 @@ pub enum CatalogError {
     Reference { text: String, reason: String },
     #[error("there is no model called {name}{}; hint: `zinc model list --all` shows what there is, hf:OWNER/REPO[:QUANT] names any other", did_you_mean(.near))]
     Unknown { name: String, near: Vec<String> },
-    #[error("{name} is not on this machine; hint: zinc model pull {name}")]
+    #[error(
+        "{name} is not on this machine; hint: `zinc model list` shows what is, zinc model pull {name} fetches it"
+    )]
     NotInstalled { name: String },
     #[error("catalog {origin}: {reason}")]
     Catalog { origin: String, reason: String },

@@ -40,6 +40,36 @@ pub(crate) struct CacheShape {
     n_pages: u32,
 }
 
+/// Rows of the caches of a model's layers, by what the layers keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheRows {
+    /// Of a layer that keeps all positions.
+    pub full: u64,
+    /// Of a layer with a window.
+    pub window: u64,
+    /// Copies of the states of recurrent layers.
+    pub states: u64,
+}
+
+impl CacheRows {
+    /// With these options and a context of `n_ctx` tokens, for a model of which nothing is known but
+    /// the longest window of its layers and whether it has recurrent ones. Nothing is drafted.
+    pub fn of(
+        options: &EngineOptions,
+        n_ctx: u32,
+        window: Option<u32>,
+        has_states: bool,
+    ) -> CacheRows {
+        let shape = CacheShape::of(options, n_ctx, window, has_states);
+        let rows = |n_pages: u32| u64::from(n_pages) * u64::from(PAGE_SIZE);
+        CacheRows {
+            full: rows(shape.n_pages()),
+            window: rows(shape.n_window_pages()),
+            states: shape.n_state_rows().into(),
+        }
+    }
+}
+
 /// Tokens that a checkpoint is expected for, where a budget of bytes is divided among pages and
 /// checkpoints: a turn of a conversation leaves two or three.
 const TOKENS_PER_CHECKPOINT: u32 = 512;
@@ -55,30 +85,52 @@ impl CacheShape {
         n_ctx: u32,
     ) -> Result<CacheShape, EngineError> {
         let config = model.config();
+        let has_states = config.layers.iter().any(|layer| layer.recurrent);
+        let shape = CacheShape {
+            has_head: options.blocks(model).contains(&Block::Mtp),
+            embeddings: options.embeddings,
+            ..CacheShape::of(options, n_ctx, config.longest_window(), has_states)
+        };
+        let shape = shape.with_drafts(options.n_draft(model));
+        match options.cache_bytes {
+            Some(budget) => shape.within(budget, &RowBytes::of(model, options)?),
+            None => Ok(shape),
+        }
+    }
+
+    /// For a model of which nothing is known but the longest window of its layers and whether it has
+    /// recurrent ones; without drafts, embeddings and a budget.
+    fn of(
+        options: &EngineOptions,
+        n_ctx: u32,
+        window: Option<u32>,
+        has_states: bool,
+    ) -> CacheShape {
         let max_seqs = options.max_seqs;
-        let n_draft = options.n_draft(model);
-        let n_draft_rows = max_seqs.min(N_SEQS_MAX as u32) * n_draft;
         let mut shape = CacheShape {
             n_ctx,
             max_seqs,
             max_tokens: options.chunk.clamp(max_seqs, n_ctx.saturating_mul(max_seqs)),
             kv_type: options.kv_type,
-            n_out_rows: max_seqs.saturating_add(options.extra_rows).saturating_add(n_draft_rows),
-            n_draft,
-            has_head: options.blocks(model).contains(&Block::Mtp),
-            embeddings: options.embeddings,
-            window: config.longest_window(),
-            has_states: config.layers.iter().any(|layer| layer.recurrent),
+            n_out_rows: max_seqs.saturating_add(options.extra_rows),
+            n_draft: 0,
+            has_head: false,
+            embeddings: false,
+            window,
+            has_states,
             n_checkpoints: 0,
             n_pages: n_pages_for(n_ctx).saturating_mul(max_seqs),
         };
         if shape.needs_checkpoints() {
             shape.n_checkpoints = options.checkpoints.saturating_mul(max_seqs);
         }
-        match options.cache_bytes {
-            Some(budget) => shape.within(budget, &RowBytes::of(model, options)?),
-            None => Ok(shape),
-        }
+        shape
+    }
+
+    /// The same with so many tokens drafted ahead of a sequence.
+    fn with_drafts(self, n_draft: u32) -> CacheShape {
+        let n_rows = self.max_seqs.min(N_SEQS_MAX as u32) * n_draft;
+        CacheShape { n_draft, n_out_rows: self.n_out_rows.saturating_add(n_rows), ..self }
     }
 
     /// The shape that takes no more than `budget` bytes: room for one sequence of full length and

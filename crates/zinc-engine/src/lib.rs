@@ -66,6 +66,7 @@ mod step;
 pub mod stop;
 
 pub use activations::ActivationSums;
+pub use cache_shape::CacheRows;
 pub use draft::{DraftSource, Speculation};
 pub use engine::Engine;
 pub use error::EngineError;

@@ -7,6 +7,7 @@ use zinc_catalog::{Http, Patience, free_space};
 
 use crate::library::Library;
 use crate::output::human_bytes;
+use crate::report::printable;
 
 /// A model that is good for something takes at least this.
 const ROOM_BYTES: u64 = 5 << 30;
@@ -25,9 +26,9 @@ impl Advice {
         Advice { what: what.into(), next: next.into() }
     }
 
-    /// A line for people.
-    pub fn line(&self) -> String {
-        format!("{}: {}", self.what, self.next)
+    /// For people: what, and below it what to do.
+    pub fn lines(&self) -> String {
+        format!("  {}:\n    {}\n", printable(&self.what), printable(&self.next))
     }
 }
 
@@ -74,7 +75,7 @@ impl ModelsReport {
         if records.is_empty() {
             advice.push(Advice::new(
                 "no model is here but the built-in demonstration",
-                "zinc model list --all shows what fits, zinc chat -m qwen3-4b gets one and talks to it",
+                "zinc model list --all shows what fits, zinc chat -m qwen3-4b gets one",
             ));
         } else if report.active.is_none() {
             let next = format!("zinc model use {} makes it the one without -m", records[0].name);

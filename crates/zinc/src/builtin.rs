@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 /// What messages call it.
 pub const NAME: &str = "built-in model";
+/// What people and requests call it.
+pub const ID: &str = "zinc-demo";
 
 /// Makes the embedded file start on a cache line: devices use its tensors where they are.
 #[cfg(feature = "builtin-model")]

@@ -73,6 +73,7 @@ impl ModelArgs {
             Some(text) if matches!(Reference::parse(text), Ok(Reference::File(_))) => {
                 Ok(Chosen { name: text.clone(), path: Some(text.into()), entry: None })
             }
+            Some(text) if is_builtin(text) => Ok(Chosen::builtin()),
             Some(text) => {
                 let library = Library::open()?;
                 let path = library.locate(text, self.yes)?;
@@ -132,6 +133,11 @@ impl ModelArgs {
         };
         Ok(Arc::new(model))
     }
+}
+
+/// Whether `text` names the built-in model, and no other is called so.
+pub fn is_builtin(text: &str) -> bool {
+    text == builtin::ID && !Library::open().is_ok_and(|library| library.installed(text).is_ok())
 }
 
 /// The model of `zinc model use`, else the built-in one.

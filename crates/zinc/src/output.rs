@@ -86,19 +86,52 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Rows of cells with all columns aligned to the left.
-pub fn left_table(rows: &[Vec<String>]) -> String {
-    let n_cols = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |col: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(col));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..n_cols).map(width).collect();
+/// A column of a [`columns`] table.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// What stands above it.
+    pub name: &'static str,
+    /// Where there is no room for all, those with the largest number are left out first; 0 stays.
+    pub rank: u8,
+}
+
+/// Rows of cells under the names of their columns, all aligned to the left, and the columns that had
+/// to be left out to stay within `width` characters. Columns without any cell are left out silently.
+pub fn columns(
+    columns: &[Column],
+    rows: &[Vec<String>],
+    width: Option<usize>,
+) -> (String, Vec<&'static str>) {
+    let cell = |row: &Vec<String>, col: usize| row.get(col).map_or(0, |cell| cell.chars().count());
+    let widest = |col: usize| rows.iter().map(|row| cell(row, col)).max().unwrap_or(0);
+    let mut shown: Vec<(usize, usize)> = columns
+        .iter()
+        .enumerate()
+        .map(|(col, column)| (col, widest(col), column.name.len()))
+        .filter(|(_, cells, _)| *cells > 0)
+        .map(|(col, cells, name)| (col, cells.max(name)))
+        .collect();
+    let mut left_out = Vec::new();
+    let total = |shown: &[(usize, usize)]| shown.iter().map(|(_, w)| w + 2).sum::<usize>();
+    while width.is_some_and(|width| total(&shown) > width + 2) {
+        let least = shown.iter().map(|(col, _)| columns[*col].rank).max().unwrap_or(0);
+        if least == 0 {
+            break;
+        }
+        let of_least = shown.iter().map(|(col, _)| columns[*col]).filter(|c| c.rank == least);
+        left_out.extend(of_least.map(|column| column.name));
+        shown.retain(|(col, _)| columns[*col].rank != least);
+    }
+    let names: Vec<String> = columns.iter().map(|column| column.name.to_owned()).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = shown.iter().map(|(col, width)| {
+            let cell = row.get(*col).map_or("", String::as_str);
+            format!("{cell:<width$}")
+        });
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
-    rows.iter().map(line).collect()
+    let lines = std::iter::once(&names).chain(rows).map(line);
+    (lines.collect(), left_out)
 }
 
 /// `name  value` lines with the values aligned.
@@ -128,5 +161,19 @@ mod tests {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         assert_eq!(table(&[row(["a", "1"]), row(["bb", "22"])]), "a    1\nbb  22\n");
         assert_eq!(fields(&[("a", "x".into()), ("bcd", "y".into())]), "a    x\nbcd  y\n");
+    }
+
+    #[test]
+    fn columns_give_way() {
+        let names = [("NAME", 0), ("MUCH", 2), ("LESS", 1), ("NONE", 0)];
+        let names = names.map(|(name, rank)| Column { name, rank });
+        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let rows = [row(["a", "22", "long cell", ""]), row(["b", "", "", ""])];
+        let whole = "NAME  MUCH  LESS\na     22    long cell\nb\n";
+        assert_eq!(columns(&names, &rows, None), (whole.into(), vec![]));
+        assert_eq!(columns(&names, &rows, Some(21)), (whole.into(), vec![]));
+        let less = "NAME  LESS\na     long cell\nb\n";
+        assert_eq!(columns(&names, &rows, Some(20)), (less.into(), vec!["MUCH"]));
+        assert_eq!(columns(&names, &rows, Some(1)).1, ["MUCH", "LESS"]);
     }
 }

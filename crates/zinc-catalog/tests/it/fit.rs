@@ -47,3 +47,43 @@ fn fit_from_the_catalog_follows_memory() {
     let difference = fit(8, 8192).need_bytes - fit(8, 4096).need_bytes;
     assert_eq!(difference, 4096 * 36 * 8 * 128 * 2 * 2);
 }
+
+/// What the memory plan says of files of these shapes: bytes of the caches with 8192 tokens, from
+/// `zinc inspect --ctx 8192 --json` of 2026-11-26.
+const PLANNED: [(&str, u64); 8] = [
+    ("qwen3-8b", 1_207_959_552),
+    ("qwen3.5-9b", 479_199_232),
+    ("gpt-oss-120b", 344_457_216),
+    ("gemma-3-4b", 730_333_184),
+    ("gemma-4-e2b", 83_361_792),
+    ("gemma-4-e4b", 244_318_208),
+    ("gemma-4-26b-a4b", 1_137_704_960),
+    ("gemma-4-31b", 4_550_819_840),
+];
+
+#[test]
+fn the_catalog_agrees_with_the_memory_plan() {
+    const SCRATCH_BYTES: u64 = 96 << 20;
+    let catalog = Catalog::built_in().unwrap();
+    let info = ReferenceBackend.open("reference").unwrap().info().clone();
+    for (id, planned) in PLANNED {
+        let entry = catalog.find(id).unwrap();
+        let quant = entry.quant(None).unwrap();
+        let fit = Fit::about(entry, quant, &info, false, 8192).unwrap();
+        let own = fit.need_bytes - entry.about_bytes(quant).unwrap();
+        assert_eq!(own, planned + SCRATCH_BYTES, "{id}");
+    }
+}
+
+#[test]
+fn fit_is_known_of_every_model() {
+    let catalog = Catalog::built_in().unwrap();
+    let mut info = ReferenceBackend.open("reference").unwrap().info().clone();
+    (info.memory_total, info.memory_free) = (1 << 40, 1 << 40);
+    for entry in &catalog.models {
+        for quant in &entry.quants {
+            let fit = Fit::about(entry, quant, &info, false, 8192);
+            assert!(fit.is_some_and(|fit| fit.fits()), "{} {}", entry.id, quant.name);
+        }
+    }
+}

@@ -3,9 +3,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -15,6 +15,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+/// Bytes that are sent at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// What happens to one answer of the content network.
 #[derive(Clone, Debug)]
@@ -44,9 +48,33 @@ struct Inner {
     hidden: bool,
     no_ranges: bool,
     no_length: bool,
-    pause: Option<Duration>,
+    gate: Option<Arc<Gate>>,
     /// Requests of the content network that carried a token.
     leaked: u64,
+}
+
+/// Lets so many bytes of files through; then all connections are silent.
+struct Gate {
+    left: Mutex<usize>,
+    opened: Notify,
+}
+
+impl Gate {
+    /// Waits for a byte, and takes up to `n` of them.
+    async fn take(&self, n: usize) -> usize {
+        loop {
+            let opened = self.opened.notified();
+            {
+                let mut left = self.left.lock().unwrap();
+                if *left > 0 {
+                    let n = n.min(*left);
+                    *left -= n;
+                    return n;
+                }
+            }
+            opened.await;
+        }
+    }
 }
 
 /// The imitation; it ends with the test's runtime.
@@ -74,6 +102,26 @@ pub fn content(n: usize, seed: u64) -> Bytes {
     }
     bytes.truncate(n);
     bytes.into()
+}
+
+/// Bytes that the unfinished downloads under `dir` say to have.
+pub fn n_saved(dir: &Path) -> u64 {
+    let of_entry = |entry: std::fs::DirEntry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return n_saved(&path);
+        }
+        if !path.to_string_lossy().ends_with(".part.json") {
+            return 0;
+        }
+        // It is replaced in one step, or gone when the file is whole.
+        let text = std::fs::read(&path).unwrap_or_else(|_| b"{\"done\":[]}".to_vec());
+        let saved: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let length =
+            |range: &serde_json::Value| range[1].as_u64().unwrap() - range[0].as_u64().unwrap();
+        saved["done"].as_array().unwrap().iter().map(length).sum()
+    };
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(of_entry).sum()
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
@@ -138,9 +186,24 @@ impl FakeHub {
         self.inner().hub_faults = faults.into_iter().collect();
     }
 
-    /// A pause before every 64 KiB.
-    pub fn pause(&self, pause: Option<Duration>) {
-        self.inner().pause = pause;
+    /// From now on sends `n` bytes of files, then nothing more: connections stay open and silent. So a
+    /// pull is in its middle for as long as a test needs, on any machine.
+    pub fn stall_after(&self, n: usize) {
+        let gate = Gate { left: Mutex::new(n), opened: Notify::new() };
+        self.inner().gate = Some(Arc::new(gate));
+    }
+
+    /// Connections that stall go on, and new ones do not stall.
+    pub fn go_on(&self) {
+        if let Some(gate) = self.inner().gate.take() {
+            *gate.left.lock().unwrap() = usize::MAX;
+            gate.opened.notify_waiters();
+        }
+    }
+
+    /// New connections do not stall; those that do are left to the client, which has gone.
+    pub fn forget_stalled(&self) {
+        self.inner().gate = None;
     }
 
     pub fn gated(&self, gated: bool) {
@@ -223,9 +286,9 @@ impl FakeHub {
         });
         let range = range.filter(|_| !inner.no_ranges);
         // The first byte alone asks what there is; faults are for what follows.
-        let fault = match range {
-            Some((0, 0)) => None,
-            _ => inner.faults.pop_front(),
+        let (fault, gate) = match range {
+            Some((0, 0)) => (None, None),
+            _ => (inner.faults.pop_front(), inner.gate.clone()),
         };
         if let Some(Fault::Status(status, wait)) = fault {
             return status_answer(status, wait);
@@ -240,7 +303,7 @@ impl FakeHub {
             Some(Fault::Cut(n)) if n < n_full => Some(n),
             _ => None,
         };
-        let body = self.body(bytes, cut, inner.pause);
+        let body = self.body(bytes, cut, gate);
         let mut response = Response::new(body);
         let headers = response.headers_mut();
         if !inner.no_length {
@@ -256,21 +319,23 @@ impl FakeHub {
         response
     }
 
-    /// Pieces of 64 KiB, perhaps slowly, perhaps with an end before the end.
-    fn body(&self, bytes: Bytes, cut: Option<usize>, pause: Option<Duration>) -> Body {
+    /// Pieces of 64 KiB, perhaps held at a gate, perhaps with an end before the end.
+    fn body(&self, bytes: Bytes, cut: Option<usize>, gate: Option<Arc<Gate>>) -> Body {
         let n_sent = Arc::clone(&self.n_sent);
         let end = cut.unwrap_or(bytes.len());
         let steps = stream::unfold(0usize, move |at| {
-            let (bytes, n_sent) = (bytes.clone(), Arc::clone(&n_sent));
+            let (bytes, n_sent, gate) = (bytes.clone(), Arc::clone(&n_sent), gate.clone());
             async move {
                 if at >= end {
                     let error = std::io::Error::other("cut");
                     return cut.is_some_and(|n| n == at).then(|| (Err(error), usize::MAX));
                 }
-                if let Some(pause) = pause {
-                    tokio::time::sleep(pause).await;
-                }
-                let next = (at + (64 << 10)).min(end);
+                let wanted = PIECE_BYTES.min(end - at);
+                let next = at
+                    + match gate {
+                        Some(gate) => gate.take(wanted).await,
+                        None => wanted,
+                    };
                 n_sent.fetch_add((next - at) as u64, Ordering::SeqCst);
                 Some((Ok(bytes.slice(at..next)), next))
             }

@@ -48,7 +48,7 @@ impl Place {
             attempts: 10,
             first_wait: Duration::from_millis(5),
             longest_wait: Duration::from_millis(50),
-            silence: Duration::from_secs(5),
+            silence: Duration::from_secs(600),
         };
         Puller {
             store: self.store(),
@@ -71,6 +71,28 @@ impl Place {
     ) -> Result<Record, CatalogError> {
         let plan = puller.plan(&Reference::parse(text).unwrap()).await?;
         puller.pull(&plan, listener).await
+    }
+
+    /// Pulls until `n` more bytes are written down to be there, then gives up.
+    async fn give_up_after(&self, text: &str, n: usize) {
+        let wanted = self.n_saved() + n as u64;
+        self.hub.stall_after(n);
+        let saved = async {
+            while self.n_saved() < wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            ended = self.pull(text) => panic!("{ended:?}"),
+            () = saved => {}
+        }
+        assert_eq!(self.n_saved(), wanted);
+        self.hub.forget_stalled();
+    }
+
+    /// Bytes that unfinished downloads say to have.
+    fn n_saved(&self) -> u64 {
+        hub::n_saved(self.dir.path())
     }
 
     /// Bytes of the model's first file.

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use super::models;
@@ -83,6 +83,19 @@ struct Pull {
     _ticket: Ticket,
 }
 
+impl Pull {
+    /// Appends how far it is.
+    fn tell(&mut self, out: &mut String) {
+        let progress = *self.progress.borrow_and_update();
+        let now = Instant::now();
+        let rate = self.rate.at(now, progress.done);
+        self.told_at = Some(now);
+        let (phase, done, total) = (progress.phase, progress.done, progress.total);
+        let event = json!({"phase": phase, "done": done, "total": total, "rate": rate});
+        push_event(out, "progress", &event);
+    }
+}
+
 impl Drop for Pull {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
@@ -93,37 +106,51 @@ impl Drop for Pull {
 
 impl Script for Pull {
     async fn next(&mut self) -> Option<String> {
-        if let Some(told_at) = self.told_at {
-            tokio::time::sleep_until(told_at + PACE).await;
+        let mut out = String::new();
+        match self.told_at {
+            Some(told_at) => tokio::time::sleep_until(told_at + PACE).await,
+            // Whoever asked hears something at once.
+            None => {
+                self.tell(&mut out);
+                return Some(out);
+            }
         }
         let task = self.task.as_mut()?;
-        let mut out = String::new();
-        tokio::select! {
-            result = task => {
-                self.task = None;
-                let result = result.unwrap_or_else(|_| Err("the download stopped at an error of the server's own".into()));
-                match result {
-                    Ok(known) => push_event(&mut out, "done", &json!({"id": self.app.registry.add(known)})),
-                    Err(message) => fail(&mut out, ApiError::bad_request("pull_failed", message)),
-                }
+        let next = tokio::select! {
+            result = task => Next::End(result),
+            Ok(()) = self.progress.changed() => Next::Progress,
+            Ok(_) = self.phase.wait_for(|phase| *phase != Phase::Serving) => Next::ShuttingDown,
+        };
+        // What was told last is said also where the end came at the same time.
+        if !matches!(next, Next::ShuttingDown) {
+            self.tell(&mut out);
+        }
+        match next {
+            Next::Progress => return Some(out),
+            Next::ShuttingDown => fail(&mut out, shutting_down()),
+            Next::End(Ok(Ok(known))) => {
+                push_event(&mut out, "done", &json!({"id": self.app.registry.add(known)}));
             }
-            Ok(()) = self.progress.changed() => {
-                let progress = *self.progress.borrow_and_update();
-                let rate = self.rate.at(Instant::now(), progress.done);
-                self.told_at = Some(Instant::now());
-                push_event(&mut out, "progress", &json!({
-                    "phase": progress.phase, "done": progress.done, "total": progress.total, "rate": rate,
-                }));
+            Next::End(Ok(Err(message))) => {
+                fail(&mut out, ApiError::bad_request("pull_failed", message));
             }
-            Ok(_) = self.phase.wait_for(|phase| *phase != Phase::Serving) => {
-                if let Some(task) = self.task.take() {
-                    task.abort();
-                }
-                fail(&mut out, shutting_down());
+            Next::End(Err(_)) => {
+                let message = "the download stopped at an error of the server's own";
+                fail(&mut out, ApiError::bad_request("pull_failed", message));
             }
+        }
+        if let Some(task) = self.task.take() {
+            task.abort();
         }
         Some(out)
     }
+}
+
+/// What a pull waits for.
+enum Next {
+    Progress,
+    End(Result<Result<KnownModel, String>, JoinError>),
+    ShuttingDown,
 }
 
 fn fail(out: &mut String, error: ApiError) {

@@ -1,18 +1,22 @@
 //! The chat page's files, the catalog and downloads.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use zinc_server::{FitNote, KnownModel, ModelSource, Offer, Progress, Pulling, Tell};
 
 use crate::support::{Response, Setup, TestServer, chat, model, request, with};
 
-/// Has one model, which comes in three pieces; `broken` does not come, `endless` never ends.
+/// Has one model, which comes in pieces; the last one when the test says so. `broken` does not come,
+/// `endless` never ends.
 #[derive(Debug, Default)]
 struct Pieces {
+    may_end: Notify,
     was_dropped: Arc<AtomicBool>,
 }
 
@@ -37,14 +41,14 @@ impl ModelSource for Pieces {
     fn pull(self: Arc<Self>, name: String, tell: Tell) -> Pulling {
         Box::pin(async move {
             let _dropped = OnDrop(Arc::clone(&self.was_dropped));
-            for done in [0, 100, 200, 300] {
+            for done in [0, 100, 200] {
                 tell(Progress { phase: "download", done, total: Some(300) });
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                match name.as_str() {
-                    "broken" => return Err("the disk is full; free some space".into()),
-                    "endless" => tokio::time::sleep(Duration::from_secs(3600)).await,
-                    _ => {}
-                }
+                tokio::task::yield_now().await;
+            }
+            match name.as_str() {
+                "broken" => return Err("the disk is full; free some space".into()),
+                "endless" => std::future::pending().await,
+                _ => self.may_end.notified().await,
             }
             Ok(model("more"))
         })
@@ -57,6 +61,19 @@ fn server(source: &Arc<Pieces>) -> TestServer {
     TestServer::start(setup)
 }
 
+/// Asks for a pull and reads until all but the last piece are told.
+fn begun(server: &TestServer, name: &str) -> (TcpStream, Vec<u8>) {
+    let mut stream = server.connect();
+    let body = json!({"model": name}).to_string();
+    stream.write_all(request("POST", "/v1/models/pull", "", &body).as_bytes()).unwrap();
+    let (mut read, mut byte) = (Vec::new(), [0]);
+    while !String::from_utf8_lossy(&read).contains("\"done\":200") {
+        stream.read_exact(&mut byte).unwrap();
+        read.extend(byte);
+    }
+    (stream, read)
+}
+
 /// Names and data of a stream's events.
 fn events(response: &Response) -> Vec<(String, Value)> {
     let events = response.events().into_iter();
@@ -65,19 +82,24 @@ fn events(response: &Response) -> Vec<(String, Value)> {
 
 #[test]
 fn a_pulled_model_answers() {
-    let server = server(&Arc::default());
+    let source = Arc::<Pieces>::default();
+    let server = server(&source);
     let offers = server.get("/v1/catalog").json();
     assert_eq!(offers["data"][0]["id"], "more");
     assert_eq!(offers["data"][0]["fit"]["fits"], true);
-    let response = server.post("/v1/models/pull", &json!({"model": "more"}));
+    let (mut stream, begin) = begun(&server, "more");
+    source.may_end.notify_one();
+    let response = Response::read_on(&mut stream, begin);
     let events = events(&response);
     let (last, before) = events.split_last().unwrap();
     assert_eq!((last.0.as_str(), &last.1), ("done", &json!({"id": "more"})));
-    assert!(!before.is_empty() && before.iter().all(|(name, _)| name == "progress"), "{before:?}");
-    assert_eq!(before[0].1["total"], 300);
+    assert!(before.iter().all(|(name, _)| name == "progress"), "{before:?}");
+    let told = &before.last().unwrap().1;
+    assert_eq!((&told["done"], &told["total"]), (&json!(200), &json!(300)));
     let answer = server.ok("/v1/chat/completions", &with(chat("x"), json!({"model": "more"})));
     assert_eq!(answer["model"], "more");
     // A second pull of the same changes nothing.
+    source.may_end.notify_one();
     server.post("/v1/models/pull", &json!({"model": "more"}));
     let list = server.get("/v1/models").json();
     assert_eq!(list["data"].as_array().unwrap().len(), 2);
@@ -101,18 +123,12 @@ fn a_pull_that_fails_says_why() {
 fn a_client_that_goes_pauses_the_pull() {
     let source = Arc::<Pieces>::default();
     let server = server(&source);
-    let mut stream = server.connect();
-    let body = json!({"model": "endless"}).to_string();
-    stream.write_all(request("POST", "/v1/models/pull", "", &body).as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    drop(stream);
-    for _ in 0..200 {
-        if source.was_dropped.load(Ordering::Acquire) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    drop(begun(&server, "endless"));
+    let begin = std::time::Instant::now();
+    while !source.was_dropped.load(Ordering::Acquire) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the pull goes on without its client");
+        std::thread::sleep(Duration::from_millis(5));
     }
-    panic!("the pull goes on without its client");
 }
 
 #[test]

@@ -220,7 +220,11 @@ pub struct Response {
 impl Response {
     /// Reads a response to the end of the connection.
     pub fn read(stream: &mut TcpStream) -> Response {
-        let mut bytes = Vec::new();
+        Response::read_on(stream, Vec::new())
+    }
+
+    /// The same, where `bytes` of it were read already.
+    pub fn read_on(stream: &mut TcpStream, mut bytes: Vec<u8>) -> Response {
         // A connection that is reset behind its response has still said everything.
         let _ = stream.read_to_end(&mut bytes);
         Response::parse(&bytes)

@@ -2,7 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { answerText, ask, ended, launch, openPage, send } from './helpers.mjs';
 import { policy } from './mock.mjs';
@@ -16,8 +21,9 @@ before(async () => {
 after(() => browser?.close());
 
 /** Starts a server; gives its address and a function that ends it. */
-async function serve(args) {
-  const child = spawn(program, ['serve', '--host', '127.0.0.1', ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+async function serve(args, env = {}) {
+  const command = ['serve', '--host', '127.0.0.1', ...args];
+  const child = spawn(program, command, { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, ...env } });
   let log = '';
   const address = await new Promise((resolve, reject) => {
     child.stderr.on('data', (data) => {
@@ -90,6 +96,58 @@ test('a conversation with the built-in model', options, async () => {
   } finally {
     await page.context().close();
     await stop();
+  }
+});
+
+/** A Hub with one repository, o/m-GGUF, whose file is the built-in model; it sends ranges. */
+async function hub() {
+  const bytes = await readFile(process.env.ZINC_DEMO);
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  const file = { rfilename: 'm-Q8_0.gguf', size: bytes.length, lfs: { sha256, size: bytes.length } };
+  const server = createServer((request, response) => {
+    if (request.url.startsWith('/api/models/o/m-GGUF/')) {
+      response.setHeader('content-type', 'application/json');
+      return response.end(JSON.stringify({ sha: 'c0ffee', siblings: [file] }));
+    }
+    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
+    if (!request.url.startsWith('/o/m-GGUF/resolve/') || !range) return response.writeHead(404).end();
+    const [first, last] = [Number(range[1]), Number(range[2])];
+    response.writeHead(206, { 'content-range': `bytes ${first}-${last}/${bytes.length}`, 'x-linked-etag': `"${sha256}"` });
+    response.end(bytes.subarray(first, last + 1));
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return { address: `http://127.0.0.1:${server.address().port}`, stop: () => server.close() };
+}
+
+test('a model is pulled from a Hub and answers', options, async () => {
+  const source = await hub();
+  const home = await mkdtemp(join(tmpdir(), 'zinc-page-'));
+  const { address, stop } = await serve(['--port', '0'], { HF_ENDPOINT: source.address, ZINC_HOME: home });
+  const page = await openPage(browser, address);
+  page.setDefaultTimeout(60_000);
+  try {
+    await page.click('#model-picker');
+    await page.click('text=Manage and get models');
+    await page.waitForSelector('[data-offer="qwen3-4b"]');
+    const search = '[aria-label="Search models, or an address"]';
+    await page.fill(search, 'hf:o/none-GGUF');
+    await page.click('.dialog >> text="Pull"');
+    await page.waitForSelector('[data-pull="hf:o/none-GGUF"] >> text=HF_TOKEN');
+    await page.fill(search, 'hf:o/m-GGUF');
+    await page.click('.search >> text="Pull"');
+    await page.waitForSelector('.notice >> text=hf:o/m-GGUF:Q8_0 is here.');
+    await page.click('[data-model="hf:o/m-GGUF:Q8_0"] >> text="Use"');
+    await page.keyboard.press('Escape');
+    await page.keyboard.press('Control+,');
+    await page.fill('#setting-temperature', '0');
+    assert.match(await ask(page, 'What is 17 + 25?'), /42/);
+    assert.match(await page.innerText('.turn.last'), /hf:o\/m-GGUF:Q8_0/);
+    assert.deepEqual(page.complaints, []);
+  } finally {
+    await page.context().close();
+    await stop();
+    source.stop();
+    await rm(home, { recursive: true, force: true });
   }
 });
 

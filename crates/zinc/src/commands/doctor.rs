@@ -195,7 +195,7 @@ fn people(report: &Report) -> String {
         false => "\nSomething is wrong; see FAILED above.\n",
     };
     if !report.advice.is_empty() {
-        let lines = report.advice.iter().map(|advice| format!("  {}\n", printable(&advice.line())));
+        let lines = report.advice.iter().map(Advice::lines);
         text += &format!("\nnext\n{}", lines.collect::<String>());
     }
     text

@@ -18,10 +18,8 @@ use self::source::CatalogSource;
 use crate::args::{CacheArgs, DeviceArgs, ModelArgs, SpeculateArgs, StepArgs, check_ctx};
 use crate::model::Chosen;
 use crate::output::human_bytes;
-use crate::{input, model, report};
+use crate::{builtin, input, model, report};
 
-/// What requests call the built-in model.
-const BUILTIN_ID: &str = "zinc-demo";
 /// Rows of logits in a step for prompts whose tokens are scored, beyond those of running answers.
 const SCORED_ROWS: u32 = 31;
 
@@ -187,12 +185,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// How to reach the server.
 fn greeting(address: SocketAddr, model: &str, needs_key: bool) -> String {
-    let key = if needs_key { " -H 'authorization: Bearer KEY'" } else { "" };
+    let (key, asks) = match needs_key {
+        true => (" -H 'authorization: Bearer KEY'", "; it asks for the key"),
+        false => ("", ""),
+    };
+    // Every interface is no address that this machine's own programs can name.
+    let mut reach = address;
+    if address.ip().is_unspecified() {
+        reach.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
     format!(
         "zinc {} listens on http://{address} · model {model}\n\
-         try: curl http://{address}/v1/chat/completions -H 'content-type: application/json'{key} \
-         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}'\n\
-         OpenAI clients: base_url http://{address}/v1 · Anthropic clients: base_url http://{address}",
+         \x20 chat in a browser   http://{reach}/{asks}\n\
+         \x20 OpenAI clients      base URL http://{reach}/v1\n\
+         \x20 Anthropic clients   base URL http://{reach}\n\
+         \x20 try it              curl http://{reach}/v1/chat/completions{key} \
+         -H 'content-type: application/json' \
+         -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Hello!\"}}]}}'",
         env!("CARGO_PKG_VERSION"),
     )
 }
@@ -263,7 +272,7 @@ fn known_models(
     }
     if names_none {
         let builtin = KnownModel {
-            id: BUILTIN_ID.to_owned(),
+            id: builtin::ID.to_owned(),
             aliases: Vec::new(),
             path: None,
             defaults: ModelDefaults::default(),
@@ -292,7 +301,7 @@ fn known_models(
 /// What requests call a model: its name, of a file what its name says.
 fn chosen_id(chosen: &Chosen) -> String {
     match &chosen.path {
-        None => BUILTIN_ID.to_owned(),
+        None => builtin::ID.to_owned(),
         Some(path) if Path::new(&chosen.name) == path => id_of(path),
         Some(_) => chosen.name.clone(),
     }

@@ -17,6 +17,7 @@ mod model;
 mod profile;
 mod pull;
 mod quantize;
+mod serve;
 mod text;
 
 use std::io::Write;

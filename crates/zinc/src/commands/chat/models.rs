@@ -4,6 +4,7 @@ use zinc_catalog::Reference;
 
 use super::Chat;
 use crate::args::ModelArgs;
+use crate::builtin;
 use crate::library::Library;
 use crate::output::human_bytes;
 use crate::report::{self, printable};
@@ -46,7 +47,7 @@ impl Chat<'_> {
 
     /// What `-m` would have to say for the model in use; none for the built-in one.
     fn model_flag(&self) -> Option<String> {
-        Some(self.model.clone()).filter(|name| name != crate::builtin::NAME)
+        Some(self.model.clone()).filter(|name| name != builtin::NAME)
     }
 
     fn load(&self, model: &ModelArgs) -> anyhow::Result<Session> {
@@ -66,15 +67,14 @@ impl Chat<'_> {
         let library = Library::open()?;
         let records = library.records()?;
         report::note(format!("in use: {}", printable(&self.model)));
+        if builtin::file().is_some() {
+            report::note(format!("  {}  built in", builtin::ID));
+        }
         for record in &records {
             report::note(format!("  {}  {}", printable(&record.name), human_bytes(record.size())));
         }
-        report::note(match records.is_empty() {
-            true => {
-                "No models are here yet; zinc model list --all shows the catalog, /pull NAME fetches one."
-            }
-            false => "/model NAME goes on with one of them.",
-        });
+        report::note("/model NAME goes on with one of them, /pull NAME fetches another;");
+        report::note("zinc model list --all shows the catalog.");
         Ok(())
     }
 

@@ -134,7 +134,7 @@ pub fn words(fit: Option<&Fit>) -> String {
     let about = if fit.exact { "" } else { "~" };
     match fit.longest_ctx {
         Some(n_ctx) if n_ctx == fit.n_ctx => format!("{about}{}", fit.device),
-        Some(n_ctx) => format!("{about}{} up to {n_ctx} tokens", fit.device),
+        Some(n_ctx) => format!("{about}{} up to {n_ctx}", fit.device),
         None => format!("no: {about}{}", human_bytes(fit.need_bytes)),
     }
 }

@@ -8,6 +8,7 @@ use zinc_catalog::{Leftover, LeftoverKind};
 use super::{JsonArgs, NameArgs, PruneArgs, RmArgs, UseArgs, VerifyArgs};
 use crate::builtin;
 use crate::library::{self, Library};
+use crate::model::is_builtin;
 use crate::output::{self, human_bytes};
 use crate::progress::{Progress, Unit};
 use crate::report::{self, printable};
@@ -15,7 +16,7 @@ use crate::report::{self, printable};
 /// Runs `use`.
 pub fn use_model(args: &UseArgs) -> anyhow::Result<()> {
     let library = Library::open()?;
-    let Some(text) = &args.model else {
+    let Some(text) = args.model.as_ref().filter(|text| !is_builtin(text)) else {
         library.store().set_active(None)?;
         report::note("The built-in model is used without -m from now on.");
         return Ok(());
@@ -87,6 +88,9 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
             found?
         }
     };
+    if records.is_empty() {
+        report::note("There are no models here to verify.");
+    }
     let (mut results, mut n_bad) = (Vec::new(), 0);
     for record in &records {
         let mut progress = Progress::new("reading", Unit::Bytes);

@@ -7,8 +7,9 @@ use zinc_engine::Model;
 use super::find::{self, Devices};
 use super::{ListArgs, SearchArgs};
 use crate::library::Library;
-use crate::output::{self, human_bytes};
+use crate::output::{self, Column, human_bytes};
 use crate::report::{self, printable};
+use crate::terminal;
 
 /// A model, for programs.
 #[derive(Serialize)]
@@ -22,6 +23,8 @@ struct Row {
     /// The program that has it, for `elsewhere`.
     program: Option<&'static str>,
     fit: Option<Fit>,
+    /// The nearest model that fits, where this one does not.
+    nearest: Option<String>,
     /// What is wrong with its files.
     error: Option<String>,
     catalog: Option<Entry>,
@@ -51,15 +54,15 @@ pub fn list(args: &ListArgs) -> anyhow::Result<()> {
             !records.iter().any(|record| record.catalog.as_deref() == Some(&entry.id))
         };
         let entries = library.catalog().models.iter().filter(is_here);
-        rows.extend(entries.filter_map(|entry| of_catalog(&devices, entry)));
+        rows.extend(entries.filter_map(|entry| of_catalog(&library, &devices, entry)));
     }
     if args.fit.json {
         return output::json(&rows);
     }
-    print(&rows, args.all)?;
+    print(&rows)?;
     if n_here == 0 && !args.all {
         report::note(
-            "No models yet. zinc model list --all shows the catalog, zinc model pull NAME fetches one.",
+            "No models yet: zinc model list --all shows the catalog,\nzinc model pull NAME fetches one.",
         );
     } else if active.is_some() {
         report::note("* is used without -m");
@@ -72,7 +75,8 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<()> {
     let library = Library::open()?;
     let devices = Devices::look(&args.fit)?;
     let found = library.catalog().search(&args.words);
-    let rows: Vec<_> = found.into_iter().filter_map(|entry| of_catalog(&devices, entry)).collect();
+    let row = |entry| of_catalog(&library, &devices, entry);
+    let rows: Vec<_> = found.into_iter().filter_map(row).collect();
     if args.fit.json {
         return output::json(&rows);
     }
@@ -81,7 +85,7 @@ pub fn search(args: &SearchArgs) -> anyhow::Result<()> {
         let what = format!("the catalog has no model with {words:?}");
         return Err(report::with_hint(what, "hf:OWNER/REPO[:QUANT] pulls any model of the Hub"));
     }
-    print(&rows, true)
+    print(&rows)
 }
 
 fn installed(library: &Library, devices: &Devices, record: &Record, active: Option<&str>) -> Row {
@@ -96,6 +100,7 @@ fn installed(library: &Library, devices: &Devices, record: &Record, active: Opti
         quant: record.quant.clone(),
         program: None,
         fit: model.as_ref().ok().and_then(|model| devices.fit_of(model)),
+        nearest: None,
         error: model.as_ref().err().map(|error| format!("{error:#}")),
         catalog: entry.cloned(),
     }
@@ -110,13 +115,17 @@ fn elsewhere(found: Found) -> Row {
         quant: None,
         program: Some(found.program),
         fit: None,
+        nearest: None,
         error: None,
         catalog: None,
     }
 }
 
-fn of_catalog(devices: &Devices, entry: &Entry) -> Option<Row> {
+fn of_catalog(library: &Library, devices: &Devices, entry: &Entry) -> Option<Row> {
     let quant: &Quant = entry.quants.first()?;
+    let fit = devices.fit_about(entry, quant);
+    let fits_not = fit.as_ref().is_some_and(|fit| fit.longest_ctx.is_none());
+    let nearest = || devices.nearest(library.catalog(), entry, quant);
     Some(Row {
         name: entry.id.clone(),
         place: "catalog",
@@ -124,63 +133,82 @@ fn of_catalog(devices: &Devices, entry: &Entry) -> Option<Row> {
         size_bytes: entry.about_bytes(quant),
         quant: Some(quant.name.clone()),
         program: None,
-        fit: devices.fit_about(entry, quant),
+        nearest: fits_not.then(nearest).flatten(),
+        fit,
         error: None,
         catalog: Some(entry.clone()),
     })
 }
 
-/// The table: for people who look for a model, with more about it.
-fn print(rows: &[Row], with_facts: bool) -> anyhow::Result<()> {
+/// What the table has, and what gives way in narrow terminals.
+const COLUMNS: [(&str, u8); 9] = [
+    ("NAME", 0),
+    ("SIZE", 0),
+    ("QUANT", 1),
+    ("PARAMS", 2),
+    ("CONTEXT", 4),
+    ("CAN", 5),
+    ("FROM", 6),
+    ("FITS", 0),
+    ("INSTEAD", 3),
+];
+
+/// The table for people, as wide as the terminal allows. What is wrong with models follows it.
+fn print(rows: &[Row]) -> anyhow::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let mut header = vec!["NAME", "SIZE", "QUANT"];
-    if with_facts {
-        header.extend(["PARAMS", "CONTEXT", "CAN", "FROM"]);
+    let columns = COLUMNS.map(|(name, rank)| Column { name, rank });
+    let cells: Vec<_> = rows.iter().map(cells).collect();
+    let (table, left_out) = output::columns(&columns, &cells, terminal::width());
+    output::text(&table)?;
+    if !left_out.is_empty() {
+        let names = left_out.join(", ");
+        report::note(format!("not shown: {names} (zinc model show NAME)"));
     }
-    header.push("FITS");
-    let mut table = vec![header.into_iter().map(str::to_owned).collect()];
-    for row in rows {
-        table.push(cells(row, with_facts));
+    for (row, error) in rows.iter().filter_map(|row| Some((row, row.error.as_ref()?))) {
+        report::note(format!("warning: {}: {}", printable(&row.name), printable(error)));
     }
-    output::text(&output::left_table(&table))
+    Ok(())
 }
 
-fn cells(row: &Row, with_facts: bool) -> Vec<String> {
+fn cells(row: &Row) -> Vec<String> {
     let about = if row.place == "catalog" { "~" } else { "" };
     let mark = if row.active { "* " } else { "" };
-    let size = row.size_bytes.map_or_else(String::new, |n| format!("{about}{}", human_bytes(n)));
-    let mut cells = vec![
-        format!("{mark}{}", printable(&row.name)),
-        size,
-        row.quant.clone().unwrap_or_default(),
-    ];
-    if with_facts {
-        cells.extend(match &row.catalog {
-            Some(entry) => {
-                [params(entry), context(entry.context), can(entry), entry.released.clone()]
-            }
-            None => Default::default(),
-        });
-    }
-    cells.push(match (&row.error, row.program) {
-        (Some(error), _) => format!("broken: {}", printable(error)),
-        (None, Some(program)) => format!("in {program}; used there with -m"),
+    let of_entry = |text: fn(&Entry) -> String| row.catalog.as_ref().map(text).unwrap_or_default();
+    let fits = match (&row.error, row.program) {
+        (Some(_), _) => "broken".into(),
+        (None, Some(program)) => format!("in {program}"),
         (None, None) => find::words(row.fit.as_ref()),
-    });
-    cells
+    };
+    vec![
+        format!("{mark}{}", printable(&row.name)),
+        row.size_bytes.map_or_else(String::new, |n| format!("{about}{}", human_bytes(n))),
+        row.quant.clone().unwrap_or_default(),
+        of_entry(|entry| match entry.active {
+            Some(active) => format!("{}/{}", billions(entry.params), billions(active)),
+            None => billions(entry.params),
+        }),
+        of_entry(|entry| context(entry.context)),
+        of_entry(can),
+        of_entry(|entry| entry.released.clone()),
+        fits,
+        row.nearest.clone().unwrap_or_default(),
+    ]
 }
 
 /// `30.5B, 3.3B active`.
 pub fn params(entry: &Entry) -> String {
-    let billions = |n: f64| match n {
-        n if n < 1.0 => format!("{:.0}M", n * 1000.0),
-        n => format!("{n}B"),
-    };
     match entry.active {
         Some(active) => format!("{}, {} active", billions(entry.params), billions(active)),
         None => billions(entry.params),
+    }
+}
+
+fn billions(n: f64) -> String {
+    match n {
+        n if n < 1.0 => format!("{:.0}M", n * 1000.0),
+        n => format!("{n}B"),
     }
 }
 
