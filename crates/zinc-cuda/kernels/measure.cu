@@ -11,7 +11,8 @@ struct ReadParams {
     u64 n;
 };
 struct HoldParams {
-    u64 nanoseconds;
+    // As large as the host runner wants parameters.
+    u64 nanoseconds, unused[2];
 };
 
 // What no sum of a measured buffer is: the loads count because any of them may make it.

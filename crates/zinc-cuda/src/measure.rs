@@ -33,6 +33,7 @@ pub struct ReadParams {
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct HoldParams {
     nanoseconds: u64,
+    unused: [u64; 2],
 }
 
 /// Reads `n_bytes`, a multiple of 16, at `data`; writes to the u32 at `sink` only what no buffer of zeros makes.
@@ -46,8 +47,9 @@ pub fn read_launch(data: u64, sink: u64, n_bytes: u64, card: Card) -> Launch {
 /// Keeps the card busy while `n_launches` are queued with marks between them.
 pub fn hold_launch(n_launches: usize) -> Launch {
     let nanoseconds = (n_launches as u64 * NANOSECONDS_PER_LAUNCH).min(MAX_NANOSECONDS);
+    let params = HoldParams { nanoseconds, unused: [0; 2] };
     let kernel = Kernel { module: "measure", name: "hold" };
-    Launch { overlaps: false, ..Launch::new(kernel, HoldParams { nanoseconds }, [1, 1, 1], 32) }
+    Launch { overlaps: false, ..Launch::new(kernel, params, [1, 1, 1], 32) }
 }
 
 /// Bytes per second that the card reads from its memory.
