@@ -195,7 +195,10 @@ fn flags_out_of_range() {
             with(&["run"], &["--speculate", "mtp", "hi"]),
             &["architecture qwen3", "multi-token-prediction", "hint:", "--speculate"],
         ),
-        (with(&["bench"], &["--speculate", "mtp"]), &["multi-token-prediction", "hint:"]),
+        (
+            with(&["bench"], &["-p", "9", "--speculate", "mtp"]),
+            &["multi-token-prediction", "hint:"],
+        ),
         (
             with(&["serve"], &["--speculate", "mtp", "--port", "0"]),
             &["multi-token-prediction", "hint:"],
