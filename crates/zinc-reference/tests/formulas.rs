@@ -63,11 +63,22 @@ impl Data<'_> {
         (squares.sum::<f64>() / n + f64::from(eps)).sqrt()
     }
 
-    /// Row `out` of a weight times `n_in` columns of x from `start`.
+    /// Row `out` of a weight times `n_in` columns of x, or of the norm of x if there is one, from
+    /// `start`.
     fn product(&self, weight: &str, out: usize, row: &Row, start: usize, n_in: usize) -> f64 {
-        let products =
-            (0..n_in).map(|c| self.table(weight, out, c) * self.operand("x", row, start + c));
-        products.sum()
+        let norm = self.plan.nodes.iter().find_map(|node| match node.op {
+            Op::RmsNorm(norm) => Some(norm),
+            _ => None,
+        });
+        let root = norm.map(|norm| {
+            let group = norm.group as usize;
+            self.root("x", row, start, group, norm.eps, group as f64)
+        });
+        let x = |c: usize| match root {
+            Some(root) => self.operand("x", row, c) / root * self.table("norm.w", 0, c),
+            None => self.operand("x", row, c),
+        };
+        (0..n_in).map(|c| self.table(weight, out, c) * x(start + c)).sum()
     }
 
     /// The router of the plan.
@@ -244,10 +255,8 @@ fn formula(data: &Data<'_>, op: &Op, row: &Row) -> Option<Vec<f64>> {
         Op::MatMul(matmul) => {
             let n_in = data.plan.tensor(data.plan.find("y.w")?).shape.cols as usize;
             cols.map(|out| {
-                let products =
-                    (0..n_in).map(|c| data.table("y.w", out, c) * data.operand("x", row, c));
                 let bias = if matmul.bias { data.table("y.b", 0, out) } else { 0.0 };
-                products.sum::<f64>() + bias
+                data.product("y.w", out, row, 0, n_in) + bias
             })
             .collect()
         }
