@@ -154,15 +154,20 @@ impl Registry {
         slot.instance().map(Arc::clone)
     }
 
-    /// Requests that wait for a model.
-    pub fn n_waiting(&self) -> usize {
-        self.lock().line.iter().filter(|waiter| !waiter.reply.is_closed()).count()
-    }
-
-    /// The numbers of the loaded models.
+    /// The numbers of the models, those of loaded ones first: a reader that looks at one value alone
+    /// takes the first.
     pub fn gauges(&self) -> Vec<ModelGauges> {
         let inner = self.lock();
-        inner.slots.iter().filter_map(|slot| slot.instance().map(|i| i.gauges())).collect()
+        let gauges = |(at, slot): (usize, &Slot)| {
+            let none = || ModelGauges { model: slot.known.id.clone(), ..ModelGauges::default() };
+            let waits = |waiter: &&Waiter| waiter.slot == at && !waiter.reply.is_closed();
+            let n_waiting_for_load = inner.line.iter().filter(waits).count();
+            let gauges = slot.instance().map_or_else(none, |instance| instance.gauges());
+            ModelGauges { n_waiting_for_load, ..gauges }
+        };
+        let mut all: Vec<_> = inner.slots.iter().enumerate().map(gauges).collect();
+        all.sort_by_key(|model| model.n_blocks == 0);
+        all
     }
 
     /// The place of the model called `name`; the first model without a name.

@@ -22,7 +22,7 @@ use zinc_engine::{
 };
 
 use crate::ApiError;
-use crate::metrics::Metrics;
+use crate::metrics::ModelMetrics;
 
 /// What a worker is told.
 pub enum Command {
@@ -143,7 +143,7 @@ pub struct Worker {
     commands: Receiver<Command>,
     live: HashMap<SequenceId, Live>,
     watch: Arc<Watch>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ModelMetrics>,
 }
 
 impl Worker {
@@ -156,7 +156,7 @@ impl Worker {
         options: EngineOptions,
         commands: Receiver<Command>,
         watch: Arc<Watch>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<ModelMetrics>,
     ) -> Result<Worker, EngineError> {
         let engine = Engine::new(Arc::clone(&loaded), &options)?;
         watch.publish(engine.stats());
@@ -278,7 +278,7 @@ impl Worker {
 }
 
 /// Hands an engine's event to whom it concerns.
-fn pass_on(event: Event<'_>, live: &mut HashMap<SequenceId, Live>, metrics: &Metrics) {
+fn pass_on(event: Event<'_>, live: &mut HashMap<SequenceId, Live>, metrics: &ModelMetrics) {
     let (seq, what) = match event {
         Event::Prefill { .. } => return,
         Event::PromptToken { seq, id, logprobs, .. } => {
@@ -310,9 +310,14 @@ fn pass_on(event: Event<'_>, live: &mut HashMap<SequenceId, Live>, metrics: &Met
     }
 }
 
-fn finish(live: Live, reason: FinishReason, text: &str, usage: Usage, metrics: &Metrics) {
+fn finish(live: Live, reason: FinishReason, text: &str, usage: Usage, metrics: &ModelMetrics) {
     metrics.queue_time.observe(usage.queued);
     metrics.request_time.observe(live.reply.arrived.elapsed());
+    metrics.prompt_length.observe_tokens(usage.n_prompt);
+    metrics.answer_length.observe_tokens(usage.n_generated);
+    if let Some(n_gaps @ 1..) = u32::try_from(usage.n_generated).ok().map(|n| n.saturating_sub(1)) {
+        metrics.time_per_token.observe(usage.decode / n_gaps);
+    }
     let counters = [
         (&metrics.prompt_tokens, usage.n_prompt),
         (&metrics.prefix_hit_tokens, usage.n_reused),
@@ -338,7 +343,7 @@ fn finish(live: Live, reason: FinishReason, text: &str, usage: Usage, metrics: &
 }
 
 impl Live {
-    fn count_token(&mut self, metrics: &Metrics) {
+    fn count_token(&mut self, metrics: &ModelMetrics) {
         let now = Instant::now();
         match self.last_token.replace(now) {
             Some(last) => metrics.inter_token.observe(now - last),
@@ -347,7 +352,7 @@ impl Live {
         self.n_decoded += 1;
     }
 
-    fn send(&mut self, what: What, metrics: &Metrics) {
+    fn send(&mut self, what: What, metrics: &ModelMetrics) {
         if self.is_gone {
             return;
         }

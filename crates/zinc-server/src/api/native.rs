@@ -145,7 +145,7 @@ pub async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 
 /// Counters and gauges for Prometheus.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.render(&app.registry.gauges(), app.registry.n_waiting());
+    let text = app.metrics.render(&app.registry.gauges());
     reply::typed("text/plain; version=0.0.4; charset=utf-8", text)
 }
 

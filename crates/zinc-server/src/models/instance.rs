@@ -87,7 +87,8 @@ fn open(
     let (commands, receiver) = channel();
     let watch = Arc::new(Watch::default());
     let Loaded { model, options, device, memory } = loaded;
-    let worker = Worker::new(Arc::clone(&model), options, receiver, Arc::clone(&watch), metrics)
+    let counted = metrics.of_model(&known.id);
+    let worker = Worker::new(Arc::clone(&model), options, receiver, Arc::clone(&watch), counted)
         .map_err(|error| error.to_string())?;
     let instance = Instance {
         chat: chat_format(&known, model.model()),
@@ -205,6 +206,7 @@ impl Instance {
             model: self.known.id.clone(),
             n_running: stats.n_running,
             n_waiting: stats.n_waiting,
+            n_waiting_for_load: 0,
             // What running requests hold: the rest is kept for later ones and given up on demand.
             kv_usage: f64::from(stats.n_pages_running) / f64::from(n_pages),
             block_size: zinc_engine::kv::PAGE_SIZE,

@@ -69,6 +69,50 @@ fn models_are_listed_loaded_and_unloaded() {
 }
 
 #[test]
+fn metrics_name_their_model_loaded_or_not() {
+    let server =
+        TestServer::start(Setup { models: vec![model("a"), model("b")], ..Setup::default() });
+    server.ok(CHAT, &with(chat("x"), json!({"model": "b"})));
+    server.ok("/v1/models/unload", &json!({"model": "b"}));
+    let text = server.get("/metrics").text();
+    assert!(!text.contains("model_name=\"\""), "{text}");
+    for line in [
+        "vllm:num_requests_running{model_name=\"a\"} 0\n",
+        "vllm:num_requests_waiting{model_name=\"b\"} 0\n",
+        "vllm:kv_cache_usage_perc{model_name=\"b\"} 0\n",
+        "vllm:request_prompt_tokens_count{model_name=\"b\"} 1\n",
+        "vllm:request_generation_tokens_count{model_name=\"b\"} 1\n",
+        "vllm:time_to_first_token_seconds_count{model_name=\"b\"} 1\n",
+        "vllm:request_time_per_output_token_seconds_count{model_name=\"b\"} 1\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    assert!(!text.contains("cache_config_info{model_name=\"b\""), "{text}");
+}
+
+#[test]
+fn requests_that_wait_for_a_model_are_counted_under_it() {
+    let setup = Setup { models: vec![model("a"), model("b")], ..Setup::default() };
+    let server = TestServer::start(setup);
+    // While its answer runs, "a" stays, and there is room for one.
+    let long = with(chat("x"), json!({"max_tokens": 1900, "ignore_eos": true, "stream": true}));
+    let send = |body: serde_json::Value| {
+        let mut stream = server.connect();
+        let raw = crate::support::request("POST", CHAT, "", &body.to_string());
+        std::io::Write::write_all(&mut stream, raw.as_bytes()).unwrap();
+        stream
+    };
+    let running = send(with(long, json!({"model": "a"})));
+    server.wait_for_metric("vllm:num_requests_running{model_name=\"a\"}", |n| n == 1.0);
+    let waiting = send(with(chat("x"), json!({"model": "b"})));
+    server.wait_for_metric("vllm:num_requests_waiting{model_name=\"b\"}", |n| n == 1.0);
+    server.wait_for_metric("zinc_requests_waiting_for_model{model_name=\"b\"}", |n| n == 1.0);
+    drop(running);
+    let mut waiting = waiting;
+    assert_eq!(crate::support::Response::read(&mut waiting).status, 200);
+}
+
+#[test]
 fn nobody_needs_it_nobody_keeps_it() {
     let mut setup = Setup::default();
     setup.options.idle_unload = Some(Duration::from_millis(300));
