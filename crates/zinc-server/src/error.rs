@@ -182,6 +182,11 @@ pub fn too_busy(message: impl Into<String>) -> ApiError {
     ApiError { retry_after, ..busy }
 }
 
+/// 499, which proxies log for requests whose client went away first.
+pub fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,17 @@
 //! Connections: accepting them, their limits, and their orderly end.
 
 mod guarded;
+mod peer;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt;
@@ -16,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
 use guarded::Guarded;
+pub use peer::Peer;
 
 /// How long the last bytes of the last answers may take to leave.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -62,19 +67,27 @@ pub async fn serve(
     let _ = tokio::time::timeout(FLUSH, permits.acquire_many(all)).await;
 }
 
-/// One connection until it ends. A client that closes its sending side has gone: hyper then drops the
-/// response in work, which cancels the answer.
+/// One connection until it ends. A client that closes its sending side may still read, so its response
+/// is written to the end; a write that fails drops the response in work, which cancels the answer.
+/// Requests carry their [`Peer`] for those whose first write comes too late to tell.
 async fn connection(stream: TcpStream, app: &App, router: Router, mut stop: watch::Receiver<bool>) {
     let limits = &app.options.limits;
     // Tokens are small and each should leave at once.
     let _ = stream.set_nodelay(true);
+    let stream = Arc::new(stream);
+    let peer = Peer::new(Arc::clone(&stream));
     let io = TokioIo::new(Guarded::new(stream, limits.write_timeout));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes)
-        .half_close(false)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .half_close(true)
+        .serve_connection(io, service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::ApiError;
 use crate::app::App;
+use crate::http::Peer;
 use crate::layers::{RequestId, shown};
 
 /// The JSON body of a request, and who sends it.
@@ -29,9 +30,20 @@ pub struct Caller {
     pub id: String,
     /// Clients share the engine when more wait than can run: one for each key.
     pub client: u64,
+    /// Its end of the connection, where only that tells whether it is still there: a stream finds out
+    /// when it writes.
+    peer: Option<Peer>,
 }
 
 impl Caller {
+    /// Resolves when the client has gone, as far as its answer does not find out by itself.
+    pub async fn gone(&self) {
+        match &self.peer {
+            Some(peer) => peer.gone().await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn of(request: &Request) -> Caller {
         let id = request.extensions().get::<RequestId>();
         let headers = request.headers();
@@ -41,7 +53,8 @@ impl Caller {
             key.as_bytes().hash(&mut hasher);
             hasher.finish()
         });
-        Caller { id: id.map(|id| shown(&id.0).to_owned()).unwrap_or_default(), client }
+        let id = id.map(|id| shown(&id.0).to_owned()).unwrap_or_default();
+        Caller { id, client, peer: request.extensions().get::<Peer>().cloned() }
     }
 }
 
@@ -50,8 +63,11 @@ impl FromRequest<Arc<App>> for Input {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Input, Response> {
         use axum::response::IntoResponse as _;
-        let caller = Caller::of(&request);
+        let mut caller = Caller::of(&request);
         let json = read(request, app).await.map_err(ApiError::into_response)?;
+        if json["stream"] == true {
+            caller.peer = None;
+        }
         Ok(Input { json, caller })
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::app::{App, Phase, shutting_down};
+use crate::error::client_closed_request;
 use crate::{ApiError, Dialect, ids, ui};
 
 /// The name of a request, in its extensions.
@@ -18,13 +19,10 @@ pub struct RequestId(pub HeaderValue);
 
 /// The outermost layer of all routes.
 pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let begin = Instant::now();
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
     let path = request.uri().path().to_owned();
-    let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>();
-    let route = matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let mut record = Record::new(&app, &request, id.clone());
     let is_closing = app.phase() != Phase::Serving;
     let mut response = match admit(&app, request.headers(), &path) {
         Ok(()) => next.run(request).await,
@@ -50,11 +48,45 @@ pub async fn around(State(app): State<Arc<App>>, mut request: Request, next: Nex
     if is_closing {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let status = response.status().as_u16();
-    app.metrics.count_response(&route, status);
-    let ms = begin.elapsed().as_secs_f64() * 1e3;
-    tracing::info!(id = shown(&id), %method, path, status, ms, "request");
+    record.status = response.status();
     response
+}
+
+/// What is counted and logged of a request: its status, or that its client went away before there was
+/// one.
+struct Record {
+    app: Arc<App>,
+    begin: Instant,
+    id: HeaderValue,
+    method: Method,
+    path: String,
+    route: String,
+    status: StatusCode,
+}
+
+impl Record {
+    fn new(app: &Arc<App>, request: &Request, id: HeaderValue) -> Record {
+        let matched = request.extensions().get::<MatchedPath>();
+        Record {
+            app: Arc::clone(app),
+            begin: Instant::now(),
+            id,
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            route: matched.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned()),
+            status: client_closed_request(),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let status = self.status.as_u16();
+        self.app.metrics.count_response(&self.route, status);
+        let ms = self.begin.elapsed().as_secs_f64() * 1e3;
+        let (id, method, path) = (shown(&self.id), &self.method, &self.path);
+        tracing::info!(id, %method, path, status, ms, "request");
+    }
 }
 
 /// Whether a request may pass at all.

@@ -10,6 +10,7 @@ use zinc_engine::{FinishReason, Pooling, Request, Steer, Usage};
 
 use crate::ApiError;
 use crate::app::{App, Phase, Ticket, shutting_down};
+use crate::error::client_closed_request;
 use crate::input::Caller;
 use crate::models::Lease;
 use crate::sampling::Sampling;
@@ -50,7 +51,8 @@ impl Visit {
     /// Takes a place and the model called `name`, waiting until it is loaded.
     ///
     /// # Errors
-    /// There are too many requests, there is no such model, it cannot be loaded, or not in time.
+    /// There are too many requests, there is no such model, it cannot be loaded, or not in time, or
+    /// the client has gone before it was.
     pub async fn begin(
         app: &Arc<App>,
         caller: Caller,
@@ -61,10 +63,13 @@ impl Visit {
         let mut phase = app.phase.subscribe();
         let limit = app.options.limits.request_timeout;
         let lease = tokio::select! {
+            // What can be answered at once is answered, whether the client sends more or not.
+            biased;
             lease = tokio::time::timeout(limit, app.registry.acquire(name)) => {
                 lease.map_err(|_| timed_out())??
             }
             () = stopping(&mut phase) => return Err(shutting_down()),
+            () = caller.gone() => return Err(client_gone()),
         };
         Ok(Visit { app: Arc::clone(app), caller, lease, arrived, _ticket: ticket })
     }
@@ -162,7 +167,8 @@ impl Run {
     /// The next update; `None` when all answers are finished. Loses nothing when dropped.
     ///
     /// # Errors
-    /// An answer failed, took too long, or was read too slowly, or the server stops: none goes on.
+    /// An answer failed, took too long, or was read too slowly, the client has gone, or the server stops:
+    /// none goes on.
     pub async fn next(&mut self) -> Option<Result<Update, ApiError>> {
         if let Some(update) = self.early.pop_front() {
             return Some(Ok(update));
@@ -171,11 +177,14 @@ impl Run {
             return None;
         }
         let update = tokio::select! {
-            update = self.updates.recv() => Some(update),
-            () = stopping(&mut self.phase) => None,
+            biased;
+            update = self.updates.recv() => Ok(update),
+            () = stopping(&mut self.phase) => Err(shutting_down()),
+            () = self.visit.caller.gone() => Err(client_gone()),
         };
-        let Some(update) = update else {
-            return Some(Err(self.fail(shutting_down())));
+        let update = match update {
+            Ok(update) => update,
+            Err(error) => return Some(Err(self.fail(error))),
         };
         let Some(update) = update else {
             let message = "the client read too slowly, so the answer was cut off";
@@ -239,6 +248,14 @@ impl Run {
 /// Waits until answers are cut off.
 async fn stopping(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+}
+
+/// The client closed its sending side before a whole answer was there. One that has only done that
+/// gets to read this; one that has gone misses nothing.
+fn client_gone() -> ApiError {
+    let message = "the connection's sending side was closed before the answer was there, which is how a \
+        client that has gone looks; keep it open, or ask for a stream";
+    ApiError::new(client_closed_request(), "client_closed_request", message)
 }
 
 fn timed_out() -> ApiError {

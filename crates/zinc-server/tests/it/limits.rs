@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Response, Setup, TestServer, chat, request, with};
+use crate::support::{Response, Setup, TestServer, chat, request, streamed_content, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -37,18 +37,53 @@ fn whoever_goes_away_is_cancelled() {
     let server = TestServer::plain();
     drop(started(&server, json!({})));
     server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 1.0);
-    // A client that will send no more has gone as well.
-    let half = started(&server, json!({}));
-    half.shutdown(Shutdown::Write).unwrap();
-    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 2.0);
     // Also before anything was sent back.
     let mut silent = server.connect();
     silent.write_all(endless(json!({"stream": false})).as_bytes()).unwrap();
     server.wait_for_metric("vllm:num_requests_running", |n| n == 1.0);
     drop(silent);
-    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 3.0);
+    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 2.0);
     server.wait_for_metric("vllm:num_requests_running", running(&server));
+    server.wait_for_metric(LOST, |n| n == 1.0);
+    // And with the next request sent already, behind which its end is hidden.
+    let mut hasty = server.connect();
+    hasty.write_all(endless(json!({"stream": false})).as_bytes()).unwrap();
+    hasty.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+    server.wait_for_metric("vllm:num_requests_running", |n| n == 1.0);
+    drop(hasty);
+    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 3.0);
     server.ok(CHAT, &chat("x"));
+}
+
+/// Requests whose client went before their answer was there.
+const LOST: &str = "zinc_responses_total{route=\"/v1/chat/completions\",status=\"499\"}";
+
+/// Sends a request, closes the sending side, and reads what comes.
+fn half_closed(server: &TestServer, path: &str, body: &Value) -> Response {
+    let mut stream = server.connect();
+    stream.write_all(request("POST", path, "", &body.to_string()).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    Response::read(&mut stream)
+}
+
+#[test]
+fn whoever_sends_no_more_may_still_read() {
+    let server = TestServer::plain();
+    let text = json!({"content": "Tell me a story."});
+    assert_eq!(half_closed(&server, "/tokenize", &text).json(), server.ok("/tokenize", &text));
+    let body = with(chat("Tell me a story."), json!({"stream": true, "max_tokens": 40}));
+    let expected = server.post(CHAT, &body).chunks();
+    let chunks = half_closed(&server, CHAT, &body).chunks();
+    assert_eq!(streamed_content(&chunks, 0), streamed_content(&expected, 0));
+    // A whole answer that is in work cannot tell such a client from one that has gone, and says so.
+    let mut whole = server.connect();
+    whole.write_all(endless(json!({"stream": false})).as_bytes()).unwrap();
+    server.wait_for_metric("vllm:num_requests_running", |n| n == 1.0);
+    whole.shutdown(Shutdown::Write).unwrap();
+    let refused = Response::read(&mut whole).error();
+    assert_eq!((refused.0, refused.1.as_str()), (499, "client_closed_request"));
+    server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 1.0);
+    assert_eq!(server.metric(LOST), 1.0);
 }
 
 #[test]

@@ -163,17 +163,21 @@ impl TestServer {
 
     /// A number of the metrics page.
     pub fn metric(&self, name: &str) -> f64 {
+        self.series(name).unwrap_or_else(|| panic!("{name}"))
+    }
+
+    /// The same where it may not be there yet.
+    fn series(&self, name: &str) -> Option<f64> {
         let text = self.get("/metrics").text();
-        let line =
-            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}"));
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
     /// Waits until the metrics page shows a number.
     pub fn wait_for_metric(&self, name: &str, is_right: impl Fn(f64) -> bool) {
         let begin = Instant::now();
-        while !is_right(self.metric(name)) {
-            assert!(begin.elapsed() < Duration::from_secs(60), "{name} is {}", self.metric(name));
+        while !self.series(name).is_some_and(&is_right) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{name} is {:?}", self.series(name));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
