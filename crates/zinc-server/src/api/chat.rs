@@ -466,8 +466,10 @@ impl Stream {
     fn finish(&mut self, error: Option<ApiError>) {
         self.is_over = true;
         if let Some(error) = error {
-            push_data(&mut self.out, &error.envelope(Dialect::OpenAi));
-        } else if self.include_usage {
+            // No end behind it: the answer is not whole.
+            return push_data(&mut self.out, &error.envelope(Dialect::OpenAi));
+        }
+        if self.include_usage {
             let mut object = self.head.object("chat.completion.chunk", json!([]));
             object["usage"] = common::usage(self.talk.total(), self.talk.n_reasoning());
             push_data(&mut self.out, &object);

@@ -361,8 +361,10 @@ impl Stream {
     fn finish(&mut self, error: Option<ApiError>) {
         self.is_over = true;
         if let Some(error) = error {
-            push_data(&mut self.out, &error.envelope(Dialect::OpenAi));
-        } else if self.include_usage {
+            // No end behind it: the answer is not whole.
+            return push_data(&mut self.out, &error.envelope(Dialect::OpenAi));
+        }
+        if self.include_usage {
             let mut object = self.answers.head.object(json!([]));
             object["usage"] = common::usage(self.answers.run.total(), 0);
             push_data(&mut self.out, &object);

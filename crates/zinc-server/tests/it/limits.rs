@@ -182,8 +182,10 @@ fn a_request_has_an_end() {
     let body = with(chat("Tell me a story."), json!({"max_tokens": 1900, "ignore_eos": true}));
     let whole = server.post(CHAT, &body);
     assert_eq!((whole.error().0, whole.error().1.as_str()), (504, "request_timeout"));
-    let chunks = server.post(CHAT, &with(body, json!({"stream": true}))).chunks();
-    assert_eq!(chunks.last().unwrap()["error"]["code"], "request_timeout");
+    let events = server.post(CHAT, &with(body, json!({"stream": true}))).events();
+    // An answer that was cut has no end.
+    let last: Value = serde_json::from_str(&events.last().unwrap().1).unwrap();
+    assert_eq!(last["error"]["code"], "request_timeout");
 }
 
 #[test]
@@ -219,5 +221,6 @@ fn what_does_not_finish_in_time_is_cut_off() {
     let mut rest = String::new();
     running.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("\"code\":\"shutting_down\""), "{rest}");
+    assert!(!rest.contains("[DONE]"), "{rest}");
     server.end();
 }
