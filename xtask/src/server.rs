@@ -28,6 +28,8 @@ impl Server {
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
         let mut command = Command::new(target.join("debug/zinc"));
         command.args(["serve", "--port", "0"]).args(flags).stderr(Stdio::piped());
+        // Clients try every route: they must not find this user's models.
+        command.env("ZINC_HOME", target.join("tmp/zinc-home"));
         let mut child = command.spawn().context("cannot start zinc serve")?;
         let stderr = child.stderr.take().context("no stderr")?;
         let mut lines = BufReader::new(stderr).lines();

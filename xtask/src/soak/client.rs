@@ -44,6 +44,17 @@ impl Random {
     }
 }
 
+/// How a client reads a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// As fast as it comes.
+    Quick,
+    /// Too slowly for the socket's buffers.
+    Slow,
+    /// Quickly, and its sending side is closed behind the request.
+    HalfClosed,
+}
+
 /// Makes requests.
 pub struct Client {
     address: SocketAddr,
@@ -62,12 +73,14 @@ impl Client {
 
     /// The answer to a question when nothing else runs.
     pub fn answer_alone(&self, question: u64) -> Result<String> {
-        self.stream(question, false, &Mutex::default())
+        self.stream(question, Manner::Quick, &Mutex::default())
     }
 
     /// Streams an answer and checks its framing; `gaps` gets the times between tokens.
-    pub fn stream(&self, question: u64, is_slow: bool, gaps: &Mutex<Vec<u32>>) -> Result<String> {
-        let mut answer = self.post(&body(question))?;
+    pub fn stream(&self, question: u64, manner: Manner, gaps: &Mutex<Vec<u32>>) -> Result<String> {
+        let is_slow = manner == Manner::Slow;
+        let request = request(&body(question, true));
+        let mut answer = self.send(request.as_bytes(), manner == Manner::HalfClosed)?;
         ensure!(answer.status == 200, "status {}", answer.status);
         let (mut text, mut last, mut times, mut is_done) = (String::new(), None, Vec::new(), false);
         loop {
@@ -102,7 +115,7 @@ impl Client {
 
     /// Goes away in the middle of an answer.
     pub fn cancel(&self, question: u64, random: &mut Random) -> Result<()> {
-        let mut answer = self.post(&body(question))?;
+        let mut answer = self.post(&body(question, true))?;
         ensure!(answer.status == 200, "status {}", answer.status);
         for _ in 0..random.below(12) {
             answer.line()?;
@@ -126,24 +139,41 @@ impl Client {
              connection: close\r\ncontent-length: {}\r\n\r\n",
             64 << 20,
         );
-        let answer = self.send(head.as_bytes())?;
+        let answer = self.send(head.as_bytes(), false)?;
         ensure!(answer.status == 413, "an oversized body got status {}", answer.status);
         Ok(())
     }
 
-    /// Closes its sending side behind the request: the server takes it for gone and ends the answer.
-    pub fn half_close(&self, question: u64) -> Result<()> {
-        let stream = self.connect()?;
-        let mut writer = &stream;
-        let _ = writer.write_all(request(&body(question)).as_bytes());
-        let _ = stream.shutdown(Shutdown::Write);
-        // Reads to the end, whatever comes; the read must not time out.
-        let end = (&stream).take(1 << 20).read_to_end(&mut Vec::new());
-        let timed_out = end.is_err_and(|error| {
-            matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
-        });
-        ensure!(!timed_out, "a half closed connection stays open");
-        Ok(())
+    /// Asks for a whole answer and closes its sending side. Gives the answer; `None` if the server took
+    /// the client for gone and said so.
+    pub fn half_closed_whole(&self, question: u64) -> Result<Option<String>> {
+        let answer = self.send(request(&body(question, false)).as_bytes(), true)?;
+        let status = answer.status;
+        let json = answer.json()?;
+        match status {
+            200 => {
+                let text = json["choices"][0]["message"]["content"].as_str();
+                Ok(Some(text.context("no content")?.to_owned()))
+            }
+            499 => {
+                ensure!(json["error"]["code"] == "client_closed_request", "499 with {json}");
+                Ok(None)
+            }
+            status => anyhow::bail!("half closed, whole: status {status}: {json}"),
+        }
+    }
+
+    /// How many requests the server has counted as those of clients that had gone.
+    pub fn n_gone(&self) -> Result<u64> {
+        let request = "GET /metrics HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n";
+        let mut answer = self.send(request.as_bytes(), false)?;
+        let mut n_gone = 0;
+        while let Some(line) = answer.line()? {
+            if line.starts_with("zinc_responses_total{") && line.contains("status=\"499\"") {
+                n_gone += line.rsplit(' ').next().context("no number")?.parse::<u64>()?;
+            }
+        }
+        Ok(n_gone)
     }
 
     fn connect(&self) -> Result<TcpStream> {
@@ -153,13 +183,17 @@ impl Client {
     }
 
     fn post(&self, body: &str) -> Result<Answer> {
-        self.send(request(body).as_bytes())
+        self.send(request(body).as_bytes(), false)
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<Answer> {
+    /// Sends a request, closes the sending side if told to, and reads the response's first line.
+    fn send(&self, bytes: &[u8], closes: bool) -> Result<Answer> {
         let mut stream = self.connect()?;
         // A server that ends may close a connection that it has not read from.
         stream.write_all(bytes).map_err(|_| Refusal)?;
+        if closes {
+            stream.shutdown(Shutdown::Write).map_err(|_| Refusal)?;
+        }
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         let n = reader.read_line(&mut line).map_err(|error| match error.kind() {
@@ -178,6 +212,14 @@ impl Client {
 }
 
 impl Answer {
+    /// The body, behind the headers.
+    fn json(mut self) -> Result<Value> {
+        while self.line()?.context("no end of the headers")? != "" {}
+        let mut text = Vec::new();
+        self.reader.read_to_end(&mut text).context("in a body")?;
+        serde_json::from_slice(&text).context("a body is no JSON")
+    }
+
     /// The next line; heads of chunks are lines like any other, which callers pass over.
     fn line(&mut self) -> Result<Option<String>> {
         let mut line = Vec::new();
@@ -190,12 +232,12 @@ impl Answer {
 }
 
 /// Questions with the same number have the same answer: seeds make it so.
-fn body(question: u64) -> String {
+fn body(question: u64, stream: bool) -> String {
     let topics = ["a fox", "zinc", "numbers", "the sea", "a castle", "rain"];
     let topic = topics[question as usize % topics.len()];
     json!({
         "messages": [{"role": "user", "content": format!("Tell me a story about {topic}.")}],
-        "stream": true,
+        "stream": stream,
         "max_tokens": 16 + question,
         "temperature": 0.8,
         "seed": question,
