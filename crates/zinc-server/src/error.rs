@@ -43,12 +43,15 @@ pub struct ApiError {
     pub message: String,
     /// Seconds after which another try makes sense.
     pub retry_after: Option<u32>,
+    /// Another try fails alike, whatever the status says to clients that try again by themselves.
+    pub is_lasting: bool,
 }
 
 impl ApiError {
     /// An error with a status, a code and a message.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError { status, code, param: None, message: message.into(), retry_after: None }
+        let message = message.into();
+        ApiError { status, code, param: None, message, retry_after: None, is_lasting: false }
     }
 
     /// The request is wrong as a whole.
@@ -76,6 +79,12 @@ impl ApiError {
     /// Something failed that is not the client's fault.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    /// Something is broken that is not the client's fault and stays broken until somebody mends it.
+    pub fn lasting(code: &'static str, message: impl Into<String>) -> ApiError {
+        let error = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, code, message);
+        ApiError { is_lasting: true, ..error }
     }
 
     /// OpenAI's name for the sort of error.
@@ -131,6 +140,14 @@ impl ApiError {
         *response.status_mut() = self.status;
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.is_lasting {
+            // OpenAI's and Anthropic's clients ask this first.
+            response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
     }

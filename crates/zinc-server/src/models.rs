@@ -69,6 +69,8 @@ struct Slot {
     gives_way: bool,
     /// Who wants to know when it is unloaded.
     on_unloaded: Vec<oneshot::Sender<()>>,
+    /// Nobody can ask for it any more; its place stays, because places are numbers.
+    is_removed: bool,
 }
 
 struct Waiter {
@@ -79,6 +81,32 @@ struct Waiter {
 struct Inner {
     slots: Vec<Slot>,
     line: VecDeque<Waiter>,
+    /// The place of the model that serves requests which name none.
+    active: usize,
+}
+
+impl Inner {
+    /// The models that can be asked for, and their places.
+    fn present(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots.iter().enumerate().filter(|(_, slot)| !slot.is_removed)
+    }
+
+    /// The place of the model called `name`; without a name, of the active one.
+    ///
+    /// # Errors
+    /// 404 if there is none.
+    fn find(&self, name: Option<&str>) -> Result<usize, ApiError> {
+        let Some(name) = name else {
+            return Ok(self.active);
+        };
+        let found = self.present().find(|(_, slot)| slot.known.is_called(name));
+        found.map(|(at, _)| at).ok_or_else(|| {
+            let known: Vec<_> = self.present().map(|(_, slot)| slot.known.id.as_str()).collect();
+            let message = format!("there is no model called {name:?}; known: {}", known.join(", "));
+            let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
+            ApiError { param: Some("model".into()), ..error }
+        })
+    }
 }
 
 /// All models of a server.
@@ -113,7 +141,8 @@ impl Drop for Lease {
 }
 
 impl Registry {
-    /// A registry of models none of which is loaded; the first one serves requests that name none.
+    /// A registry of models none of which is loaded; the first one is active: it serves requests that
+    /// name none.
     /// To be called on the runtime that serves.
     pub fn new(
         models: Vec<KnownModel>,
@@ -122,7 +151,7 @@ impl Registry {
         metrics: Arc<Metrics>,
     ) -> Registry {
         let slots = models.into_iter().map(Slot::new).collect();
-        let inner = Inner { slots, line: VecDeque::new() };
+        let inner = Inner { slots, line: VecDeque::new(), active: 0 };
         let (models_max, runtime) = (models_max.max(1), Handle::current());
         Registry { loader, metrics, models_max, runtime, inner: Mutex::new(inner) }
     }
@@ -134,14 +163,20 @@ impl Registry {
     /// All models and where they stand.
     pub fn list(&self) -> Vec<(Arc<KnownModel>, Status)> {
         let inner = self.lock();
-        inner.slots.iter().map(|slot| (Arc::clone(&slot.known), slot.status())).collect()
+        inner.present().map(|(_, slot)| (Arc::clone(&slot.known), slot.status())).collect()
+    }
+
+    /// The model that serves requests which name none; `None` in a server without models.
+    pub fn active(&self) -> Option<(Arc<KnownModel>, Status)> {
+        let inner = self.lock();
+        inner.slots.get(inner.active).map(|slot| (Arc::clone(&slot.known), slot.status()))
     }
 
     /// Adds a model that came while the server runs, unless its name is taken, and gives its id.
     pub fn add(&self, known: KnownModel) -> String {
         let mut inner = self.lock();
         let id = known.id.clone();
-        if !inner.slots.iter().any(|slot| slot.known.is_called(&id)) {
+        if !inner.present().any(|(_, slot)| slot.known.is_called(&id)) {
             inner.slots.push(Slot::new(known));
         }
         id
@@ -150,7 +185,7 @@ impl Registry {
     /// The loaded instance of a model, without loading it.
     pub fn instance(&self, id: &str) -> Option<Arc<Instance>> {
         let inner = self.lock();
-        let slot = inner.slots.iter().find(|slot| slot.known.is_called(id))?;
+        let (_, slot) = inner.present().find(|(_, slot)| slot.known.is_called(id))?;
         slot.instance().map(Arc::clone)
     }
 
@@ -165,26 +200,9 @@ impl Registry {
             let gauges = slot.instance().map_or_else(none, |instance| instance.gauges());
             ModelGauges { n_waiting_for_load, ..gauges }
         };
-        let mut all: Vec<_> = inner.slots.iter().enumerate().map(gauges).collect();
+        let mut all: Vec<_> = inner.present().map(gauges).collect();
         all.sort_by_key(|model| model.n_blocks == 0);
         all
-    }
-
-    /// The place of the model called `name`; the first model without a name.
-    ///
-    /// # Errors
-    /// 404 if there is none.
-    fn find(&self, name: Option<&str>) -> Result<usize, ApiError> {
-        let inner = self.lock();
-        let Some(name) = name else {
-            return Ok(0);
-        };
-        inner.slots.iter().position(|slot| slot.known.is_called(name)).ok_or_else(|| {
-            let known: Vec<_> = inner.slots.iter().map(|slot| slot.known.id.as_str()).collect();
-            let message = format!("there is no model called {name:?}; known: {}", known.join(", "));
-            let error = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
-            ApiError { param: Some("model".into()), ..error }
-        })
     }
 
     /// Takes a lease on the model called `name`, loading it if need be. Dropping the future leaves the
@@ -193,11 +211,58 @@ impl Registry {
     /// # Errors
     /// There is no such model, or it cannot be loaded.
     pub async fn acquire(self: &Arc<Self>, name: Option<&str>) -> Result<Lease, ApiError> {
-        let slot = self.find(name)?;
         let (reply, granted) = oneshot::channel();
-        self.lock().line.push_back(Waiter { slot, reply });
+        {
+            let mut inner = self.lock();
+            let slot = inner.find(name)?;
+            inner.line.push_back(Waiter { slot, reply });
+        }
         self.advance();
         granted.await.unwrap_or_else(|_| Err(ApiError::internal("the request lost its place")))
+    }
+
+    /// Loads a model and lets it serve requests that name none, until the server ends.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be loaded; the active one stays then.
+    pub async fn activate(self: &Arc<Self>, name: Option<&str>) -> Result<Lease, ApiError> {
+        let lease = self.acquire(name).await?;
+        self.lock().active = lease.slot;
+        Ok(lease)
+    }
+
+    /// Takes a model out of the list for as long as `remove` says whether it is gone for good, which is
+    /// what this returns too.
+    ///
+    /// # Errors
+    /// There is no such model, it is in use or active, or `remove` failed.
+    pub fn remove<T>(
+        &self,
+        name: &str,
+        remove: impl FnOnce(&KnownModel) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let (at, known) = {
+            let mut inner = self.lock();
+            let at = inner.find(Some(name))?;
+            let slot = &inner.slots[at];
+            let in_use = |what: &str| {
+                let message = format!("{} {what}", slot.known.id);
+                ApiError::new(StatusCode::CONFLICT, "model_in_use", message)
+            };
+            if at == inner.active {
+                return Err(in_use("serves requests that name no model; activate another first"));
+            }
+            let is_wanted = inner.line.iter().any(|waiter| waiter.slot == at);
+            if is_wanted || !matches!(slot.state, State::Unloaded | State::Failed(_)) {
+                return Err(in_use("is loaded or being loaded; unload it first"));
+            }
+            let slot = &mut inner.slots[at];
+            slot.is_removed = true;
+            (at, Arc::clone(&slot.known))
+        };
+        let removed = remove(&known);
+        self.lock().slots[at].is_removed = removed.is_ok();
+        removed
     }
 
     /// Unloads a model when its running requests are done, and waits for that.
@@ -205,9 +270,9 @@ impl Registry {
     /// # Errors
     /// There is no such model.
     pub async fn unload(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
-        let at = self.find(Some(name))?;
         let unloaded = {
             let mut inner = self.lock();
+            let at = inner.find(Some(name))?;
             let slot = &mut inner.slots[at];
             match slot.state {
                 State::Unloaded | State::Failed(_) => return Ok(()),
@@ -382,7 +447,7 @@ impl Registry {
         let error = match inner.slots[at].status() {
             Status::Failed(why) => {
                 let message = format!("{} cannot be loaded: {why}", inner.slots[at].known.id);
-                ApiError::unavailable("model_load_failed", message, 30)
+                ApiError::lasting("model_load_failed", message)
             }
             _ => ApiError::internal("the model is loaded"),
         };
@@ -410,6 +475,7 @@ impl Slot {
             last_used: Instant::now(),
             gives_way: false,
             on_unloaded: Vec::new(),
+            is_removed: false,
         }
     }
 

@@ -10,19 +10,27 @@ use crate::routes::{ROUTES, Route};
 use crate::schema::Components;
 
 /// Statuses that every route may answer with, apart from its own.
-const ERRORS: [(&str, &str); 12] = [
+const ERRORS: [(&str, &str); 13] = [
     ("400", "A field is wrong or not supported; the error names it."),
     ("401", "A key is missing or wrong."),
     ("404", "There is no such model."),
     ("405", "The route has no such method."),
     ("408", "The body did not arrive in time."),
+    ("409", "The model is in use."),
     ("413", "The body is too large."),
     ("415", "The body is no JSON."),
     ("429", "Too many requests; retry-after says when to come again."),
-    ("431", "The head is too large."),
+    ("499", "The sending side was closed before a whole answer was there."),
     ("500", "An error of the server's own."),
     ("503", "Not now: loading, shutting down, or the device failed."),
     ("504", "The request took longer than the server allows."),
+];
+
+/// Statuses of heads that cannot be read. They come before any route, and without a body; so does 400
+/// for a head that is no HTTP.
+const HEAD_ERRORS: [(&str, &str); 2] = [
+    ("414", "The path is too long; without a body."),
+    ("431", "The head is too large; without a body."),
 ];
 
 /// The document.
@@ -39,7 +47,17 @@ pub fn document() -> Value {
         }
         let mut item = json!({method: operation});
         if route.shadows_model {
-            item["get"] = shadowed(&path);
+            item["get"] = shadowed(&path, "show", "Show", "Model");
+            item["delete"] = shadowed(&path, "remove", "Remove", "ModelDeleted");
+        }
+        if route.removes {
+            item["delete"] = json!({
+                "operationId": format!("{}_remove", operation_id(&path)),
+                "summary": "Remove a model that was pulled or imported, with its files",
+                "parameters": item["get"]["parameters"],
+                "responses": done("ModelDeleted"),
+                "security": keys(),
+            });
         }
         paths.insert(path, item);
     }
@@ -81,16 +99,21 @@ fn operation_id(path: &str) -> String {
     words.collect::<Vec<_>>().join("_")
 }
 
-/// A model that is called as the last word of a route: see [`Route::shadows_model`].
-fn shadowed(path: &str) -> Value {
+/// What a model has that is called as the last word of a route: see [`Route::shadows_model`].
+fn shadowed(path: &str, what: &str, verb: &str, response: &str) -> Value {
     let word = path.rsplit('/').next().unwrap_or_default();
-    let summary = format!("Show a model that is called {word:?}");
-    let schema = json!({"$ref": "#/components/schemas/Model"});
-    let mut responses = errors("Error");
-    let content = json!({"application/json": {"schema": schema}});
-    responses.insert("200".into(), json!({"description": "Done.", "content": content}));
-    let id = format!("{}_show", operation_id(path));
+    let summary = format!("{verb} a model that is called {word:?}");
+    let (id, responses) = (format!("{}_{what}", operation_id(path)), done(response));
     json!({"operationId": id, "summary": summary, "responses": responses, "security": keys()})
+}
+
+/// The responses of a route that answers with JSON of a schema.
+fn done(response: &str) -> Map<String, Value> {
+    let schema = json!({"$ref": format!("#/components/schemas/{response}")});
+    let content = json!({"application/json": {"schema": schema}});
+    let mut responses = errors("Error");
+    responses.insert("200".into(), json!({"description": "Done.", "content": content}));
+    responses
 }
 
 /// The responses that every route may have.
@@ -100,7 +123,10 @@ fn errors(envelope: &str) -> Map<String, Value> {
     let response = |(status, description): (&str, &str)| {
         (status.to_owned(), json!({"description": description, "content": content}))
     };
-    ERRORS.into_iter().map(response).collect()
+    let heads = HEAD_ERRORS
+        .into_iter()
+        .map(|(status, description)| (status.to_owned(), json!({"description": description})));
+    ERRORS.into_iter().map(response).chain(heads).collect()
 }
 
 /// The server needs keys only if it was started with some; `{}` stands for none.
@@ -172,7 +198,7 @@ const ANSWER: &[(&str, &str)] = &[
 ];
 
 /// The responses: the fields that are always there, with their types.
-const RESPONSES: [(&str, &[(&str, &str)]); 16] = [
+const RESPONSES: [(&str, &[(&str, &str)]); 17] = [
     ("ChatCompletion", ANSWER),
     ("Completion", ANSWER),
     (
@@ -185,6 +211,7 @@ const RESPONSES: [(&str, &[(&str, &str)]); 16] = [
     ("Ranking", &[("results", "array"), ("model", "string")]),
     ("ModelList", &[("object", "string"), ("data", "array")]),
     ("Model", &[("id", "string"), ("object", "string"), ("status", "object")]),
+    ("ModelDeleted", &[("id", "string"), ("object", "string"), ("deleted", "boolean")]),
     ("ModelStatus", &[("success", "boolean"), ("model", "string")]),
     ("Tokens", &[("tokens", "array")]),
     ("Content", &[("content", "string")]),

@@ -26,8 +26,11 @@ pub struct Route {
     pub response: Option<&'static str>,
     /// Whether it may stream.
     pub streams: bool,
-    /// Whether its path hides `/v1/models/{id}` for a model of that name, so that it shows that with GET.
+    /// Whether its path hides `/v1/models/{id}` for a model of that name, so that it shows that with GET and
+    /// removes it with DELETE.
     pub shadows_model: bool,
+    /// Whether DELETE removes what it shows.
+    pub removes: bool,
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
@@ -38,7 +41,8 @@ const fn route(
     response: Option<&'static str>,
     handler: fn() -> MethodRouter<Arc<App>>,
 ) -> Route {
-    Route { paths, body, summary, response, streams: false, shadows_model: false, handler }
+    let (streams, shadows_model, removes) = (false, false, false);
+    Route { paths, body, summary, response, streams, shadows_model, removes, handler }
 }
 
 const fn stream(route: Route) -> Route {
@@ -49,8 +53,12 @@ const fn shadow(route: Route) -> Route {
     Route { shadows_model: true, ..route }
 }
 
+const fn removable(route: Route) -> Route {
+    Route { removes: true, ..route }
+}
+
 /// All routes.
-pub static ROUTES: [Route; 21] = [
+pub static ROUTES: [Route; 22] = [
     stream(route(
         &["/v1/chat/completions", "/chat/completions"],
         Some(&chat::BODY),
@@ -103,27 +111,36 @@ pub static ROUTES: [Route; 21] = [
     route(&["/v1/models", "/models"], None, "List the models", Some("ModelList"), || {
         get(models::list)
     }),
-    route(&["/v1/models/{*id}"], None, "Show a model", Some("Model"), || get(models::show)),
+    removable(route(&["/v1/models/{*id}"], None, "Show a model", Some("Model"), || {
+        get(models::show).delete(models::remove)
+    })),
     shadow(route(
         &["/v1/models/load", "/models/load"],
         Some(&models::BODY),
         "Load a model",
         Some("ModelStatus"),
-        || post(models::load).get(models::show_load),
+        || models::named("load").post(models::load),
+    )),
+    shadow(route(
+        &["/v1/models/activate", "/models/activate"],
+        Some(&models::BODY),
+        "Load a model and let it serve requests that name none",
+        Some("ModelStatus"),
+        || models::named("activate").post(models::activate),
     )),
     shadow(route(
         &["/v1/models/unload", "/models/unload"],
         Some(&models::BODY),
         "Unload a model",
         Some("ModelStatus"),
-        || post(models::unload).get(models::show_unload),
+        || models::named("unload").post(models::unload),
     )),
     shadow(stream(route(
         &["/v1/models/pull"],
         Some(&models::BODY),
         "Download a model; events say how far it is",
         None,
-        || post(catalog::pull).get(catalog::show_pull),
+        || models::named("pull").post(catalog::pull),
     ))),
     route(
         &["/v1/catalog"],
@@ -209,7 +226,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(origin)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
             .expose_headers([header::HeaderName::from_static("x-request-id"), header::RETRY_AFTER]),
     )

@@ -26,6 +26,15 @@ pub trait ModelSource: fmt::Debug + Send + Sync {
     /// far it is. Dropping the future pauses it: what came is kept, and the next pull goes on from
     /// there.
     fn pull(self: Arc<Self>, model: String, tell: Tell) -> Pulling;
+
+    /// Removes a model that was pulled or imported, and its files unless they are another program's;
+    /// returns how many bytes are free again, or `None` for a model that did not come from here.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to do.
+    fn remove(&self, _known: &KnownModel) -> Result<Option<u64>, String> {
+        Ok(None)
+    }
 }
 
 /// A fetch in work; its error is a sentence that says what is wrong and what to do.

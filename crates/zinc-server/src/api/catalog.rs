@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
@@ -54,14 +54,6 @@ pub async fn pull(State(app): State<Arc<App>>, input: Input) -> Result<Response,
     let phase = app.phase.subscribe();
     let rate = Rate::default();
     Ok(reply::events(Pull { app, task, progress, phase, rate, told_at: None, _ticket: ticket }))
-}
-
-/// A model called `pull`, whose page the route of that name would hide.
-///
-/// # Errors
-/// There is no such model.
-pub async fn show_pull(app: State<Arc<App>>) -> Result<Response, ApiError> {
-    models::show(app, Ok(Path("pull".into()))).await
 }
 
 fn source(app: &App) -> Result<Arc<dyn ModelSource>, ApiError> {

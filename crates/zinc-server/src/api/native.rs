@@ -167,18 +167,18 @@ pub async fn slots(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     Ok(reply::json(&Value::Array(slots)))
 }
 
-/// What the server's first model is and does.
+/// What the server's active model is and does.
 ///
 /// # Errors
 /// See [`ApiError`].
 pub async fn props(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let list = app.registry.list();
-    let Some((known, status)) = list.first() else {
+    let Some((known, status)) = app.registry.active() else {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", "there is no model"));
     };
     let mut props = json!({
         "model_alias": known.id,
-        "model_path": path_of(known),
+        "model_path": path_of(&known),
         "status": status.name(),
         "build_info": super::common::FINGERPRINT,
         "modalities": {"vision": false, "audio": false},

@@ -38,6 +38,14 @@ impl ModelSource for Pieces {
         (known.id == "more").then(|| FitNote { fits: true, text: "fits".into() })
     }
 
+    fn remove(&self, known: &KnownModel) -> Result<Option<u64>, String> {
+        match known.id.as_str() {
+            "more" => Ok(Some(300)),
+            "stuck" => Err("the folder cannot be written; look at its rights".into()),
+            _ => Ok(None),
+        }
+    }
+
     fn pull(self: Arc<Self>, name: String, tell: Tell) -> Pulling {
         Box::pin(async move {
             let _dropped = OnDrop(Arc::clone(&self.was_dropped));
@@ -132,6 +140,45 @@ fn a_client_that_goes_pauses_the_pull() {
 }
 
 #[test]
+fn models_of_the_catalog_are_removed() {
+    let mut setup =
+        Setup { models: ["demo", "more", "stuck"].map(model).into(), ..Setup::default() };
+    setup.options.source = Some(Arc::<Pieces>::default());
+    setup.options.models_max = 2;
+    let server = TestServer::start(setup);
+    let remove = |id: &str| server.send("DELETE", &format!("/v1/models/{id}"), "", "");
+    let refused = |id: &str| {
+        let (status, code, _) = remove(id).error();
+        (status, code)
+    };
+    let load = |id: &str| server.ok("/v1/models/load", &json!({"model": id}));
+    assert_eq!(refused("none"), (404, "model_not_found".into()));
+    // It serves requests that name none.
+    assert_eq!(refused("demo"), (409, "model_in_use".into()));
+    load("more");
+    assert_eq!(refused("more"), (409, "model_in_use".into()));
+    server.ok("/v1/models/unload", &json!({"model": "more"}));
+    let removed = remove("more");
+    assert_eq!(removed.status, 200, "{}", removed.text());
+    let expected = json!({"id": "more", "object": "model", "deleted": true, "freed": 300});
+    assert_eq!(removed.json(), expected);
+    assert_eq!(server.get("/v1/models/more").status, 404);
+    assert_eq!(server.post("/v1/models/load", &json!({"model": "more"})).status, 404);
+    assert_eq!(refused("more"), (404, "model_not_found".into()));
+    // What cannot be removed stays as it was.
+    assert_eq!(refused("stuck"), (500, "internal_error".into()));
+    load("stuck");
+    server.ok("/v1/models/activate", &json!({"model": "stuck"}));
+    server.ok("/v1/models/unload", &json!({"model": "demo"}));
+    assert_eq!(refused("demo"), (400, "model_not_removable".into()));
+    load("demo");
+    // A route of the same name hides no model.
+    for word in ["load", "unload", "pull", "activate"] {
+        assert_eq!(refused(word), (404, "model_not_found".into()));
+    }
+}
+
+#[test]
 fn without_a_catalog_there_is_none() {
     let server = TestServer::plain();
     let response = server.get("/v1/catalog");
@@ -154,6 +201,11 @@ fn the_page_needs_no_key_and_its_requests_do() {
     assert_eq!(server.get("/assets/none.js").status, 404);
     assert_eq!(server.get("/assets/../v1/models").status, 404);
     for path in ["/v1/models", "/v1/catalog", "/assetsx", "/props"] {
-        assert_eq!(server.get(path).status, 401, "{path}");
+        let refused = server.get(path);
+        assert_eq!(
+            (refused.status, refused.header("www-authenticate")),
+            (401, Some("bearer")),
+            "{path}"
+        );
     }
 }

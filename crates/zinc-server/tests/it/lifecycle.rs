@@ -69,6 +69,32 @@ fn models_are_listed_loaded_and_unloaded() {
 }
 
 #[test]
+fn another_model_is_made_the_default() {
+    let setup = Setup { models: vec![model("a"), model("b")], ..Setup::default() };
+    let server = TestServer::start(setup);
+    assert_eq!(server.ok(CHAT, &chat("x"))["model"], "a");
+    assert_eq!(server.post("/v1/models/activate", &json!({"model": "c"})).error().0, 404);
+    assert_eq!(server.ok(CHAT, &chat("x"))["model"], "a");
+    let answer = server.ok("/v1/models/activate", &json!({"model": "b"}));
+    assert_eq!((&answer["model"], &answer["status"]["value"]), (&json!("b"), &json!("loaded")));
+    assert_eq!(server.ok(CHAT, &chat("x"))["model"], "b");
+    assert_eq!(server.get("/props").json()["model_alias"], "b");
+    let active =
+        ["a", "b"].map(|id| server.get(&format!("/v1/models/{id}")).json()["active"].clone());
+    assert_eq!(active, [json!(false), json!(true)]);
+}
+
+#[test]
+fn models_tell_when_their_file_was_written() {
+    let server = TestServer::plain();
+    let entry = server.get("/v1/models").json()["data"][0].clone();
+    let file = model("demo").path.unwrap().metadata().unwrap().modified().unwrap();
+    let seconds = file.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(entry["created"], seconds);
+    assert!(entry["created_at"].as_str().unwrap().starts_with("20"), "{entry}");
+}
+
+#[test]
 fn metrics_name_their_model_loaded_or_not() {
     let server =
         TestServer::start(Setup { models: vec![model("a"), model("b")], ..Setup::default() });
@@ -134,7 +160,10 @@ fn a_model_that_cannot_be_loaded_is_an_error_of_its_requests() {
     let server =
         TestServer::start(Setup { models: vec![model("demo"), broken], ..Setup::default() });
     let response = server.post(CHAT, &with(chat("x"), json!({"model": "broken"})));
-    assert_eq!((response.error().0, response.error().1.as_str()), (503, "model_load_failed"));
+    assert_eq!((response.error().0, response.error().1.as_str()), (500, "model_load_failed"));
+    // Clients that try again by themselves are told that it is of no use.
+    assert_eq!(response.header("retry-after"), None);
+    assert_eq!(response.header("x-should-retry"), Some("false"));
     let entry = server.get("/v1/models/broken").json();
     assert_eq!(
         (&entry["status"]["value"], &entry["status"]["failed"]),

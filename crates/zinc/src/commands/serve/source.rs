@@ -148,6 +148,20 @@ impl ModelSource for CatalogSource {
             self.known(&record).map_err(said)
         })
     }
+
+    fn remove(&self, known: &KnownModel) -> Result<Option<u64>, String> {
+        let Some(path) = &known.path else { return Ok(None) };
+        let store = &self.puller.store;
+        let is_it = |record: &&Record| {
+            let paths = store.paths(record).unwrap_or_default();
+            record.name == known.id && paths.first() == Some(path)
+        };
+        let records = store.records(&mut |_| {}).map_err(said)?;
+        let Some(record) = records.iter().find(is_it) else { return Ok(None) };
+        let n_bytes = store.remove(record).map_err(said)?;
+        self.fits.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        Ok(Some(n_bytes))
+    }
 }
 
 /// An error in one line.
