@@ -178,8 +178,8 @@ impl Run {
         }
         let update = tokio::select! {
             biased;
-            update = self.updates.recv() => Ok(update),
             () = stopping(&mut self.phase) => Err(shutting_down()),
+            update = self.updates.recv() => Ok(update),
             () = self.visit.caller.gone() => Err(client_gone()),
         };
         let update = match update {
