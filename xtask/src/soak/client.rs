@@ -214,7 +214,7 @@ impl Client {
 impl Answer {
     /// The body, behind the headers.
     fn json(mut self) -> Result<Value> {
-        while self.line()?.context("no end of the headers")? != "" {}
+        while !self.line()?.context("no end of the headers")?.is_empty() {}
         let mut text = Vec::new();
         self.reader.read_to_end(&mut text).context("in a body")?;
         serde_json::from_slice(&text).context("a body is no JSON")
