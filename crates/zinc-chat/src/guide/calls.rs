@@ -132,11 +132,7 @@ impl<'a, 'g> CallRules<'a, 'g> {
         Ok(any_of(&options))
     }
 
-    fn call_of(
-        &mut self,
-        syntax: &CallSyntax,
-        tool: &Tool,
-    ) -> Result<String, ChatError> {
+    fn call_of(&mut self, syntax: &CallSyntax, tool: &Tool) -> Result<String, ChatError> {
         let name = quoted(&tool.name);
         Ok(match &syntax.form {
             Form::Object { name: name_key, arguments } => {

@@ -108,13 +108,7 @@ pub(super) fn narrowing(schema: &Value) -> Vec<&'static str> {
     NARROWING.into_iter().filter(has).collect()
 }
 
-fn weaken(
-    schema: &mut Value,
-    at: &str,
-    depth: usize,
-    more: &[&str],
-    unheld: &mut Vec<ChatError>,
-) {
+fn weaken(schema: &mut Value, at: &str, depth: usize, more: &[&str], unheld: &mut Vec<ChatError>) {
     if depth > MAX_DEPTH {
         unheld.push(ChatError::constraint(at, "the schema is nested too deeply"));
         *schema = json!(true);
