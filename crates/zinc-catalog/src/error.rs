@@ -70,6 +70,8 @@ pub enum CatalogError {
         "{name} is there already; hint: --name gives it another name, `zinc model rm {name}` removes the old"
     )]
     NameTaken { name: String },
+    #[error("{name} is the name of the model that is part of the program; hint: {hint}")]
+    NameReserved { name: String, hint: &'static str },
     #[error("{program} has no model {name}; hint: {hint}")]
     Foreign { program: &'static str, name: String, hint: String },
     #[error("a worker of the download stopped: {0}")]

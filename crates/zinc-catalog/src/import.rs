@@ -25,7 +25,7 @@ impl Store {
     /// hashed and bytes in all.
     ///
     /// # Errors
-    /// It is no GGUF file, a part is missing, the name is taken, or it cannot be linked or copied.
+    /// It is no GGUF file, a part is missing, the name is taken or the built-in model's, or it cannot be linked or copied.
     pub fn import(
         &self,
         path: &Path,
@@ -36,6 +36,9 @@ impl Store {
         let parts = parts(path)?;
         let name = name.map_or_else(|| default_name(path), str::to_ascii_lowercase);
         check_name(&name)?;
+        if name == names::BUILTIN_NAME {
+            return Err(CatalogError::NameReserved { name, hint: "--name gives it another" });
+        }
         if self.find(&name, None)?.is_some_and(|record| record.name == name) {
             return Err(CatalogError::NameTaken { name });
         }

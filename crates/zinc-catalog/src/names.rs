@@ -1,5 +1,8 @@
 //! What the names of GGUF files say: the quantisation, the part of a split model.
 
+/// Name of the model that is part of the program; no other gets it.
+pub const BUILTIN_NAME: &str = "zinc-demo";
+
 /// `STEM-00001-of-00003.gguf`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PartName<'a> {

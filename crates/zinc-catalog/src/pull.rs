@@ -306,6 +306,10 @@ impl Puller {
         let remote = Remote { url: url.clone(), auth, sha256: None };
         let probe = download::probe(&self.http, &remote).await.map_err(|f| f.into_error(&url))?;
         let stem = name[..name.len() - 5].to_ascii_lowercase();
+        if stem == crate::names::BUILTIN_NAME {
+            let hint = "download it, and zinc model import FILE --name NAME gives it another";
+            return Err(CatalogError::NameReserved { name: stem, hint });
+        }
         let key = plain_url(&url);
         let pins = self.store.pins()?;
         let pinned = pins.get(&key).filter(|_| !self.repin).map(|pin| pin.sha256.clone());

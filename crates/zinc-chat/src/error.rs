@@ -49,6 +49,14 @@ pub enum ChatError {
         /// What is not supported or contradictory, and the next step.
         what: String,
     },
+    /// A JSON schema that is none.
+    #[error("{at}: {what}")]
+    Schema {
+        /// Path of the field, such as `response_format.json_schema.schema.properties.a.type`.
+        at: String,
+        /// What was expected.
+        what: String,
+    },
     /// The vocabulary cannot be used for constraints.
     #[error("this vocabulary cannot be constrained: {0}")]
     Vocabulary(String),
@@ -65,5 +73,20 @@ impl ChatError {
 
     pub(crate) fn constraint(at: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Constraint { at: at.into(), what: what.into() }
+    }
+
+    pub(crate) fn schema(at: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Schema { at: at.into(), what: what.into() }
+    }
+
+    /// The place in the request that is to blame, if there is one.
+    pub(crate) fn place(&self) -> Option<&str> {
+        match self {
+            Self::Message { at, .. }
+            | Self::Tool { at, .. }
+            | Self::Constraint { at, .. }
+            | Self::Schema { at, .. } => Some(at),
+            _ => None,
+        }
     }
 }

@@ -11,7 +11,8 @@ mod phases;
 mod schema;
 mod vocab;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use llguidance::Matcher;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
@@ -24,7 +25,7 @@ use crate::{
     ChatError, ChatFormat, ChatPrompt, GuideSpec, ResponseFormat, Thinking, Tool, ToolChoice,
 };
 
-use calls::{CallRules, Held, Trigger, place};
+use calls::{CallRules, Trigger, place};
 use grammar::{Grammar, any_of, quoted};
 use phases::{Guide, Plan, Thought, Watched};
 use vocab::VocabTables;
@@ -35,7 +36,12 @@ const OWN: &str = "own";
 /// Makes guides for one vocabulary.
 pub struct GuideFactory {
     tables: Arc<VocabTables>,
+    /// What is not held of tools and was told, as clients send the same tools with each request.
+    told: Mutex<HashSet<String>>,
 }
+
+/// Most things that are told of tools: names come from outside, and memory is finite.
+const N_TOLD_MAX: usize = 4096;
 
 /// The grammar of the text of an answer.
 struct AnswerRules {
@@ -50,7 +56,8 @@ impl GuideFactory {
     /// # Errors
     /// [`ChatError::Vocabulary`].
     pub fn new(tokenizer: &Tokenizer) -> Result<Self, ChatError> {
-        Ok(Self { tables: Arc::new(VocabTables::new(tokenizer)?) })
+        let tables = Arc::new(VocabTables::new(tokenizer)?);
+        Ok(Self { tables, told: Mutex::default() })
     }
 
     /// What holds the answer to `prompt` to `spec`; `None` if nothing has to. `tokenizer` is the one that
@@ -58,7 +65,7 @@ impl GuideFactory {
     ///
     /// # Errors
     /// [`ChatError::Constraint`] with the field that cannot be held, or that contradicts another;
-    /// [`ChatError::NoTools`].
+    /// [`ChatError::Schema`] with the field that is no schema; [`ChatError::NoTools`].
     pub fn guide(
         &self,
         tokenizer: &Tokenizer,
@@ -139,17 +146,16 @@ impl GuideFactory {
             return Ok(Plan::Free);
         }
         let parallel = spec.parallel_tool_calls;
-        let build = |held: &[(&Tool, Held)]| {
+        let build = |held: &[Tool]| {
             let mut grammar = Grammar::new(tokenizer);
-            let triggers =
-                CallRules::new(&mut grammar, held.to_vec(), parallel).triggers(syntax)?;
+            let triggers = CallRules::new(&mut grammar, held, parallel).triggers(syntax)?;
             let watched = |trigger: Trigger| {
                 let matcher = self.compile(&grammar, &trigger.rest, None)?;
                 Ok(Watched { text: trigger.text, at_start: trigger.at_start, matcher })
             };
             triggers.into_iter().map(watched).collect::<Result<Vec<_>, ChatError>>()
         };
-        let triggers = with_tools(tools, build)?;
+        let triggers = self.with_tools(tools, build)?;
         Ok(Plan::Watch { triggers, parallel })
     }
 
@@ -166,12 +172,12 @@ impl GuideFactory {
             Some((syntax, tools)) => (Some(syntax), tools),
             None => (None, Vec::new()),
         };
-        with_tools(&tools, |held| {
+        self.with_tools(&tools, |held| {
             let mut grammar = Grammar::new(tokenizer);
             let mut options = Vec::new();
             if let (Some(syntax), false) = (syntax, held.is_empty()) {
                 let parallel = spec.parallel_tool_calls;
-                options.push(CallRules::new(&mut grammar, held.to_vec(), parallel).whole(syntax)?);
+                options.push(CallRules::new(&mut grammar, held, parallel).whole(syntax)?);
             }
             let rules = answer_rules(&mut grammar, &spec.response_format)?;
             if let Some(rules) = &rules {
@@ -201,6 +207,87 @@ impl GuideFactory {
                 }
             })
         })
+    }
+
+    /// Builds with every tool's schema held exactly; where that fails, tools that are not strict are held to
+    /// what can be held of it.
+    fn with_tools<T>(
+        &self,
+        tools: &[&Tool],
+        build: impl Fn(&[Tool]) -> Result<T, ChatError>,
+    ) -> Result<T, ChatError> {
+        let mut held = Vec::with_capacity(tools.len());
+        for tool in tools {
+            held.push(self.without(tool, &[])?);
+        }
+        let error = match build(&held) {
+            Ok(built) => return Ok(built),
+            Err(error) => error,
+        };
+        // If it is no matter of schemas, there is nothing to find.
+        let Some(first) = held.first() else { return Err(error) };
+        if build(&[first.with_parameters(json!({"type": "object"}))]).is_err() {
+            return Err(error);
+        }
+        let mut has_changed = false;
+        for one in &mut held {
+            match build(std::slice::from_ref(one)) {
+                Ok(_) => continue,
+                Err(ChatError::Constraint { at, what }) if one.is_strict => {
+                    let is_placed = at.starts_with(&place(one));
+                    return Err(match is_placed {
+                        true => ChatError::constraint(at, what),
+                        false => schema::refused(&one.parameters, &place(one), &what),
+                    });
+                }
+                Err(error) if one.is_strict => return Err(error),
+                Err(_) => *one = self.narrowed_less(one, &build)?,
+            }
+            has_changed = true;
+        }
+        if has_changed { build(&held) } else { Err(error) }
+    }
+
+    /// A tool whose schema is the given one's without what cannot be held and without the keywords `more`.
+    ///
+    /// # Errors
+    /// The tool is strict and something is left out.
+    fn without(&self, tool: &Tool, more: &[&str]) -> Result<Tool, ChatError> {
+        let (parameters, unheld) = schema::weakened(&tool.parameters, &place(tool), more);
+        for error in unheld {
+            if tool.is_strict {
+                return Err(error);
+            }
+            self.tell(tool, error.place().unwrap_or_default());
+        }
+        Ok(tool.with_parameters(parameters))
+    }
+
+    /// A tool that cannot be built as it is, without the one keyword that is in the way; else without all
+    /// that narrow its schema; else any object.
+    fn narrowed_less<T>(
+        &self,
+        tool: &Tool,
+        build: impl Fn(&[Tool]) -> Result<T, ChatError>,
+    ) -> Result<Tool, ChatError> {
+        let narrowing = schema::narrowing(&tool.parameters);
+        let one_by_one = narrowing.iter().map(std::slice::from_ref);
+        for keywords in one_by_one.chain([&narrowing[..]]) {
+            let (parameters, _) = schema::weakened(&tool.parameters, "", keywords);
+            if build(&[tool.with_parameters(parameters)]).is_ok() {
+                return self.without(tool, keywords);
+            }
+        }
+        self.tell(tool, &place(tool));
+        Ok(tool.with_parameters(json!({"type": "object"})))
+    }
+
+    /// Tells whoever runs this, once, what is not held of a tool.
+    fn tell(&self, tool: &Tool, left_out: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < N_TOLD_MAX && told.insert(left_out.to_owned()) {
+            tracing::warn!(tool = tool.name, left_out, "a tool's schema is held in part");
+        }
     }
 
     /// A matcher whose errors are those of the response format.
@@ -281,43 +368,6 @@ fn can_hold(syntax: &Syntax) -> bool {
         Syntax::Harmony => true,
         Syntax::Calls(calls) => calls.form != crate::syntax::Form::Python,
     }
-}
-
-/// Builds with every tool's schema held exactly; where that fails, tools that are not strict are held to
-/// any object, if their schema is what fails.
-fn with_tools<T>(
-    tools: &[&Tool],
-    build: impl Fn(&[(&Tool, Held)]) -> Result<T, ChatError>,
-) -> Result<T, ChatError> {
-    let check = |tool: &Tool| schema::check(&tool.parameters, &place(tool));
-    let mut held: Vec<(&Tool, Held)> = Vec::with_capacity(tools.len());
-    for tool in tools {
-        match check(tool) {
-            Err(error) if tool.is_strict => return Err(error),
-            Err(_) => held.push((tool, Held::Any)),
-            Ok(()) => held.push((tool, Held::Exactly)),
-        }
-    }
-    let error = match build(&held) {
-        Ok(built) => return Ok(built),
-        Err(error) => error,
-    };
-    let mut has_changed = false;
-    for one in &mut held {
-        let (tool, how) = *one;
-        if how == Held::Any {
-            continue;
-        }
-        match build(&[(tool, how)]) {
-            Ok(_) => {}
-            Err(error) if tool.is_strict => return Err(error),
-            Err(_) => {
-                *one = (tool, Held::Any);
-                has_changed = true;
-            }
-        }
-    }
-    if has_changed { build(&held) } else { Err(error) }
 }
 
 /// The grammar of an answer's text; `None` for any text.

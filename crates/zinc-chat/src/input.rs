@@ -52,8 +52,8 @@ pub struct Tool {
     pub name: String,
     /// JSON schema of its arguments, an object's.
     pub parameters: Value,
-    /// Its schema is to be held exactly, or the request refused. Otherwise what a guide cannot hold of it
-    /// is left to the model.
+    /// Its schema is to be held exactly, or the request refused. Otherwise keywords that a guide cannot
+    /// hold are left to the model, and the rest of the schema is held.
     pub is_strict: bool,
     /// The definition as the template sees it.
     wire: Value,
@@ -142,6 +142,11 @@ impl Tool {
         wire["type"] = json!("function");
         wire["function"]["parameters"] = parameters.clone();
         Ok(Self { name: name.to_owned(), parameters, is_strict, wire })
+    }
+
+    /// The tool with another schema of its arguments, which the template does not see.
+    pub(crate) fn with_parameters(&self, parameters: Value) -> Self {
+        Self { parameters, ..self.clone() }
     }
 }
 

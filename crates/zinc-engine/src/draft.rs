@@ -19,7 +19,7 @@
 //! **Only where it pays.** A row more in a step costs a part of a step: little where a step is bound by
 //! reading weights, much where experts are read for each row. Each sequence keeps an estimate of the
 //! share of drafted tokens that are accepted, stops drafting when it falls below what drafting
-//! [costs](Cost), tries again now and then, and goes on when it has risen well above.
+//! [costs](Cost), tries again after rests that grow while the tries fail, and goes on when it has risen well above.
 
 mod cost;
 mod head;
@@ -96,8 +96,11 @@ impl DraftSource {
 
 /// Weight of the newest draft in the estimate.
 const NEWEST: f32 = 0.25;
-/// Tokens between two tries of a sequence that has stopped.
+/// Tokens before the first try of a sequence that has stopped. Each try that is worth less than it
+/// costs makes the next rest twice as long.
 const REST: u32 = 48;
+/// The longest rest: a text may begin to repeat itself at any place.
+const REST_MAX: u32 = 1024;
 /// Tokens that must have stood together before.
 const N_MATCH: usize = 3;
 
@@ -116,6 +119,8 @@ pub(crate) struct Drafter {
     is_on: bool,
     /// Tokens until the next try, while off.
     rest: u32,
+    /// How long the next rest will be.
+    next_rest: u32,
     /// Tokens to draft.
     n: usize,
     n_least: usize,
@@ -132,6 +137,7 @@ impl Drafter {
             accepted: again(Cost::UNKNOWN),
             is_on: true,
             rest: 0,
+            next_rest: REST,
             n,
             n_least,
         }
@@ -212,7 +218,14 @@ impl Drafter {
         } else if !self.is_on && self.accepted > again(self.pays) {
             self.is_on = true;
         }
-        self.rest = if self.is_on { 0 } else { REST };
+        if self.is_on || share > self.pays {
+            self.next_rest = REST;
+        }
+        self.rest = 0;
+        if !self.is_on {
+            self.rest = self.next_rest;
+            self.next_rest = (self.next_rest * 2).min(REST_MAX);
+        }
     }
 }
 
@@ -281,6 +294,29 @@ mod tests {
             assert!(drafter.is_on && n_tries > 10 * REST as usize, "{n_tries}");
             assert_eq!(draft(&mut drafter, Cost::UNKNOWN), 8);
         }
+    }
+
+    #[test]
+    fn rests_grow_until_a_try_is_accepted() {
+        let mut drafter = Drafter::new(DraftSource::Lookup);
+        // Tokens without a draft before the next one, of which `n_accepted` are accepted.
+        let mut rest = |is_accepted: bool| {
+            let mut n_rested = 0;
+            loop {
+                let n = draft(&mut drafter, Cost::UNKNOWN);
+                drafter.judge(n, if is_accepted { n } else { 0 });
+                if n > 0 {
+                    return n_rested;
+                }
+                n_rested += 1;
+            }
+        };
+        let rests: Vec<u32> = (0..12).map(|_| rest(false)).filter(|n| *n > 0).collect();
+        assert_eq!(rests[..6], [REST, 2 * REST, 4 * REST, 8 * REST, 16 * REST, REST_MAX]);
+        assert!(rests[6..].iter().all(|n| *n == REST_MAX), "{rests:?}");
+        rest(true);
+        assert_eq!(rest(false), REST);
+        assert_eq!(rest(false), 2 * REST);
     }
 
     #[test]

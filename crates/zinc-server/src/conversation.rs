@@ -89,7 +89,12 @@ impl Ask {
     pub fn prompt(&self, instance: &Instance) -> Result<(ChatPrompt, Tools), ApiError> {
         let format = instance.chat()?;
         let all = Tools::from_json(&self.tools).map_err(refusal)?;
-        let input = self.input(instance, format, all.clone())?;
+        // Tools that may not be called are not shown: a model that sees them calls them.
+        let shown = match self.tool_choice {
+            ToolChoice::None => Tools::default(),
+            _ => all.clone(),
+        };
+        let input = self.input(instance, format, shown)?;
         let prompt = format.prompt(instance.tokenizer(), &input).map_err(refusal)?;
         Ok((prompt, all))
     }
@@ -235,7 +240,9 @@ pub struct Prepared {
 pub fn refusal(error: ChatError) -> ApiError {
     let message = error.to_string();
     match error {
-        ChatError::Message { at, what } | ChatError::Tool { at, what } => ApiError::field(at, what),
+        ChatError::Message { at, what }
+        | ChatError::Tool { at, what }
+        | ChatError::Schema { at, what } => ApiError::field(at, what),
         ChatError::Constraint { at, what } => ApiError::unsupported(at, what),
         ChatError::NoTools => ApiError::unsupported("tools", message),
         _ => ApiError::bad_request("invalid_conversation", message),

@@ -76,6 +76,16 @@ impl ApiError {
         ApiError { retry_after, ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
     }
 
+    /// The error in the words of a route: fields of `/v1/completions`, which the engine's errors name, by
+    /// the names that they have there.
+    pub fn in_words_of(mut self, names: &[(&str, &str)]) -> ApiError {
+        let named = names.iter().find(|(name, _)| self.param.as_deref() == Some(name));
+        if let Some((_, name)) = named {
+            self.param = Some((*name).to_owned());
+        }
+        self
+    }
+
     /// Something failed that is not the client's fault.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
@@ -176,16 +186,19 @@ impl From<EngineError> for ApiError {
         let message = error.to_string();
         match error {
             EngineError::PromptTooLong { .. } => {
-                ApiError::bad_request("context_length_exceeded", message)
+                let code = "context_length_exceeded";
+                ApiError { code, ..ApiError::field("prompt", message) }
             }
             EngineError::Sampler(SamplerError::Param { field, value, allowed }) => {
                 ApiError::field(field, format!("is {value}; allowed: {allowed}"))
             }
-            EngineError::EmptyPrompt
-            | EngineError::TokenId { .. }
-            | EngineError::Sampler(_)
-            | EngineError::Stop(_)
-            | EngineError::Option { .. } => ApiError::bad_request("invalid_value", message),
+            EngineError::EmptyPrompt | EngineError::TokenId { .. } => {
+                ApiError::field("prompt", message)
+            }
+            EngineError::Stop(_) => ApiError::field("stop", message),
+            EngineError::Sampler(_) | EngineError::Option { .. } => {
+                ApiError::bad_request("invalid_value", message)
+            }
             EngineError::QueueFull { .. } => too_busy(message),
             _ => ApiError::internal(message),
         }

@@ -104,7 +104,7 @@ pub const MORE: &[Field] = &[
     },
     accepted("priority", Kind::Int(i64::MIN, i64::MAX)),
     accepted("request_id", Kind::Text),
-    accepted("timings_per_token", Kind::Flag),
+    refused("timings_per_token", &[Neutral::Flag(false)], "times are in /metrics and in the log"),
     refused("id_slot", &[Neutral::Int(-1)], "zinc chooses the cache itself"),
     refused("n_keep", &[Neutral::Int(0)], "zinc never cuts a context"),
     refused("n_discard", &[Neutral::Int(0)], "zinc never cuts a context"),

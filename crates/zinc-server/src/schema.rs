@@ -36,8 +36,6 @@ pub enum Neutral {
     Text(&'static str),
     /// An empty list.
     EmptyList,
-    /// An object without keys.
-    EmptyObject,
 }
 
 /// What a value may be.
@@ -208,7 +206,6 @@ impl Neutral {
             Neutral::Int(number) => read::int(value) == Some(number),
             Neutral::Text(text) => value.as_str() == Some(text),
             Neutral::EmptyList => value.as_array().is_some_and(Vec::is_empty),
-            Neutral::EmptyObject => value.as_object().is_some_and(Map::is_empty),
         }
     }
 }

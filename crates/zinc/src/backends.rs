@@ -59,12 +59,30 @@ pub fn open(name: &str, choice: Choice) -> anyhow::Result<Arc<dyn Device>> {
             return Ok(backend.open(name)?);
         }
     }
+    Err(unknown(name, choice))
+}
+
+fn unknown(name: &str, choice: Choice) -> anyhow::Error {
     let names: Vec<_> = devices(choice).into_iter().map(|info| info.name).collect();
     let what = format!("no device called {}", report::printable(name));
-    Err(report::with_hint(what, format!("devices of this machine: {}", names.join(", "))))
+    report::with_hint(what, format!("devices of this machine: {}", names.join(", ")))
 }
 
 impl DeviceArgs {
+    /// Looks whether this machine has the device that the flags name, without opening it.
+    ///
+    /// # Errors
+    /// No device has the name.
+    pub fn check_name(&self) -> anyhow::Result<()> {
+        let choice = Choice::default();
+        match &self.device {
+            Some(name) if !devices(choice).iter().any(|info| info.name == *name) => {
+                Err(unknown(name, choice))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the device that the flags name, or the fastest that computes right. A device that
     /// fails its self-test is never used.
     ///

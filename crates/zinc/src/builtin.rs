@@ -5,7 +5,7 @@ use bytes::Bytes;
 /// What messages call it.
 pub const NAME: &str = "built-in model";
 /// What people and requests call it.
-pub const ID: &str = "zinc-demo";
+pub const ID: &str = zinc_catalog::BUILTIN_NAME;
 
 /// Makes the embedded file start on a cache line: devices use its tensors where they are.
 #[cfg(feature = "builtin-model")]

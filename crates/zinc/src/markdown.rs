@@ -5,6 +5,9 @@
 //! come. What is no Markdown is shown as it is; nothing of the text is ever left out but the marks.
 
 mod table;
+mod wrap;
+
+use self::wrap::Wrap;
 
 const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";
@@ -17,6 +20,9 @@ const CYAN: &str = "\x1b[36m";
 const LINK_BYTES_MAX: usize = 1024;
 /// What is longer and still not certain is taken for text.
 const HELD_BYTES_MAX: usize = 4096;
+
+/// A narrower terminal breaks lines itself.
+const WIDTH_MIN: usize = 20;
 
 /// What the line is that comes in now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,8 @@ pub struct Markdown {
     styles: Styles,
     /// The character before, for marks inside words.
     before: char,
+    /// Breaks prose between words.
+    wrap: Option<Wrap>,
     out: String,
 }
 
@@ -62,8 +70,8 @@ struct Styles {
 }
 
 impl Markdown {
-    /// The beginning of an answer.
-    pub fn new() -> Markdown {
+    /// The beginning of an answer, on a terminal with so many columns; `None` breaks no lines.
+    pub fn new(width: Option<usize>) -> Markdown {
         Markdown {
             line: Line::Undecided,
             held: String::new(),
@@ -71,6 +79,7 @@ impl Markdown {
             rows: Vec::new(),
             styles: Styles::default(),
             before: ' ',
+            wrap: width.filter(|width| *width >= WIDTH_MIN).map(Wrap::new),
             out: String::new(),
         }
     }
@@ -153,6 +162,9 @@ impl Markdown {
     }
 
     fn end_line(&mut self) {
+        if let Some(wrap) = &mut self.wrap {
+            wrap.end(&mut self.out);
+        }
         if self.styles != Styles::default()
             || matches!(self.line, Line::Heading | Line::Quote | Line::Code)
         {
@@ -207,16 +219,25 @@ impl Markdown {
             '-' | '*' | '+' if run == 1 && rest.starts_with(' ') => {
                 self.held.drain(..n - rest.len() + 1);
                 self.out += &format!("{}{CYAN}•{RESET} ", " ".repeat(indent));
+                self.hang(indent + 2, "");
             }
             '>' if run == 1 => {
                 let blank = usize::from(rest.starts_with(' '));
                 self.held.drain(..n - rest.len() + blank);
                 self.out += &format!("{DIM}│ ");
+                self.hang(2, "│ ");
                 self.line = Line::Quote;
             }
             _ => {}
         }
         true
+    }
+
+    /// Further lines of this one stand under its text, `n` columns from the left.
+    fn hang(&mut self, n: usize, mark: &'static str) {
+        if let Some(wrap) = &mut self.wrap {
+            wrap.begin(n, mark);
+        }
     }
 
     /// As [`Markdown::begin`], inside a block of code.
@@ -264,7 +285,7 @@ impl Markdown {
     /// all of the line.
     fn inline(&mut self, n: usize, whole: bool) {
         let text: String = self.held[..n].to_owned();
-        let mut at = 0;
+        let (mut at, shown) = (0, self.out.len());
         while let Some(c) = text[at..].chars().next() {
             let rest = &text[at..];
             let taken = match c {
@@ -280,6 +301,10 @@ impl Markdown {
             at += taken;
         }
         self.held.drain(..at);
+        if let Some(wrap) = &mut self.wrap {
+            let new = self.out.split_off(shown);
+            wrap.push(&new, &mut self.out);
+        }
     }
 
     /// Shows one character.
@@ -392,7 +417,12 @@ mod tests {
 
     /// Renders `text` in pieces of `n` characters, with styles as readable marks.
     fn render(text: &str, n: usize) -> String {
-        let mut markdown = Markdown::new();
+        render_at(None, text, n)
+    }
+
+    /// The same on a terminal with so many columns.
+    fn render_at(width: Option<usize>, text: &str, n: usize) -> String {
+        let mut markdown = Markdown::new(width);
         let chars: Vec<char> = text.chars().collect();
         let mut out = String::new();
         for chunk in chars.chunks(n) {
@@ -456,9 +486,32 @@ mod tests {
     }
 
     #[test]
+    fn lines_break_between_words() {
+        let check = |text: &str, expected: &str| {
+            for n in 1..40 {
+                assert_eq!(render_at(Some(20), text, n), expected, "{text:?} in pieces of {n}");
+            }
+        };
+        check("one two three four five six\nx\n", "one two three four\nfive six\nx\n");
+        check("exactly twenty chars\nx", "exactly twenty chars\nx");
+        check("a **bold word that goes** on", "a {/}{b}bold word that\ngoes{/} on");
+        check("  - item of some length here", "  {c}•{/} item of some\n    length here");
+        check("> quoted words that go on", "{d}│ quoted words that\n│ go on{/}");
+        check("# a heading of many words", "{b}{c}a heading of many\nwords{/}");
+        // What is longer than a line is left to the terminal, and so are code and tables.
+        check(&"x".repeat(50), &"x".repeat(50));
+        check("see http://example.org/a-long-path ok", "see\nhttp://example.org/a-long-path ok");
+        check(
+            "```\nlet a = 1; let b = 2; let c = 3;\n```\n",
+            "{d}code{/}\n{c}let a = 1; let b = 2; let c = 3;{/}\n",
+        );
+        check("一二三四五六七八九十一", "一二三四五六七八九十\n一");
+    }
+
+    #[test]
     fn a_line_without_end_takes_no_time() {
         for start in ["| ", "---", "```", "[", "> ", "x"] {
-            let mut markdown = Markdown::new();
+            let mut markdown = Markdown::new(Some(80));
             let mut n_chars = markdown.push(start).len();
             for _ in 0..200_000 {
                 n_chars += markdown.push("word-").len();

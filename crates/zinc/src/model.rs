@@ -290,7 +290,11 @@ fn check_memory(
     })
 }
 
-fn builtin_file() -> anyhow::Result<bytes::Bytes> {
+/// The built-in model's file.
+///
+/// # Errors
+/// The program was built without it.
+pub fn builtin_file() -> anyhow::Result<bytes::Bytes> {
     builtin::file().ok_or_else(|| {
         let what = "no model is named, and this program was built without its built-in model";
         report::with_hint(what, "name a model file with -m FILE.gguf")

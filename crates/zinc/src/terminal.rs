@@ -38,9 +38,9 @@ impl Screen {
         }
     }
 
-    /// Renders Markdown on stdout, if that can show styles.
+    /// Renders Markdown on stdout, if that can show styles, as wide as it is now.
     pub fn markdown(&self) -> Option<Markdown> {
-        self.style_out.then(Markdown::new)
+        self.style_out.then(|| Markdown::new(width()))
     }
 
     /// Writes the model's text to stdout at once, as Markdown if `markdown` is given.

@@ -18,24 +18,15 @@ pub(super) struct Trigger {
     pub rest: String,
 }
 
-/// How exactly a tool's schema is held.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
-    /// As it is, or refused.
-    Exactly,
-    /// Not at all: any object.
-    Any,
-}
-
 /// Writes the grammar of calls.
 pub(super) struct CallRules<'a, 'g> {
     grammar: &'a mut Grammar<'g>,
-    tools: Vec<(&'a Tool, Held)>,
+    tools: &'a [Tool],
     parallel: bool,
 }
 
 impl<'a, 'g> CallRules<'a, 'g> {
-    pub fn new(grammar: &'a mut Grammar<'g>, tools: Vec<(&'a Tool, Held)>, parallel: bool) -> Self {
+    pub fn new(grammar: &'a mut Grammar<'g>, tools: &'a [Tool], parallel: bool) -> Self {
         Self { grammar, tools, parallel }
     }
 
@@ -135,39 +126,34 @@ impl<'a, 'g> CallRules<'a, 'g> {
     /// Any of the tools' calls, without the marks around it.
     fn call(&mut self, syntax: &CallSyntax) -> Result<String, ChatError> {
         let mut options = Vec::new();
-        for (tool, held) in self.tools.clone() {
-            options.push(self.call_of(syntax, tool, held)?);
+        for tool in self.tools {
+            options.push(self.call_of(syntax, tool)?);
         }
         Ok(any_of(&options))
     }
 
-    fn call_of(
-        &mut self,
-        syntax: &CallSyntax,
-        tool: &Tool,
-        held: Held,
-    ) -> Result<String, ChatError> {
+    fn call_of(&mut self, syntax: &CallSyntax, tool: &Tool) -> Result<String, ChatError> {
         let name = quoted(&tool.name);
         Ok(match &syntax.form {
             Form::Object { name: name_key, arguments } => {
                 let head = format!("{{\"{name_key}\": {name}, \"{arguments}\": ");
-                let arguments = self.json(tool, held);
+                let arguments = self.json(tool);
                 format!("{} {arguments} \"}}\"", quoted(&head))
             }
             Form::Keyed => {
-                let arguments = self.json(tool, held);
+                let arguments = self.json(tool);
                 format!("{} {arguments} \"}}\"", quoted(&format!("{{{name}: ")))
             }
             Form::Named { mid } => {
-                let arguments = self.json(tool, held);
+                let arguments = self.json(tool);
                 format!("{name} {} {arguments}", self.grammar.mark(mid))
             }
             Form::Params(params) => {
-                let arguments = self.params(params, tool, held)?;
+                let arguments = self.params(params, tool)?;
                 format!("{name} {} {arguments}", self.grammar.mark(&params.mid))
             }
             Form::Gemma => {
-                let schema = arguments_schema(tool, held);
+                let schema = schema::of_arguments(&tool.parameters);
                 let at = place(tool);
                 let target = schema::resolve(&schema, &schema);
                 let empty = Map::new();
@@ -183,8 +169,8 @@ impl<'a, 'g> CallRules<'a, 'g> {
         })
     }
 
-    fn json(&mut self, tool: &Tool, held: Held) -> String {
-        self.grammar.json(&arguments_schema(tool, held))
+    fn json(&mut self, tool: &Tool) -> String {
+        self.grammar.json(&schema::of_arguments(&tool.parameters))
     }
 
     /// Behind `{"name"`, which may also begin another object.
@@ -193,20 +179,20 @@ impl<'a, 'g> CallRules<'a, 'g> {
             return self.call(syntax);
         };
         let mut options = Vec::new();
-        for (tool, held) in self.tools.clone() {
+        for tool in self.tools {
             let head = format!("{}, \"{arguments}\":", quoted(&tool.name));
-            let json = self.json(tool, held);
+            let json = self.json(tool);
             options.push(format!("{} /[ ]?/ {json} \"}}\"", quoted(&head)));
         }
         Ok(format!("\":\" /[ ]?/ {}", any_of(&options)))
     }
 
     /// Arguments between tags: those of the schema in its order.
-    fn params(&mut self, params: &Params, tool: &Tool, held: Held) -> Result<String, ChatError> {
+    fn params(&mut self, params: &Params, tool: &Tool) -> Result<String, ChatError> {
         let root = &tool.parameters;
         let schema = schema::resolve(root, root);
         let properties = schema.get("properties").and_then(Value::as_object);
-        let Some(properties) = properties.filter(|p| !p.is_empty() && held == Held::Exactly) else {
+        let Some(properties) = properties.filter(|p| !p.is_empty()) else {
             if schema.get("additionalProperties") == Some(&json!(false)) {
                 return Ok("\"\"".to_owned());
             }
@@ -301,18 +287,11 @@ impl<'a, 'g> CallRules<'a, 'g> {
         let json = self.grammar.literal(" <|constrain|>json");
         let head = self.grammar.rule(&format!("({channel} | {json} | \" json\") {message}"));
         let mut options = Vec::new();
-        for (tool, held) in self.tools.clone() {
-            let arguments = self.json(tool, held);
+        for tool in self.tools {
+            let arguments = self.json(tool);
             options.push(format!("{} {head} {arguments}", quoted(&tool.name)));
         }
         Ok(any_of(&options))
-    }
-}
-
-fn arguments_schema(tool: &Tool, held: Held) -> Value {
-    match held {
-        Held::Exactly => schema::of_arguments(&tool.parameters),
-        Held::Any => json!({"type": "object"}),
     }
 }
 

@@ -1,5 +1,7 @@
 //! JSON schemas: what can be held, and where something cannot.
 
+use std::collections::VecDeque;
+
 use serde_json::{Map, Value, json};
 
 use crate::ChatError;
@@ -53,71 +55,169 @@ const MAX_DEPTH: usize = 64;
 /// Models that may write any blanks at times write nothing else.
 const BLANKS: &str = r"\x20|\n[\x20\t]{0,60}";
 
-/// Checks that a schema uses nothing that cannot be held.
+/// Names of types.
+const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "object", "array", "null"];
+
+/// Keywords that narrow what is valid and that a syntax of calls, or llguidance, may not be able to hold.
+/// Without them there is still the shape: types, properties, required ones, fixed values.
+const NARROWING: [&str; 19] = [
+    "oneOf",
+    "format",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "multipleOf",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "patternProperties",
+    "allOf",
+    "prefixItems",
+    "additionalItems",
+    "$ref",
+];
+
+/// Checks that a schema is one and uses nothing that cannot be held.
 ///
 /// # Errors
-/// [`ChatError::Constraint`] with the keyword and its place.
+/// [`ChatError::Schema`] and [`ChatError::Constraint`] with the keyword and its place.
 pub(super) fn check(schema: &Value, at: &str) -> Result<(), ChatError> {
-    walk(schema, at, 0)
+    match weakened(schema, at, &[]).1.into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
-fn walk(schema: &Value, at: &str, depth: usize) -> Result<(), ChatError> {
+/// A schema without what cannot be held and without the keywords `more`, and what was left out, in order.
+/// Everything that satisfies the schema satisfies the weaker one.
+pub(super) fn weakened(schema: &Value, at: &str, more: &[&str]) -> (Value, Vec<ChatError>) {
+    let mut schema = schema.clone();
+    let mut unheld = Vec::new();
+    weaken(&mut schema, at, 0, more, &mut unheld);
+    (schema, unheld)
+}
+
+/// Those of the [`NARROWING`] keywords that a schema has.
+pub(super) fn narrowing(schema: &Value) -> Vec<&'static str> {
+    let has = |keyword: &&str| place_of(schema, keyword, "").is_some();
+    NARROWING.into_iter().filter(has).collect()
+}
+
+fn weaken(schema: &mut Value, at: &str, depth: usize, more: &[&str], unheld: &mut Vec<ChatError>) {
     if depth > MAX_DEPTH {
-        return Err(ChatError::constraint(at, "the schema is nested too deeply"));
+        unheld.push(ChatError::constraint(at, "the schema is nested too deeply"));
+        *schema = json!(true);
+        return;
     }
     let fields = match schema {
-        Value::Bool(_) => return Ok(()),
+        Value::Bool(_) => return,
         Value::Object(fields) => fields,
-        _ => return Err(ChatError::constraint(at, "expected a schema: an object or a boolean")),
+        _ => {
+            unheld.push(ChatError::schema(at, "expected a schema: an object or a boolean"));
+            *schema = json!(true);
+            return;
+        }
     };
-    for (key, value) in fields {
+    let mut keys: VecDeque<String> = fields.keys().cloned().collect();
+    while let Some(key) = keys.pop_front() {
         let place = format!("{at}.{key}");
-        match key.as_str() {
-            // The default says nothing.
-            "uniqueItems" if *value == json!(false) => {}
-            key if UNSUPPORTED.contains(&key) => {
-                let what = format!("the keyword {key:?} is not supported; leave it out");
-                return Err(ChatError::constraint(place, what));
+        // A keyword may have gone with another.
+        let Some(value) = fields.get_mut(&key) else { continue };
+        if let Some(error) = fault(&key, value, &place, more) {
+            unheld.push(error);
+            leave_out(fields, &key);
+            if key == "oneOf" {
+                keys.push_back("anyOf".to_owned());
             }
-            "format" if !is_known_format(value) => {
-                let what = format!(
-                    "the keyword \"format\" with {value} is not supported; known are {}",
-                    FORMATS[..10].join(", ")
-                );
-                return Err(ChatError::constraint(place, what));
-            }
-            "$ref" if !value.as_str().is_some_and(|target| target.starts_with('#')) => {
-                let what = format!("\"$ref\" to {value} is not supported; refer to #/$defs/...");
-                return Err(ChatError::constraint(place, what));
-            }
-            key if HOLDS_SCHEMAS.contains(&key) => {
-                let Some(members) = value.as_object() else {
-                    return Err(ChatError::constraint(place, "expected an object of schemas"));
-                };
+            continue;
+        }
+        match (key.as_str(), value) {
+            (key, Value::Object(members)) if HOLDS_SCHEMAS.contains(&key) => {
                 for (name, member) in members {
-                    walk(member, &format!("{place}.{name}"), depth + 1)?;
+                    weaken(member, &format!("{place}.{name}"), depth + 1, more, unheld);
                 }
             }
-            "anyOf" | "oneOf" | "allOf" | "prefixItems" => {
-                let Some(members) = value.as_array() else {
-                    return Err(ChatError::constraint(place, "expected a list of schemas"));
-                };
-                for (i, member) in members.iter().enumerate() {
-                    walk(member, &format!("{place}[{i}]"), depth + 1)?;
+            ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(members)) => {
+                for (i, member) in members.iter_mut().enumerate() {
+                    weaken(member, &format!("{place}[{i}]"), depth + 1, more, unheld);
                 }
             }
-            "items" if value.is_array() => {
-                for (i, member) in value.as_array().into_iter().flatten().enumerate() {
-                    walk(member, &format!("{place}[{i}]"), depth + 1)?;
-                }
-            }
-            "items" | "additionalItems" | "additionalProperties" => {
-                walk(value, &place, depth + 1)?;
+            ("items" | "additionalItems" | "additionalProperties", value) => {
+                weaken(value, &place, depth + 1, more, unheld);
             }
             _ => {}
         }
     }
-    Ok(())
+}
+
+/// Takes a keyword out of a schema, and what would mean more without it.
+fn leave_out(fields: &mut Map<String, Value>, keyword: &str) {
+    let value = fields.shift_remove(keyword);
+    match keyword {
+        "properties" | "patternProperties" => drop(fields.shift_remove("additionalProperties")),
+        "prefixItems" => drop(fields.shift_remove("items")),
+        "items" => drop(fields.shift_remove("additionalItems")),
+        // One of them is at least any of them.
+        "oneOf" if value.as_ref().is_some_and(Value::is_array) => {
+            fields.entry("anyOf").or_insert(value.unwrap_or_default());
+        }
+        _ => {}
+    }
+}
+
+/// What is wrong with a keyword, apart from the schemas in it.
+fn fault(key: &str, value: &Value, place: &str, more: &[&str]) -> Option<ChatError> {
+    let unsupported = |what: String| Some(ChatError::constraint(place, what));
+    let malformed = |expected: &str| Some(ChatError::schema(place, format!("expected {expected}")));
+    let is_list_of = |is_right: fn(&Value) -> bool| {
+        value.as_array().is_some_and(|list| list.iter().all(is_right))
+    };
+    match key {
+        // The default says nothing.
+        "uniqueItems" if *value == json!(false) => None,
+        key if UNSUPPORTED.contains(&key) || more.contains(&key) => {
+            unsupported(format!("the keyword {key:?} is not supported; leave it out"))
+        }
+        "type" if !is_type(value) && !is_list_of(is_type) => {
+            malformed(&format!("one or a list of {}", TYPES.join(", ")))
+        }
+        "required" if !is_list_of(Value::is_string) => malformed("a list of names"),
+        "enum" if !value.is_array() => malformed("a list of values"),
+        "pattern" | "format" | "$ref" if !value.is_string() => malformed("a text"),
+        "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf"
+            if !value.is_number() =>
+        {
+            malformed("a number")
+        }
+        "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties"
+            if !value.as_f64().is_some_and(|n| n >= 0.0 && n.fract() == 0.0) =>
+        {
+            malformed("a whole number that is not negative")
+        }
+        "format" if !is_known_format(value) => unsupported(format!(
+            "the keyword \"format\" with {value} is not supported; known are {}",
+            FORMATS[..10].join(", ")
+        )),
+        "$ref" if !value.as_str().is_some_and(|target| target.starts_with('#')) => {
+            unsupported(format!("\"$ref\" to {value} is not supported; refer to #/$defs/..."))
+        }
+        key if HOLDS_SCHEMAS.contains(&key) && !value.is_object() => {
+            malformed("an object of schemas")
+        }
+        "anyOf" | "oneOf" | "allOf" | "prefixItems" if !value.is_array() => {
+            malformed("a list of schemas")
+        }
+        _ => None,
+    }
+}
+
+fn is_type(value: &Value) -> bool {
+    value.as_str().is_some_and(|name| TYPES.contains(&name))
 }
 
 fn is_known_format(value: &Value) -> bool {

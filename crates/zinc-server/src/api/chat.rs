@@ -9,7 +9,7 @@ use zinc_chat::Delta;
 
 use super::common::{
     self, ANY_OBJECT, BOOKKEEPING, CONSTRAINTS, EFFORT, FINGERPRINT, MODEL, RESPONSE_FORMAT,
-    STREAM, TEXT_ONLY, TEXT_PART, TOOL_CHOICE,
+    STREAM, STRICT, TEXT_ONLY, TEXT_PART, TOOL_CHOICE,
 };
 use crate::app::App;
 use crate::conversation::{self, Ask, End, Part, Piece, Talk};
@@ -108,10 +108,7 @@ const FUNCTION: Object = Object {
         required("name", Kind::Text, "What the model calls it."),
         used("description", Kind::Text, "What it is for."),
         used("parameters", ANY_OBJECT, "JSON schema of its arguments."),
-        Field {
-            doc: "Accepted: arguments always satisfy the schema.",
-            ..accepted("strict", Kind::Flag)
-        },
+        STRICT,
     ]],
 };
 const FUNCTION_TOOL: Object = Object {
@@ -189,7 +186,9 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let n = ask.sampling.n;
     let head = Head::new(visit.lease.known().id.clone());
     let wants_logprobs = ask.sampling.params.logprobs.is_some();
-    let (talk, _) = conversation::start(visit, ask).await?;
+    let (talk, _) = conversation::start(visit, ask)
+        .await
+        .map_err(|error| error.in_words_of(&[("prompt", "messages")]))?;
     if body.flag("stream") != Some(true) {
         return whole(talk, n, &head).await;
     }

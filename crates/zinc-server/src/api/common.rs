@@ -46,6 +46,14 @@ pub const STREAM: &[Field] = &[
     used("stream_options", Kind::Object(&STREAM_OPTIONS), "What else the stream tells."),
 ];
 
+/// Whether a tool's schema is held to the letter.
+pub const STRICT: Field = used(
+    "strict",
+    Kind::Flag,
+    "True: calls satisfy the schema, and one with a keyword that cannot be held is refused. Else such a \
+     keyword is left to the model, the rest of the schema is held, and the log tells what is left out.",
+);
+
 /// Why images and the like are refused.
 pub const TEXT_ONLY: &str = "zinc's models read text only";
 

@@ -10,7 +10,9 @@ use zinc_engine::FinishReason;
 use zinc_engine::sampler::TokenLogprobs;
 use zinc_token::{EncodeOptions, Tokenizer};
 
-use super::common::{self, BOOKKEEPING, CONSTRAINTS, FINGERPRINT, MODEL, STREAM, finite};
+use super::common::{
+    self, BOOKKEEPING, CONSTRAINTS, FINGERPRINT, MODEL, RESPONSE_FORMAT, STREAM, finite,
+};
 use crate::app::App;
 use crate::conversation::{away, refusal};
 use crate::input::Input;
@@ -56,6 +58,7 @@ const FIELDS: &[Field] = &[
         Kind::Flag,
         "A text begins with the model's beginning-of-sequence token; default true.",
     ),
+    used("response_format", Kind::Tagged(&RESPONSE_FORMAT), "The form of the answer (vLLM)."),
     refused("suffix", &[Neutral::Text("")], "zinc continues texts, it fills no gaps"),
 ];
 
@@ -129,7 +132,7 @@ fn orders(
         }
         max => max,
     };
-    let format = common::constraint(&body, Default::default())?;
+    let format = common::constraint(&body, common::response_format(&body, "response_format")?)?;
     let order = |prompt: Prompt| {
         let mut guides = Vec::new();
         if format != ResponseFormat::Text {

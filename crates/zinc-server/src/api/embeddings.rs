@@ -93,7 +93,7 @@ pub async fn embeddings(State(app): State<Arc<App>>, input: Input) -> Result<Res
     })
     .await?;
     let model = visit.lease.known().id.clone();
-    let (vectors, total) = embed(visit, ids?, pooling).await?;
+    let (vectors, total) = embed(visit, ids?, pooling, "input").await?;
     let as_base64 = body.text("encoding_format") == Some("base64");
     let data = vectors.into_iter().enumerate().map(|(index, vector)| {
         let vector = if as_base64 { json!(base64(&vector)) } else { json!(vector) };
@@ -129,7 +129,7 @@ pub async fn rerank(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     })
     .await?;
     let model = visit.lease.known().id.clone();
-    let (vectors, total) = embed(visit, ids, pooling).await?;
+    let (vectors, total) = embed(visit, ids, pooling, "documents").await?;
     let Some((query, rest)) = vectors.split_first() else {
         return Err(ApiError::internal("there is no embedding of the query"));
     };
@@ -182,15 +182,18 @@ fn pooling(body: &Body<'_>, instance: &Instance) -> Result<Pooling, ApiError> {
     }
 }
 
+/// `field` is where the prompts come from, for errors.
 async fn embed(
     visit: Visit,
     prompts: Vec<Vec<u32>>,
     pooling: Pooling,
+    field: &str,
 ) -> Result<(Vec<Vec<f32>>, Totals), ApiError> {
     let mut vectors = vec![Vec::new(); prompts.len()];
     let order = |ids| Order { ids, pooling: Some(pooling), ..Order::default() };
     let sampling = Sampling::plain(&ModelDefaults::default());
-    let mut run = visit.start(prompts.into_iter().map(order).collect(), &sampling).await?;
+    let run = visit.start(prompts.into_iter().map(order).collect(), &sampling).await;
+    let mut run = run.map_err(|error| error.in_words_of(&[("prompt", field)]))?;
     while let Some(update) = run.next().await {
         let update = update?;
         if let What::Embedding(values) = update.what {

@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use zinc_chat::{Delta, ToolChoice};
 
-use super::common::{self, ANY_OBJECT, MODEL, TEXT_ONLY, TEXT_PART};
+use super::common::{self, ANY_OBJECT, MODEL, STRICT, TEXT_ONLY, TEXT_PART};
 use crate::app::App;
 use crate::conversation::{self, Ask, End, Part, Piece, Talk, away};
 use crate::input::Input;
@@ -126,7 +126,7 @@ const TOOL: Object = Object {
         used("description", Kind::Text, "What it is for."),
         required("input_schema", ANY_OBJECT, "JSON schema of its arguments."),
         accepted("cache_control", ANY_OBJECT),
-        accepted("strict", Kind::Flag),
+        STRICT,
         accepted("eager_input_streaming", Kind::Flag),
         refused("defer_loading", &[Neutral::Flag(false)], "tools are shown at once"),
     ]],
@@ -182,6 +182,32 @@ const NAMELESS_SCHEMA: Object = Object {
     ]],
 };
 
+const WHOLE: &str = "zinc never cuts a conversation";
+const CLEAR_THINKING: Object = Object {
+    name: "ClearThinkingEdit",
+    groups: &[&[
+        required("type", Kind::Text, "clear_thinking_20251015"),
+        used("keep", Kind::Any, "all"),
+    ]],
+};
+const CONTEXT: Object = Object {
+    name: "ContextManagement",
+    groups: &[&[used(
+        "edits",
+        Kind::List(
+            &Kind::Tagged(&Tagged {
+                key: "type",
+                default: None,
+                forms: &[("clear_thinking_20251015", &CLEAR_THINKING)],
+                refused: &[("clear_tool_uses_20250919", WHOLE), ("compact_20260112", WHOLE)],
+            }),
+            0,
+            16,
+        ),
+        "What to take out: nothing.",
+    )]],
+};
+
 /// What makes the prompt, and so the number of its tokens.
 const CONVERSATION: &[Field] = &[
     required("messages", Kind::List(&Kind::Object(&MESSAGE), 1, usize::MAX), "The conversation."),
@@ -191,7 +217,11 @@ const CONVERSATION: &[Field] = &[
     used("thinking", Kind::Object(&THINKING), "Whether to think."),
     used("output_config", Kind::Object(&OUTPUT), "The form of the answer, and how much to think."),
     refused("mcp_servers", &[Neutral::EmptyList], HOSTED),
-    refused("context_management", &[Neutral::EmptyObject], "zinc never cuts a conversation"),
+    used(
+        "context_management",
+        Kind::Object(&CONTEXT),
+        "Edits that keep everything; others are refused.",
+    ),
     accepted("cache_control", ANY_OBJECT),
 ];
 
@@ -232,6 +262,9 @@ pub const BODY: Object = Object {
 /// The body of `/v1/messages/count_tokens`.
 pub const COUNT: Object = Object { name: "CountTokensRequest", groups: &[MODEL, CONVERSATION] };
 
+/// Fields of the engine's errors by their names here.
+const FIELDS: &[(&str, &str)] = &[("prompt", "messages"), ("stop", "stop_sequences")];
+
 /// Answers a conversation.
 ///
 /// # Errors
@@ -241,7 +274,8 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
     let model = visit.lease.known().id.clone();
-    let (talk, n_prompt) = conversation::start(visit, ask).await?;
+    let started = conversation::start(visit, ask).await;
+    let (talk, n_prompt) = started.map_err(|error| error.in_words_of(FIELDS))?;
     let writer = Writer::new(model, n_prompt);
     if body.flag("stream") == Some(true) {
         let mut stream = Stream { talk, writer, out: String::new(), is_over: false };
@@ -264,6 +298,7 @@ pub async fn count_tokens(State(app): State<Arc<App>>, input: Input) -> Result<R
 }
 
 fn read(body: &Body<'_>, instance: &Instance) -> Result<Ask, ApiError> {
+    keeps_everything(body)?;
     let defaults = &instance.known().defaults;
     let mut sampling = Sampling::read(body, defaults)?;
     sampling.stop = body.texts("stop_sequences");
@@ -293,6 +328,16 @@ fn read(body: &Body<'_>, instance: &Instance) -> Result<Ask, ApiError> {
     Ok(ask)
 }
 
+/// Refuses edits that take something out of the conversation.
+fn keeps_everything(body: &Body<'_>) -> Result<(), ApiError> {
+    let Some(context) = body.object("context_management") else { return Ok(()) };
+    let keeps_all = |edit: &Body<'_>| edit.text("keep") == Some("all");
+    match context.objects("edits").find(|edit| !keeps_all(edit)) {
+        Some(edit) => Err(edit.unsupported("keep", format!("{WHOLE}; expected \"all\"")).into()),
+        None => Ok(()),
+    }
+}
+
 fn system_text(body: &Body<'_>) -> Option<String> {
     if let Some(text) = body.text("system") {
         return Some(text.to_owned());
@@ -307,6 +352,9 @@ fn wire_tool(tool: &Body<'_>) -> Value {
         function["description"] = json!(description);
     }
     function["parameters"] = tool.get("input_schema").cloned().unwrap_or_default();
+    if let Some(strict) = tool.flag("strict") {
+        function["strict"] = json!(strict);
+    }
     json!({"type": "function", "function": function})
 }
 

@@ -32,7 +32,9 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let visit = Visit::begin(&app, input.caller, body.text("model")).await?;
     let ask = read(&body, &visit.lease)?;
     let writer = Writer::new(&body, &visit.lease.known().id, &ask);
-    let (talk, _) = conversation::start(visit, ask).await?;
+    let (talk, _) = conversation::start(visit, ask)
+        .await
+        .map_err(|error| error.in_words_of(&[("prompt", "input")]))?;
     let mut script = Answer { talk, writer, is_over: false };
     if body.flag("stream") == Some(true) {
         script.writer.begin();
@@ -81,6 +83,10 @@ fn wire_tool(tool: &Body<'_>) -> Value {
     }
     if let Some(parameters) = tool.get("parameters") {
         function["parameters"] = parameters.clone();
+    }
+    // OpenAI's default is true, and it brings the schema to what it can hold; here absence asks for that.
+    if let Some(strict) = tool.flag("strict") {
+        function["strict"] = json!(strict);
     }
     json!({"type": "function", "function": function})
 }

@@ -116,7 +116,6 @@ impl Neutral {
             Neutral::Int(number) => json!(number),
             Neutral::Text(text) => json!(text),
             Neutral::EmptyList => json!([]),
-            Neutral::EmptyObject => json!({}),
         }
     }
 }

@@ -70,6 +70,95 @@ fn tool_choice_in_all_forms() {
 }
 
 #[test]
+fn tools_that_may_not_be_called_are_not_shown() {
+    let server = TestServer::plain();
+    let ask = || chat("What is the weather in Rome?");
+    let more =
+        json!({"tools": [tool()], "tool_choice": "none", "max_tokens": 60, "temperature": 0});
+    let none = server.ok("/v1/chat/completions", &with(ask(), more));
+    let bare = server
+        .ok("/v1/chat/completions", &with(ask(), json!({"max_tokens": 60, "temperature": 0})));
+    assert_eq!(none["choices"][0]["message"], bare["choices"][0]["message"]);
+    assert_eq!(none["usage"]["prompt_tokens"], bare["usage"]["prompt_tokens"]);
+    let content = none["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(!content.contains("<tool_call>"), "{content}");
+}
+
+/// A tool of which one keyword cannot be held, in the three APIs, and what each needs to call it.
+fn partly_held(strict: Option<bool>) -> [(&'static str, Value); 3] {
+    let schema = json!({"type": "object", "required": ["city"], "additionalProperties": false,
+        "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}},
+        "dependentSchemas": {"city": {"minProperties": 1}}});
+    let with_strict = |mut tool: Value| {
+        if let Some(strict) = strict {
+            tool["strict"] = json!(strict);
+        }
+        tool
+    };
+    let function = with_strict(json!({"name": "f", "parameters": schema}));
+    let flat = with(function.clone(), json!({"type": "function"}));
+    let theirs = with_strict(json!({"name": "f", "input_schema": schema}));
+    let more = json!({"temperature": 1, "seed": 3});
+    [
+        (
+            "/v1/chat/completions",
+            with(
+                with(chat("Call f."), more.clone()),
+                json!({"tools": [{"type": "function", "function": function}],
+                       "tool_choice": "required", "max_tokens": 100}),
+            ),
+        ),
+        (
+            "/v1/responses",
+            with(
+                more.clone(),
+                json!({"input": "Call f.", "tools": [flat], "tool_choice": "required",
+                       "max_output_tokens": 100}),
+            ),
+        ),
+        (
+            "/v1/messages",
+            with(
+                with(chat("Call f."), more),
+                json!({"tools": [theirs], "tool_choice": {"type": "any"}, "max_tokens": 100}),
+            ),
+        ),
+    ]
+}
+
+#[test]
+fn a_strict_tool_is_held_whole_or_refused() {
+    let server = TestServer::plain();
+    for (path, body) in partly_held(Some(true)) {
+        let response = server.post(path, &body);
+        let text = response.text();
+        let is_named = text.contains("tools.f.parameters.dependentSchemas: ");
+        assert!(response.status == 400 && is_named, "{path} {text}");
+    }
+}
+
+#[test]
+fn another_tool_is_held_but_for_what_cannot_be() {
+    let server = TestServer::plain();
+    for strict in [None, Some(false)] {
+        for (path, body) in partly_held(strict) {
+            let answer = server.ok(path, &body);
+            let text = |value: &Value| serde_json::from_str(value.as_str().unwrap()).unwrap();
+            let arguments: Value = match path {
+                "/v1/chat/completions" => {
+                    text(&answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+                }
+                "/v1/responses" => text(&answer["output"][0]["arguments"]),
+                _ => answer["content"][0]["input"].clone(),
+            };
+            let is_held =
+                arguments == json!({"city": "Rome"}) || arguments == json!({"city": "Oslo"});
+            assert!(is_held, "{path} {answer}");
+        }
+    }
+}
+
+#[test]
 fn results_of_tools_are_read() {
     let server = TestServer::plain();
     let call = json!({"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{\"city\":\"Rome\"}"}});

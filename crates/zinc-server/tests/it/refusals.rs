@@ -39,7 +39,7 @@ fn wrong_bodies_are_named() {
             "/v1/chat/completions",
             with(chat("x"), json!({"stop": [""]})),
             "invalid_value",
-            json!(null),
+            json!("stop"),
         ),
         (
             "/v1/chat/completions",
@@ -83,7 +83,29 @@ fn wrong_bodies_are_named() {
             "unsupported_value",
             json!("best_of"),
         ),
-        ("/v1/completions", json!({"prompt": [99_999_999]}), "invalid_value", json!(null)),
+        ("/v1/completions", json!({"prompt": [99_999_999]}), "invalid_value", json!("prompt")),
+        ("/v1/completions", json!({"prompt": "x", "stop": ""}), "invalid_value", json!("stop")),
+        ("/v1/completions", json!({"prompt": ""}), "invalid_value", json!("prompt")),
+        ("/v1/embeddings", json!({"input": ["a", ""]}), "invalid_value", json!("input")),
+        ("/v1/embeddings", json!({"input": [[1], [99_999_999]]}), "invalid_value", json!("input")),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "timings_per_token": true}),
+            "unsupported_value",
+            json!("timings_per_token"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "guided_json": {"properties": {"a": {"type": "obj"}}}}),
+            "invalid_value",
+            json!("response_format.json_schema.schema.properties.a.type"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "guided_regex": "a", "response_format": {"type": "json_object"}}),
+            "invalid_value",
+            json!("guided_regex"),
+        ),
         (
             "/v1/completions",
             json!({"prompt": "x", "guided_regex": "a", "grammar": "b"}),
@@ -109,7 +131,18 @@ fn wrong_bodies_are_named() {
         assert_eq!(post(path, body.clone()), (400, code.to_owned(), param), "{path} {body}");
     }
     let long = "fox ".repeat(5000);
-    assert_eq!(post("/v1/chat/completions", chat(&long)).1, "context_length_exceeded");
+    for (path, field, body) in [
+        ("/v1/chat/completions", "messages", chat(&long)),
+        ("/v1/completions", "prompt", json!({"prompt": long})),
+        ("/v1/responses", "input", json!({"input": long})),
+        ("/v1/embeddings", "input", json!({"input": ["a", long]})),
+    ] {
+        assert_eq!(
+            post(path, body),
+            (400, "context_length_exceeded".into(), json!(field)),
+            "{path}"
+        );
+    }
     let wrong_model = with(chat("x"), json!({"model": "gpt-9"}));
     assert_eq!(
         post("/v1/chat/completions", wrong_model),
@@ -127,6 +160,52 @@ fn bookkeeping_is_accepted() {
         "presence_penalty": 0, "top_logprobs": null, "verbosity": "medium",
     });
     server.ok("/v1/chat/completions", &with(chat("x"), more));
+    // What Codex sends beside its tools.
+    let tool = json!({"type": "function", "name": "shell", "description": "Runs a command.",
+        "strict": false, "parameters": {"type": "object", "additionalProperties": false,
+            "required": ["command"],
+            "properties": {"command": {"type": "array", "items": {"type": "string"}},
+                           "timeout_ms": {"type": "number"}}}});
+    server.ok(
+        "/v1/responses",
+        &json!({
+            "model": "demo", "instructions": "You are a coding agent.",
+            "input": [{"type": "message", "role": "developer",
+                       "content": [{"type": "input_text", "text": "Be brief."}]},
+                      {"type": "message", "role": "user",
+                       "content": [{"type": "input_text", "text": "hello"}]}],
+            "tools": [tool], "tool_choice": "auto", "parallel_tool_calls": false, "reasoning": null,
+            "store": false, "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k",
+            "client_metadata": {"x-codex-installation-id": "i"}, "max_output_tokens": 4,
+        }),
+    );
+    // And Claude Code.
+    let message = json!({
+        "model": "demo", "max_tokens": 4, "metadata": {"user_id": "u"},
+        "system": [{"type": "text", "text": "You are a coding agent.",
+                    "cache_control": {"type": "ephemeral"}}],
+        "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]}],
+        "tools": [{"name": "Read", "description": "Reads a file.", "input_schema": {
+            "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
+            "properties": {"file_path": {"type": "string"}}, "required": ["file_path"],
+            "additionalProperties": false}}],
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    });
+    server.ok("/v1/messages", &message);
+    let none = json!({"context_management": {"edits": []}});
+    server.ok("/v1/messages", &with(message.clone(), none));
+    for edit in [
+        json!({"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 1}}),
+        json!({"type": "clear_thinking_20251015"}),
+        json!({"type": "clear_tool_uses_20250919"}),
+    ] {
+        let cuts = json!({"context_management": {"edits": [edit]}});
+        let response = server.post("/v1/messages", &with(message.clone(), cuts));
+        let text = response.text();
+        let is_named = text.contains("context_management.edits[0].") && text.contains("never cuts");
+        assert!(response.status == 400 && is_named, "{text}");
+    }
 }
 
 #[test]

@@ -150,6 +150,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let source = source::open(args.ctx, args.device.device.as_deref());
     let models = known_models(args, &config, source.as_deref())?;
+    let loader = Arc::new(FileLoader::new(args));
+    loader.check(&models, args.model.len())?;
     let api_keys = api_keys(args)?;
     if api_keys.is_empty() && !args.host.is_loopback() {
         report::note(
@@ -168,7 +170,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         load_at_start: true,
         source: source.map(|source| source as Arc<dyn ModelSource>),
     };
-    let loader = Arc::new(FileLoader::new(args));
     let needs_key = !options.api_keys.is_empty();
     let first = models[0].id.clone();
     let told = Arc::clone(&loader);
@@ -369,6 +370,20 @@ impl FileLoader {
     fn tell(&self) {
         let loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         report::note(&*loaded);
+    }
+
+    /// Refuses before the address is told what the first model's loading would: a device that this
+    /// machine does not have, a file that is no model, a context that the model was not trained for. Of
+    /// the other models that flags name, `n_named` with the first, the files must be readable.
+    fn check(&self, models: &[KnownModel], n_named: usize) -> anyhow::Result<()> {
+        self.device.check_name()?;
+        let (first, others) = models.split_first().context("there is a first model")?;
+        let model = ModelArgs::of_file(first.path.clone()).open()?;
+        self.n_ctx(&model, &first.defaults)?;
+        for other in others.iter().take(n_named.saturating_sub(1)) {
+            ModelArgs::of_file(other.path.clone()).open_gguf()?;
+        }
+        Ok(())
     }
 
     fn open(&self, known: &KnownModel) -> anyhow::Result<Loaded> {

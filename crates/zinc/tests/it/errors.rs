@@ -332,3 +332,20 @@ fn inspect_shows_what_it_cannot_run() {
     assert_eq!(outcome.code, 1);
     assert!(String::from_utf8(outcome.stdout).unwrap().contains("FAILED"));
 }
+
+#[test]
+fn what_cannot_be_served_is_said_before_the_address() {
+    let place = Place::new();
+    place.write("no.gguf", b"no model");
+    let serve = |args: &[&str], parts: &[&str]| {
+        let args = [&["serve", "--port", "0"], args].concat();
+        check(&place, &args, 1, parts);
+        let stderr = place.zinc(&args).stderr;
+        assert!(!stderr.contains("listens on") && !stderr.contains("curl"), "{stderr}");
+    };
+    serve(&["-m", "none.gguf"], &["none.gguf: no such file", "after -m"]);
+    serve(&["-m", "no.gguf"], &["no.gguf"]);
+    serve(&["-m", "m.gguf", "-m", "none.gguf"], &["none.gguf: no such file"]);
+    serve(&["-m", "m.gguf", "--device", "tpu7"], &["no device called tpu7", "cpu"]);
+    serve(&["-m", "m.gguf", "--ctx", "4096"], &["4096", "512"]);
+}

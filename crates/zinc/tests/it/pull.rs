@@ -182,9 +182,10 @@ fn from_a_name_to_an_answer() {
     let refused = net.zinc(&["model", "rm", "hf:o/m-GGUF"]);
     assert!(refused.stderr.contains("--yes"), "{}", refused.stderr);
     net.zinc(&["model", "rm", "hf:o/m-GGUF", "--yes"]).ok();
-    assert_eq!(net.json(&["model", "list", "--json"]), serde_json::json!([]));
+    let left = net.json(&["model", "list", "--json"]);
+    assert!(left.as_array().unwrap().iter().all(|row| row["place"] == "builtin"), "{left}");
     // The active model is gone with it: the built-in one answers.
-    assert!(net.zinc(&["model", "active"]).ok().contains("built-in"));
+    assert_eq!(net.zinc(&["model", "active"]).ok(), "zinc-demo\n");
 }
 
 #[test]
@@ -219,9 +220,65 @@ fn imports_and_other_catalogs() {
     assert!(taken.stderr.contains("is there already"), "{}", taken.stderr);
     net.place.write("list.toml", b"format = 1\ndate = \"2030-01-01\"\nmodel = []\n");
     net.zinc(&["model", "update", "list.toml"]).ok();
-    assert_eq!(net.json(&["model", "list", "--all", "--json"]).as_array().unwrap().len(), 1);
+    let all = net.json(&["model", "list", "--all", "--json"]);
+    let names = all.as_array().unwrap().iter().filter(|row| row["place"] != "builtin");
+    assert_eq!(names.map(|row| row["name"].clone()).collect::<Vec<_>>(), ["mine"]);
     net.place.write("bad.toml", b"format = 1\n");
     assert_eq!(net.zinc(&["model", "update", "bad.toml"]).code, 1);
     net.zinc(&["model", "update", "--reset"]).ok();
     assert!(net.json(&["model", "list", "--all", "--json"]).as_array().unwrap().len() > 20);
+}
+
+#[test]
+fn the_name_of_the_built_in_model_stays_its_own() {
+    let net = Net::new();
+    let model = std::fs::read(net.place.path("m.gguf")).unwrap();
+    net.place.write("Zinc-Demo.gguf", &model);
+    for mode in [&[][..], &["--link"], &["--copy"], &["--name", "zinc-demo"]] {
+        let refused = net.zinc(&[&["model", "import", "Zinc-Demo.gguf"], mode].concat());
+        assert_eq!(refused.code, 1, "{mode:?}");
+        let stderr = &refused.stderr;
+        assert!(stderr.contains("part of the program") && stderr.contains("--name"), "{stderr}");
+    }
+    net.zinc(&["model", "import", "Zinc-Demo.gguf", "--link", "--name", "mine"]).ok();
+    let rows = net.json(&["model", "list", "--json"]);
+    let places = |name: &str| -> Vec<&Value> {
+        let rows = rows.as_array().unwrap().iter().filter(|row| row["name"] == name);
+        rows.map(|row| &row["place"]).collect()
+    };
+    assert_eq!(places("mine"), [&Value::from("installed")], "{rows}");
+    assert!(places("zinc-demo").iter().all(|place| **place == "builtin"), "{rows}");
+}
+
+#[test]
+#[cfg(feature = "builtin-model")]
+fn the_built_in_model_is_a_model_like_others() {
+    let place = crate::Place::new();
+    let rows = place.zinc(&["model", "list", "--json"]).json();
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+    assert_eq!(
+        [&rows[0]["name"], &rows[0]["place"], &rows[0]["active"]],
+        [&Value::from("zinc-demo"), &Value::from("builtin"), &Value::from(true)],
+    );
+    assert!(place.zinc(&["model", "list"]).ok().contains("* zinc-demo"));
+    let shown = place.zinc(&["model", "show", "zinc-demo", "--json"]).json();
+    assert_eq!([&shown["name"], &shown["builtin"]], [&rows[0]["name"], &Value::from(true)]);
+    assert_eq!(shown["size_bytes"], rows[0]["size_bytes"]);
+    assert_eq!(shown["fit"]["exact"], true, "{shown}");
+    assert!(place.zinc(&["model", "show", "zinc-demo"]).ok().contains("part of the program"));
+    for args in [&["path", "zinc-demo"][..], &["rm", "zinc-demo", "--yes"]] {
+        let refused = place.zinc(&[&["model"], args].concat());
+        assert_eq!((refused.code, &refused.stdout[..]), (1, &b""[..]), "{args:?}");
+        assert!(refused.stderr.contains("zinc-demo is part of the program"), "{}", refused.stderr);
+    }
+    // What `active` prints is what `use` and -m take.
+    place.zinc(&["model", "import", "m.gguf", "--name", "mine"]).ok();
+    place.zinc(&["model", "use", "mine"]).ok();
+    let active = place.zinc(&["model", "active", "--json"]).json();
+    assert_eq!(active, serde_json::json!({ "active": "mine", "builtin": false }));
+    place.zinc(&["model", "use", "zinc-demo"]).ok();
+    let active = place.zinc(&["model", "active", "--json"]).json();
+    assert_eq!(active, serde_json::json!({ "active": "zinc-demo", "builtin": true }));
+    let name = place.zinc(&["model", "active"]).ok();
+    place.zinc(&["tokenize", "-m", name.trim(), "Hi"]).ok();
 }

@@ -1,7 +1,7 @@
 //! The body of `/v1/responses`.
 
 use super::super::common::{
-    ANY_OBJECT, BOOKKEEPING, EFFORT, FLAT_TOOL_CHOICE, MODEL, TEXT_FORMAT, TEXT_ONLY,
+    ANY_OBJECT, BOOKKEEPING, EFFORT, FLAT_TOOL_CHOICE, MODEL, STRICT, TEXT_FORMAT, TEXT_ONLY,
 };
 use crate::sampling::{COMMON, MORE, TOKENS, TOP_LOGPROBS};
 use crate::schema::{Field, Kind, Neutral, Object, Tagged, accepted, refused, required, used};
@@ -139,10 +139,7 @@ const TOOL: Object = Object {
             required("name", Kind::Text, "What the model calls it."),
             used("description", Kind::Text, "What it is for."),
             used("parameters", ANY_OBJECT, "JSON schema of its arguments."),
-            Field {
-                doc: "Accepted: arguments always satisfy the schema.",
-                ..accepted("strict", Kind::Flag)
-            },
+            STRICT,
         ],
     ],
 };
@@ -220,6 +217,7 @@ const FIELDS: &[Field] = &[
     refused("max_tool_calls", &[], HOSTED),
     refused("prompt", &[], STORED),
     refused("context_management", &[Neutral::EmptyList], "zinc never cuts a conversation"),
+    accepted("client_metadata", ANY_OBJECT),
 ];
 
 /// The body.

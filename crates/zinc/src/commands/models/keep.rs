@@ -18,7 +18,10 @@ pub fn use_model(args: &UseArgs) -> anyhow::Result<()> {
     let library = Library::open()?;
     let Some(text) = args.model.as_ref().filter(|text| !is_builtin(text)) else {
         library.store().set_active(None)?;
-        report::note("The built-in model is used without -m from now on.");
+        report::note(format!(
+            "{}, the built-in model, is used without -m from now on",
+            builtin::ID
+        ));
         return Ok(());
     };
     let path = library.locate(text, args.yes)?;
@@ -42,14 +45,21 @@ pub fn active(args: &JsonArgs) -> anyhow::Result<()> {
     let library = Library::open()?;
     let active = library.store().active()?;
     match (args.json, active) {
-        (true, active) => output::json(&json!({ "active": active })),
-        (false, Some(name)) => output::text(&format!("{name}\n")),
-        (false, None) => output::text(&format!("{}\n", builtin::NAME)),
+        (true, active) => {
+            let is_builtin = active.is_none();
+            let name = active.as_deref().unwrap_or(builtin::ID);
+            output::json(&json!({ "active": name, "builtin": is_builtin }))
+        }
+        (false, active) => output::text(&format!("{}\n", active.as_deref().unwrap_or(builtin::ID))),
     }
 }
 
 /// Runs `rm`.
 pub fn rm(args: &RmArgs) -> anyhow::Result<()> {
+    if args.models.iter().any(|name| is_builtin(name)) {
+        let what = format!("{} is part of the program and cannot be removed", builtin::ID);
+        return Err(report::with_hint(what, "zinc model use NAME uses another without -m"));
+    }
     let library = Library::open()?;
     let records: Result<Vec<_>, _> =
         args.models.iter().map(|name| library.installed(name)).collect();
@@ -152,6 +162,10 @@ pub fn prune(args: &PruneArgs) -> anyhow::Result<()> {
 
 /// Runs `path`.
 pub fn path(args: &NameArgs) -> anyhow::Result<()> {
+    if is_builtin(&args.model) {
+        let what = format!("{} is part of the program and has no file of its own", builtin::ID);
+        return Err(report::with_hint(what, format!("-m {} names it everywhere", builtin::ID)));
+    }
     let library = Library::open()?;
     let record = library.installed(&args.model)?;
     output::text(&format!("{}\n", library.first_path(&record)?.display()))

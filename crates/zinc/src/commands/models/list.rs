@@ -6,6 +6,7 @@ use zinc_engine::Model;
 
 use super::find::{self, Devices};
 use super::{ListArgs, SearchArgs};
+use crate::builtin;
 use crate::library::Library;
 use crate::output::{self, Column, human_bytes};
 use crate::report::{self, printable};
@@ -15,7 +16,7 @@ use crate::terminal;
 #[derive(Serialize)]
 struct Row {
     name: String,
-    /// `installed`, `elsewhere` (another program's) or `catalog`.
+    /// `builtin`, `installed`, `elsewhere` (another program's) or `catalog`.
     place: &'static str,
     active: bool,
     size_bytes: Option<u64>,
@@ -49,6 +50,10 @@ pub fn list(args: &ListArgs) -> anyhow::Result<()> {
     let found = library.store().home().found();
     rows.extend(found.into_iter().filter(|found| !is_known(found)).map(elsewhere));
     let n_here = rows.len();
+    let is_taken = records.iter().any(|record| record.name == builtin::ID);
+    if let Some(file) = builtin::file().filter(|_| !is_taken) {
+        rows.push(part_of_program(&devices, file, active.is_none()));
+    }
     if args.all {
         let is_here = |entry: &&Entry| {
             !records.iter().any(|record| record.catalog.as_deref() == Some(&entry.id))
@@ -60,12 +65,13 @@ pub fn list(args: &ListArgs) -> anyhow::Result<()> {
         return output::json(&rows);
     }
     print(&rows)?;
+    if rows.iter().any(|row| row.active) {
+        report::note("* is used without -m");
+    }
     if n_here == 0 && !args.all {
         report::note(
-            "No models yet: zinc model list --all shows the catalog,\nzinc model pull NAME fetches one.",
+            "No models were pulled yet: zinc model list --all shows the catalog,\nzinc model pull NAME fetches one.",
         );
-    } else if active.is_some() {
-        report::note("* is used without -m");
     }
     Ok(())
 }
@@ -103,6 +109,24 @@ fn installed(library: &Library, devices: &Devices, record: &Record, active: Opti
         nearest: None,
         error: model.as_ref().err().map(|error| format!("{error:#}")),
         catalog: entry.cloned(),
+    }
+}
+
+/// The built-in model, whose file is `file`.
+fn part_of_program(devices: &Devices, file: bytes::Bytes, active: bool) -> Row {
+    let size_bytes = Some(file.len() as u64);
+    let model = Model::from_bytes(file);
+    Row {
+        name: builtin::ID.to_owned(),
+        place: "builtin",
+        active,
+        size_bytes,
+        quant: None,
+        program: None,
+        fit: model.as_ref().ok().and_then(|model| devices.fit_of(model)),
+        nearest: None,
+        error: model.err().map(|error| error.to_string()),
+        catalog: None,
     }
 }
 

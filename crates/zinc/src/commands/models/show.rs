@@ -8,7 +8,9 @@ use zinc_engine::Model;
 
 use super::find::{self, Devices};
 use super::{ShowArgs, list, path_texts};
+use crate::builtin;
 use crate::library::Library;
+use crate::model;
 use crate::output::{self, fields, human_bytes};
 use crate::report::{self, printable};
 
@@ -16,6 +18,8 @@ use crate::report::{self, printable};
 #[derive(Serialize)]
 struct Report {
     name: String,
+    /// It is part of the program.
+    builtin: bool,
     catalog: Option<Entry>,
     record: Option<Record>,
     paths: Vec<String>,
@@ -35,6 +39,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<()> {
     let devices = Devices::look(&args.fit)?;
     let mut report = match library.installed(&args.model) {
         Ok(record) => here(&library, &devices, record)?,
+        Err(_) if args.model == builtin::ID => part_of_program(&devices)?,
         Err(_) => not_here(&library, &devices, args)?,
     };
     let quant = report.catalog.as_ref().and_then(|entry| {
@@ -64,6 +69,7 @@ fn here(library: &Library, devices: &Devices, record: Record) -> anyhow::Result<
     };
     Ok(Report {
         name: record.name.clone(),
+        builtin: false,
         catalog: record.catalog.as_ref().and_then(|id| library.catalog().find(id)).cloned(),
         paths: path_texts(paths.unwrap_or_default()),
         size_bytes: Some(record.size()),
@@ -73,6 +79,25 @@ fn here(library: &Library, devices: &Devices, record: Record) -> anyhow::Result<
         error: model.err(),
         sha256: record.files.iter().map(|file| Some(file.sha256.clone())).collect(),
         record: Some(record),
+    })
+}
+
+fn part_of_program(devices: &Devices) -> anyhow::Result<Report> {
+    let file = model::builtin_file()?;
+    let size_bytes = Some(file.len() as u64);
+    let model = Model::from_bytes(file)?;
+    Ok(Report {
+        name: builtin::ID.to_owned(),
+        builtin: true,
+        catalog: None,
+        record: None,
+        paths: Vec::new(),
+        size_bytes,
+        license: None,
+        fit: devices.fit_of(&model),
+        nearest: None,
+        error: None,
+        sha256: Vec::new(),
     })
 }
 
@@ -97,6 +122,7 @@ fn not_here(library: &Library, devices: &Devices, args: &ShowArgs) -> anyhow::Re
     };
     let mut report = Report {
         name: args.model.clone(),
+        builtin: false,
         catalog: entry,
         record: None,
         paths: Vec::new(),
@@ -145,6 +171,7 @@ fn people(report: &Report, quant: Option<&Quant>) -> String {
     }
     match &report.record {
         Some(record) => rows.extend(record_rows(record, &report.paths)),
+        None if report.builtin => rows.push(("state", "part of the program".into())),
         None => {
             let hashes = quant.map_or(0, |quant| quant.files.len());
             let state = match hashes {
