@@ -13,47 +13,55 @@ fn random_tokens_make_valid_responses() {
     let mut known = model("demo");
     known.defaults = ModelDefaults { min_p: Some(0.0), ..known.defaults };
     let server = TestServer::start(Setup { models: vec![known], ..Setup::default() });
-    let tool = json!({"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}});
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
     let messages = json!([{"role": "user", "content": "x"}]);
+    // Each seed is one API's.
     for seed in 0..50 {
-        let noise =
-            json!({"temperature": 100, "top_k": 0, "top_p": 1, "seed": seed, "max_tokens": 12});
-        let more = json!({"ignore_eos": true, "logprobs": true, "top_logprobs": 2});
-        let chat = with(
-            with(noise.clone(), more),
-            json!({
-                "messages": messages, "tools": [{"type": "function", "function": tool}],
-                "chat_template_kwargs": {"enable_thinking": seed % 2 == 0},
-            }),
-        );
-        check_chat(&server, &chat);
-        let completion = with(
-            noise.clone(),
-            json!({"prompt": "x", "logprobs": 2, "echo": true, "ignore_eos": true}),
-        );
-        let streamed = server
-            .post("/v1/completions", &with(completion.clone(), json!({"stream": true})))
-            .chunks();
-        let text: String =
-            streamed.iter().filter_map(|c| c["choices"][0]["text"].as_str()).collect();
-        assert_eq!(server.ok("/v1/completions", &completion)["choices"][0]["text"], text);
-        let message = with(
-            noise,
-            json!({"messages": messages, "tools": [{"name": "f", "input_schema": tool["parameters"]}]}),
-        );
-        server.ok("/v1/messages", &message);
-        for (_, data) in
-            server.post("/v1/messages", &with(message, json!({"stream": true}))).events()
-        {
-            serde_json::from_str::<Value>(&data).unwrap();
+        let noise = json!({"temperature": 100, "top_k": 0, "top_p": 1, "seed": seed});
+        let body = |more: Value| with(noise.clone(), more);
+        match seed % 4 {
+            0 => check_chat(
+                &server,
+                &body(json!({
+                    "messages": messages, "max_tokens": 12, "ignore_eos": true,
+                    "logprobs": true, "top_logprobs": 2,
+                    "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}],
+                    "chat_template_kwargs": {"enable_thinking": seed % 8 == 0},
+                })),
+            ),
+            1 => check_completion(
+                &server,
+                &body(json!({"prompt": "x", "max_tokens": 12, "logprobs": 2, "echo": true,
+                             "ignore_eos": true})),
+            ),
+            2 => check_events(
+                &server,
+                "/v1/messages",
+                &body(json!({"messages": messages, "max_tokens": 12,
+                             "tools": [{"name": "f", "input_schema": schema}]})),
+            ),
+            _ => check_events(
+                &server,
+                "/v1/responses",
+                &body(json!({"input": "x", "max_output_tokens": 12})),
+            ),
         }
-        let response = json!({"input": "x", "temperature": 100, "top_k": 0, "top_p": 1, "seed": seed, "max_output_tokens": 12});
-        server.ok("/v1/responses", &response);
-        for (_, data) in
-            server.post("/v1/responses", &with(response, json!({"stream": true}))).events()
-        {
-            serde_json::from_str::<Value>(&data).unwrap();
-        }
+    }
+}
+
+/// Whole and streamed say the same.
+fn check_completion(server: &TestServer, body: &Value) {
+    let stream = with(body.clone(), json!({"stream": true}));
+    let streamed = server.post("/v1/completions", &stream).chunks();
+    let text: String = streamed.iter().filter_map(|c| c["choices"][0]["text"].as_str()).collect();
+    assert_eq!(server.ok("/v1/completions", body)["choices"][0]["text"], text);
+}
+
+/// Whole and streamed are JSON.
+fn check_events(server: &TestServer, path: &str, body: &Value) {
+    server.ok(path, body);
+    for (_, data) in server.post(path, &with(body.clone(), json!({"stream": true}))).events() {
+        serde_json::from_str::<Value>(&data).unwrap();
     }
 }
 
