@@ -246,7 +246,6 @@ impl Engine {
         for pooled in [false, true] {
             self.compute(pooled, sink)?;
         }
-        self.speculator.draft(&mut self.running, &mut self.cache)?;
         self.remove_finished(sink);
         Ok(())
     }
@@ -456,6 +455,9 @@ impl Engine {
         for done in &self.done {
             let Running { generation, cache, .. } = &mut self.running[done.idx];
             self.cache.end_step(cache, generation.sequence.tokens(), done.n_kept as u32);
+        }
+        if !pooled {
+            self.speculator.draft(&mut self.running, &mut self.cache)?;
         }
         if let Some(profiler) = profiler {
             profiler.lap(Phase::Draft);
