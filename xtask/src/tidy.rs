@@ -26,11 +26,8 @@ impl Violation {
 
 /// Runs every check; prints violations and returns whether there were none.
 pub fn run(root: &Path) -> Result<bool> {
-    let mut clean = true;
-    for violation in violations(root)? {
-        eprintln!("{}: {}", violation.at, violation.what);
-        clean = false;
-    }
+    let found = violations(root)?;
+    let mut clean = found.is_empty();
     let cargo_checks: [&[&str]; 2] = [
         &["fmt", "--all", "--check"],
         &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
@@ -38,6 +35,10 @@ pub fn run(root: &Path) -> Result<bool> {
     for arguments in cargo_checks {
         let status = Command::new(env!("CARGO")).args(arguments).current_dir(root).status();
         clean &= status.with_context(|| format!("cannot run cargo {}", arguments[0]))?.success();
+    }
+    // Last, so that the end of a long log says what is wrong.
+    for violation in found {
+        eprintln!("{}: {}", violation.at, violation.what);
     }
     if clean {
         eprintln!("tidy: clean");

@@ -401,13 +401,9 @@ impl Engine {
         }
         let model = self.loaded.model();
         let begin = self.speculator.clock(&self.running);
-        let n_cols = match pooled {
-            true => model.config().d_model,
-            false => model.config().n_vocab,
-        };
-        let (outputs, mut profiler) = match pooled {
-            true => self.runner.run_hidden(&self.inputs)?,
-            false => self.runner.run(&self.inputs)?,
+        let (n_cols, (outputs, mut profiler)) = match pooled {
+            true => (model.config().d_model, self.runner.run_hidden(&self.inputs)?),
+            false => (model.config().n_vocab, self.runner.run(&self.inputs)?),
         };
         self.speculator.measure(begin, &self.batch);
         let mut sink = |event: Event<'_>| match &mut profiler {
