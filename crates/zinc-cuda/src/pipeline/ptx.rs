@@ -55,6 +55,7 @@ modules!(
         "repack",
         "rope",
         "rows",
+        "top_k",
     ]
     Hopper alone: [
         "gemm_q4_0",
