@@ -22,8 +22,8 @@ pub struct Caps {
     pub f16_attention: bool,
     /// Products of many rows with quantised weights are made of f16 values of both (tensor cores).
     pub f16_products: bool,
-    /// Norms write their results quantised as well, and products make the activations that only they read: what those
-    /// are made from stays where it is until the products have run.
+    /// Norms write their results quantised as well, and products make the activations that only they read, rotations the
+    /// queries and keys: what those are made from stays where it is until they have run.
     pub joins_activations: bool,
 }
 

@@ -258,6 +258,7 @@ fn with_joined_products(plan: &Plan) -> Plan {
         let mut readers = plan.nodes.iter().filter(|other| other.reads.iter().any(is_id));
         let makes_activations = match node.op {
             Op::QuantizeAct | Op::HeadSlice(_) => true,
+            Op::RmsNorm(_) if readers.clone().all(|node| matches!(node.op, Op::Rope(_))) => true,
             Op::RmsNorm(_) | Op::SigmoidGate => readers.all(|node| node.op == Op::QuantizeAct),
             _ => false,
         };

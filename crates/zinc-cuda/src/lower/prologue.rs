@@ -64,7 +64,9 @@ impl Lowering<'_> {
     pub(super) fn is_done_by_others(&mut self, node: &Node) -> Result<bool, DeviceError> {
         let id = node.writes[0];
         match node.op {
-            Op::HeadSlice(_) => return self.is_gate_of_products(node),
+            Op::HeadSlice(_) => {
+                return Ok(self.is_gate_of_products(node)? || self.is_query_of_chain(node)?);
+            }
             Op::QuantizeAct if self.quantized.contains(&id) => return Ok(true),
             Op::QuantizeAct if self.prologue_of(id) != Prologue::NONE => return Ok(true),
             _ => (),
@@ -128,15 +130,18 @@ impl Lowering<'_> {
         if tensor.cols == 1 || tensor.rows == Dim::Fixed(1) {
             return Ok(None);
         }
-        let makes = |node: &&Node| node.writes.contains(&id);
-        if let Some(node) = self.plan.nodes.iter().find(makes)
-            && let Op::HeadSlice(HeadSlice { head_dim, start, len }) = node.op
-            && self.only_reader(id).is_some()
-        {
-            let base = self.float_rows(node.reads[0])?;
-            return Ok(Some((base.from_column(start), len, head_dim)));
+        if let Some((base, HeadSlice { head_dim, start, len })) = self.slice_for_one(id) {
+            return Ok(Some((self.float_rows(base)?.from_column(start), len, head_dim)));
         }
         Ok(Some((self.float_rows(id)?, tensor.cols, tensor.cols)))
+    }
+
+    /// What a slice of heads is a slice of, if only one node reads it: that may read it where it comes from.
+    pub(super) fn slice_for_one(&self, id: TensorId) -> Option<(TensorId, HeadSlice)> {
+        let makes = |node: &&Node| node.writes.contains(&id);
+        let node = self.plan.nodes.iter().find(makes)?;
+        let Op::HeadSlice(slice) = node.op else { return None };
+        self.only_reader(id).map(|_| (node.reads[0], slice))
     }
 
     /// Whether products read this slice of heads as their gate.

@@ -119,17 +119,22 @@ fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
 }
 
 /// Lets products make their activations, and norms quantise their results: what activations are made from lives until
-/// the products have read them, and quantised results live from the norm on. Slices may be read in place as well.
+/// the products have read them, and quantised results live from the norm on. Slices may be read in place as well, and
+/// queries and keys be normalised when they are turned.
 fn join_activations(plan: &Plan, spans: &mut Spans) {
     let owner = |id: TensorId| plan.locate(id).0;
-    let is_only_quantized = |id: TensorId| {
-        let mut readers =
-            plan.nodes.iter().filter(|node| node.reads.iter().any(|read| owner(*read) == id));
-        readers.all(|node| node.op == Op::QuantizeAct)
+    let goes_to = |id: TensorId, keep: fn(&Op) -> bool| {
+        let is_read = |node: &&Node| node.reads.iter().any(|read| owner(*read) == id);
+        plan.nodes.iter().filter(is_read).all(|node| keep(&node.op))
     };
+    let is_quantize = |op: &Op| *op == Op::QuantizeAct;
     let is_joined = |node: &Node| match node.op {
         Op::QuantizeAct | Op::HeadSlice(_) => true,
-        Op::RmsNorm(_) | Op::RmsNormGated(_) | Op::SigmoidGate => is_only_quantized(node.writes[0]),
+        Op::RmsNorm(_) => {
+            goes_to(node.writes[0], is_quantize)
+                || goes_to(node.writes[0], |op| matches!(op, Op::Rope(_)))
+        }
+        Op::RmsNormGated(_) | Op::SigmoidGate => goes_to(node.writes[0], is_quantize),
         _ => false,
     };
     // Backwards: what a node makes lives as long by then as it is to.
