@@ -3,6 +3,7 @@
 use zinc_backend::DeviceError;
 use zinc_plan::{CausalConv1d, Dim, GatedDeltaNet, HeadOrder, Node};
 
+pub mod chunks;
 pub mod joined;
 
 use super::Lowering;
@@ -169,6 +170,9 @@ impl Lowering<'_> {
         node: &Node,
         net: &GatedDeltaNet,
     ) -> Result<(), DeviceError> {
+        if let Some(chunks) = self.chunk_scratch(net) {
+            return self.delta_chunks(node, net, chunks);
+        }
         let name = match net.k_dim {
             ..=32 => "delta_rule_32",
             33..=64 => "delta_rule_64",
