@@ -127,7 +127,7 @@ impl Source {
     fn fill(&self, feed: &mut Feed) {
         self.operands.iter().for_each(|operand| operand.fill(feed));
         if let Some(conv) = self.conv {
-            feed.floats("conv_weight", self.operands[0].cols, conv.kernel, Pattern::Normal);
+            feed.floats("w", self.operands[0].cols, conv.kernel, Pattern::Normal);
         }
     }
 
@@ -140,7 +140,7 @@ impl Source {
     ) -> Result<[TensorId; 3], PlanError> {
         let Some(conv) = self.conv else { return Ok([operands[0], operands[1], operands[2]]) };
         let cols = self.operands[0].cols;
-        let weight = b.weight("conv_weight", GgmlType::F32, cols, conv.kernel)?;
+        let weight = b.weight("w", GgmlType::F32, cols, conv.kernel)?;
         let state = b.recurrent_state("conv_state", (conv.kernel - 1) * cols)?;
         let y = b.causal_conv1d("conv", conv, [operands[0], weight], state)?;
         let (keys, values) = (net.n_k_heads * net.k_dim, net.n_v_heads * net.v_dim);
