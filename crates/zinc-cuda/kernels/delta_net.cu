@@ -157,7 +157,7 @@ template <int K> struct DeltaTile {
 };
 
 // S = e^g S; S += k (beta (v - S^T k))^T; y = scale S^T q, row by row. Columns of S never meet, so they are spread
-// over the card: a lane holds K / 4 rows of one column (rows lane / 8 + 4 i), a warp eight columns.
+// over the card: a lane holds K / 4 rows of one column, four neighbours of every 16, and a warp eight columns.
 // Launch: grid (ceil(v_dim / 32), n_v_heads, sequences), 128 threads. Decode moves the state twice (in and out) and
 // is bound by memory; prefill keeps it in registers, copies the next 16 rows while it computes these, and is bound
 // by the latency of a row: two sums over k_dim.
@@ -190,14 +190,28 @@ template <int K> struct Delta {
         copy_async_commit();
     }
 
+    // The row of the state that this lane holds as s[i].
+    __device__ __forceinline__ static int row_of(int i) { return i / 4 * 16 + threadIdx.x % 32 / 8 * 4 + i % 4; }
+
+    // The elements of a key or query for this lane's rows.
+    __device__ __forceinline__ static void load(float (&to)[ROWS], const float *from) {
+#pragma unroll
+        for (int i = 0; i < ROWS; i += 4) {
+            float4 part = *(const float4 *)(from + row_of(i));
+            to[i] = part.x, to[i + 1] = part.y, to[i + 2] = part.z, to[i + 3] = part.w;
+        }
+    }
+
     // One row; the result is in every lane of the column.
     __device__ __forceinline__ float step(const DeltaTile<K> &tile, int row) {
-        int part = threadIdx.x % 32 / 8, col = threadIdx.x / 32 * 8 + threadIdx.x % 8;
-        float decay = expf(tile.g[row]), along[4] = {}, out[4] = {};
+        int col = threadIdx.x / 32 * 8 + threadIdx.x % 8;
+        float decay = expf(tile.g[row]), k[ROWS], q[ROWS], along[4] = {}, out[4] = {};
+        load(k, tile.k[row]);
+        load(q, tile.q[row]);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             s[i] *= decay;
-            along[i % 4] = fmaf(tile.k[row][part + 4 * i], s[i], along[i % 4]);
+            along[i % 4] = fmaf(k[i], s[i], along[i % 4]);
         }
         float sum = (along[0] + along[1]) + (along[2] + along[3]);
         sum += __shfl_xor_sync(FULL_WARP, sum, 8);
@@ -205,8 +219,8 @@ template <int K> struct Delta {
         float update = tile.beta[row] * (tile.v[row][col] - sum);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            s[i] = fmaf(tile.k[row][part + 4 * i], update, s[i]);
-            out[i % 4] = fmaf(tile.q[row][part + 4 * i], s[i], out[i % 4]);
+            s[i] = fmaf(k[i], update, s[i]);
+            out[i % 4] = fmaf(q[i], s[i], out[i % 4]);
         }
         sum = (out[0] + out[1]) + (out[2] + out[3]);
         sum += __shfl_xor_sync(FULL_WARP, sum, 8);
@@ -234,7 +248,7 @@ template <int K> DEVICE void delta_rule(const DeltaParams &p) {
     const float *old = p.r.state + p.r.from[seq] * of_slot + at;
 #pragma unroll
     for (int i = 0; i < Work::ROWS; i++) {
-        int row = part + 4 * i;
+        int row = Work::row_of(i);
         work.s[i] = is_new || row >= k_dim ? 0.0f : old[(i64)row * v_dim];
     }
     pdl_wait();
@@ -243,7 +257,7 @@ template <int K> DEVICE void delta_rule(const DeltaParams &p) {
         float *to = p.r.state + slot * of_slot + at;
 #pragma unroll
         for (int i = 0; i < Work::ROWS; i++) {
-            int row = part + 4 * i;
+            int row = Work::row_of(i);
             if (row < k_dim && is_inside) to[(i64)row * v_dim] = work.s[i];
         }
     };

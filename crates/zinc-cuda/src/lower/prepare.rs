@@ -181,14 +181,19 @@ impl Lowering<'_> {
     /// Whether the turned queries lie where the chain still reads: over keys or values, or over queries
     /// otherwise than row on row.
     fn overlaps(&self, chain: &Chain<'_>) -> Result<bool, DeviceError> {
-        let out = chain.ropes[0].writes[0];
+        let extent = |id: TensorId| {
+            let operand = self.operand(id)?;
+            let n_rows = self.plan.limits.bound(operand.rows);
+            let end = operand.address
+                + n_rows.saturating_sub(1) * operand.stride
+                + u64::from(operand.cols) * 4;
+            Ok::<_, DeviceError>((operand.address, end, operand.stride))
+        };
+        let out = extent(chain.ropes[0].writes[0])?;
         let [q, k] = chain.inputs();
-        let at = self.extent(out)?;
-        let meets = |other: &std::ops::Range<u64>| at.start < other.end && other.start < at.end;
-        let (of_q, of_out) = (self.operand(q)?, self.operand(out)?);
-        let same = (of_q.address, of_q.stride) == (of_out.address, of_out.stride);
-        let others = [k, chain.write.reads[1]].map(|id| self.extent(id));
-        let [k, v] = others;
-        Ok((meets(&self.extent(q)?) && !same) || meets(&k?) || meets(&v?))
+        let meets = |other: (u64, u64, u64)| out.0 < other.1 && other.0 < out.1;
+        let q = extent(q)?;
+        let same = (q.0, q.2) == (out.0, out.2);
+        Ok((meets(q) && !same) || meets(extent(k)?) || meets(extent(chain.write.reads[1])?))
     }
 }
