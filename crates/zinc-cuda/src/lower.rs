@@ -371,17 +371,6 @@ impl<'a> Lowering<'a> {
         Ok(Rows { data: operand.address, stride, cols: operand.cols })
     }
 
-    /// Bytes that a tensor of f32 rows lies in, those of other columns of its rows included.
-    ///
-    /// # Errors
-    /// As [`Lowering::operand`].
-    pub fn extent(&self, id: TensorId) -> Result<Range<u64>, DeviceError> {
-        let operand = self.operand(id)?;
-        let n_rows = self.plan.limits.bound(operand.rows);
-        let to_last = n_rows.saturating_sub(1) * operand.stride;
-        Ok(operand.address..operand.address + to_last + u64::from(operand.cols) * 4)
-    }
-
     /// Where a tensor of any kind lies.
     ///
     /// # Errors

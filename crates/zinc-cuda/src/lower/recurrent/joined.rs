@@ -93,13 +93,14 @@ impl Lowering<'_> {
 
     /// Whether the convolution's result lies where the gates are still made from.
     fn gates_overlap(&self, chain: &Chain<'_>) -> Result<bool, DeviceError> {
-        let y = self.extent(chain.conv_node.writes[0])?;
-        for id in &chain.gates.reads[..2] {
-            let read = self.extent(*id)?;
-            if read.start < y.end && y.start < read.end {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let extent = |id: TensorId| {
+            let operand = self.operand(id)?;
+            let to_last = self.plan.limits.bound(operand.rows).saturating_sub(1) * operand.stride;
+            let n_bytes = to_last + u64::from(operand.cols) * 4;
+            Ok::<_, DeviceError>((operand.address, operand.address + n_bytes))
+        };
+        let y = extent(chain.conv_node.writes[0])?;
+        let meets = |read: (u64, u64)| read.0 < y.1 && y.0 < read.1;
+        Ok(meets(extent(chain.gates.reads[0])?) || meets(extent(chain.gates.reads[1])?))
     }
 }
