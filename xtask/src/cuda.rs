@@ -45,8 +45,8 @@ const MAX_HOPPER_REGISTERS: u32 = 168;
 
 /// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads: all registers that a
 /// thread can have, but no spills.
-const REGISTER_BOUND: [&str; 4] =
-    ["attention", "attention_decode", "attention_prefill", "delta_net"];
+const REGISTER_BOUND: [&str; 5] =
+    ["attention", "attention_decode", "attention_prefill", "delta_chunks", "delta_net"];
 
 /// Compiles the modules that `arguments` name, or all. `--ptx` leaves the machine code and its limits out, for while
 /// a kernel is being written.

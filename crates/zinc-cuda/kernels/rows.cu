@@ -3,6 +3,7 @@
 // Launch of all: grid (ceil(cols of y / 1024), rows), 256 threads; a thread makes four elements 256 apart, so
 // that its loads are in flight together. Bound by memory: each operand is read once, y is written once.
 #include "act.cuh"
+#include "delta_gates.cuh"
 
 // One operand besides y, and what the operation needs of numbers.
 struct MapParams {
@@ -121,17 +122,13 @@ ZINC_KERNEL(256, 1) expert_combine(ZINC_PARAM CombineParams p) {
 }
 
 struct GatesParams {
-    Rows a, b, g, beta;
+    Gates gates;
     Count n;
-    const float *a_log, *dt_bias;
 };
 
-// g = a_log * softplus(a + dt_bias), beta = sigmoid(b).
 ZINC_KERNEL(256, 1) delta_gates(ZINC_PARAM GatesParams p) {
-    for_elements(p.g, p.n, [&](int row, int col) {
-        p.beta.row(row)[col] = sigmoid(p.b.row(row)[col]);
-        float x = p.a.row(row)[col] + p.dt_bias[col];
-        // ln(1 + e^x) without overflow.
-        return p.a_log[col] * (fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))));
+    for_elements(p.gates.g, p.n, [&](int row, int col) {
+        p.gates.beta.row(row)[col] = p.gates.step_size(row, col);
+        return p.gates.log_decay(row, col);
     });
 }

@@ -199,6 +199,8 @@ pub struct Lowering<'a> {
     /// Bytes kept for persistent scratch, before the transient one.
     persistent_limit: u64,
     pub(crate) groupings: Vec<(TensorId, Grouping)>,
+    /// Results that are written over what they are made from.
+    in_place: Vec<(TensorId, TensorId)>,
     /// Where activations are kept as panels, and those that are there.
     panel_places: Vec<(TensorId, u64)>,
     panels: Vec<(TensorId, linear::Panels)>,
@@ -244,6 +246,7 @@ impl<'a> Lowering<'a> {
             transient_max: 0,
             persistent_limit,
             groupings: Vec::new(),
+            in_place: Vec::new(),
             panel_places: Vec::new(),
             panels: Vec::new(),
             quantized: Vec::new(),
@@ -266,7 +269,7 @@ impl<'a> Lowering<'a> {
             self.node = idx;
             self.resume = idx + 1;
             self.transient_bytes = 0;
-            match self.prepare(idx)? {
+            match self.joined(idx)? {
                 Some(n_nodes) => self.resume = idx + n_nodes,
                 None => self.lower(node)?,
             }
@@ -278,6 +281,14 @@ impl<'a> Lowering<'a> {
             persistent_bytes: self.persistent_bytes,
             transient_bytes: self.transient_max,
         })
+    }
+
+    /// Lowers the nodes from `idx` on that one launch does the work of, if there are any; their number.
+    fn joined(&mut self, idx: usize) -> Result<Option<usize>, DeviceError> {
+        match self.prepare(idx)? {
+            Some(n_nodes) => Ok(Some(n_nodes)),
+            None => self.delta_inputs(idx),
+        }
     }
 
     fn lower(&mut self, node: &Node) -> Result<(), DeviceError> {
@@ -377,6 +388,7 @@ impl<'a> Lowering<'a> {
     /// It is not bound, or the plan is not prepared.
     pub fn operand(&self, id: TensorId) -> Result<Operand, DeviceError> {
         let plan = self.plan;
+        let id = self.in_place.iter().find(|(of, _)| *of == id).map_or(id, |(_, at)| *at);
         let tensor = plan.tensor(id);
         let missing = |reason: &str| DeviceError::Plan {
             plan: plan.name.clone(),

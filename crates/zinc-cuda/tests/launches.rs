@@ -8,8 +8,9 @@ use zinc_cuda::launch::Kernel;
 use zinc_cuda::lower::{Bucket, Card, Lowered, Lowering, Nowhere};
 use zinc_gguf::Gguf;
 use zinc_models::{Model, PlanOptions};
-use zinc_plan::{Limits, Plan, passes};
+use zinc_plan::{Limits, OpKind, Plan, passes};
 use zinc_quant::GgmlType;
+use zinc_testkit::cases::{self, Case};
 use zinc_testkit::{golden, paths, snapshot};
 
 /// A context of 4096 tokens in pages of 64.
@@ -84,5 +85,20 @@ fn launches_are_as_recorded() {
             let file = paths::testdata().join("launches").join(format!("{name}.{phase}.txt"));
             snapshot::check(&file, &launches(&plan));
         }
+    }
+}
+
+/// A DeltaNet layer from its convolution to its recurrence, for one token and for a prompt.
+#[test]
+fn launches_of_delta_net_are_as_recorded() {
+    let caps = zinc_cuda::caps("cuda", Card::HOPPER.capability, false);
+    let cases = cases::all(&caps).expect("the case table is readable");
+    let is_it = |case: &&Case| case.op == OpKind::GatedDeltaNet && case.name == "convolved_chunks";
+    let case = cases.iter().find(is_it).expect("a case of a layer");
+    for (phase, max_tokens) in [("decode", 1), ("prefill", 512)] {
+        let plan = case.plan(limits(max_tokens)).expect("a plan");
+        let plan = passes::prepare(plan, &caps).expect("a supported plan");
+        let file = paths::testdata().join("launches").join(format!("gated_delta_net.{phase}.txt"));
+        snapshot::check(&file, &launches(&plan));
     }
 }

@@ -3,8 +3,8 @@
 //! is what it is measured against itself.
 
 use zinc_plan::{
-    Activation, Attention, GatedDeltaNet, Gating, GroupScore, HeadOrder, LatentAttention, Op, Plan,
-    RopeMode, RouterTopK,
+    Activation, Attention, CausalConv1d, GatedDeltaNet, Gating, GroupScore, HeadOrder,
+    LatentAttention, Op, Plan, RopeMode, RouterTopK,
 };
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
@@ -104,6 +104,16 @@ impl Data<'_> {
             }
         }
         history
+    }
+
+    /// Column `c` of the convolution at the last row of `history`.
+    fn convolved(&self, conv: CausalConv1d, history: &[Row], c: usize) -> f64 {
+        let n_taps = conv.kernel as usize;
+        let taps = history.iter().rev().take(n_taps).enumerate();
+        let products =
+            taps.map(|(age, row)| self.table("w", c, n_taps - 1 - age) * self.operand("x", row, c));
+        let sum: f64 = products.sum();
+        sum * sigmoid(sum)
     }
 
     /// The f32 table of the rotation.
@@ -234,16 +244,7 @@ fn formula(data: &Data<'_>, op: &Op, row: &Row) -> Option<Vec<f64>> {
         Op::LatentAttention(attention) => attended_latent(data, attention, row),
         Op::CausalConv1d(conv) => {
             let history = data.history(row);
-            cols.map(|c| {
-                let taps = history.iter().rev().take(conv.kernel as usize).enumerate();
-                let sum: f64 = taps
-                    .map(|(age, r)| {
-                        data.table("w", c, conv.kernel as usize - 1 - age) * data.operand("x", r, c)
-                    })
-                    .sum();
-                sum * sigmoid(sum)
-            })
-            .collect()
+            cols.map(|c| data.convolved(*conv, &history, c)).collect()
         }
         Op::DeltaGates => cols
             .map(|c| {
@@ -390,16 +391,27 @@ impl DeltaRow {
             HeadOrder::Grouped => head * net.n_k_heads as usize / net.n_v_heads as usize,
             HeadOrder::Tiled => head % net.n_k_heads as usize,
         };
-        let unit = |name: &str| -> Vec<f64> {
+        let conv = data.plan.nodes.iter().find_map(|node| match node.op {
+            Op::CausalConv1d(conv) => Some((conv, data.history(row))),
+            _ => None,
+        });
+        let keys = net.n_k_heads as usize * k_dim;
+        // Of an operand, or of its columns of the convolution.
+        let element = |name: &str, lead: usize, c: usize| match &conv {
+            Some((conv, history)) => data.convolved(*conv, history, lead + c),
+            None => data.operand(name, row, c),
+        };
+        let unit = |name: &str, lead: usize| -> Vec<f64> {
             let start = k_head * k_dim;
-            let root = data.root(name, row, start, k_dim, 1e-6, 1.0);
-            (start..start + k_dim).map(|c| data.operand(name, row, c) / root).collect()
+            let x: Vec<f64> = (start..start + k_dim).map(|c| element(name, lead, c)).collect();
+            let root = (dot(&x, &x) + f64::from(1e-6_f32)).sqrt();
+            x.iter().map(|x| x / root).collect()
         };
         let x = data.operand("alpha", row, head) + data.table("dt_bias", 0, head);
         DeltaRow {
-            q: unit("q"),
-            k: unit("k"),
-            v: (0..v_dim).map(|c| data.operand("v", row, head * v_dim + c)).collect(),
+            q: unit("q", 0),
+            k: unit("k", keys),
+            v: (0..v_dim).map(|c| element("v", 2 * keys, head * v_dim + c)).collect(),
             g: data.table("a_log", 0, head) * x.exp().ln_1p(),
             beta: sigmoid(data.operand("beta", row, head)),
         }

@@ -3,13 +3,17 @@
 use zinc_backend::DeviceError;
 use zinc_plan::{CausalConv1d, Dim, GatedDeltaNet, HeadOrder, Node};
 
+pub mod chunks;
+pub mod joined;
+
 use super::Lowering;
 use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Taps that the convolution's kernel has room for: `MOST_TAPS` of `delta_net.cu`.
 const MOST_TAPS: u32 = 8;
 
-/// Rows that a block of the convolution takes: `CONV_ROWS` of `delta_net.cu`.
+/// Columns and rows that a block of the convolution takes: `CONV_COLS` and `CONV_ROWS` of `delta_net.cu`.
+const CONV_COLS: u32 = 128;
 const CONV_ROWS: u32 = 32;
 
 /// `Recurrence` of `delta_net.cu`.
@@ -34,8 +38,11 @@ pub struct ConvParams {
     y: Rows,
     r: Recurrence,
     taps: u64,
+    gates: Gates,
     n_taps: u32,
-    unused: u32,
+    n_normed: u32,
+    group: u32,
+    eps: f32,
 }
 
 /// `DeltaParams` of `delta_net.cu`.
@@ -57,17 +64,32 @@ pub struct DeltaParams {
     scale: f32,
 }
 
-/// `GatesParams` of `rows.cu`.
+/// `Gates` of `delta_gates.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-pub struct GatesParams {
+pub struct Gates {
     a: Rows,
     b: Rows,
     g: Rows,
     beta: Rows,
-    n: Count,
     a_log: u64,
     dt_bias: u64,
+}
+
+impl Gates {
+    /// Of no heads.
+    const NONE: Gates = {
+        let none = Rows { data: 0, stride: 0, cols: 0 };
+        Gates { a: none, b: none, g: none, beta: none, a_log: 0, dt_bias: 0 }
+    };
+}
+
+/// `GatesParams` of `rows.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct GatesParams {
+    gates: Gates,
+    n: Count,
 }
 
 impl Lowering<'_> {
@@ -91,39 +113,54 @@ impl Lowering<'_> {
         node: &Node,
         conv: CausalConv1d,
     ) -> Result<(), DeviceError> {
+        let params = self.conv_params(node, conv)?;
+        self.push_conv(params);
+        Ok(())
+    }
+
+    /// The convolution alone: no gates, nothing normalised.
+    fn conv_params(&self, node: &Node, conv: CausalConv1d) -> Result<ConvParams, DeviceError> {
         if conv.kernel > MOST_TAPS {
             return Err(self.unsupported(node, format!("{} taps", conv.kernel)));
         }
-        let x = self.float_rows(node.reads[0])?;
-        let params = ConvParams {
-            x,
+        Ok(ConvParams {
+            x: self.float_rows(node.reads[0])?,
             y: self.float_rows(node.writes[0])?,
             r: self.recurrence(node, 2)?,
             taps: self.operand(node.reads[1])?.address,
+            gates: Gates::NONE,
             n_taps: conv.kernel,
-            unused: 0,
-        };
+            n_normed: 0,
+            group: 1,
+            eps: 0.0,
+        })
+    }
+
+    fn push_conv(&mut self, params: ConvParams) {
         let kernel = Kernel { module: "delta_net", name: "causal_conv1d" };
-        let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
-        let grid = [x.cols.div_ceil(128), tokens.div_ceil(CONV_ROWS), seqs];
-        self.push(Launch::new(kernel, params, grid, 128));
-        Ok(())
+        let has_gates = u32::from(params.gates.g.cols > 0);
+        let n_blocks = params.x.cols.div_ceil(CONV_COLS) + has_gates;
+        let grid = [n_blocks, self.bucket.tokens.div_ceil(CONV_ROWS), self.bucket.seqs];
+        self.push(Launch::new(kernel, params, grid, CONV_COLS));
+    }
+
+    fn gates(&self, node: &Node) -> Result<Gates, DeviceError> {
+        Ok(Gates {
+            a: self.float_rows(node.reads[0])?,
+            b: self.float_rows(node.reads[1])?,
+            g: self.float_rows(node.writes[0])?,
+            beta: self.float_rows(node.writes[1])?,
+            a_log: self.operand(node.reads[2])?.address,
+            dt_bias: self.operand(node.reads[3])?.address,
+        })
     }
 
     pub(super) fn delta_gates(&mut self, node: &Node) -> Result<(), DeviceError> {
         let dim = self.plan.tensor(node.writes[0]).shape.rows;
-        let g = self.float_rows(node.writes[0])?;
-        let params = GatesParams {
-            a: self.float_rows(node.reads[0])?,
-            b: self.float_rows(node.reads[1])?,
-            g,
-            beta: self.float_rows(node.writes[1])?,
-            n: self.count(dim),
-            a_log: self.operand(node.reads[2])?.address,
-            dt_bias: self.operand(node.reads[3])?.address,
-        };
-        let grid = [g.cols.div_ceil(1024), self.rows(dim), 1];
+        let gates = self.gates(node)?;
+        let grid = [gates.g.cols.div_ceil(1024), self.rows(dim), 1];
         let kernel = Kernel { module: "rows", name: "delta_gates" };
+        let params = GatesParams { gates, n: self.count(dim) };
         self.push(Launch::new(kernel, params, grid, 256));
         Ok(())
     }
@@ -133,6 +170,9 @@ impl Lowering<'_> {
         node: &Node,
         net: &GatedDeltaNet,
     ) -> Result<(), DeviceError> {
+        if let Some(chunks) = self.chunk_scratch(net) {
+            return self.delta_chunks(node, net, chunks);
+        }
         let name = match net.k_dim {
             ..=32 => "delta_rule_32",
             33..=64 => "delta_rule_64",

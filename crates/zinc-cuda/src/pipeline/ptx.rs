@@ -40,6 +40,7 @@ modules!(
         "attention",
         "attention_decode",
         "attention_prefill",
+        "delta_chunks",
         "delta_net",
         "embed",
         "kv_write",

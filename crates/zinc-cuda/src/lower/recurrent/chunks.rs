@@ -1,0 +1,93 @@
+//! Gated DeltaNet over many rows of a sequence: chunk by chunk, with the tensor cores.
+
+use zinc_backend::DeviceError;
+use zinc_plan::{Dim, GatedDeltaNet, HeadOrder, Node};
+
+use super::{Lowering, Recurrence};
+use crate::launch::{Kernel, Launch, Rows};
+
+/// Rows of a chunk, elements of a head, and columns of the state that a block of the walk has: `CHUNK`, `DIM` and
+/// `WALK_COLS` of `delta_chunks.cu`.
+const CHUNK: u32 = 32;
+const DIM: u32 = 128;
+const WALK_COLS: u32 = 32;
+
+/// Bytes of `Chunk` of `delta_chunks.cu`.
+const CHUNK_BYTES: u64 = 4 * (CHUNK * DIM + 2 * CHUNK * CHUNK + CHUNK) as u64;
+
+/// Bytes of `WalkShared` of `delta_chunks.cu`.
+const WALK_SHARED: u32 =
+    4 * (CHUNK * (2 * (DIM + 4) + CHUNK + 4 + DIM + 8) + (DIM + CHUNK) * (WALK_COLS + 8));
+
+/// Fewer rows, of the step or of a sequence on average, are faster one by one: a chunk takes about as long as four.
+const MIN_ROWS: u32 = 64;
+const MIN_ROWS_OF_SEQ: u32 = 16;
+
+/// `DeltaChunksParams` of `delta_chunks.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct DeltaChunksParams {
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    g: Rows,
+    beta: Rows,
+    y: Rows,
+    r: Recurrence,
+    chunks: u64,
+    n_k_heads: u32,
+    n_v_heads: u32,
+    is_tiled: u32,
+    scale: f32,
+}
+
+impl Lowering<'_> {
+    /// Scratch for the rows of `net` in chunks, if they are worth it. Their sums have another order than those of rows
+    /// one by one, and one that depends on where a step begins.
+    pub(super) fn chunk_scratch(&mut self, net: &GatedDeltaNet) -> Option<u64> {
+        let fits = (net.k_dim, net.v_dim) == (DIM, DIM)
+            && self.card.capability >= 80
+            && self.card.shared_per_block >= WALK_SHARED;
+        let limits = &self.plan.limits;
+        if !fits || self.batch_invariant || limits.max_tokens < MIN_ROWS {
+            return None;
+        }
+        // As `chunk_at` numbers them; asked for whatever the bucket, since the largest one may have too many sequences.
+        let most_seqs = limits.max_seqs.min(limits.max_tokens / MIN_ROWS_OF_SEQ);
+        let most_chunks = u64::from(limits.max_tokens / CHUNK + most_seqs);
+        let scratch = self.transient(most_chunks * u64::from(net.n_v_heads) * CHUNK_BYTES);
+        let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
+        (tokens >= MIN_ROWS.max(seqs * MIN_ROWS_OF_SEQ)).then_some(scratch)
+    }
+
+    pub(super) fn delta_chunks(
+        &mut self,
+        node: &Node,
+        net: &GatedDeltaNet,
+        chunks: u64,
+    ) -> Result<(), DeviceError> {
+        let [q, k, v, g, beta] = [0, 1, 2, 3, 4].map(|idx| node.reads[idx]);
+        let params = DeltaChunksParams {
+            q: self.float_rows(q)?,
+            k: self.float_rows(k)?,
+            v: self.float_rows(v)?,
+            g: self.float_rows(g)?,
+            beta: self.float_rows(beta)?,
+            y: self.float_rows(node.writes[0])?,
+            r: self.recurrence(node, 5)?,
+            chunks,
+            n_k_heads: net.n_k_heads,
+            n_v_heads: net.n_v_heads,
+            is_tiled: u32::from(net.order == HeadOrder::Tiled),
+            scale: net.scale,
+        };
+        let (tokens, seqs) = (self.rows(Dim::Tokens), self.bucket.seqs);
+        let kernel = |name| Kernel { module: "delta_chunks", name };
+        let grid = [net.n_v_heads, tokens.div_ceil(CHUNK), seqs];
+        self.push(Launch::new(kernel("delta_chunks"), params, grid, 128));
+        let grid = [DIM / WALK_COLS, net.n_v_heads, seqs];
+        let walk = Launch::new(kernel("delta_walk"), params, grid, 128);
+        self.push(walk.with_shared(WALK_SHARED));
+        Ok(())
+    }
+}
