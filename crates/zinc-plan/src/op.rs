@@ -205,7 +205,8 @@ pub enum Op {
     /// n_v_heads * k_dim * v_dim]`, read and written as [`delta_net`] says.
     /// Each value head has a matrix S (k_dim rows) and, token by token:
     /// S = exp(g) S; S = S + k (beta (v - S^T k))^T; y = S^T (scale q). This recurrence is the
-    /// definition; a chunked evaluation must not let a row depend on where chunks end.
+    /// definition; a chunked evaluation may let a row depend on where chunks end by rounding, and on a
+    /// batch-invariant device not at all.
     GatedDeltaNet(GatedDeltaNet),
     /// `x [n, d] -> ids [n, k] i32, values [n, k]`: the k largest of each row, falling, the lower column
     /// first among equals, 0 and -0 being equal. What is infinite or no number comes before all
