@@ -187,7 +187,10 @@ impl Lowering<'_> {
                 _ => return false,
             };
             let is_whole = plan.tensor(node.reads[0]).shape.cols == shape.cols;
-            few && node.reads[node.op.n_weight_operands()] == id && (is_whole || !whole_rows)
+            // What the memory pass does not keep for them.
+            let is_of_experts = matches!(node.op, Op::ExpertMatMul(_));
+            let takes_part = is_whole || !(whole_rows || is_of_experts);
+            few && node.reads[node.op.n_weight_operands()] == id && takes_part
         };
         let is_wanted = plan.outputs.iter().any(|output| plan.locate(*output).0 == id);
         plan.tensor(id).dtype == GgmlType::Q8_1

@@ -128,8 +128,19 @@ fn join_activations(plan: &Plan, spans: &mut Spans) {
         plan.nodes.iter().filter(is_read).all(|node| keep(&node.op))
     };
     let is_quantize = |op: &Op| *op == Op::QuantizeAct;
+    // What chosen experts have made is long, and would be kept beside results that are as long.
+    let goes_to_slots = |id: TensorId| {
+        let cols = |id: TensorId| plan.tensor(id).shape.cols;
+        let is_slot = |node: &Node| {
+            matches!(node.op, Op::ExpertMatMul(_))
+                && node.reads[1] == id
+                && cols(node.reads[0]) != cols(id)
+        };
+        plan.nodes.iter().any(is_slot)
+    };
     let is_joined = |node: &Node| match node.op {
-        Op::QuantizeAct | Op::HeadSlice(_) => true,
+        Op::QuantizeAct => !goes_to_slots(node.writes[0]),
+        Op::HeadSlice(_) => true,
         Op::RmsNorm(_) => {
             goes_to(node.writes[0], is_quantize)
                 || goes_to(node.writes[0], |op| matches!(op, Op::Rope(_)))
