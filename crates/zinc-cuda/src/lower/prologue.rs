@@ -57,7 +57,7 @@ impl Prologue {
 }
 
 impl Lowering<'_> {
-    /// Whether the launches of others do this node's work: the products that read its result, or the norm before it.
+    /// Whether the launches of others do this node's work: the products that read its result, or an earlier one.
     ///
     /// # Errors
     /// As [`Lowering::operand`].
@@ -67,7 +67,7 @@ impl Lowering<'_> {
             Op::HeadSlice(_) => {
                 return Ok(self.is_gate_of_products(node)? || self.is_query_of_chain(node)?);
             }
-            Op::QuantizeAct if self.quantized.contains(&id) => return Ok(true),
+            Op::QuantizeAct | Op::GateUpAct(_) if self.written.contains(&id) => return Ok(true),
             Op::QuantizeAct if self.prologue_of(id) != Prologue::NONE => return Ok(true),
             _ => (),
         }
@@ -187,7 +187,10 @@ impl Lowering<'_> {
                 _ => return false,
             };
             let is_whole = plan.tensor(node.reads[0]).shape.cols == shape.cols;
-            few && node.reads[node.op.n_weight_operands()] == id && (is_whole || !whole_rows)
+            // What the memory pass does not keep for them.
+            let is_of_experts = matches!(node.op, Op::ExpertMatMul(_));
+            let takes_part = is_whole || !(whole_rows || is_of_experts);
+            few && node.reads[node.op.n_weight_operands()] == id && takes_part
         };
         let is_wanted = plan.outputs.iter().any(|output| plan.locate(*output).0 == id);
         plan.tensor(id).dtype == GgmlType::Q8_1
