@@ -7,6 +7,7 @@ pub mod prepare;
 pub mod recurrent;
 pub mod rows;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use zinc_backend::DeviceError;
@@ -200,6 +201,9 @@ pub struct Lowering<'a> {
     /// Where activations are kept as panels, and those that are there.
     panel_places: Vec<(TensorId, u64)>,
     panels: Vec<(TensorId, linear::Panels)>,
+    expert_blocks: Vec<experts::block::ExpertBlock>,
+    /// Values that lie in scratch, not where the plan has put them.
+    moved: HashMap<TensorId, u64>,
 }
 
 /// Launches of a step and the scratch they use.
@@ -241,6 +245,8 @@ impl<'a> Lowering<'a> {
             groupings: Vec::new(),
             panel_places: Vec::new(),
             panels: Vec::new(),
+            expert_blocks: Vec::new(),
+            moved: HashMap::new(),
         }
     }
 
@@ -252,6 +258,7 @@ impl<'a> Lowering<'a> {
         let plan = self.plan;
         let mut spans: Vec<Range<usize>> = Vec::with_capacity(plan.nodes.len());
         self.place_panels()?;
+        self.place_expert_blocks();
         for (idx, node) in plan.nodes.iter().enumerate() {
             if idx < self.resume {
                 continue;
@@ -259,7 +266,11 @@ impl<'a> Lowering<'a> {
             self.node = idx;
             self.resume = idx + 1;
             self.transient_bytes = 0;
-            match self.prepare(idx)? {
+            let joined = match self.prepare(idx)? {
+                None => self.expert_block(idx)?,
+                joined => joined,
+            };
+            match joined {
                 Some(n_nodes) => self.resume = idx + n_nodes,
                 None => self.lower(node)?,
             }
@@ -389,10 +400,12 @@ impl<'a> Lowering<'a> {
             TensorKind::Value | TensorKind::View { .. } => {
                 let (owner, offset, base_stride) = plan.locate(id);
                 let memory = plan.memory.as_ref().and_then(|memory| memory.offsets[owner.index()]);
+                let in_arena = memory.map(|start| self.places.arena() + start);
+                let start = self.moved.get(&owner).copied().or(in_arena);
                 let start =
-                    memory.ok_or_else(|| missing("has no place; the plan is not prepared"))?;
+                    start.ok_or_else(|| missing("has no place; the plan is not prepared"))?;
                 stride = base_stride as u64;
-                self.places.arena() + start + offset as u64
+                start + offset as u64
             }
         };
         let (rows, cols) = (tensor.shape.rows, tensor.shape.cols);

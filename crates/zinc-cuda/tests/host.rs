@@ -34,13 +34,13 @@ fn is_short(case: &Case) -> bool {
 fn options(batch_invariant: bool, schedule: Schedule) -> Options {
     // All kernels but Hopper's own, with the shared memory for the deepest rings.
     let card = Card { capability: 89, ..Card::HOPPER };
-    Options { batch_invariant, schedule, card }
+    Options { batch_invariant, schedule, card, packed: false }
 }
 
 /// A Hopper card. With few multiprocessors blocks make several tiles, and large ones; with many, long sums are cut.
 fn hopper(n_multiprocessors: u32, schedule: Schedule) -> HostDevice {
     let card = Card { n_multiprocessors, ..Card::HOPPER };
-    HostDevice::new(Options { batch_invariant: false, schedule, card })
+    HostDevice::new(Options { batch_invariant: false, schedule, card, packed: false })
 }
 
 /// Cases that take Hopper's own products: quantised weights, enough rows.

@@ -1,5 +1,8 @@
 //! Routing and what comes back from the experts.
 
+pub(super) mod block;
+mod down;
+
 use zinc_backend::DeviceError;
 use zinc_plan::{ExpertCombine, Gating, GroupScore, Node, RouterTopK, TensorId};
 

@@ -42,6 +42,7 @@ modules!(
         "attention_prefill",
         "delta_net",
         "embed",
+        "expert_down",
         "kv_write",
         "matfloat",
         "matmul",

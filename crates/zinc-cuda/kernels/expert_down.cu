@@ -1,0 +1,200 @@
+// The end of a block of experts, for few rows of x: the down products of the chosen experts and of the shared one, and
+// all that is added behind them.
+//
+//   y = residual + (sum over slots j of weights[j] * scale[e_j] * (W[e_j] a_j + bias[e_j]) + sigmoid(gate) * W_s a_s)
+//
+// with e_j = ids[j], a in q8 as QuantizeAct has it, made here of the results of gate and up. Scale, bias, the shared
+// expert, its gate and the residual are there or not. W is [n_out, n_in] of each expert.
+//
+// A warp makes one element of y: it walks over the slots, a lane has blocks l, l + 32, ... of a weight row; rows of up
+// to 16 blocks are taken two slots at a time, half a warp each. The shared expert comes first, for its address is known:
+// its loads start before the launches before this one are done. All sums have the order that the products, the sum over
+// slots and the additions have as launches of their own, and so the same bits.
+// Grid (blocks, rows), 8 warps; each takes columns of y a grid apart. Bytes moved: the weights once, n_slots n_in n_out
+// weights, a few MB: bound by latency, of ids, weights and one reduction in turn. AHEAD blocks of each lane are under
+// way at once, 50 KB on a multiprocessor.
+#include "act.cuh"
+#include "formats.cuh"
+
+struct ExpertDownParams {
+    Count n;
+    Rows hidden;   // results of gate and up, slot after slot
+    Rows shared;   // those of the shared expert; where it has no weights here, what it adds; or null
+    Rows gate;     // one column, or null
+    Rows residual; // or null
+    Rows out;
+    u64 w, matrix_bytes;
+    u64 w_shared; // or 0
+    const float *bias, *scale; // of each expert, or null
+    const int *ids;
+    const float *weights;
+    u64 row_bytes;
+    u32 k, n_in;
+};
+
+#define WARPS 8
+#define AHEAD 5
+
+// A block of 32 weights as it is loaded.
+template <class F> struct Loaded {
+    uint4 low;
+    u32 high[F::HIGH ? F::HIGH / 4 : 1], s[F::SCALES];
+
+    __device__ __forceinline__ void from(const u8 *row, u32 n_blocks, u32 b) {
+        Planes p = planes_of<F>(row, n_blocks);
+        low = ((const uint4 *)p.p0)[b];
+        fetch_high<F>(p.p1, b, high);
+        fetch_scales<F>(p.p2, p.p3, b, s);
+    }
+
+    __device__ __forceinline__ void unpack(u32 b, Block32 &k) const {
+        F::words(low.x, high, 0, (u32 &)k.q[0], (u32 &)k.q[4]);
+        F::words(low.y, high, 1, (u32 &)k.q[1], (u32 &)k.q[5]);
+        F::words(low.z, high, 2, (u32 &)k.q[2], (u32 &)k.q[6]);
+        F::words(low.w, high, 3, (u32 &)k.q[3], (u32 &)k.q[7]);
+        F::scales(s, b & 7, k.d0, k.d1, k.m);
+    }
+};
+
+// Activations in shared memory, blocks of 32 of all slots: first halves, second halves, scales.
+struct Acts {
+    u8 *first, *second, *scales;
+
+    // Four values of each lane; eight neighbouring lanes have block `block`.
+    __device__ __forceinline__ void write(float4 v, u32 block, bool inside) const {
+        float amax = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+#pragma unroll
+        for (int bits = 4; bits > 0; bits /= 2) amax = fmaxf(amax, __shfl_xor_sync(FULL_WARP, amax, bits));
+        float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
+        u32 packed = ((u32)__float2int_rn(v.x * inverse) & 255u) | ((u32)__float2int_rn(v.y * inverse) & 255u) << 8 |
+                     ((u32)__float2int_rn(v.z * inverse) & 255u) << 16 | (u32)__float2int_rn(v.w * inverse) << 24;
+        int sum = __dp4a((int)packed, 0x01010101, 0);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+        sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+        int other = __shfl_xor_sync(FULL_WARP, sum, 4);
+        if (!inside) return;
+        u32 word = threadIdx.x & 7;
+        *(u32 *)((word < 4 ? first : second) + block * 16 + word % 4 * 4) = packed;
+        Acts32 s = {amax / 127.0f, (sum & 0xffff) | other << 16};
+        if (word == 0) *(Acts32 *)(scales + block * 8) = s;
+    }
+};
+
+// What a warp is at: a slot, or one for each half of the warp, and the blocks of it. The slots run from the last to the
+// first, and beyond to numbers that are no slot's.
+template <int LANES> struct Place {
+    u32 slot, chunk, n_chunks;
+
+    __device__ __forceinline__ u32 block() const { return chunk * LANES + threadIdx.x % LANES; }
+    __device__ __forceinline__ bool ends_slot() const { return chunk + 1 == n_chunks; }
+    __device__ __forceinline__ void step() {
+        if (LANES == 32 && ++chunk < n_chunks) return;
+        chunk = 0, slot -= 32 / LANES;
+    }
+};
+
+template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p) {
+    ZINC_SHARED(shared);
+    pdl_launch();
+    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const u32 n_blocks = p.n_in / 32, has_shared = p.w_shared != 0, n_slots = p.k + has_shared;
+    const u32 n_cols = p.out.cols, row = blockIdx.y, col_step = gridDim.x * WARPS;
+    u32 col = blockIdx.x * WARPS + warp;
+    const Acts acts = {shared, shared + n_slots * n_blocks * 16, shared + n_slots * n_blocks * 32};
+    float *results = (float *)(shared + n_slots * n_blocks * 40) + warp * n_slots;
+    const Place<LANES> start = {n_slots - 1 - lane / LANES, 0, LANES == 32 ? (n_blocks + 31) / 32 : 1};
+    const u32 n_rounds = LANES == 32 ? n_slots * start.n_chunks : (n_slots + 1) / 2;
+
+    // Loads the next rounds of a column: those of the shared expert, or the others.
+    Loaded<F> loaded[AHEAD];
+    u32 expert = 0;
+    auto load_rounds = [&](Place<LANES> at, bool of_shared) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++, at.step()) {
+            u64 w = of_shared ? p.w_shared : p.w + (u64)__shfl_sync(FULL_WARP, expert, at.slot & 31) * p.matrix_bytes;
+            bool is_mine = col < n_cols && at.slot < n_slots && at.block() < n_blocks && (at.slot >= p.k) == of_shared;
+            if (is_mine) loaded[i].from((const u8 *)w + (u64)col * p.row_bytes, n_blocks, at.block());
+        }
+    };
+    if (has_shared) load_rounds(start, true);
+    const int n_rows = p.n.get();
+    pdl_wait();
+    if ((int)row >= n_rows) return;
+
+    // Lane j has what slot j needs besides: its expert and weight.
+    float weight = 0.0f;
+    if (lane < p.k) expert = (u32)p.ids[row * p.k + lane], weight = p.weights[row * p.k + lane];
+    const u32 n_routed = p.k * p.n_in, n_all = n_slots * p.n_in;
+    float4 values[AHEAD];
+    auto load_acts = [&](u32 first) {
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
+            values[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (at < n_routed) values[i] = *(const float4 *)(p.hidden.row(row) + at);
+            else if (at < n_all) values[i] = *(const float4 *)(p.shared.row(row) + (at - n_routed));
+        }
+    };
+    load_acts(0);
+    const float gate = p.gate.data ? p.gate.row(row)[0] : 0.0f;
+    load_rounds(start, false);
+    if (p.scale && lane < p.k) weight = __fmul_rn(weight, p.scale[expert]);
+    for (u32 first = 0; first < n_all; first += AHEAD * WARPS * 128) {
+        if (first > 0) load_acts(first);
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
+            if (first + i * WARPS * 128 >= n_all) break;
+            acts.write(values[i], at / 32, at < n_all);
+        }
+    }
+    __syncthreads();
+
+    for (bool is_loaded = true; col < n_cols; col += col_step) {
+        float bias = 0.0f, other = 0.0f, residual = 0.0f, acc = 0.0f;
+        if (p.bias && lane < p.k) bias = p.bias[(u64)expert * n_cols + col];
+        if (!has_shared && p.shared.data) other = p.shared.row(row)[col];
+        if (p.residual.data) residual = p.residual.row(row)[col];
+        Place<LANES> at = start;
+        for (u32 first = 0; first < n_rounds; first += AHEAD) {
+            if (!is_loaded) {
+                if (has_shared) load_rounds(at, true);
+                load_rounds(at, false);
+            }
+            is_loaded = false;
+#pragma unroll
+            for (u32 i = 0; i < AHEAD; i++, at.step()) {
+                if (first + i >= n_rounds) break;
+                if (at.slot < n_slots && at.block() < n_blocks) {
+                    u32 block = at.slot * n_blocks + at.block();
+                    Block32 k;
+                    loaded[i].unpack(at.block(), k);
+                    Acts32 s = *(const Acts32 *)(acts.scales + block * 8);
+                    int4 x0 = *(const int4 *)(acts.first + block * 16), x1 = *(const int4 *)(acts.second + block * 16);
+                    acc = fmaf(dot32<F>(k, x0, x1, s), s.d, acc);
+                }
+                if (!at.ends_slot()) continue;
+#pragma unroll
+                for (int bits = LANES / 2; bits > 0; bits /= 2) acc += __shfl_xor_sync(FULL_WARP, acc, bits);
+                if (lane % LANES == 0 && at.slot < n_slots) results[at.slot] = acc;
+                acc = 0.0f;
+            }
+        }
+        __syncwarp();
+        float result = lane < p.k ? results[lane] : 0.0f, sum = 0.0f;
+        if (has_shared) other = results[p.k];
+        if (p.bias) result = __fadd_rn(result, bias);
+        for (u32 j = 0; j < p.k; j++)
+            sum = fmaf(__shfl_sync(FULL_WARP, weight, j), __shfl_sync(FULL_WARP, result, j), sum);
+        if (p.gate.data) other = __fmul_rn(other, sigmoid(gate));
+        if (p.shared.data) sum = __fadd_rn(sum, other);
+        if (p.residual.data) sum = __fadd_rn(residual, sum);
+        if (lane == 0) p.out.row(row)[col] = sum;
+        __syncwarp();
+    }
+}
+
+#define EXPERT_DOWN(F, name)                                                                                        \
+    ZINC_KERNEL(WARPS * 32, 2) expert_down_##name(ZINC_PARAM ExpertDownParams p) { expert_down<F, 32>(p); }             \
+    ZINC_KERNEL(WARPS * 32, 2) expert_down_##name##_short(ZINC_PARAM ExpertDownParams p) { expert_down<F, 16>(p); }
+ZINC_FORMATS(EXPERT_DOWN)
