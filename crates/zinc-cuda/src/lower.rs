@@ -10,7 +10,7 @@ pub mod rows;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use zinc_backend::DeviceError;
+use zinc_backend::{DeviceError, StepSizes};
 use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -18,8 +18,18 @@ pub use crate::card::Card;
 use crate::launch::{Count, Launch, Rows};
 pub use experts::Grouping;
 
-/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, the rest unused.
+/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, one unused, then counters
+/// that are zero when a step begins and that every launch leaves at zero.
 pub const HEADER_BYTES: u64 = 64;
+/// Where the counters begin, one for each row of a small step.
+const COUNTERS: u64 = 16;
+
+/// The header of a step.
+pub fn header(sizes: StepSizes) -> [i32; HEADER_BYTES as usize / 4] {
+    let mut header = [0; HEADER_BYTES as usize / 4];
+    header[..3].copy_from_slice(&[sizes.tokens, sizes.seqs, sizes.out_rows].map(|n| n as i32));
+    header
+}
 
 /// Alignment of inputs and scratch.
 const ALIGN: u64 = 256;
@@ -44,7 +54,7 @@ impl Bucket {
 
     /// The bucket of a step, bounded by the plan's limits: small numbers as they are, larger ones
     /// rounded up to one of two steps per power of two.
-    pub fn of(sizes: &zinc_backend::StepSizes, plan: &Plan) -> Bucket {
+    pub fn of(sizes: &StepSizes, plan: &Plan) -> Bucket {
         let largest = Bucket::largest(plan);
         let up = |n: usize, max: u32| {
             let n = u32::try_from(n).unwrap_or(u32::MAX);
@@ -202,6 +212,7 @@ pub struct Lowering<'a> {
     panel_places: Vec<(TensorId, u64)>,
     panels: Vec<(TensorId, linear::Panels)>,
     expert_blocks: Vec<experts::block::ExpertBlock>,
+    routers: Vec<experts::router::Router>,
     /// Values that lie in scratch, not where the plan has put them.
     moved: HashMap<TensorId, u64>,
 }
@@ -246,6 +257,7 @@ impl<'a> Lowering<'a> {
             panel_places: Vec::new(),
             panels: Vec::new(),
             expert_blocks: Vec::new(),
+            routers: Vec::new(),
             moved: HashMap::new(),
         }
     }
@@ -266,11 +278,7 @@ impl<'a> Lowering<'a> {
             self.node = idx;
             self.resume = idx + 1;
             self.transient_bytes = 0;
-            let joined = match self.prepare(idx)? {
-                None => self.expert_block(idx)?,
-                joined => joined,
-            };
-            match joined {
+            match self.joined(idx)? {
                 Some(n_nodes) => self.resume = idx + n_nodes,
                 None => self.lower(node)?,
             }
@@ -282,6 +290,17 @@ impl<'a> Lowering<'a> {
             persistent_bytes: self.persistent_bytes,
             transient_bytes: self.transient_max,
         })
+    }
+
+    /// Lowers the nodes from `idx` on that have a launch together, if some do; their number.
+    fn joined(&mut self, idx: usize) -> Result<Option<usize>, DeviceError> {
+        if let Some(n_nodes) = self.prepare(idx)? {
+            return Ok(Some(n_nodes));
+        }
+        match self.router(idx)? {
+            None => self.expert_block(idx),
+            found => Ok(found),
+        }
     }
 
     fn lower(&mut self, node: &Node) -> Result<(), DeviceError> {

@@ -11,8 +11,8 @@ use host_device::{HostDevice, Options};
 use zinc_backend::{Bindings, Device, StepInputs, StepOutputs, WeightSource};
 use zinc_cuda::lower::{Bucket, Card, Lowering, Nowhere};
 use zinc_plan::{
-    Activation, Builder, GatedAct, Gating, Limits, Plan, PlanError, RmsNorm, RouterTopK, TensorId,
-    passes,
+    Activation, Builder, ExpertGroups, GatedAct, Gating, GroupScore, Limits, Plan, PlanError,
+    RmsNorm, RouterTopK, TensorId, passes,
 };
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
@@ -47,6 +47,9 @@ struct Block {
     n_experts_used: u32,
     act: Activation,
     gating: Gating,
+    groups: Option<ExpertGroups>,
+    /// The router has rows of its own, with so many columns.
+    router_cols: Option<u32>,
     /// Of the router and of the experts.
     bias: bool,
     expert_scale: bool,
@@ -64,6 +67,8 @@ const QWEN: Block = Block {
     n_experts_used: 4,
     act: Activation::Silu,
     gating: Gating::Softmax,
+    groups: None,
+    router_cols: None,
     bias: false,
     expert_scale: false,
     shared: Shared::Gated(GgmlType::Q4_K),
@@ -93,6 +98,19 @@ const GEMMA: Block = Block {
     expert_scale: true,
     shared: Shared::None,
     post_norm: true,
+    ..QWEN
+};
+
+/// With rows for the router that are longer than what a warp has of them in registers.
+const DEEPSEEK: Block = Block {
+    d_model: 32,
+    n_experts: 12,
+    n_experts_used: 3,
+    gating: Gating::Sigmoid,
+    groups: Some(ExpertGroups { n_groups: 4, n_groups_used: 2, score: GroupScore::TopTwo }),
+    router_cols: Some(32 * 96 + 45),
+    bias: true,
+    shared: Shared::Plain,
     ..QWEN
 };
 
@@ -146,18 +164,26 @@ impl Graph {
         block: &Block,
     ) -> Result<TensorId, PlanError> {
         let Block { d_model, d_ff, n_experts, n_experts_used, .. } = *block;
-        let gate_inp = self.weight(&name("gate_inp"), GgmlType::F32, n_experts, d_model);
+        let router_in = match block.router_cols {
+            Some(cols) => {
+                let table = self.weight(&name("router_in"), GgmlType::F32, N_VOCAB, cols);
+                self.b.embed(&name("router_rows"), table, 0.1)?
+            }
+            None => x,
+        };
+        let cols = block.router_cols.unwrap_or(d_model);
+        let gate_inp = self.weight(&name("gate_inp"), GgmlType::F32, n_experts, cols);
         let bias = block.bias.then(|| self.vector(&name("gate_inp.bias"), n_experts));
-        let logits = self.b.matmul(&name("logits"), gate_inp, x, bias)?;
+        let logits = self.b.matmul(&name("logits"), gate_inp, router_in, bias)?;
         let router = RouterTopK {
             n_experts_used,
             gating: block.gating,
             bias: false,
-            groups: None,
-            normalize: block.gating == Gating::Softmax,
+            groups: block.groups,
+            normalize: block.gating != Gating::TopKSoftmax,
             scale: 1.0,
         };
-        let [ids, weights] = self.b.router_top_k(&name("router"), router, logits, None)?;
+        let [ids, weights] = self.b.router_top_k(&name("router"), router, logits, bias)?;
         let sizes = [d_ff, d_model];
         let gate = self.product(&name("gate"), [x, ids], block.gate_type, sizes, block)?;
         let up = self.product(&name("up"), [x, ids], block.gate_type, sizes, block)?;
@@ -210,9 +236,8 @@ impl Graph {
     }
 }
 
-/// The plan of the layers for so many tokens, and the data of its weights.
-fn plan(block: &Block, max_tokens: u32) -> (Plan, Vec<WeightSource>) {
-    let limits = Limits {
+fn limits(max_tokens: u32) -> Limits {
+    Limits {
         max_tokens,
         max_seqs: 1,
         max_out_rows: 1,
@@ -222,8 +247,12 @@ fn plan(block: &Block, max_tokens: u32) -> (Plan, Vec<WeightSource>) {
         window_pages_per_seq: 1,
         n_window_pages: 1,
         n_state_slots: 2,
-    };
-    let b = Builder::new("experts", limits);
+    }
+}
+
+/// The plan of the layers for so many tokens, and the data of its weights.
+fn plan(block: &Block, max_tokens: u32) -> (Plan, Vec<WeightSource>) {
+    let b = Builder::new("experts", limits(max_tokens));
     let mut graph = Graph { b, rng: Rng::new(7, "experts"), weights: Vec::new() };
     let table = graph.weight("table", GgmlType::F32, N_VOCAB, block.d_model);
     let x = graph.b.embed("embed", table, 1.0).expect("operands that fit");
@@ -239,17 +268,23 @@ fn plan(block: &Block, max_tokens: u32) -> (Plan, Vec<WeightSource>) {
 fn run(block: &Block, device: &dyn Device, max_tokens: u32, apart: bool) -> Vec<Vec<f32>> {
     let (mut plan, sources) = plan(block, max_tokens);
     if apart {
-        let names: Vec<_> = (0..N_LAYERS).map(|layer| format!("blk.{layer}.down")).collect();
+        let of_layer = |layer: u32| ["logits", "down"].map(|part| format!("blk.{layer}.{part}"));
+        let names: Vec<_> = (0..N_LAYERS).flat_map(of_layer).collect();
         plan.add_outputs(&names).expect("values of the plan");
     }
+    run_plan(plan, sources, device)
+}
+
+/// All outputs of a plan for a few tokens, in steps as large as it takes.
+fn run_plan(plan: Plan, sources: Vec<WeightSource>, device: &dyn Device) -> Vec<Vec<f32>> {
     let plan = passes::prepare(plan, device.caps()).expect("a supported plan");
     let weights = device.bind_weights(sources, &mut |_, _| ()).expect("memory");
     let states = device.alloc_states(&plan).expect("memory");
     let bind = Bindings { weights: &weights, states: &states };
+    let mut found = vec![Vec::new(); plan.outputs.len()];
+    let max_tokens = plan.limits.max_tokens as usize;
     let mut exec = device.compile(Arc::new(plan), &bind).expect("kernels for all");
-    let mut found = vec![Vec::new(); N_LAYERS as usize];
-    let tokens = [3, 10, 4];
-    for tokens in tokens.chunks(max_tokens as usize) {
+    for tokens in [3, 10, 4].chunks(max_tokens) {
         let n = tokens.len();
         let inputs = StepInputs {
             token_ids: tokens.to_vec(),
@@ -294,8 +329,10 @@ const WAYS: [Way; 3] = [
 /// The joined launches give the bits of the single ones, whatever the memory and the mode, and in the first layer nearly
 /// the numbers of the reference, whose activations are not rounded to 8 bits: the second one may choose other experts.
 fn check(name: &str, block: &Block, ways: &[Way]) {
-    let n_joined = kernels(block).iter().filter(|name| name.starts_with("expert_down")).count();
-    assert_eq!(n_joined, N_LAYERS as usize, "{name}: launches for the end of a block");
+    for prefix in ["router_product", "expert_down"] {
+        let n_joined = kernels(block).iter().filter(|name| name.starts_with(prefix)).count();
+        assert_eq!(n_joined, N_LAYERS as usize, "{name}: launches of {prefix}");
+    }
     let apart = run(block, &device((false, false, Schedule::Forward, 3)), 3, true);
     let expected = run(block, &ReferenceDevice::new(), 3, false);
     let error = nmse(&apart[0], &expected[0]);
@@ -318,6 +355,7 @@ fn blocks_of_all_families_are_joined() {
     let check = |name: &str, block: &Block| check(name, block, &[packed]);
     check("gpt-oss", &GPT_OSS);
     check("gemma", &GEMMA);
+    check("long rows of the router, groups", &DEEPSEEK);
     check("other types", &Block { shared: Shared::Gated(GgmlType::Q8_0), ..QWEN });
     check("no gate", &Block { shared: Shared::Plain, n_experts_used: 3, ..QWEN });
     check("no shared expert", &Block { shared: Shared::None, n_experts_used: 3, ..QWEN });
@@ -333,19 +371,16 @@ fn launches_of_a_layer() {
     };
     let qwen = [
         "rms_norm_warp",
-        "matfloat_f32",
-        "router_top_k",
+        "router_product_f32",
         "quantize_q8",
         "matvec_q8_0_1",
         "matvec_q8_0_1",
-        "matfloat_f32",
         "expert_down_q4_k_short",
     ];
     assert_eq!(of_layer(&QWEN).as_deref(), Some(&qwen[..]));
     let gpt_oss = [
         "rms_norm_warp",
-        "matfloat_f32",
-        "router_top_k",
+        "router_product_f32",
         "quantize_q8",
         "matvec_mxfp4_1",
         "expert_down_mxfp4",

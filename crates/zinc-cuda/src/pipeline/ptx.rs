@@ -55,6 +55,7 @@ modules!(
         "quantize",
         "repack",
         "rope",
+        "router",
         "rows",
     ]
     Hopper alone: [

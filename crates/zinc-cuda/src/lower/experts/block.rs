@@ -20,6 +20,8 @@ pub(in crate::lower) struct ExpertBlock {
     pub down: usize,
     /// The node that adds them up.
     pub combine: usize,
+    /// The chosen experts.
+    pub ids: TensorId,
     /// Results of gate and up, slot after slot.
     pub hidden: TensorId,
     pub shared: Option<SharedExpert>,
@@ -40,15 +42,15 @@ pub(in crate::lower) struct SharedExpert {
 }
 
 /// Who writes and reads each tensor of a plan.
-struct Uses<'a> {
-    plan: &'a Plan,
+pub(super) struct Uses<'a> {
+    pub plan: &'a Plan,
     writer: Vec<Option<usize>>,
     /// Nodes, of owners also those that read a view; the number of nodes for an output.
     readers: Vec<Vec<usize>>,
 }
 
 impl<'a> Uses<'a> {
-    fn of(plan: &'a Plan) -> Uses<'a> {
+    pub fn of(plan: &'a Plan) -> Uses<'a> {
         let mut writer = vec![None; plan.tensors.len()];
         let mut readers = vec![Vec::new(); plan.tensors.len()];
         for (idx, node) in plan.nodes.iter().enumerate() {
@@ -61,12 +63,12 @@ impl<'a> Uses<'a> {
         Uses { plan, writer, readers }
     }
 
-    fn writer(&self, id: TensorId) -> Option<usize> {
+    pub fn writer(&self, id: TensorId) -> Option<usize> {
         self.writer[id.index()]
     }
 
     /// The node that reads `id`, whole and once, if it is the only reader.
-    fn only_reader(&self, id: TensorId) -> Option<usize> {
+    pub fn only_reader(&self, id: TensorId) -> Option<usize> {
         let [idx] = self.readers[id.index()][..] else { return None };
         let node = self.plan.nodes.get(idx)?;
         let is_value = self.plan.tensor(id).kind == TensorKind::Value;
@@ -92,12 +94,11 @@ impl<'a> Uses<'a> {
 }
 
 /// All blocks of a plan, in order, none beginning before the one before it ends.
-pub(in crate::lower) fn find(plan: &Plan) -> Vec<ExpertBlock> {
-    let uses = Uses::of(plan);
+pub(super) fn find(uses: &Uses<'_>) -> Vec<ExpertBlock> {
     let mut found = Vec::new();
     let mut from = 0;
-    for idx in 0..plan.nodes.len() {
-        if let Some(block) = block_at(&uses, from, idx) {
+    for idx in 0..uses.plan.nodes.len() {
+        if let Some(block) = block_at(uses, from, idx) {
             from = block.nodes.end;
             found.push(block);
         }
@@ -140,6 +141,7 @@ fn block_at(uses: &Uses<'_>, from: usize, first: usize) -> Option<ExpertBlock> {
         nodes,
         down,
         combine,
+        ids,
         hidden,
         shared: shared.map(|(shared, _)| shared),
         residual: residual.map(|(_, residual)| residual),

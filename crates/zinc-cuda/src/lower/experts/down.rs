@@ -5,7 +5,7 @@ use zinc_plan::{Dim, ExpertCombine, Op, TensorId};
 use zinc_quant::GgmlType;
 
 use super::Grouping;
-use super::block::{self, ExpertBlock};
+use super::block::{self, ExpertBlock, Uses};
 use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::Lowering;
 
@@ -60,12 +60,12 @@ kernels!(
 );
 
 impl Lowering<'_> {
-    /// Finds the blocks of experts and gives what lies between their launches its place, if the step is small.
+    /// Finds routers and blocks of experts, and gives what lies between their launches its place, if the step is small.
     pub(in crate::lower) fn place_expert_blocks(&mut self) {
-        let blocks: Vec<_> = block::find(self.plan)
-            .into_iter()
-            .filter(|block| self.has_joined_kernel(block))
-            .collect();
+        let uses = Uses::of(self.plan);
+        let mut blocks = block::find(&uses);
+        blocks.retain(|block| self.has_joined_kernel(block));
+        let routers = self.find_routers(&uses, &mut blocks);
         let mut most_bytes = 0;
         let mut offsets = Vec::new();
         for block in &blocks {
@@ -73,7 +73,8 @@ impl Lowering<'_> {
             for id in &block.inner {
                 offsets.push((*id, n_bytes));
                 let shape = self.plan.tensor(*id).shape;
-                let n_rows = self.plan.limits.bound(shape.rows).min(Grouping::MIN_TOKENS.into());
+                let n_rows =
+                    self.plan.limits.bound(shape.rows).min(u64::from(Grouping::MIN_TOKENS) - 1);
                 n_bytes += (n_rows * u64::from(shape.cols) * 4).next_multiple_of(64);
             }
             most_bytes = most_bytes.max(n_bytes);
@@ -83,6 +84,7 @@ impl Lowering<'_> {
         if self.rows(Dim::Tokens) < Grouping::MIN_TOKENS {
             self.moved = offsets.into_iter().map(|(id, offset)| (id, scratch + offset)).collect();
             self.expert_blocks = blocks;
+            self.routers = routers;
         }
     }
 
