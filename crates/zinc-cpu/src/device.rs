@@ -97,6 +97,7 @@ fn caps() -> Caps {
         batch_invariant: true,
         f16_attention: false,
         f16_products: false,
+        joins_activations: false,
     }
 }
 

@@ -15,6 +15,7 @@
 // way at once, 50 KB on a multiprocessor.
 #include "act.cuh"
 #include "formats.cuh"
+#include "prologue.cuh"
 
 struct ExpertDownParams {
     Count n;
@@ -56,30 +57,6 @@ template <class F> struct Loaded {
     }
 };
 
-// Activations in shared memory, blocks of 32 of all slots: first halves, second halves, scales.
-struct Acts {
-    u8 *first, *second, *scales;
-
-    // Four values of each lane; eight neighbouring lanes have block `block`.
-    __device__ __forceinline__ void write(float4 v, u32 block, bool inside) const {
-        float amax = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-#pragma unroll
-        for (int bits = 4; bits > 0; bits /= 2) amax = fmaxf(amax, __shfl_xor_sync(FULL_WARP, amax, bits));
-        float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
-        u32 packed = ((u32)__float2int_rn(v.x * inverse) & 255u) | ((u32)__float2int_rn(v.y * inverse) & 255u) << 8 |
-                     ((u32)__float2int_rn(v.z * inverse) & 255u) << 16 | (u32)__float2int_rn(v.w * inverse) << 24;
-        int sum = __dp4a((int)packed, 0x01010101, 0);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-        sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-        int other = __shfl_xor_sync(FULL_WARP, sum, 4);
-        if (!inside) return;
-        u32 word = threadIdx.x & 7;
-        *(u32 *)((word < 4 ? first : second) + block * 16 + word % 4 * 4) = packed;
-        Acts32 s = {amax / 127.0f, (sum & 0xffff) | other << 16};
-        if (word == 0) *(Acts32 *)(scales + block * 8) = s;
-    }
-};
-
 // What a warp is at: a slot, or one for each half of the warp, and the blocks of it. The slots run from the last to the
 // first, and beyond to numbers that are no slot's.
 template <int LANES> struct Place {
@@ -100,7 +77,8 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
     const u32 n_blocks = p.n_in / 32, has_shared = p.w_shared != 0, n_slots = p.k + has_shared;
     const u32 n_cols = p.out.cols, row = blockIdx.y, col_step = gridDim.x * WARPS;
     u32 col = blockIdx.x * WARPS + warp;
-    const Acts acts = {shared, shared + n_slots * n_blocks * 16, shared + n_slots * n_blocks * 32};
+    // Activations of all slots in three parts.
+    const u32 x1_at = n_slots * n_blocks * 16, xs_at = 2 * x1_at;
     float *results = (float *)(shared + n_slots * n_blocks * 40) + warp * n_slots;
     const Place<LANES> start = {n_slots - 1 - lane / LANES, 0, LANES == 32 ? (n_blocks + 31) / 32 : 1};
     const u32 n_rounds = LANES == 32 ? n_slots * start.n_chunks : (n_slots + 1) / 2;
@@ -130,9 +108,8 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
 #pragma unroll
         for (u32 i = 0; i < AHEAD; i++) {
             u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
-            values[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (at < n_routed) values[i] = *(const float4 *)(p.hidden.row(row) + at);
-            else if (at < n_all) values[i] = *(const float4 *)(p.shared.row(row) + (at - n_routed));
+            const float *x = at < n_routed ? p.hidden.row(row) + at : p.shared.row(row) + (at - n_routed);
+            values[i] = load_four(x, at < n_all);
         }
     };
     load_acts(0);
@@ -145,7 +122,8 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
         for (u32 i = 0; i < AHEAD; i++) {
             u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
             if (first + i * WARPS * 128 >= n_all) break;
-            acts.write(values[i], at / 32, at < n_all);
+            const float v[4] = {values[i].x, values[i].y, values[i].z, values[i].w};
+            put_q8(shared, x1_at, xs_at, at, v, at < n_all);
         }
     }
     __syncthreads();
@@ -169,9 +147,9 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
                     u32 block = at.slot * n_blocks + at.block();
                     Block32 k;
                     loaded[i].unpack(at.block(), k);
-                    Acts32 s = *(const Acts32 *)(acts.scales + block * 8);
-                    int4 x0 = *(const int4 *)(acts.first + block * 16), x1 = *(const int4 *)(acts.second + block * 16);
-                    acc = fmaf(dot32<F>(k, x0, x1, s), s.d, acc);
+                    const u8 *x = shared + block * 16;
+                    Acts32 s = *(const Acts32 *)(shared + xs_at + block * 8);
+                    acc = fmaf(dot32<F>(k, *(const int4 *)x, *(const int4 *)(x + x1_at), s), s.d, acc);
                 }
                 if (!at.ends_slot()) continue;
 #pragma unroll

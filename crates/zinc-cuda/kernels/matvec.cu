@@ -6,9 +6,15 @@
 // deep, filled by 16-byte asynchronous copies that start before the launches before this one are done.
 // Grid (blocks, tiles of N rows or pairs of row and expert), up to MAX_WARPS warps a block. Bytes moved: the weights once.
 // Bound: memory; 16 warps on a multiprocessor hold about 70 KiB in flight.
+// A block that has one row may make its activations itself (prologue.cuh); its registers leave room for three blocks.
 #include "act.cuh"
 #include "formats.cuh"
+#include "prologue.cuh"
 #include "ptx.cuh"
+
+#define MAX_WARPS 8
+#define STAGES 4
+#define MORE 3
 
 // A further product of a launch.
 struct Segment {
@@ -35,11 +41,10 @@ struct MatVecParams {
     u32 act;              // of the gate
     u32 rows;             // most rows of the launch
     u32 n_segments;       // products of the same activations besides this one, for single matrices
-    Segment more[2];
+    Segment more[MORE];
+    Prologue prologue;    // of launches of one row a block
 };
 
-#define MAX_WARPS 8
-#define STAGES 4
 #define NEVER 0xffffffffu
 
 // Bytes of a chunk of 32 blocks of one row in the ring: the planes' parts, each a multiple of 16.
@@ -69,10 +74,31 @@ template <class F> struct Pieces {
     }
 };
 
+// Brings the q8 of N rows to the three parts of shared memory, zeros for rows from `n` on, and sums them up on the way.
+template <int N> DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u32 row, u32 slot, int n) {
+    const u32 n_blocks = p.n_in / 32;
+    for (u32 i = threadIdx.x; i < N * n_blocks; i += blockDim.x) {
+        u32 r = i / n_blocks, b = i % n_blocks;
+        int4 a = make_int4(0, 0, 0, 0), c = a;
+        Acts32 s = {0.0f, 0};
+        if ((int)r < n) {
+            u64 at = (u64)(row + r) * p.x_cols + (u64)slot * p.slot_cols + b * 32;
+            a = *(const int4 *)(p.quants + at), c = *(const int4 *)(p.quants + at + 16);
+            s.d = ((const float *)p.scales)[at / 32];
+            const int ones = 0x01010101;
+            int lo = __dp4a(a.x, ones, __dp4a(a.y, ones, __dp4a(a.z, ones, __dp4a(a.w, ones, 0))));
+            int hi = __dp4a(c.x, ones, __dp4a(c.y, ones, __dp4a(c.z, ones, __dp4a(c.w, ones, 0))));
+            s.sums = (lo & 0xffff) | hi << 16;
+        }
+        *(int4 *)(shared + i * 16) = a, *(int4 *)(shared + x1_at + i * 16) = c, *(Acts32 *)(shared + xs_at + i * 8) = s;
+    }
+}
+
 template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     constexpr u32 STAGE_BYTES = 2 * Chunk<F>::BYTES;
     ZINC_SHARED(shared);
     pdl_launch();
+    u32 touched = N == 1 ? touch_weights(p.prologue) : 0;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
     const u32 n_blocks = p.n_in / 32;
     const bool pair = p.w1 != 0, stacked = p.n_slots != 0;
@@ -114,7 +140,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
         u32 first = ahead_item, n_out = p.n_out;
         const u8 *w = w0;
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < MORE; i++)
             if (i < (int)p.n_segments && ahead_item >= p.more[i].first_item)
                 first = ahead_item - p.more[i].first_item, n_out = p.more[i].n_out, w = (const u8 *)p.more[i].w;
         const u8 *a = w + (u64)first * (pair ? 1 : 2) * p.row_bytes, *b = a;
@@ -154,22 +180,13 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     for (u32 s = 0; s < STAGES - 1; s++) prefetch(s * STAGE_BYTES);
 
     if (!stacked) pdl_wait();
+    keep(touched);
     const int n = N == 1 ? 1 : min(N, n_rows);
-    for (u32 i = threadIdx.x; i < N * n_blocks; i += blockDim.x) {
-        u32 r = i / n_blocks, b = i % n_blocks;
-        int4 a = make_int4(0, 0, 0, 0), c = a;
-        Acts32 s = {0.0f, 0};
-        if ((int)r < n) {
-            u64 at = (u64)(row + r) * p.x_cols + (u64)slot * p.slot_cols + b * 32;
-            a = *(const int4 *)(p.quants + at), c = *(const int4 *)(p.quants + at + 16);
-            s.d = ((const float *)p.scales)[at / 32];
-            const int ones = 0x01010101;
-            int lo = __dp4a(a.x, ones, __dp4a(a.y, ones, __dp4a(a.z, ones, __dp4a(a.w, ones, 0))));
-            int hi = __dp4a(c.x, ones, __dp4a(c.y, ones, __dp4a(c.z, ones, __dp4a(c.w, ones, 0))));
-            s.sums = (lo & 0xffff) | hi << 16;
-        }
-        *(int4 *)(shared + i * 16) = a, *(int4 *)(shared + x1_at + i * 16) = c, *(Acts32 *)(shared + xs_at + i * 8) = s;
-    }
+    if (N == 1 && p.prologue.kind != QUANTIZED)
+        make_values(p.prologue, row, slot * p.slot_cols, p.n_in, [&](u32 col, const float (&v)[4], bool inside) {
+            put_q8(shared, x1_at, xs_at, col, v, inside);
+        });
+    else load_acts<N>(p, shared, x1_at, xs_at, row, slot, n);
     __syncthreads();
 
     // Where the next chunk is, and the one before it in the ring, which is free.
@@ -216,7 +233,9 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
         }
         u32 r = pair ? lane : lane / 2, col = pair ? item : item * 2 + lane % 2;
         if (p.n_segments > 0 && item >= p.more[0].first_item) {
-            const Segment &s = p.more[p.n_segments > 1 && item >= p.more[1].first_item ? 1 : 0];
+            u32 which = 0;
+            while (which + 1 < p.n_segments && item >= p.more[which + 1].first_item) which++;
+            const Segment &s = p.more[which];
             col -= s.first_item * 2;
             if ((int)r >= n || col >= s.n_out) continue;
             if (s.bias) result = __fadd_rn(result, ((const float *)s.bias)[col]);
@@ -239,7 +258,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
 }
 
 #define MATVEC(F, name)                                                                                             \
-    ZINC_KERNEL(MAX_WARPS * 32, 2) matvec_##name##_1(ZINC_PARAM MatVecParams p) { matvec<F, 1>(p); }                    \
+    ZINC_KERNEL(MAX_WARPS * 32, 3) matvec_##name##_1(ZINC_PARAM MatVecParams p) { matvec<F, 1>(p); }                    \
     ZINC_KERNEL(MAX_WARPS * 32, 2) matvec_##name##_2(ZINC_PARAM MatVecParams p) { matvec<F, 2>(p); }                    \
     ZINC_KERNEL(MAX_WARPS * 32, 2) matvec_##name##_4(ZINC_PARAM MatVecParams p) { matvec<F, 4>(p); }                    \
     ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_8(ZINC_PARAM MatVecParams p) { matvec<F, 8>(p); }

@@ -3,7 +3,8 @@
 // and kv_write.cu, and the same bits.
 //
 // Launch: grid (ceil(slots / 8), rows), 256 threads: a warp for each slot. Slots: query heads, key heads, then the
-// value row in pieces of 128. q_out may be q itself: a warp reads what it writes before, nobody else does.
+// value row in pieces of 128. q_out may be q itself: a warp reads what it writes before, nobody else does. Or the heads
+// of q lie `q_step` columns apart, as in a row that has more than queries.
 // Reads the projections' results, writes as many numbers; bound by latency in decode.
 #include "rope.cuh"
 
@@ -18,7 +19,7 @@ struct PrepareParams {
     const float *table;
     void *cache_k, *cache_v;
     float q_eps, k_eps;
-    u32 n_heads, n_k_heads, head_dim, n_dims, is_neox, unused;
+    u32 n_heads, n_k_heads, head_dim, n_dims, is_neox, q_step;
 };
 
 struct F32Cell {
@@ -64,7 +65,7 @@ template <class To> DEVICE void prepare(const PrepareParams &p) {
     if (row >= p.n.get()) return;
     if (slot < n_heads) {
         float *y = p.q_out.row(row) + slot * head_dim;
-        prepare_head(p, p.q.row(row) + slot * head_dim, p.q_weight, p.q_eps, row,
+        prepare_head(p, p.q.row(row) + slot * p.q_step, p.q_weight, p.q_eps, row,
                      [&](int col, float value) { y[col] = value; });
         return;
     }

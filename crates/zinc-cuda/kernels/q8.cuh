@@ -2,17 +2,26 @@
 #pragma once
 #include "zinc.cuh"
 
-// Quantises four neighbouring values of each lane; eight neighbouring lanes have a block of 32, and are inside or
-// outside together. `at` is the index of the first value in the quants. All lanes of the warp take part.
-DEVICE void write_q8(const float (&v)[4], bool inside, i8 *quants, float *scales, u64 at) {
+// Quantises four neighbouring values of each lane; eight neighbouring lanes have a block of 32, and get its scale. All
+// lanes of the warp take part.
+DEVICE u32 to_q8(const float (&v)[4], float &scale) {
     float amax = fmaxf(fmaxf(fabsf(v[0]), fabsf(v[1])), fmaxf(fabsf(v[2]), fabsf(v[3])));
 #pragma unroll
     for (int bits = 4; bits > 0; bits /= 2) amax = fmaxf(amax, __shfl_xor_sync(FULL_WARP, amax, bits));
     float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
+    scale = amax / 127.0f;
     u32 packed = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) packed |= ((u32)__float2int_rn(v[i] * inverse) & 255u) << (8 * i);
+    return packed;
+}
+
+// The same to memory: the lanes of a block are inside or outside together, `at` is the index of the first value in the
+// quants.
+DEVICE void write_q8(const float (&v)[4], bool inside, i8 *quants, float *scales, u64 at) {
+    float scale;
+    u32 packed = to_q8(v, scale);
     if (!inside) return;
     *(u32 *)(quants + at) = packed;
-    if (at % 32 == 0) scales[at / 32] = amax / 127.0f;
+    if (at % 32 == 0) scales[at / 32] = scale;
 }

@@ -213,6 +213,7 @@ pub fn caps(name: &str, capability: u32, batch_invariant: bool) -> Caps {
         batch_invariant,
         f16_attention: !batch_invariant,
         f16_products: !batch_invariant && capability == HOPPER,
+        joins_activations: true,
     }
 }
 

@@ -41,6 +41,13 @@ pub struct Rows {
     pub cols: u32,
 }
 
+impl Rows {
+    /// The same from a later column on.
+    pub fn from_column(self, col: u32) -> Rows {
+        Rows { data: self.data + u64::from(col) * 4, ..self }
+    }
+}
+
 /// One launch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Launch {

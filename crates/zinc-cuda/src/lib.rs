@@ -27,6 +27,8 @@
 //! `[max_rows][cols]`, then one f32 scale for each 32 values, `[max_rows][cols / 32]`. Where the scales begin is
 //! [`lower::q8_scales`]. Blocks of 32 along the row; scale = amax / 127, quant = round to nearest even of x / scale;
 //! scale 0 gives quants 0. Every quantised weight type is multiplied with these; F32, F16 and BF16 weights with f32.
+//! They never reach memory where all products of them take a row a block: those make them from what the plan makes
+//! them from ([`lower::prologue`]).
 //!
 //! **Weights.** Quantised types are repacked at load into rows of planes (`kernels/formats.cuh`,
 //! [`store::RowLayout`]): a row begins at `row * row_bytes`. F32, F16 and BF16 lie as in the file.

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod experts;
 pub mod linear;
 pub mod prepare;
+pub mod prologue;
 pub mod recurrent;
 pub mod rows;
 
@@ -211,6 +212,9 @@ pub struct Lowering<'a> {
     /// Where activations are kept as panels, and those that are there.
     panel_places: Vec<(TensorId, u64)>,
     panels: Vec<(TensorId, linear::Panels)>,
+    /// Results of `QuantizeAct` that a norm has written, and those that products make themselves.
+    quantized: Vec<TensorId>,
+    prologues: Vec<(TensorId, prologue::Prologue)>,
     expert_blocks: Vec<experts::block::ExpertBlock>,
     routers: Vec<experts::router::Router>,
     /// Values that lie in scratch, not where the plan has put them.
@@ -256,6 +260,8 @@ impl<'a> Lowering<'a> {
             groupings: Vec::new(),
             panel_places: Vec::new(),
             panels: Vec::new(),
+            quantized: Vec::new(),
+            prologues: Vec::new(),
             expert_blocks: Vec::new(),
             routers: Vec::new(),
             moved: HashMap::new(),
@@ -304,6 +310,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn lower(&mut self, node: &Node) -> Result<(), DeviceError> {
+        if self.is_done_by_others(node)? {
+            return Ok(());
+        }
         match node.op {
             Op::Embed(embed) => self.embed(node, embed),
             Op::GatherRows => self.gather_rows(node),

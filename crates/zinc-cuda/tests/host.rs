@@ -34,13 +34,13 @@ fn is_short(case: &Case) -> bool {
 fn options(batch_invariant: bool, schedule: Schedule) -> Options {
     // All kernels but Hopper's own, with the shared memory for the deepest rings.
     let card = Card { capability: 89, ..Card::HOPPER };
-    Options { batch_invariant, schedule, card, packed: false }
+    Options { batch_invariant, schedule, card, shares_memory: false }
 }
 
 /// A Hopper card. With few multiprocessors blocks make several tiles, and large ones; with many, long sums are cut.
 fn hopper(n_multiprocessors: u32, schedule: Schedule) -> HostDevice {
     let card = Card { n_multiprocessors, ..Card::HOPPER };
-    HostDevice::new(Options { batch_invariant: false, schedule, card, packed: false })
+    HostDevice::new(Options { card, ..options(false, schedule) })
 }
 
 /// Cases that take Hopper's own products: quantised weights, enough rows.
@@ -110,6 +110,19 @@ fn rows_keep_their_bits() {
         }
         check_cut(case, &device)
     });
+}
+
+/// Products that make their activations give a row the bits that it has where launches of their own do it, on cards with
+/// room for fewer warps as well, and find what those are made from intact where values share memory.
+#[test]
+fn products_make_the_activations_that_launches_would() {
+    let keep = |case: &Case| case.name.starts_with("behind");
+    for shared_kib in [24, 40, 227] {
+        let card = Card { shared_per_block: shared_kib << 10, ..Card::HOPPER };
+        let options = Options { card, ..options(true, Schedule::Reverse) };
+        let device = HostDevice::new(Options { shares_memory: true, ..options });
+        check_all(&device, keep, |case| check_cut(case, &device));
+    }
 }
 
 /// Checks the outputs of a case in whole and in short steps, and those of its parts.
@@ -204,17 +217,40 @@ fn small_quantised_models_agree_with_the_reference_on_hopper() {
     }
 }
 
+/// The same bits token by token as all at once, in memory of their own and in memory that values share.
+#[test]
+fn small_quantised_models_keep_their_bits() {
+    for name in ["q_qwen3.q4_k_m", "q_qwen3_small.q8_0", "q_qwen3_small.q4_0"] {
+        let [apart, shared] = [false, true].map(|shares_memory| {
+            let options = Options { shares_memory, ..options(true, Schedule::Forward) };
+            let device: Arc<dyn Device> = Arc::new(HostDevice::new(options));
+            device
+        });
+        let expected = logits(name, &apart, GgmlType::F16, TOKENS.len());
+        for (device, chunk) in [(&apart, 1), (&shared, 1), (&shared, 7)] {
+            let found = logits(name, device, GgmlType::F16, chunk);
+            same_bits(&found, &expected).unwrap_or_else(|at| panic!("{name}: element {at}"));
+        }
+    }
+}
+
+/// A short prompt.
+const TOKENS: [i32; 20] =
+    [3, 14, 15, 9, 26, 5, 35, 8, 97, 93, 23, 84, 62, 64, 33, 83, 27, 9, 50, 2];
+
 /// How far the logits of a short prompt are from the reference's.
 fn error_of_model(name: &str, device: &Arc<dyn Device>, kv_type: GgmlType) -> f64 {
     let reference: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
-    let file = paths::testdata().join("golden").join(format!("{name}.gguf"));
-    let tokens = [3, 14, 15, 9, 26, 5, 35, 8, 97, 93, 23, 84, 62, 64, 33, 83, 27, 9, 50, 2];
-    let [found, expected] = [device, &reference].map(|device| {
-        let runner = ModelRunner::open(&file, Arc::clone(device), kv_type);
-        let pass = runner.and_then(|runner| runner.prefill(&tokens, 18));
-        pass.unwrap_or_else(|error| panic!("{name}: {error}")).logits
-    });
+    let [found, expected] = [device, &reference].map(|device| logits(name, device, kv_type, 18));
     nmse(&found, &expected)
+}
+
+/// Logits of a short prompt, `chunk` tokens at a time.
+fn logits(name: &str, device: &Arc<dyn Device>, kv_type: GgmlType, chunk: usize) -> Vec<f32> {
+    let file = paths::testdata().join("golden").join(format!("{name}.gguf"));
+    let runner = ModelRunner::open(&file, Arc::clone(device), kv_type);
+    let pass = runner.and_then(|runner| runner.prefill(&TOKENS, chunk));
+    pass.unwrap_or_else(|error| panic!("{name}: {error}")).logits
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn int8_caps() -> Caps {
         batch_invariant: true,
         f16_attention: false,
         f16_products: false,
+        joins_activations: false,
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Caps {
     pub f16_attention: bool,
     /// Products of many rows with quantised weights are made of f16 values of both (tensor cores).
     pub f16_products: bool,
+    /// Norms write their results quantised as well, and products make the activations that only they read, rotations the
+    /// queries and keys: what those are made from stays where it is until they have run.
+    pub joins_activations: bool,
 }
 
 /// How a device wants the activations of a matrix product for one weight type.

@@ -29,7 +29,7 @@ pub fn prepare(mut plan: Plan, caps: &Caps) -> Result<Plan, PlanError> {
     verify::supported(&plan, caps)?;
     insert::run(&mut plan, caps)?;
     verify::rules(&plan)?;
-    memory::run(&mut plan);
+    memory::run(&mut plan, caps);
     hazards::run(&mut plan);
     Ok(plan)
 }

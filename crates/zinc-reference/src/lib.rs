@@ -74,6 +74,7 @@ impl ReferenceDevice {
             batch_invariant: true,
             f16_attention: false,
             f16_products: false,
+            joins_activations: false,
         };
         Self { info, caps }
     }

@@ -8,8 +8,8 @@ use zinc_backend::{ActivationType, Bindings, Caps, Device, StepInputs, StepOutpu
 use zinc_gguf::Gguf;
 use zinc_models::{Model, PlanOptions};
 use zinc_plan::{
-    Activation, Attention, Builder, Dim, GatedAct, Limits, OpKind, Plan, PlanError, RmsNorm, Rope,
-    RopeMode, TensorId, TensorKind, passes,
+    Activation, Attention, Builder, Dim, GatedAct, HeadSlice, Limits, Op, OpKind, Plan, PlanError,
+    RmsNorm, Rope, RopeMode, TensorId, TensorKind, passes,
 };
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
@@ -53,7 +53,7 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
                 return other;
             }
         };
-        let value = match rng.below(8) {
+        let value = match rng.below(10) {
             0 => (b.add(&label, x, same(rng))?, cols),
             1 => {
                 let act = GatedAct { act: Activation::Silu };
@@ -91,6 +91,11 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
                 };
                 (b.attention(&label, attention, x, caches)?, cols)
             }
+            8 => (b.sigmoid_gate(&label, x, same(rng))?, cols),
+            9 if cols == 64 => {
+                let slice = HeadSlice { head_dim: 32, start: 8, len: 16 };
+                (b.head_slice(&label, slice, x)?, 32)
+            }
             _ if cols == 64 && rng.below(2) == 0 => match b.view(&label, x, 16, 32) {
                 Ok(view) => (view, 32),
                 // A view of a view is refused.
@@ -124,11 +129,16 @@ fn demanding_caps() -> Caps {
         batch_invariant: true,
         f16_attention: false,
         f16_products: false,
+        joins_activations: false,
     }
 }
 
 /// Random plans, and the real ones of the clone, all prepared for a demanding device.
 fn prepared_plans() -> Vec<Plan> {
+    plans_for(&demanding_caps())
+}
+
+fn plans_for(caps: &Caps) -> Vec<Plan> {
     let mut rng = Rng::new(7, "plans");
     let mut plans: Vec<Plan> =
         (0..300).map(|_| random_plan(&mut rng).expect("a valid plan")).collect();
@@ -142,7 +152,7 @@ fn prepared_plans() -> Vec<Plan> {
         plan.add_outputs(&model.hidden_tensors()).expect("hidden tensors are computed");
         plans.push(plan);
     }
-    let prepare = |plan| passes::prepare(plan, &demanding_caps()).expect("a supported plan");
+    let prepare = |plan| passes::prepare(plan, caps).expect("a supported plan");
     plans.into_iter().map(prepare).collect()
 }
 
@@ -236,6 +246,76 @@ fn values_survive_until_their_last_reader_in_any_order_within_groups() {
             simulate(&plan, &order).unwrap_or_else(|reason| panic!("{reason}\n{plan}"));
         }
     }
+}
+
+/// The plan as a device runs it that joins activations: products read what their activations are made from, and the nodes
+/// that make only those are gone.
+fn with_joined_products(plan: &Plan) -> Plan {
+    let mut joined = plan.clone();
+    for (idx, node) in plan.nodes.iter().enumerate().rev() {
+        let Some(id) = node.writes.first().copied() else { continue };
+        let is_id = |read: &TensorId| plan.locate(*read).0 == id;
+        let mut readers = plan.nodes.iter().filter(|other| other.reads.iter().any(is_id));
+        let makes_activations = match node.op {
+            Op::QuantizeAct | Op::HeadSlice(_) => true,
+            Op::RmsNorm(_) if readers.clone().all(|node| matches!(node.op, Op::Rope(_))) => true,
+            Op::RmsNorm(_) | Op::SigmoidGate => readers.all(|node| node.op == Op::QuantizeAct),
+            _ => false,
+        };
+        let reads_view = |read: &TensorId| is_id(read) && *read != id;
+        let has_views = joined.nodes.iter().any(|other| other.reads.iter().any(reads_view));
+        if !makes_activations || has_views || plan.outputs.iter().any(is_id) {
+            continue;
+        }
+        for other in joined.nodes.iter_mut().filter(|other| other.reads.contains(&id)) {
+            other.reads.retain(|read| *read != id);
+            other.reads.extend(&node.reads);
+        }
+        joined.nodes[idx].reads.clear();
+        joined.nodes[idx].writes.clear();
+    }
+    joined
+}
+
+/// The plan as a device runs it that joins activations: norms quantise.
+fn with_joined_norms(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    for idx in 0..plan.nodes.len() {
+        let quantize = plan.nodes[idx].clone();
+        let is_norm = |node: &zinc_plan::Node| {
+            matches!(node.op, Op::RmsNorm(_)) && node.writes == quantize.reads
+        };
+        if quantize.op == Op::QuantizeAct
+            && let Some(norm) = plan.nodes.iter().position(is_norm)
+        {
+            plan.nodes[norm].writes.extend(&quantize.writes);
+            plan.nodes[idx].reads.clear();
+            plan.nodes[idx].writes.clear();
+        }
+    }
+    plan
+}
+
+#[test]
+fn what_activations_are_made_from_survives_where_they_are_joined() {
+    let mut rng = Rng::new(3, "joined");
+    let [mut n_products, mut n_norms, mut n_broken] = [0; 3];
+    let plans = |joins_activations| plans_for(&Caps { joins_activations, ..demanding_caps() });
+    for (plan, other) in plans(true).into_iter().zip(plans(false)) {
+        let (products, norms) = (with_joined_products(&plan), with_joined_norms(&plan));
+        n_products += usize::from(products != plan);
+        n_norms += usize::from(norms != plan);
+        for plan in [plan, products, norms] {
+            let order = shuffled_groups(&plan, &mut rng);
+            simulate(&plan, &order).unwrap_or_else(|reason| panic!("{reason}\n{plan}"));
+        }
+        for plan in [with_joined_products(&other), with_joined_norms(&other)] {
+            let order = shuffled_groups(&plan, &mut rng);
+            n_broken += usize::from(simulate(&plan, &order).is_err());
+        }
+    }
+    assert!(n_products > 100 && n_norms > 20, "{n_products} and {n_norms} plans are joined");
+    assert!(n_broken > 20, "{n_broken} plans break where memory is not laid out for it");
 }
 
 #[test]

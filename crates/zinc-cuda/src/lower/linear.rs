@@ -6,6 +6,7 @@ mod matmul;
 mod matvec;
 pub(super) mod quantize;
 
+use super::prologue::Prologue;
 use super::{Lowering, Operand};
 use zinc_backend::DeviceError;
 use zinc_plan::{
@@ -72,6 +73,7 @@ struct Product {
     weight: Stack,
     up: Option<(Stack, Activation)>,
     x: Operand,
+    prologue: Prologue,
     matrices: Matrices,
     residual: Option<Operand>,
     /// Results of the gate that were computed before.
@@ -134,7 +136,7 @@ impl Lowering<'_> {
         self.multiply_rows(node, &product, &others)
     }
 
-    /// How many of the next nodes, two at most, are products like this one: of the same activations, with weights of
+    /// How many of the next nodes, three at most, are products like this one: of the same activations, with weights of
     /// the same type, without residuals, and independent of each other.
     fn n_side_by_side(&self, node: &Node, matmul: MatMul) -> usize {
         let weight = self.plan.tensor(node.reads[0]);
@@ -146,7 +148,7 @@ impl Lowering<'_> {
         if matmul.residual {
             return 0;
         }
-        self.plan.nodes[self.node + 1..].iter().take(2).take_while(is_like).count()
+        self.plan.nodes[self.node + 1..].iter().take(matvec::MORE).take_while(is_like).count()
     }
 
     pub(super) fn gate_up_act(&mut self, node: &Node, act: Activation) -> Result<(), DeviceError> {
@@ -227,11 +229,20 @@ impl Lowering<'_> {
         up: Option<(Stack, Activation)>,
         matrices: Matrices,
     ) -> Result<Product, DeviceError> {
-        let x = self.operand(node.reads[node.op.n_weight_operands()])?;
+        let x = node.reads[node.op.n_weight_operands()];
         let out = self.operand(node.writes[0])?;
-        let n_in = weight.weight.cols;
-        let product =
-            Product { weight, up, x, matrices, residual: None, gate: None, out, n_in, n_out: 0 };
+        let product = Product {
+            weight,
+            up,
+            x: self.operand(x)?,
+            prologue: self.prologue_of(x),
+            matrices,
+            residual: None,
+            gate: None,
+            out,
+            n_in: weight.weight.cols,
+            n_out: 0,
+        };
         Ok(Product { n_out: out.cols / product.n_slots().max(1), ..product })
     }
 

@@ -35,7 +35,7 @@ pub struct PrepareParams {
     head_dim: u32,
     n_dims: u32,
     is_neox: u32,
-    unused: u32,
+    q_step: u32,
 }
 
 /// Nodes `RmsNorm, RmsNorm, Rope, Rope, KvWrite`, the norms or none of them; query before key.
@@ -83,6 +83,15 @@ impl<'a> Chain<'a> {
     }
 }
 
+/// Where queries are.
+struct Queries {
+    rows: Rows,
+    n_heads: u32,
+    /// Columns from head to head.
+    step: u32,
+    is_sliced: bool,
+}
+
 fn is_norm(node: &Node) -> bool {
     matches!(node.op, Op::RmsNorm(_))
 }
@@ -103,28 +112,23 @@ fn eps(node: &Node) -> f32 {
     }
 }
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
     /// Lowers the chain that begins at node `idx`, if one does; the number of its nodes.
     ///
     /// # Errors
     /// Tensors that are not bound.
     pub(super) fn prepare(&mut self, idx: usize) -> Result<Option<usize>, DeviceError> {
-        let plan = self.plan;
-        let Some(chain) = Chain::at(&plan.nodes[idx..]) else { return Ok(None) };
-        let Some(name) = self.prepare_kernel(&chain) else { return Ok(None) };
-        if !self.is_private(&chain, idx) || self.overlaps(&chain)? {
-            return Ok(None);
-        }
-        let [q, k] = chain.inputs();
+        let Some((chain, name, queries)) = self.chain_at(idx)? else { return Ok(None) };
+        let k = chain.inputs()[1];
         let address = |id: TensorId| Ok::<_, DeviceError>(self.operand(id)?.address);
         let weight = |norm: usize| chain.norms.map_or(Ok(0), |norms| address(norms[norm].reads[1]));
         let eps = |norm: usize| chain.norms.map_or(0.0, |norms| eps(norms[norm]));
         let rope = &chain.ropes[0].reads;
-        let (q, k) = (self.float_rows(q)?, self.float_rows(k)?);
+        let k = self.float_rows(k)?;
         let v = self.float_rows(chain.write.reads[1])?;
         let head_dim = chain.rope.head_dim;
         let params = PrepareParams {
-            q,
+            q: queries.rows,
             q_out: self.float_rows(chain.ropes[0].writes[0])?,
             k,
             v,
@@ -139,17 +143,70 @@ impl Lowering<'_> {
             cache_v: address(chain.write.writes[1])?,
             q_eps: eps(0),
             k_eps: eps(1),
-            n_heads: q.cols / head_dim,
+            n_heads: queries.n_heads,
             n_k_heads: k.cols / head_dim,
             head_dim,
             n_dims: chain.rope.n_dims,
             is_neox: u32::from(chain.rope.mode == RopeMode::Neox),
-            unused: 0,
+            q_step: queries.step,
         };
         let n_slots = params.n_heads + params.n_k_heads + v.cols.div_ceil(VALUE_PIECE);
         let grid = [n_slots.div_ceil(8), self.rows(Dim::Tokens), 1];
         self.push(Launch::new(Kernel { module: "prepare", name }, params, grid, 256));
         Ok(Some(chain.len()))
+    }
+
+    /// The chain that begins at node `idx`, if it can be one launch, with the launch's kernel and queries.
+    fn chain_at(
+        &self,
+        idx: usize,
+    ) -> Result<Option<(Chain<'a>, &'static str, Queries)>, DeviceError> {
+        let plan = self.plan;
+        let Some(chain) = Chain::at(&plan.nodes[idx..]) else { return Ok(None) };
+        let Some(name) = self.prepare_kernel(&chain) else { return Ok(None) };
+        if !self.is_private(&chain, idx) {
+            return Ok(None);
+        }
+        let queries = match self.sliced_queries(&chain)? {
+            Some(queries) => Some(queries),
+            None => self.whole_queries(&chain)?,
+        };
+        Ok(queries.map(|queries| (chain, name, queries)))
+    }
+
+    /// Whether a chain reads its queries where this slice of heads has them from.
+    pub(super) fn is_query_of_chain(&self, node: &Node) -> Result<bool, DeviceError> {
+        let id = node.writes[0];
+        let Some(reader) = self.plan.nodes.iter().position(|other| other.reads.contains(&id))
+        else {
+            return Ok(false);
+        };
+        let chain = self.chain_at(reader)?;
+        Ok(chain.is_some_and(|(chain, _, queries)| chain.inputs()[0] == id && queries.is_sliced))
+    }
+
+    /// Queries where a slice of heads has them from, if the chain is all that reads the slice.
+    fn sliced_queries(&self, chain: &Chain<'_>) -> Result<Option<Queries>, DeviceError> {
+        let head_dim = chain.rope.head_dim;
+        let Some((base, slice)) = self.slice_for_one(chain.inputs()[0]) else { return Ok(None) };
+        if slice.len != head_dim || self.overlaps(chain, base, false)? {
+            return Ok(None);
+        }
+        let rows = self.float_rows(base)?;
+        let n_heads = rows.cols / slice.head_dim;
+        let rows = rows.from_column(slice.start);
+        Ok(Some(Queries { rows, n_heads, step: slice.head_dim, is_sliced: true }))
+    }
+
+    fn whole_queries(&self, chain: &Chain<'_>) -> Result<Option<Queries>, DeviceError> {
+        let head_dim = chain.rope.head_dim;
+        let q = chain.inputs()[0];
+        if self.overlaps(chain, q, true)? {
+            return Ok(None);
+        }
+        let rows = self.float_rows(q)?;
+        let n_heads = rows.cols / head_dim;
+        Ok(Some(Queries { rows, n_heads, step: head_dim, is_sliced: false }))
     }
 
     /// The kernel for the chain's caches.
@@ -178,9 +235,14 @@ impl Lowering<'_> {
         !is_read && !is_output && !inner.iter().any(is_based)
     }
 
-    /// Whether the turned queries lie where the chain still reads: over keys or values, or over queries
-    /// otherwise than row on row.
-    fn overlaps(&self, chain: &Chain<'_>) -> Result<bool, DeviceError> {
+    /// Whether the turned queries lie where the chain still reads: over keys or values, or over queries `q` otherwise
+    /// than row on row, or at all where they do not `may_replace` those.
+    fn overlaps(
+        &self,
+        chain: &Chain<'_>,
+        q: TensorId,
+        may_replace: bool,
+    ) -> Result<bool, DeviceError> {
         let extent = |id: TensorId| {
             let operand = self.operand(id)?;
             let n_rows = self.plan.limits.bound(operand.rows);
@@ -190,10 +252,10 @@ impl Lowering<'_> {
             Ok::<_, DeviceError>((operand.address, end, operand.stride))
         };
         let out = extent(chain.ropes[0].writes[0])?;
-        let [q, k] = chain.inputs();
+        let k = chain.inputs()[1];
         let meets = |other: (u64, u64, u64)| out.0 < other.1 && other.0 < out.1;
         let q = extent(q)?;
-        let same = (q.0, q.2) == (out.0, out.2);
+        let same = may_replace && (q.0, q.2) == (out.0, out.2);
         Ok((meets(q) && !same) || meets(extent(k)?) || meets(extent(chain.write.reads[1])?))
     }
 }

@@ -2,7 +2,8 @@
 //! not nodes, so nodes of one group never share bytes and stay concurrent.
 
 use crate::passes::hazards;
-use crate::plan::{Memory, Plan, TensorId, TensorKind};
+use crate::plan::{Memory, Node, Plan, TensorId, TensorKind};
+use crate::{Caps, Op};
 
 /// Alignment of every value: a cache line, and enough for the widest vector loads.
 const ALIGN: u64 = 64;
@@ -14,8 +15,8 @@ struct Lifetime {
     last: u32,
 }
 
-pub(super) fn run(plan: &mut Plan) {
-    let mut lifetimes = lifetimes(plan);
+pub(super) fn run(plan: &mut Plan, caps: &Caps) {
+    let mut lifetimes = lifetimes(plan, caps);
     // Largest first packs tightest; the index makes the order, and so the layout, stable.
     lifetimes.sort_by_key(|life| (std::cmp::Reverse(life.bytes), life.id));
     let mut offsets: Vec<Option<u64>> = vec![None; plan.tensors.len()];
@@ -88,15 +89,21 @@ impl Placed {
     }
 }
 
-fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
+/// First and last group of each tensor that owns bytes, by index.
+type Spans = Vec<Option<(u32, u32)>>;
+
+fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
     let groups = hazards::groups(plan);
-    let mut spans: Vec<Option<(u32, u32)>> = vec![None; plan.tensors.len()];
+    let mut spans: Spans = vec![None; plan.tensors.len()];
     for (node, group) in plan.nodes.iter().zip(groups) {
         for id in node.reads.iter().chain(&node.writes) {
             let owner = plan.locate(*id).0;
             let span = spans[owner.index()].get_or_insert((group, group));
             span.1 = group;
         }
+    }
+    if caps.joins_activations {
+        join_activations(plan, &mut spans);
     }
     for id in &plan.outputs {
         if let Some(span) = &mut spans[plan.locate(*id).0.index()] {
@@ -109,4 +116,44 @@ fn lifetimes(plan: &Plan) -> Vec<Lifetime> {
             Some(Lifetime { id, bytes: plan.max_bytes(id), first, last })
         })
         .collect()
+}
+
+/// Lets products make their activations, and norms quantise their results: what activations are made from lives until
+/// the products have read them, and quantised results live from the norm on. Slices may be read in place as well, and
+/// queries and keys be normalised when they are turned.
+fn join_activations(plan: &Plan, spans: &mut Spans) {
+    let owner = |id: TensorId| plan.locate(id).0;
+    let goes_to = |id: TensorId, keep: fn(&Op) -> bool| {
+        let is_read = |node: &&Node| node.reads.iter().any(|read| owner(*read) == id);
+        plan.nodes.iter().filter(is_read).all(|node| keep(&node.op))
+    };
+    let is_quantize = |op: &Op| *op == Op::QuantizeAct;
+    let is_joined = |node: &Node| match node.op {
+        Op::QuantizeAct | Op::HeadSlice(_) => true,
+        Op::RmsNorm(_) => {
+            goes_to(node.writes[0], is_quantize)
+                || goes_to(node.writes[0], |op| matches!(op, Op::Rope(_)))
+        }
+        Op::RmsNormGated(_) | Op::SigmoidGate => goes_to(node.writes[0], is_quantize),
+        _ => false,
+    };
+    // Backwards: what a node makes lives as long by then as it is to.
+    for node in plan.nodes.iter().rev().filter(|node| is_joined(node)) {
+        let Some((_, last)) = spans[node.writes[0].index()] else { continue };
+        for id in &node.reads {
+            if let Some(span) = &mut spans[owner(*id).index()] {
+                span.1 = span.1.max(last);
+            }
+        }
+    }
+    for node in plan.nodes.iter().filter(|node| matches!(node.op, Op::RmsNorm(_))) {
+        let Some((first, _)) = spans[node.writes[0].index()] else { continue };
+        let quantizes =
+            |other: &&Node| other.op == Op::QuantizeAct && other.reads[0] == node.writes[0];
+        if let Some(quantize) = plan.nodes.iter().find(quantizes)
+            && let Some(span) = &mut spans[quantize.writes[0].index()]
+        {
+            span.0 = first;
+        }
+    }
 }

@@ -77,6 +77,15 @@ impl Context<'_> {
         }
     }
 
+    /// The same for activations that are products of normal numbers.
+    fn nmse_of_gated_product(&self, dtype: GgmlType, cols: u32) -> f64 {
+        let limit = self.nmse_of_product(dtype, cols, Pattern::Normal);
+        match self.caps.activation(dtype, cols) {
+            Some(ActivationType::Quantized(_)) => self.nmse.get("gated").copied().unwrap_or(limit),
+            _ => limit,
+        }
+    }
+
     /// What [`Pattern::Exact`] means for weights of type `dtype`.
     fn resolve(&self, pattern: Pattern, dtype: GgmlType, cols: u32) -> Pattern {
         let activation = self.caps.activation(dtype, cols);

@@ -208,6 +208,10 @@ impl Lowering<'_> {
         for (idx, node) in self.plan.nodes.iter().enumerate() {
             let (Op::QuantizeAct, [id]) = (node.op, &node.writes[..]) else { continue };
             let Some(last) = self.last_reader(*id)? else { continue };
+            // A norm writes panels as soon as it runs.
+            let is_norm =
+                |other: &Node| matches!(other.op, Op::RmsNorm(_)) && other.writes == node.reads;
+            let idx = self.plan.nodes[..idx].iter().rposition(is_norm).unwrap_or(idx);
             let tensor = self.plan.tensor(*id).shape;
             let bytes = panel_bytes(self.plan.limits.bound(tensor.rows), tensor.cols);
             let free = places.iter().position(|(busy_until, _)| *busy_until < idx);

@@ -2,6 +2,7 @@
 
 use super::Product;
 use crate::launch::{Count, Kernel, Launch};
+use crate::lower::prologue::Prologue;
 use crate::lower::{Lowering, q8_scales};
 use zinc_backend::DeviceError;
 use zinc_plan::Node;
@@ -11,6 +12,10 @@ use zinc_quant::GgmlType;
 const STAGES: u32 = 4;
 /// Most warps of a block, as in the kernel.
 const MAX_WARPS: u32 = 8;
+/// Further products of a launch, as in the kernel.
+pub const MORE: usize = 3;
+/// Bytes of shared memory that the kernel has besides: `places` of `prologue.cuh`.
+const PLACES: u32 = 128;
 /// Most rows of activations that a block takes.
 const MAX_ROWS: u32 = 8;
 /// Blocks that a multiprocessor should have at once when there are several items for each warp.
@@ -47,7 +52,8 @@ pub struct MatVecParams {
     act: u32,
     rows: u32,
     n_segments: u32,
-    more: [Segment; 2],
+    more: [Segment; MORE],
+    prologue: Prologue,
 }
 
 /// `Segment` of `matvec.cu`: a further product of the same activations.
@@ -91,7 +97,7 @@ pub fn is_known(dtype: GgmlType) -> bool {
 impl Lowering<'_> {
     /// Launches for any number of rows, in tiles of at most [`MAX_ROWS`].
     ///
-    /// `others` are further products of single matrices of the same type with the same activations, at most two.
+    /// `others` are further products of single matrices of the same type with the same activations, at most [`MORE`].
     pub(super) fn multiply_rows(
         &mut self,
         node: &Node,
@@ -106,6 +112,7 @@ impl Lowering<'_> {
             let reason = format!("rows of {} elements need more shared memory", product.n_in);
             return Err(self.unsupported(node, reason));
         };
+        assert!(n == 1 || product.prologue == Prologue::NONE, "a block makes one row");
         let names = names(dtype).unwrap_or_default();
         let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
         let n_tiles = if n_slots > 0 { rows * n_slots } else { rows.div_ceil(n) };
@@ -146,7 +153,9 @@ impl Lowering<'_> {
         let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
         let shapes = sizes.flat_map(|n| [MAX_WARPS, 4, 2, 1].map(|warps| (n, warps)));
         // Fewer rows a block before fewer warps than four.
-        let fits = |(n, warps): &(u32, u32)| acts(*n) + warps * ring <= self.card.shared_per_block;
+        let fits = |(n, warps): &(u32, u32)| {
+            acts(*n) + warps * ring + PLACES <= self.card.shared_per_block
+        };
         let shapes: Vec<_> = shapes.filter(fits).collect();
         let best = shapes.iter().find(|(_, warps)| *warps >= 4).or_else(|| shapes.first())?;
         Some((best.0, best.1, acts(best.0) + best.1 * ring))
@@ -181,7 +190,8 @@ impl Lowering<'_> {
             act: product.act(),
             rows,
             n_segments: 0,
-            more: [Segment::default(); 2],
+            more: [Segment::default(); MORE],
+            prologue: product.prologue,
         }
     }
 }

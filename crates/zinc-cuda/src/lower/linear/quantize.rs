@@ -27,37 +27,25 @@ pub(in crate::lower) struct Quantized {
 }
 
 impl Lowering<'_> {
-    /// Whether the node after `node` only quantises its result, which `node` may do itself then: that node is passed
-    /// over. The quants must not lie where rows of its operand are still to be
-    /// read.
+    /// Where `node` is to put its result in q8 or as panels as well, if another node only quantises it: that node has
+    /// nothing to do then. The memory pass keeps the place free from `node` on.
     pub(in crate::lower) fn quantized_at_once(
         &mut self,
         node: &Node,
         n_groups: u32,
     ) -> Result<Option<Quantized>, DeviceError> {
         let (plan, y) = (self.plan, node.writes[0]);
-        let next = plan.nodes.get(self.node + 1);
-        let Some(next) = next.filter(|next| next.op == Op::QuantizeAct && next.reads[0] == y)
-        else {
-            return Ok(None);
-        };
-        let (x, out) = (self.operand(node.reads[0])?, self.operand(next.writes[0])?);
-        let x_end = x.address + plan.limits.bound(x.rows) * x.stride;
-        let out_bytes = plan.max_bytes(next.writes[0]);
-        let overlaps = x.address < out.address + out_bytes && out.address < x_end;
+        let quantizes = |other: &&Node| other.op == Op::QuantizeAct && other.reads[0] == y;
+        let Some(quantize) = plan.nodes.iter().find(quantizes) else { return Ok(None) };
+        let out = self.operand(quantize.writes[0])?;
         if n_groups != 1 || out.dtype != GgmlType::Q8_1 {
             return Ok(None);
         }
-        let panels = self.panels_of(next.writes[0], out.rows);
-        if overlaps && panels.is_none() {
-            return Ok(None);
-        }
-        self.resume = self.node + 2;
+        self.quantized.push(quantize.writes[0]);
         let is_y = |id: &TensorId| plan.locate(*id).0 == y;
-        let read =
-            |(idx, node): (usize, &Node)| idx != self.node + 1 && node.reads.iter().any(is_y);
-        let keeps_floats = plan.nodes.iter().enumerate().any(read) || plan.outputs.iter().any(is_y);
-        if let Some(panels) = panels {
+        let reads = |node: &Node| node.writes != quantize.writes && node.reads.iter().any(is_y);
+        let keeps_floats = plan.nodes.iter().any(reads) || plan.outputs.iter().any(is_y);
+        if let Some(panels) = self.panels_of(quantize.writes[0], out.rows) {
             return Ok(Some(Quantized { quants: 0, scales: 0, panels, keeps_floats }));
         }
         let max_rows = plan.limits.bound(out.rows);

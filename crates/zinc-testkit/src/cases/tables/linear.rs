@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use zinc_backend::ActivationType;
-use zinc_plan::{Activation, Builder, OpKind, PlanError, RmsNorm, TensorId};
+use zinc_plan::{Activation, Builder, HeadSlice, OpKind, PlanError, RmsNorm, TensorId};
 use zinc_quant::GgmlType;
 
 use super::{Context, Entry};
@@ -22,9 +22,25 @@ struct Product {
     view: bool,
     #[serde(default)]
     pattern: Pattern,
-    /// The activations come from a norm, which a device may join with their conversion.
     #[serde(default)]
-    norm: bool,
+    behind: Behind,
+    /// Columns of the groups of a norm, or of the heads of gates; the whole row where 0.
+    #[serde(default)]
+    group: u32,
+}
+
+/// What makes the activations, which a device may join with their conversion or with the product.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Behind {
+    /// Nothing: they are an operand.
+    #[default]
+    Nothing,
+    RmsNorm,
+    RmsNormGated,
+    SigmoidGate,
+    /// The gates are the second half of each head of a wider value.
+    SlicedGate,
 }
 
 /// What a product's plan is made of.
@@ -34,18 +50,44 @@ struct Parts {
     n_out: u32,
     n_in: u32,
     bias: bool,
-    norm: bool,
+    behind: Behind,
+    group: u32,
     x: Operand,
 }
 
 impl Parts {
     fn acts(&self, b: &mut Builder) -> Result<TensorId, PlanError> {
         let x = self.x.build(b)?;
-        if !self.norm {
-            return Ok(x);
+        let norm = RmsNorm { eps: 1e-6, group: self.group };
+        let weight = |b: &mut Builder| b.weight("norm.w", GgmlType::F32, 1, self.group);
+        match self.behind {
+            Behind::Nothing => Ok(x),
+            Behind::RmsNorm => {
+                let weight = weight(b)?;
+                b.rms_norm("norm", norm, x, weight)
+            }
+            Behind::RmsNormGated => {
+                let (weight, z) = (weight(b)?, self.gate().build(b)?);
+                b.rms_norm_gated("norm", norm, [x, weight, z])
+            }
+            Behind::SigmoidGate => {
+                let z = self.gate().build(b)?;
+                b.sigmoid_gate("gated", x, z)
+            }
+            Behind::SlicedGate => {
+                let z = self.gate().build(b)?;
+                let (start, len) = (self.group, self.group);
+                let slice = HeadSlice { head_dim: 2 * self.group, start, len };
+                let z = b.head_slice("gate", slice, z)?;
+                b.sigmoid_gate("gated", x, z)
+            }
         }
-        let weight = b.weight("norm.w", GgmlType::F32, 1, self.n_in)?;
-        b.rms_norm("norm", RmsNorm { eps: 1e-6, group: self.n_in }, x, weight)
+    }
+
+    /// The second operand of what makes the activations.
+    fn gate(&self) -> Operand {
+        let cols = if self.behind == Behind::SlicedGate { 2 * self.n_in } else { self.n_in };
+        Operand { name: "z", cols, pattern: Pattern::Normal, ..self.x }
     }
 
     fn matmul(&self, b: &mut Builder, label: &str, x: TensorId) -> Result<TensorId, PlanError> {
@@ -72,13 +114,17 @@ impl Product {
             let pattern = context.resolve(self.pattern, dtype, self.n_in);
             let x = Operand { name: "x", rows, cols: self.n_in, view: self.view, pattern };
             let (n_out, n_in) = (self.n_out, self.n_in);
-            let parts = Parts { dtype, n_out, n_in, bias: self.bias, norm: self.norm, x };
+            let group = if self.group == 0 { n_in } else { self.group };
+            let (bias, behind) = (self.bias, self.behind);
+            let parts = Parts { dtype, n_out, n_in, bias, behind, group, x };
             let mut feed = context.feed(&self.name);
             x.fill(&mut feed);
-            if self.norm {
-                let weights: Vec<f32> =
-                    (0..n_in).map(|col| 0.75 + (col % 5) as f32 / 8.0).collect();
-                feed.values("norm.w", 1, n_in, &weights);
+            let weights: Vec<f32> = (0..group).map(|col| 0.75 + (col % 5) as f32 / 8.0).collect();
+            if matches!(behind, Behind::RmsNorm | Behind::RmsNormGated) {
+                feed.values("norm.w", 1, group, &weights);
+            }
+            if !matches!(behind, Behind::Nothing | Behind::RmsNorm) {
+                parts.gate().fill(&mut feed);
             }
             for label in labels {
                 feed.blocks(&format!("{label}.w"), dtype, self.n_out, self.n_in);
@@ -90,7 +136,12 @@ impl Product {
             let build = Box::new(move |b: &mut Builder| finish(b, &parts));
             let layout = Layout::rows(rows);
             let mut case = context.case(&self.name, Some(dtype), feed, layout, build);
-            case.nmse_max = context.nmse_of_product(dtype, self.n_in, pattern);
+            case.nmse_max = match behind {
+                Behind::Nothing | Behind::RmsNorm => {
+                    context.nmse_of_product(dtype, self.n_in, pattern)
+                }
+                _ => context.nmse_of_gated_product(dtype, self.n_in),
+            };
             case
         };
         context.weight_types(self.n_in).map(case).collect()
@@ -182,7 +233,8 @@ impl Entry for QuantizeAct {
             bias: false,
             view: self.view,
             pattern: self.pattern,
-            norm: false,
+            behind: Behind::Nothing,
+            group: 0,
         };
         let two = |b: &mut Builder, parts: &Parts| {
             // Two products of the same activations share one conversion.
