@@ -303,8 +303,8 @@ fn run_plan(plan: Plan, sources: Vec<WeightSource>, device: &dyn Device) -> Vec<
     found
 }
 
-fn device((batch_invariant, shares_memory, schedule, _): Way) -> HostDevice {
-    HostDevice::new(Options { batch_invariant, schedule, card: Card::HOPPER, shares_memory })
+fn device((batch_invariant, packed, schedule, _): Way) -> HostDevice {
+    HostDevice::new(Options { batch_invariant, schedule, card: Card::HOPPER, packed })
 }
 
 /// Launches of a decode step by the kernels' names.
@@ -317,7 +317,7 @@ fn kernels(block: &Block) -> Vec<&'static str> {
     lowered.launches.iter().map(|launch| launch.kernel.name).collect()
 }
 
-/// How steps are run: whether batch-invariant and in shared memory, the order of threads, and most tokens of a step.
+/// How steps are run: whether batch-invariant and packed, the order of threads, and most tokens of a step.
 type Way = (bool, bool, Schedule, u32);
 
 const WAYS: [Way; 3] = [
@@ -351,8 +351,8 @@ fn check(name: &str, block: &Block, ways: &[Way]) {
 fn blocks_of_all_families_are_joined() {
     check("qwen3.5", &QWEN, &WAYS);
     check("gpt-oss, short rows", &Block { d_ff: 96, ..GPT_OSS }, &WAYS);
-    let [shared, ..] = WAYS;
-    let check = |name: &str, block: &Block| check(name, block, &[shared]);
+    let [packed, ..] = WAYS;
+    let check = |name: &str, block: &Block| check(name, block, &[packed]);
     check("gpt-oss", &GPT_OSS);
     check("gemma", &GEMMA);
     check("long rows of the router, groups", &DEEPSEEK);

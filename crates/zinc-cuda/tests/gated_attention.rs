@@ -137,13 +137,13 @@ fn run(device: &dyn Device, dtype: GgmlType, chunk: usize, outputs: &[&str]) -> 
 /// projection the gates where they are.
 #[test]
 fn slices_of_a_projection_are_read_in_place() {
-    let options = |shares_memory| Options {
+    let options = |packed| Options {
         batch_invariant: true,
         schedule: Schedule::Reverse,
         card: Card { capability: 89, ..Card::HOPPER },
-        shares_memory,
+        packed,
     };
-    let [apart, shared] = [false, true].map(|shares| HostDevice::new(options(shares)));
+    let [apart, shared] = [false, true].map(|packed| HostDevice::new(options(packed)));
     for (dtype, limit) in [(GgmlType::F32, 1e-10), (GgmlType::Q8_0, 1e-3)] {
         let expected = run(&ReferenceDevice::new(), dtype, 5, &[]);
         let by_launches = run(&apart, dtype, 5, &["query", "gate", "q_norm", "gated"]);

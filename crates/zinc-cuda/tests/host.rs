@@ -34,13 +34,13 @@ fn is_short(case: &Case) -> bool {
 fn options(batch_invariant: bool, schedule: Schedule) -> Options {
     // All kernels but Hopper's own, with the shared memory for the deepest rings.
     let card = Card { capability: 89, ..Card::HOPPER };
-    Options { batch_invariant, schedule, card, shares_memory: false }
+    Options { batch_invariant, schedule, card, packed: false }
 }
 
 /// A Hopper card. With few multiprocessors blocks make several tiles, and large ones; with many, long sums are cut.
 fn hopper(n_multiprocessors: u32, schedule: Schedule) -> HostDevice {
     let card = Card { n_multiprocessors, ..Card::HOPPER };
-    HostDevice::new(Options { card, ..options(false, schedule) })
+    HostDevice::new(Options { batch_invariant: false, schedule, card, packed: false })
 }
 
 /// Cases that take Hopper's own products: quantised weights, enough rows.
@@ -120,7 +120,7 @@ fn products_make_the_activations_that_launches_would() {
     for shared_kib in [24, 40, 227] {
         let card = Card { shared_per_block: shared_kib << 10, ..Card::HOPPER };
         let options = Options { card, ..options(true, Schedule::Reverse) };
-        let device = HostDevice::new(Options { shares_memory: true, ..options });
+        let device = HostDevice::new(Options { packed: true, ..options });
         check_all(&device, keep, |case| check_cut(case, &device));
     }
 }
@@ -221,8 +221,8 @@ fn small_quantised_models_agree_with_the_reference_on_hopper() {
 #[test]
 fn small_quantised_models_keep_their_bits() {
     for name in ["q_qwen3.q4_k_m", "q_qwen3_small.q8_0", "q_qwen3_small.q4_0"] {
-        let [apart, shared] = [false, true].map(|shares_memory| {
-            let options = Options { shares_memory, ..options(true, Schedule::Forward) };
+        let [apart, shared] = [false, true].map(|packed| {
+            let options = Options { packed, ..options(true, Schedule::Forward) };
             let device: Arc<dyn Device> = Arc::new(HostDevice::new(options));
             device
         });

@@ -15,7 +15,7 @@ fn docs_ops_md_is_fresh() {
         batch_invariant: false,
         schedule: Schedule::Forward,
         card: Card { capability: 89, ..Card::HOPPER },
-        shares_memory: false,
+        packed: false,
     };
     let cuda = Box::new(HostDevice::new(options));
     let text = ops_doc::text(vec![("cuda", cuda)]).expect("every case that a device takes passes");

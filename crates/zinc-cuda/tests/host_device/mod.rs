@@ -1,6 +1,6 @@
 //! A device that runs the launches of the CUDA backend on the host: the same lowering and the same kernels, compiled
 //! as C++. Every value has memory of its own between gaps that nobody may write, and holds NaNs until it is written;
-//! or values share memory as on a card.
+//! or values lie packed as on a card.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -43,8 +43,8 @@ pub struct Options {
     pub schedule: Schedule,
     /// What launches are shaped by.
     pub card: Card,
-    /// Whether values share memory, as on a card.
-    pub shares_memory: bool,
+    /// Whether values lie where the plan has put them, later ones over earlier ones.
+    pub packed: bool,
 }
 
 pub struct HostDevice {
@@ -182,8 +182,8 @@ impl Device for HostDevice {
         let lost = |_| DeviceError::Plan { plan: plan.name.clone(), reason: "foreign".into() };
         let weights = Arc::clone(&bind.weights.0).downcast::<Named>().map_err(lost)?;
         let states = Arc::clone(&bind.states.0).downcast::<Named>().map_err(lost)?;
-        let shares_memory = self.shared.options.shares_memory;
-        let plan = if shares_memory { plan } else { Arc::new(spread(&plan)) };
+        let packed = self.shared.options.packed;
+        let plan = if packed { plan } else { Arc::new(spread(&plan)) };
         let arena_bytes = plan.memory.as_ref().map_or(0, |memory| memory.arena_bytes);
         let constants = plan.consts.iter().map(|table| {
             let bytes: &[u8] = bytemuck::cast_slice(&table.data);
@@ -325,10 +325,8 @@ impl HostExecutable {
 
     /// Nobody may have written between the values.
     fn check_gaps(&self) -> Result<(), DeviceError> {
-        let Some(memory) = &self.plan.memory else { return Ok(()) };
-        if self.shared.options.shares_memory {
-            return Ok(());
-        }
+        let spread = !self.shared.options.packed;
+        let Some(memory) = self.plan.memory.as_ref().filter(|_| spread) else { return Ok(()) };
         for (id, offset) in (0..).map(TensorId).zip(&memory.offsets) {
             let Some(offset) = offset else { continue };
             let start = offset + self.plan.max_bytes(id);
