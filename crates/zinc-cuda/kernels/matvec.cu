@@ -4,7 +4,7 @@
 // blocks l, l + 32, ... of both rows; sums of lanes meet in a butterfly. The order of every sum so depends on the length
 // of the row alone. Weights stream through a ring of the warp's own in shared memory, STAGES chunks of 1024 elements
 // deep, filled by 16-byte asynchronous copies that start before the launches before this one are done.
-// Grid (blocks, tiles of N rows or pairs of row and expert), up to MAX_WARPS warps a block. Bytes moved: the weights once.
+// Grid (blocks, tiles of N rows or pairs of row and slot), up to MAX_WARPS warps a block. Bytes moved: the weights once.
 // Bound: memory; 16 warps on a multiprocessor hold about 70 KiB in flight.
 // A block that has one row may make its activations itself (prologue.cuh); its registers leave room for three blocks.
 #include "act.cuh"
@@ -34,6 +34,8 @@ struct MatVecParams {
     u64 row_bytes;        // of the weights
     u64 matrix_bytes0, matrix_bytes1; // from matrix to matrix
     u64 out_stride, residual_stride, gate_stride; // bytes
+    // A pair of single matrices that takes the same activations as a stacked pair, the slot behind the others; or 0.
+    u64 beside0, beside1, beside_out, beside_stride;
     u32 n_in, n_out;
     u32 x_cols;           // elements of a row of activations
     u32 n_slots;          // 0: one matrix for the whole row
@@ -75,7 +77,8 @@ template <class F> struct Pieces {
 };
 
 // Brings the q8 of N rows to the three parts of shared memory, zeros for rows from `n` on, and sums them up on the way.
-template <int N> DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u32 row, u32 slot, int n) {
+template <int N>
+DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u32 row, u32 slot, int n) {
     const u32 n_blocks = p.n_in / 32;
     for (u32 i = threadIdx.x; i < N * n_blocks; i += blockDim.x) {
         u32 r = i / n_blocks, b = i % n_blocks;
@@ -115,13 +118,20 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     u32 row = blockIdx.y * N, slot = 0;
     const int all_rows = min(p.n.get(), (int)p.rows);
     int n_rows = all_rows - (int)row;
+    bool beside = false;
     if (stacked) {
-        row = blockIdx.y / p.n_slots, slot = blockIdx.y % p.n_slots;
+        const u32 n_slots = p.n_slots + (p.beside0 ? 1 : 0);
+        row = blockIdx.y / n_slots, slot = blockIdx.y % n_slots;
         n_rows = min(1, all_rows - (int)row);
-        pdl_wait();
-        if (n_rows > 0) {
-            u64 matrix = p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
-            w0 += matrix * p.matrix_bytes0, w1 += matrix * p.matrix_bytes1;
+        beside = N == 1 && slot == p.n_slots;
+        if (beside) {
+            w0 = (const u8 *)p.beside0, w1 = (const u8 *)p.beside1;
+        } else {
+            pdl_wait();
+            if (n_rows > 0) {
+                u64 matrix = p.ids ? (u64)((const int *)p.ids)[row * p.n_slots + slot] : slot;
+                w0 += matrix * p.matrix_bytes0, w1 += matrix * p.matrix_bytes1;
+            }
         }
     }
     if (n_rows <= 0) {
@@ -179,7 +189,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
 #pragma unroll
     for (u32 s = 0; s < STAGES - 1; s++) prefetch(s * STAGE_BYTES);
 
-    if (!stacked) pdl_wait();
+    if (!stacked || beside) pdl_wait();
     keep(touched);
     const int n = N == 1 ? 1 : min(N, n_rows);
     if (N == 1 && p.prologue.kind != QUANTIZED)
@@ -243,7 +253,11 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
             continue;
         }
         if ((int)r >= n || col >= p.n_out) continue;
-        u64 matrix = !stacked ? 0 : p.ids ? (u64)((const int *)p.ids)[blockIdx.y] : slot;
+        if (beside) {
+            ((float *)(p.beside_out + row * p.beside_stride))[col] = gated(p.act, result, other);
+            continue;
+        }
+        u64 matrix = !stacked ? 0 : p.ids ? (u64)((const int *)p.ids)[row * p.n_slots + slot] : slot;
         if (p.bias0) result = __fadd_rn(result, ((const float *)p.bias0)[matrix * p.n_out + col]);
         if (pair) {
             if (p.bias1) other = __fadd_rn(other, ((const float *)p.bias1)[matrix * p.n_out + col]);

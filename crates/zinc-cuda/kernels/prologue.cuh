@@ -33,7 +33,7 @@ struct Prologue {
     const float *x, *z, *w;
     u32 x_stride, z_stride; // floats from row to row
     u32 kind;
-    u32 group;         // columns normalised together
+    u32 group;          // columns normalised together
     u32 z_cols, z_step; // so many columns of z lie side by side, and so many further the next ones
     float eps;
     u32 unused;
@@ -42,8 +42,8 @@ struct Prologue {
 // Groups up to this length are summed by a warp, longer ones by a block: `LONGEST_OF_WARP` of lower/rows.rs.
 #define LONGEST_OF_WARP 512
 
-// Weights of a norm come from memory, not from the launch before: a load of each line of 128 bytes has them in the cache
-// when that is done. What it returns is only to be kept.
+// Weights of a norm come from memory, not from the launch before: a load of each line of 128 bytes has them in the
+// cache when that is done. What it returns is only to be kept.
 DEVICE u32 touch_weights(const Prologue &p) {
     u32 at = threadIdx.x * 32;
     bool is_norm = p.kind == NORM || p.kind == GATED_NORM;
@@ -90,7 +90,8 @@ DEVICE float square_sum(const float *row, u32 n, float4 (&x)[4], float *places) 
 }
 
 // Values of long rows, and of all that are not normalised: a thread has four columns every 4 * blockDim.x.
-template <class Put> DEVICE void make_long(const Prologue &p, const float *row, const float *z, u32 first, u32 n, Put put) {
+template <class Put>
+DEVICE void make_long(const Prologue &p, const float *row, const float *z, u32 first, u32 n, Put put) {
     ZINC_STATIC_SHARED(float, places, 32);
     const u32 step = 4 * blockDim.x;
     // The weights or the gates of four columns.

@@ -212,8 +212,8 @@ pub struct Lowering<'a> {
     /// Where activations are kept as panels, and those that are there.
     panel_places: Vec<(TensorId, u64)>,
     panels: Vec<(TensorId, linear::Panels)>,
-    /// Results of `QuantizeAct` that a norm has written, and those that products make themselves.
-    quantized: Vec<TensorId>,
+    /// Results that launches of earlier nodes have written, and activations that products make themselves.
+    written: Vec<TensorId>,
     prologues: Vec<(TensorId, prologue::Prologue)>,
     expert_blocks: Vec<experts::block::ExpertBlock>,
     routers: Vec<experts::router::Router>,
@@ -260,7 +260,7 @@ impl<'a> Lowering<'a> {
             groupings: Vec::new(),
             panel_places: Vec::new(),
             panels: Vec::new(),
-            quantized: Vec::new(),
+            written: Vec::new(),
             prologues: Vec::new(),
             expert_blocks: Vec::new(),
             routers: Vec::new(),

@@ -373,7 +373,6 @@ fn launches_of_a_layer() {
         "rms_norm_warp",
         "router_product_f32",
         "matvec_q8_0_1",
-        "matvec_q8_0_1",
         "expert_down_q4_k_short",
     ];
     assert_eq!(of_layer(&QWEN).as_deref(), Some(&qwen[..]));

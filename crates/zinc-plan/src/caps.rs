@@ -23,7 +23,8 @@ pub struct Caps {
     /// Products of many rows with quantised weights are made of f16 values of both (tensor cores).
     pub f16_products: bool,
     /// Norms write their results quantised as well, and products make the activations that only they read, rotations the
-    /// queries and keys: what those are made from stays where it is until they have run.
+    /// queries and keys: what those are made from stays where it is until they have run. Chosen experts are multiplied
+    /// together with a shared one.
     pub joins_activations: bool,
 }
 

@@ -1,5 +1,6 @@
 //! Matrix products: what is multiplied, and which kernel does it.
 
+mod beside;
 mod float;
 mod gemm;
 mod matmul;
@@ -15,6 +16,7 @@ use zinc_plan::{
 use zinc_quant::GgmlType;
 
 use super::Grouping;
+use beside::Beside;
 pub use gemm::Panels;
 
 /// The number of an activation in the kernels.
@@ -81,6 +83,7 @@ struct Product {
     out: Operand,
     n_in: u32,
     n_out: u32,
+    beside: Option<Beside>,
 }
 
 impl Product {
@@ -190,7 +193,8 @@ impl Lowering<'_> {
             false => self.stack(node, 1, pair.n_experts, bias(5))?,
         };
         let product = self.product(node, gate, Some((up, pair.act)), self.chosen(node)?)?;
-        self.multiply(node, product)
+        let beside = self.pair_beside(node, pair)?;
+        self.multiply(node, Product { beside, ..product })
     }
 
     /// Weight `operand` with its matrices one after the other.
@@ -242,6 +246,7 @@ impl Lowering<'_> {
             out,
             n_in: weight.weight.cols,
             n_out: 0,
+            beside: None,
         };
         Ok(Product { n_out: out.cols / product.n_slots().max(1), ..product })
     }

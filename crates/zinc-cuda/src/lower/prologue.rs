@@ -57,7 +57,7 @@ impl Prologue {
 }
 
 impl Lowering<'_> {
-    /// Whether the launches of others do this node's work: the products that read its result, or the norm before it.
+    /// Whether the launches of others do this node's work: the products that read its result, or an earlier one.
     ///
     /// # Errors
     /// As [`Lowering::operand`].
@@ -67,7 +67,7 @@ impl Lowering<'_> {
             Op::HeadSlice(_) => {
                 return Ok(self.is_gate_of_products(node)? || self.is_query_of_chain(node)?);
             }
-            Op::QuantizeAct if self.quantized.contains(&id) => return Ok(true),
+            Op::QuantizeAct | Op::GateUpAct(_) if self.written.contains(&id) => return Ok(true),
             Op::QuantizeAct if self.prologue_of(id) != Prologue::NONE => return Ok(true),
             _ => (),
         }

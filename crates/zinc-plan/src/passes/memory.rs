@@ -119,8 +119,8 @@ fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
 }
 
 /// Lets products make their activations, and norms quantise their results: what activations are made from lives until
-/// the products have read them, and quantised results live from the norm on. Slices may be read in place as well, and
-/// queries and keys be normalised when they are turned.
+/// the products have read them, and quantised results live from the norm on. Slices may be read in place as well,
+/// queries and keys be normalised when they are turned, and the pair of a shared expert be made with the chosen ones'.
 fn join_activations(plan: &Plan, spans: &mut Spans) {
     let owner = |id: TensorId| plan.locate(id).0;
     let goes_to = |id: TensorId, keep: fn(&Op) -> bool| {
@@ -146,14 +146,19 @@ fn join_activations(plan: &Plan, spans: &mut Spans) {
             }
         }
     }
-    for node in plan.nodes.iter().filter(|node| matches!(node.op, Op::RmsNorm(_))) {
+    for node in &plan.nodes {
+        let taken_along = |other: &&Node| match (node.op, other.op) {
+            (Op::RmsNorm(_), Op::QuantizeAct) => other.reads[0] == node.writes[0],
+            (Op::ExpertGateUpAct(pair), Op::GateUpAct(_)) => {
+                other.reads[2] == node.reads[pair.n_weights()]
+            }
+            _ => false,
+        };
         let Some((first, _)) = spans[node.writes[0].index()] else { continue };
-        let quantizes =
-            |other: &&Node| other.op == Op::QuantizeAct && other.reads[0] == node.writes[0];
-        if let Some(quantize) = plan.nodes.iter().find(quantizes)
-            && let Some(span) = &mut spans[quantize.writes[0].index()]
+        if let Some(other) = plan.nodes.iter().find(taken_along)
+            && let Some(span) = &mut spans[other.writes[0].index()]
         {
-            span.0 = first;
+            span.0 = span.0.min(first);
         }
     }
 }

@@ -44,6 +44,10 @@ pub struct MatVecParams {
     out_stride: u64,
     residual_stride: u64,
     gate_stride: u64,
+    beside0: u64,
+    beside1: u64,
+    beside_out: u64,
+    beside_stride: u64,
     n_in: u32,
     n_out: u32,
     x_cols: u32,
@@ -115,7 +119,10 @@ impl Lowering<'_> {
         assert!(n == 1 || product.prologue == Prologue::NONE, "a block makes one row");
         let names = names(dtype).unwrap_or_default();
         let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
-        let n_tiles = if n_slots > 0 { rows * n_slots } else { rows.div_ceil(n) };
+        let n_tiles = match n_slots {
+            0 => rows.div_ceil(n),
+            _ => rows * (n_slots + u32::from(product.beside.is_some())),
+        };
         let mut n_items =
             if product.up.is_some() { product.n_out } else { product.n_out.div_ceil(2) };
         let mut params = self.matvec_params(product, rows);
@@ -182,6 +189,10 @@ impl Lowering<'_> {
             out_stride: product.out.stride,
             residual_stride: product.residual.map_or(0, |residual| residual.stride),
             gate_stride: product.gate.map_or(0, |(gate, _)| gate.stride),
+            beside0: product.beside.map_or(0, |beside| beside.gate.address()),
+            beside1: product.beside.map_or(0, |beside| beside.up.address()),
+            beside_out: product.beside.map_or(0, |beside| beside.out.address),
+            beside_stride: product.beside.map_or(0, |beside| beside.out.stride),
             n_in: product.n_in,
             n_out: product.n_out,
             x_cols: product.x.cols,

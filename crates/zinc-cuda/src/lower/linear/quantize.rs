@@ -41,7 +41,7 @@ impl Lowering<'_> {
         if n_groups != 1 || out.dtype != GgmlType::Q8_1 {
             return Ok(None);
         }
-        self.quantized.push(quantize.writes[0]);
+        self.written.push(quantize.writes[0]);
         let is_y = |id: &TensorId| plan.locate(*id).0 == y;
         let reads = |node: &Node| node.writes != quantize.writes && node.reads.iter().any(is_y);
         let keeps_floats = plan.nodes.iter().any(reads) || plan.outputs.iter().any(is_y);

@@ -1,4 +1,4 @@
-//! Attention whose queries and gates are slices of one projection, run on the host: lowering reads them in place.
+//! What launches do of nodes besides their own, in plans that the golden models do not have, run on the host.
 #![cfg(unix)]
 
 #[allow(dead_code)]
@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use host_device::{HostDevice, Options};
 use zinc_backend::{Bindings, Device, StepInputs, StepOutputs, WeightSource};
-use zinc_cuda::lower::Card;
+use zinc_cuda::launch::Launch;
+use zinc_cuda::lower::{Bucket, Card, Lowering, Nowhere};
 use zinc_plan::{
-    Attention, Builder, Dim, HeadSlice, Limits, Plan, PlanError, RmsNorm, Rope, RopeMode, TensorId,
-    TensorInfo, TensorKind, passes,
+    Activation, Attention, Builder, Dim, GatedAct, Gating, HeadSlice, Limits, Plan, PlanError,
+    RmsNorm, Rope, RopeMode, RouterTopK, TensorId, TensorInfo, TensorKind, passes,
 };
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
@@ -85,6 +86,52 @@ fn attention_plan(max_tokens: u32, dtype: GgmlType) -> Result<Plan, PlanError> {
     Ok(b.finish(vec![out]))
 }
 
+/// Two of four experts and a shared one, with gates and ups of these types and widths.
+fn experts_plan(
+    max_tokens: u32,
+    [of_chosen, of_shared]: [(GgmlType, u32); 2],
+) -> Result<Plan, PlanError> {
+    const N_EXPERTS: u32 = 4;
+    let mut b = Builder::new("experts", limits(max_tokens));
+    let table = b.weight("table", GgmlType::F32, N_TOKENS as u32, D_MODEL)?;
+    let x = b.embed("x", table, 1.0)?;
+    let w = b.weight("norm.w", GgmlType::F32, 1, D_MODEL)?;
+    let x = b.rms_norm("norm", RmsNorm { eps: 1e-6, group: D_MODEL }, x, w)?;
+    let w = b.weight("router.w", GgmlType::F32, N_EXPERTS, D_MODEL)?;
+    let logits = b.matmul("logits", w, x, None)?;
+    let router = RouterTopK {
+        n_experts_used: 2,
+        gating: Gating::Softmax,
+        bias: false,
+        groups: None,
+        normalize: true,
+        scale: 1.0,
+    };
+    let [ids, weights] = b.router_top_k("router", router, logits, None)?;
+    let act = GatedAct { act: Activation::Silu };
+    let expert = |b: &mut Builder, label: &str, x: TensorId, dtype, n_out, n_in| {
+        let w = b.weight(&format!("{label}.w"), dtype, N_EXPERTS * n_out, n_in)?;
+        b.expert_matmul(label, N_EXPERTS, [w, x, ids], None)
+    };
+    let (dtype, d_ff) = of_chosen;
+    let gate = expert(&mut b, "gate", x, dtype, d_ff, D_MODEL)?;
+    let up = expert(&mut b, "up", x, dtype, d_ff, D_MODEL)?;
+    let hidden = b.gated_act("act", act, gate, up)?;
+    let down = expert(&mut b, "down", hidden, GgmlType::Q8_0, D_MODEL, d_ff)?;
+    let routed = b.expert_combine("routed", down, weights, None)?;
+    let (dtype, d_ff) = of_shared;
+    let product = |b: &mut Builder, label: &str, x: TensorId, dtype, n_out, n_in| {
+        let w = b.weight(&format!("{label}.w"), dtype, n_out, n_in)?;
+        b.matmul(label, w, x, None)
+    };
+    let gate = product(&mut b, "shared_gate", x, dtype, d_ff, D_MODEL)?;
+    let up = product(&mut b, "shared_up", x, dtype, d_ff, D_MODEL)?;
+    let hidden = b.gated_act("shared_act", act, gate, up)?;
+    let shared = product(&mut b, "shared", hidden, GgmlType::Q8_0, D_MODEL, d_ff)?;
+    let out = b.add("out", routed, shared)?;
+    Ok(b.finish(vec![out]))
+}
+
 fn random_weights(plan: &Plan) -> Vec<WeightSource> {
     let mut rng = Rng::new(1, "gated attention");
     let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
@@ -101,9 +148,12 @@ fn random_weights(plan: &Plan) -> Vec<WeightSource> {
     weights.map(source).collect()
 }
 
+/// A plan for steps of so many tokens.
+type MakePlan<'a> = &'a dyn Fn(u32) -> Result<Plan, PlanError>;
+
 /// The plan's first output for all tokens, `chunk` of them in a step; `outputs` are tensors that the host wants too.
-fn run(device: &dyn Device, dtype: GgmlType, chunk: usize, outputs: &[&str]) -> Vec<f32> {
-    let mut plan = attention_plan(chunk as u32, dtype).expect("a valid plan");
+fn run(device: &dyn Device, make: MakePlan<'_>, chunk: usize, outputs: &[&str]) -> Vec<f32> {
+    let mut plan = make(chunk as u32).expect("a valid plan");
     let weights = random_weights(&plan);
     let outputs: Vec<String> = outputs.iter().map(ToString::to_string).collect();
     plan.add_outputs(&outputs).expect("computed tensors");
@@ -133,26 +183,62 @@ fn run(device: &dyn Device, dtype: GgmlType, chunk: usize, outputs: &[&str]) -> 
     found
 }
 
+/// Values apart from each other, and packed.
+fn devices() -> [HostDevice; 2] {
+    [false, true].map(|packed| {
+        HostDevice::new(Options {
+            batch_invariant: true,
+            schedule: Schedule::Reverse,
+            card: Card { capability: 89, ..Card::HOPPER },
+            packed,
+        })
+    })
+}
+
 /// What the host wants to see is computed by launches of its own; without, the rotations read the queries and the output
 /// projection the gates where they are.
 #[test]
 fn slices_of_a_projection_are_read_in_place() {
-    let options = |packed| Options {
-        batch_invariant: true,
-        schedule: Schedule::Reverse,
-        card: Card { capability: 89, ..Card::HOPPER },
-        packed,
-    };
-    let [apart, shared] = [false, true].map(|packed| HostDevice::new(options(packed)));
+    let [apart, packed] = devices();
     for (dtype, limit) in [(GgmlType::F32, 1e-10), (GgmlType::Q8_0, 1e-3)] {
-        let expected = run(&ReferenceDevice::new(), dtype, 5, &[]);
-        let by_launches = run(&apart, dtype, 5, &["query", "gate", "q_norm", "gated"]);
+        let make = |max_tokens| attention_plan(max_tokens, dtype);
+        let expected = run(&ReferenceDevice::new(), &make, 5, &[]);
+        let by_launches = run(&apart, &make, 5, &["query", "gate", "q_norm", "gated"]);
         let error = nmse(&by_launches, &expected);
         assert!(error < limit, "{dtype}: nmse {error:e}");
-        for (device, chunk) in [(&apart, 1), (&apart, 5), (&shared, 1), (&shared, 3)] {
-            let found = run(device, dtype, chunk, &[]);
+        for (device, chunk) in [(&apart, 1), (&apart, 5), (&packed, 1), (&packed, 3)] {
+            let found = run(device, &make, chunk, &[]);
             same_bits(&found, &by_launches)
                 .unwrap_or_else(|at| panic!("{dtype}, {chunk} a step: element {at}"));
+        }
+    }
+}
+
+/// Slots of the launches that have several, in a step of one token.
+fn slots(device: &HostDevice, make: MakePlan<'_>) -> Vec<u32> {
+    let plan = passes::prepare(make(1).expect("a valid plan"), device.caps()).expect("supported");
+    let lowering = Lowering::new(&plan, Bucket::largest(&plan), Card::HOPPER, &Nowhere, 0);
+    let launches = lowering.run().expect("the card has all kernels").launches;
+    let is_product = |launch: &&Launch| launch.kernel.module == "matvec" && launch.grid[1] > 1;
+    launches.iter().filter(is_product).map(|launch| launch.grid[1]).collect()
+}
+
+/// The first product of a shared expert is a slot of the chosen ones' launch in steps of one token, if it is like theirs.
+#[test]
+fn shared_experts_are_taken_along() {
+    let [apart, packed] = devices();
+    let types = [GgmlType::Q8_0, GgmlType::Q4_0];
+    for (of_shared, first) in [((types[0], 96), 3), ((types[0], 64), 2), ((types[1], 96), 2)] {
+        let make = |max_tokens| experts_plan(max_tokens, [(types[0], 96), of_shared]);
+        assert_eq!(slots(&apart, &make)[0], first, "{of_shared:?}");
+        let expected = run(&ReferenceDevice::new(), &make, 5, &[]);
+        let by_launches = run(&apart, &make, 5, &[]);
+        let error = nmse(&by_launches, &expected);
+        assert!(error < 1e-3, "{of_shared:?}: nmse {error:e}");
+        for device in [&apart, &packed] {
+            let found = run(device, &make, 1, &[]);
+            same_bits(&found, &by_launches)
+                .unwrap_or_else(|at| panic!("{of_shared:?}: element {at}"));
         }
     }
 }
