@@ -67,6 +67,11 @@ impl<'a> Uses<'a> {
         self.writer[id.index()]
     }
 
+    /// Nodes that read `id`, once for each operand; the number of nodes where the host does.
+    pub fn readers(&self, id: TensorId) -> impl Iterator<Item = usize> {
+        self.readers[id.index()].iter().copied()
+    }
+
     /// The node that reads `id`, whole and once, if it is the only reader.
     pub fn only_reader(&self, id: TensorId) -> Option<usize> {
         let [idx] = self.readers[id.index()][..] else { return None };
@@ -136,6 +141,7 @@ fn block_at(uses: &Uses<'_>, from: usize, first: usize) -> Option<ExpertBlock> {
     }
     let nodes = first..joined.iter().max()? + 1;
     let is_private = inner.iter().all(|id| uses.is_within(*id, &(from..nodes.end)));
+    let shared = shared.map(|(shared, _)| shared);
     is_private.then(|| ExpertBlock {
         kept: nodes.clone().filter(|idx| !joined.contains(idx)).collect(),
         nodes,
@@ -143,7 +149,7 @@ fn block_at(uses: &Uses<'_>, from: usize, first: usize) -> Option<ExpertBlock> {
         combine,
         ids,
         hidden,
-        shared: shared.map(|(shared, _)| shared),
+        shared,
         residual: residual.map(|(_, residual)| residual),
         out,
         inner,
