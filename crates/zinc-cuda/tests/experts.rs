@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use host_device::{HostDevice, Options};
 use zinc_backend::{Bindings, Device, StepInputs, StepOutputs, WeightSource};
+use zinc_cuda::launch::{Kernel, Launch};
 use zinc_cuda::lower::{Bucket, Card, Lowering, Nowhere};
+use zinc_cuda::pipeline;
 use zinc_plan::{
     Activation, Builder, ExpertGroups, GatedAct, Gating, GroupScore, Limits, Plan, PlanError,
     RmsNorm, RouterTopK, TensorId, passes,
@@ -307,14 +309,13 @@ fn device((batch_invariant, packed, schedule, _): Way) -> HostDevice {
     HostDevice::new(Options { batch_invariant, schedule, card: Card::HOPPER, packed })
 }
 
-/// Launches of a decode step by the kernels' names.
-fn kernels(block: &Block) -> Vec<&'static str> {
+/// Launches of a decode step.
+fn launches(block: &Block) -> Vec<Launch> {
     let plan = plan(block, 1).0;
     let caps = zinc_cuda::caps("cuda", Card::HOPPER.capability, false);
     let plan = passes::prepare(plan, &caps).expect("a supported plan");
     let lowering = Lowering::new(&plan, Bucket::largest(&plan), Card::HOPPER, &Nowhere, 0);
-    let lowered = lowering.run().expect("kernels for all");
-    lowered.launches.iter().map(|launch| launch.kernel.name).collect()
+    lowering.run().expect("kernels for all").launches
 }
 
 /// How steps are run: whether batch-invariant and packed, the order of threads, and most tokens of a step.
@@ -330,7 +331,8 @@ const WAYS: [Way; 3] = [
 /// the numbers of the reference, whose activations are not rounded to 8 bits: the second one may choose other experts.
 fn check(name: &str, block: &Block, ways: &[Way]) {
     for prefix in ["router_product", "expert_down"] {
-        let n_joined = kernels(block).iter().filter(|name| name.starts_with(prefix)).count();
+        let is_it = |launch: &&Launch| launch.kernel.name.starts_with(prefix);
+        let n_joined = launches(block).iter().filter(is_it).count();
         assert_eq!(n_joined, N_LAYERS as usize, "{name}: launches of {prefix}");
     }
     let apart = run(block, &device((false, false, Schedule::Forward, 3)), 3, true);
@@ -365,17 +367,25 @@ fn blocks_of_all_families_are_joined() {
     check("long rows", &Block { d_ff: 768, n_experts_used: 2, ..QWEN });
 }
 
-/// A layer is as few launches as there are.
+/// The launches of the first layer by the kernels' names. Each has as many bytes of parameters as its kernel takes.
+fn kernels_of_layer(block: &Block) -> Vec<&'static str> {
+    let launches = launches(block);
+    let of_layer = &launches[1..][..launches.len() / N_LAYERS as usize];
+    let name_of = |launch: &Launch| {
+        let Kernel { module, name } = launch.kernel;
+        let code = pipeline::code(module, Card::HOPPER.capability).expect("a module for the card");
+        assert_eq!(pipeline::param_bytes(&code, name), Some(launch.params.len()), "{name}");
+        name
+    };
+    of_layer.iter().map(name_of).collect()
+}
+
 #[test]
 fn launches_of_a_layer() {
-    let of_layer = |block: &Block| {
-        let kernels = kernels(block);
-        kernels[1..].chunks(kernels.len() / N_LAYERS as usize).next().map(<[_]>::to_vec)
-    };
     let qwen = ["router_product_f32", "matvec_q8_0_1", "expert_down_q4_k_short"];
-    assert_eq!(of_layer(&QWEN).as_deref(), Some(&qwen[..]));
+    assert_eq!(kernels_of_layer(&QWEN), qwen);
     let gpt_oss = ["router_product_f32", "matvec_mxfp4_1", "expert_down_mxfp4"];
-    assert_eq!(of_layer(&GPT_OSS).as_deref(), Some(&gpt_oss[..]));
+    assert_eq!(kernels_of_layer(&GPT_OSS), gpt_oss);
 }
 
 #[test]
