@@ -59,18 +59,17 @@ template <class F> struct Loaded {
 
 // What a warp is at: a slot, or one for each half of the warp, and the blocks of it. The slots run from the last to the
 // first, and beyond to numbers that are no slot's.
-template <int LANES> struct Place {
-    u32 slot, chunk, n_chunks;
+struct Place {
+    u32 slot, chunk, n_chunks, n_at_once, lane;
 
-    __device__ __forceinline__ u32 block() const { return chunk * LANES + threadIdx.x % LANES; }
+    __device__ __forceinline__ u32 block() const { return chunk * 32 + lane; }
     __device__ __forceinline__ bool ends_slot() const { return chunk + 1 == n_chunks; }
     __device__ __forceinline__ void step() {
-        if (LANES == 32 && ++chunk < n_chunks) return;
-        chunk = 0, slot -= 32 / LANES;
+        if (++chunk == n_chunks) chunk = 0, slot -= n_at_once;
     }
 };
 
-template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p) {
+template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     ZINC_SHARED(shared);
     pdl_launch();
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -80,21 +79,24 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
     // Activations of all slots in three parts.
     const u32 x1_at = n_slots * n_blocks * 16, xs_at = 2 * x1_at;
     float *results = (float *)(shared + n_slots * n_blocks * 40) + warp * n_slots;
-    const Place<LANES> start = {n_slots - 1 - lane / LANES, 0, LANES == 32 ? (n_blocks + 31) / 32 : 1};
-    const u32 n_rounds = LANES == 32 ? n_slots * start.n_chunks : (n_slots + 1) / 2;
+    const bool is_short = n_blocks <= 16;
+    const u32 n_chunks = (n_blocks + 31) / 32, n_rounds = is_short ? (n_slots + 1) / 2 : n_slots * n_chunks;
+    const Place whole = {n_slots - 1, 0, n_chunks, 1, lane}, halves = {n_slots - 1 - lane / 16, 0, 1, 2, lane % 16};
+    const Place start = is_short ? halves : whole;
 
-    // Loads the next rounds of a column: those of the shared expert, or the others.
+    // Loads the next rounds of a column, those of slots from `first` to `end`.
     Loaded<F> loaded[AHEAD];
     u32 expert = 0;
-    auto load_rounds = [&](Place<LANES> at, bool of_shared) {
+    auto load_rounds = [&](Place at, u32 first, u32 end) {
 #pragma unroll
         for (int i = 0; i < AHEAD; i++, at.step()) {
-            u64 w = of_shared ? p.w_shared : p.w + (u64)__shfl_sync(FULL_WARP, expert, at.slot & 31) * p.matrix_bytes;
-            bool is_mine = col < n_cols && at.slot < n_slots && at.block() < n_blocks && (at.slot >= p.k) == of_shared;
-            if (is_mine) loaded[i].from((const u8 *)w + (u64)col * p.row_bytes, n_blocks, at.block());
+            u64 chosen = p.w + (u64)__shfl_sync(FULL_WARP, expert, at.slot & 31) * p.matrix_bytes;
+            const u8 *w = (const u8 *)(at.slot == p.k ? p.w_shared : chosen);
+            bool is_mine = col < n_cols && at.slot >= first && at.slot < end && at.block() < n_blocks;
+            if (is_mine) loaded[i].from(w + (u64)col * p.row_bytes, n_blocks, at.block());
         }
     };
-    if (has_shared) load_rounds(start, true);
+    if (has_shared) load_rounds(start, p.k, n_slots);
     const int n_rows = p.n.get();
     pdl_wait();
     if ((int)row >= n_rows) return;
@@ -114,7 +116,7 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
     };
     load_acts(0);
     const float gate = p.gate.data ? p.gate.row(row)[0] : 0.0f;
-    load_rounds(start, false);
+    load_rounds(start, 0, p.k);
     if (p.scale && lane < p.k) weight = __fmul_rn(weight, p.scale[expert]);
     for (u32 first = 0; first < n_all; first += AHEAD * WARPS * 128) {
         if (first > 0) load_acts(first);
@@ -133,12 +135,9 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
         if (p.bias && lane < p.k) bias = p.bias[(u64)expert * n_cols + col];
         if (!has_shared && p.shared.data) other = p.shared.row(row)[col];
         if (p.residual.data) residual = p.residual.row(row)[col];
-        Place<LANES> at = start;
+        Place at = start;
         for (u32 first = 0; first < n_rounds; first += AHEAD) {
-            if (!is_loaded) {
-                if (has_shared) load_rounds(at, true);
-                load_rounds(at, false);
-            }
+            if (!is_loaded) load_rounds(at, 0, n_slots);
             is_loaded = false;
 #pragma unroll
             for (u32 i = 0; i < AHEAD; i++, at.step()) {
@@ -152,9 +151,11 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
                     acc = fmaf(dot32<F>(k, *(const int4 *)x, *(const int4 *)(x + x1_at), s), s.d, acc);
                 }
                 if (!at.ends_slot()) continue;
+                float other_half = __shfl_xor_sync(FULL_WARP, acc, 16);
+                if (!is_short) acc += other_half;
 #pragma unroll
-                for (int bits = LANES / 2; bits > 0; bits /= 2) acc += __shfl_xor_sync(FULL_WARP, acc, bits);
-                if (lane % LANES == 0 && at.slot < n_slots) results[at.slot] = acc;
+                for (int bits = 8; bits > 0; bits /= 2) acc += __shfl_xor_sync(FULL_WARP, acc, bits);
+                if (at.lane == 0 && at.slot < n_slots) results[at.slot] = acc;
                 acc = 0.0f;
             }
         }
@@ -173,6 +174,5 @@ template <class F, int LANES> DEVICE void expert_down(const ExpertDownParams &p)
 }
 
 #define EXPERT_DOWN(F, name)                                                                                        \
-    ZINC_KERNEL(WARPS * 32, 2) expert_down_##name(ZINC_PARAM ExpertDownParams p) { expert_down<F, 32>(p); }             \
-    ZINC_KERNEL(WARPS * 32, 2) expert_down_##name##_short(ZINC_PARAM ExpertDownParams p) { expert_down<F, 16>(p); }
+    ZINC_KERNEL(WARPS * 32, 2) expert_down_##name(ZINC_PARAM ExpertDownParams p) { expert_down<F>(p); }
 ZINC_FORMATS(EXPERT_DOWN)

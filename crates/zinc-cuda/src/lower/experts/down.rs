@@ -15,8 +15,6 @@ const WARPS: u32 = 8;
 const BLOCKS: u32 = 2;
 /// Most experts of a row: a lane has what belongs to one.
 const MOST_SLOTS: u32 = 32;
-/// Rows of up to so many elements are taken two slots at a time.
-const SHORT: u32 = 512;
 
 /// `ExpertDownParams` of `expert_down.cu`.
 #[repr(C)]
@@ -42,13 +40,9 @@ pub struct ExpertDownParams {
 
 macro_rules! kernels {
     ($($dtype:ident $name:literal),*) => {
-        /// Kernels of a type for long and for short rows.
-        fn names(dtype: GgmlType) -> Option<[&'static str; 2]> {
+        fn name(dtype: GgmlType) -> Option<&'static str> {
             match dtype {
-                $(GgmlType::$dtype => Some([
-                    concat!("expert_down_", $name),
-                    concat!("expert_down_", $name, "_short"),
-                ]),)*
+                $(GgmlType::$dtype => Some(concat!("expert_down_", $name)),)*
                 _ => None,
             }
         }
@@ -94,7 +88,7 @@ impl Lowering<'_> {
         let weight = self.plan.tensor(down.reads[0]);
         let ids = self.plan.tensor(down.reads[2]).shape;
         let fits = self.joined_shared(block) <= self.card.shared_per_block;
-        names(weight.dtype).is_some() && ids.cols <= MOST_SLOTS && ids.rows == Dim::Tokens && fits
+        name(weight.dtype).is_some() && ids.cols <= MOST_SLOTS && ids.rows == Dim::Tokens && fits
     }
 
     /// Bytes of shared memory: quants with their scales and sums, and the results of each warp.
@@ -160,8 +154,7 @@ impl Lowering<'_> {
             k: ids.cols,
             n_in: weight.cols,
         };
-        let [long, short] = names(weight.dtype).unwrap_or_default();
-        let name = if weight.cols <= SHORT { short } else { long };
+        let name = name(weight.dtype).unwrap_or_default();
         let n_rows = self.rows(ids.rows);
         let places = self.card.n_multiprocessors * BLOCKS / n_rows.max(1);
         let grid = [out.cols.div_ceil(WARPS).min(places.max(1)), n_rows, 1];
