@@ -22,5 +22,5 @@ pub use device::{
 };
 pub use error::DeviceError;
 pub use profile::{NodeTime, Profile, Profiling, host_read_bandwidth};
-pub use step::{StepInputs, StepOutputs, StepSizes};
+pub use step::{Returned, StepInputs, StepOutputs, StepSizes};
 pub use zinc_plan::{ActivationType, Caps};

@@ -1,5 +1,7 @@
 //! Data that flows in and out of a step.
 
+use std::ops::Range;
+
 use zinc_plan::{CacheGroup, Dim, InputKind, Op, Plan, TensorKind};
 
 use crate::DeviceError;
@@ -26,6 +28,9 @@ pub struct StepInputs {
     pub window_pages: Vec<i32>,
     /// Rows whose logits are wanted, ascending.
     pub out_rows: Vec<i32>,
+    /// Entries of `out_rows` whose logits come back whole, ascending indices, in plans that give the
+    /// largest logits of every row ([`Op::TopK`]); in other plans all do, and this is ignored.
+    pub whole_rows: Vec<i32>,
     /// Row of the rope table that each row uses.
     pub rope_variant: Vec<i32>,
     /// Recurrent state that each sequence goes on from; empty for plans without such states. The
@@ -74,6 +79,7 @@ impl StepInputs {
             }
         }
         self.hidden.clear();
+        self.whole_rows.clear();
     }
 
     /// The input `kind`; the hidden states are not among the i32 inputs.
@@ -145,6 +151,7 @@ impl StepInputs {
             let reason = format!("{out_rows} rows, the plan gives {}", limits.max_out_rows);
             return Err(refused(InputKind::OutRows, reason));
         }
+        self.check_whole_rows()?;
         self.check_hidden(plan, tokens)?;
         let max_positions = u64::from(limits.pages_per_seq) * u64::from(limits.page_size);
         let ranges = [
@@ -171,6 +178,20 @@ impl StepInputs {
 }
 
 impl StepInputs {
+    /// Indices into `out_rows`, each greater than the one before.
+    fn check_whole_rows(&self) -> Result<(), DeviceError> {
+        let n_rows = i32::try_from(self.out_rows.len()).unwrap_or(i32::MAX);
+        let mut next = 0;
+        for row in &self.whole_rows {
+            if !(next..n_rows).contains(row) {
+                let reason = format!("whole row {row} is not inside {next}..{n_rows}");
+                return Err(refused(InputKind::OutRows, reason));
+            }
+            next = row + 1;
+        }
+        Ok(())
+    }
+
     /// The hidden states are there exactly when the plan reads them.
     fn check_hidden(&self, plan: &Plan, tokens: usize) -> Result<(), DeviceError> {
         let kind = InputKind::Hidden;
@@ -289,6 +310,42 @@ impl StepInputs {
     }
 }
 
+/// Which rows of an output a step returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Returned<'a> {
+    /// This many from the first on.
+    All(usize),
+    /// These.
+    Only(&'a [i32]),
+}
+
+impl<'a> Returned<'a> {
+    /// Those of an output that has `n_rows` in a step. `has_top_k` is what [`Plan::has_top_k`] says of
+    /// it, and `whole_rows` are those of the step's inputs.
+    pub fn new(has_top_k: bool, n_rows: usize, whole_rows: &'a [i32]) -> Self {
+        if has_top_k { Returned::Only(whole_rows) } else { Returned::All(n_rows) }
+    }
+
+    /// Neighbouring rows together, in order.
+    pub fn spans(self) -> impl Iterator<Item = Range<usize>> + 'a {
+        let mut at = 0;
+        std::iter::from_fn(move || match self {
+            Returned::All(n_rows) => {
+                let span = at..n_rows;
+                at = n_rows;
+                Some(span).filter(|span| !span.is_empty())
+            }
+            Returned::Only(rows) => {
+                let first = *rows.get(at)?;
+                let n_rows = (first..).zip(&rows[at..]).take_while(|(a, b)| a == *b).count();
+                at += n_rows;
+                let first = first.unsigned_abs() as usize;
+                Some(first..first + n_rows)
+            }
+        })
+    }
+}
+
 fn refused(input: InputKind, reason: String) -> DeviceError {
     DeviceError::Step { input: input.name(), reason }
 }
@@ -317,7 +374,8 @@ fn operand_rows(plan: &Plan, kind: InputKind, table: usize) -> u64 {
 }
 
 /// What a step returns: one row-major f32 buffer for each of the plan's outputs, in their order.
-/// Outputs of another type come as the f32 of their values: an expert id 7 as 7.0. The buffers are
+/// Of an output that the plan gives the largest values of, only the rows of
+/// [`StepInputs::whole_rows`]. Outputs of another type come as the f32 of their values: an expert id 7 as 7.0. The buffers are
 /// kept and refilled.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutputs {
@@ -328,6 +386,29 @@ pub struct StepOutputs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_rows_are_returned_together() {
+        let spans = |returned: Returned<'_>| returned.spans().collect::<Vec<_>>();
+        assert_eq!(spans(Returned::All(3)), vec![0..3]);
+        assert_eq!(spans(Returned::All(0)), []);
+        assert_eq!(spans(Returned::Only(&[])), []);
+        assert_eq!(spans(Returned::Only(&[0, 1, 3, 6, 7])), [0..2, 3..4, 6..8]);
+    }
+
+    #[test]
+    fn whole_rows_are_rows_that_are_wanted() {
+        let inputs = |whole_rows: &[i32]| StepInputs {
+            out_rows: vec![0, 2, 5],
+            whole_rows: whole_rows.to_vec(),
+            ..StepInputs::default()
+        };
+        assert!(inputs(&[]).check_whole_rows().is_ok());
+        assert!(inputs(&[0, 2]).check_whole_rows().is_ok());
+        for refused in [&[3][..], &[-1], &[1, 1], &[2, 0]] {
+            assert!(inputs(refused).check_whole_rows().is_err(), "{refused:?}");
+        }
+    }
 
     #[test]
     fn two_tokens_never_share_a_cache_row() {

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs,
-    StepSizes, Ticket, Weights,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, Returned, StepInputs,
+    StepOutputs, StepSizes, Ticket, Weights,
 };
-use zinc_plan::{InputKind, Op, Plan};
+use zinc_plan::{InputKind, Op, Plan, TensorId};
 use zinc_quant::GgmlType;
 
 /// Working memory of one worker.
@@ -54,7 +54,8 @@ pub(crate) struct CpuExecutable {
     counters: Vec<Counter>,
     /// Finished rows of each router.
     routed: Vec<Counter>,
-    outputs: Vec<Operand>,
+    /// With what [`Plan::has_top_k`] says of each.
+    outputs: Vec<(Operand, bool)>,
     inputs: Vec<(InputKind, Rows)>,
     tiles: Vec<Tile>,
     rows_per_tile: usize,
@@ -70,6 +71,8 @@ pub(crate) struct CpuExecutable {
     arrived: Vec<Counter>,
     scratch: Vec<Mutex<Scratch>>,
     sizes: StepSizes,
+    /// Of the latest step: see [`StepInputs::whole_rows`].
+    whole_rows: Vec<i32>,
     n_steps: u64,
     profiling: Profiling,
     /// When the newest step began.
@@ -103,8 +106,8 @@ impl CpuExecutable {
         let (input_buffer, inputs) = input_buffer(&plan)?;
         let mut lowering = Lowering::new(&plan, weights, &states, &arena, &inputs);
         let steps = lowering.steps()?;
-        let outputs =
-            plan.outputs.iter().map(|id| lowering.operand(*id)).collect::<Result<Vec<_>, _>>()?;
+        let output = |id: &TensorId| Ok((lowering.operand(*id)?, plan.has_top_k(*id)));
+        let outputs = plan.outputs.iter().map(output).collect::<Result<Vec<_>, _>>()?;
         let n_routers = lowering.n_routers();
         let mut buffers = lowering.buffers;
         buffers.extend([arena, input_buffer]);
@@ -137,6 +140,7 @@ impl CpuExecutable {
             routed: (0..n_routers).map(|_| Counter::default()).collect(),
             arrived: (0..n_jobs).map(|_| Counter::default()).collect(),
             sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
+            whole_rows: Vec::with_capacity(plan.limits.max_out_rows as usize),
             n_steps: 0,
             profiling: Profiling::Off,
             begin: Instant::now(),
@@ -214,6 +218,7 @@ impl Executable for CpuExecutable {
 
     fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
         self.sizes = inputs.check(&self.plan)?;
+        self.whole_rows.clone_from(&inputs.whole_rows);
         self.load(inputs);
         if self.profiling == Profiling::Nodes {
             self.ends.iter_mut().for_each(|end| *end.get_mut() = 0);
@@ -235,12 +240,13 @@ impl Executable for CpuExecutable {
             return Err(DeviceError::Lost { device: NAME.into(), reason });
         }
         outputs.values.resize_with(self.outputs.len(), Vec::new);
-        for ((id, operand), values) in
+        for ((id, (operand, has_top_k)), values) in
             self.plan.outputs.iter().zip(&self.outputs).zip(&mut outputs.values)
         {
             let n_rows = self.sizes.rows(self.plan.tensor(*id).shape.rows, &self.plan);
+            let returned = Returned::new(*has_top_k, n_rows, &self.whole_rows);
             values.clear();
-            for row in 0..n_rows {
+            for row in returned.spans().flatten() {
                 fetch(operand, row, values);
             }
         }

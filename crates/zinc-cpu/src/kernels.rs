@@ -15,6 +15,7 @@ pub(crate) mod panel;
 // Loops there index several arrays of registers at once.
 #[allow(clippy::needless_range_loop)]
 pub(crate) mod tile;
+pub(crate) mod top_k;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

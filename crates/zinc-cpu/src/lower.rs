@@ -180,6 +180,7 @@ impl<'a> Lowering<'a> {
             Op::ExpertCombine(combine) => {
                 self.combine(node, combine).map(|op| Kind::Row(RowOp::Combine(op)))
             }
+            Op::TopK(_) => row(self.top_k(node)),
             Op::MatMul(matmul) => product(self.matmul(node, matmul)),
             Op::GateUpAct(pair) => product(self.gate_up_act(node, pair.act)),
             Op::HeadMatMul(matmul) => product(self.head_matmul(node, matmul)),

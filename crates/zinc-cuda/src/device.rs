@@ -24,6 +24,8 @@ const MIN_CAPABILITY: u32 = 75;
 
 /// Compute capability times ten of the cards that have wgmma: later ones do not.
 pub(crate) const HOPPER: u32 = 90;
+/// That of the newest cards before them.
+const BEFORE_HOPPER: u32 = 89;
 
 /// Types of key and value caches.
 const KV_TYPES: [GgmlType; 5] =
@@ -254,16 +256,28 @@ impl Device for CudaDevice {
     }
 
     fn variants(&self) -> Vec<Variant> {
-        let variant = |batch_invariant: bool| Variant {
-            name: if batch_invariant { "invariant" } else { "by size" }.into(),
+        let variant = |name: &str, capability: u32, batch_invariant: bool| Variant {
+            name: name.into(),
             device: Arc::new(CudaDevice {
                 info: self.info.clone(),
-                caps: caps(&self.shared.name, self.shared.card.capability, batch_invariant),
-                shared: Arc::new(Shared { batch_invariant, ..(*self.shared).clone() }),
+                caps: caps(&self.shared.name, capability, batch_invariant),
+                shared: Arc::new(Shared {
+                    batch_invariant,
+                    card: Card { capability, ..self.shared.card },
+                    ..(*self.shared).clone()
+                }),
             }),
         };
-        let own = self.shared.batch_invariant;
-        [own, !own].map(variant).into()
+        let own = self.shared.card.capability;
+        let mut variants = vec![variant("by size", own, false), variant("invariant", own, true)];
+        if self.shared.batch_invariant {
+            variants.reverse();
+        }
+        if own == HOPPER {
+            // The same kernels as on the cards before it.
+            variants.push(variant("without wgmma", BEFORE_HOPPER, false));
+        }
+        variants
     }
 
     fn compile(

@@ -1,12 +1,13 @@
 //! A compiled plan: steps copied in, replayed, copied out. Several may be under way.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs,
-    StepSizes, Ticket,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, Returned, StepInputs,
+    StepOutputs, StepSizes, Ticket,
 };
 use zinc_plan::{InputKind, Plan, TensorId};
 use zinc_quant::GgmlType;
@@ -80,6 +81,8 @@ struct Slot {
     outputs: PinnedBuffer,
     done: Event,
     sizes: StepSizes,
+    /// See [`StepInputs::whole_rows`].
+    whole_rows: Vec<i32>,
     ticket: u64,
 }
 
@@ -90,6 +93,8 @@ struct Output {
     stride: u64,
     dtype: GgmlType,
     rows: zinc_plan::Dim,
+    /// See [`Plan::has_top_k`].
+    has_top_k: bool,
     /// In the pinned memory of a slot.
     at: usize,
 }
@@ -185,6 +190,7 @@ impl CudaExecutable {
                 stride: operand.stride,
                 dtype: operand.dtype,
                 rows: operand.rows,
+                has_top_k: plan.has_top_k(*id),
                 at,
             });
             at += usize::try_from(max_rows * operand.stride).unwrap_or(usize::MAX / 2);
@@ -198,6 +204,7 @@ impl CudaExecutable {
                 outputs: PinnedBuffer::new(context, at)?,
                 done: context.event(false)?,
                 sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
+                whole_rows: Vec::new(),
                 ticket: 0,
             })
         };
@@ -253,16 +260,20 @@ impl CudaExecutable {
                 }
             }
         }
+        let Slot { outputs: pinned, whole_rows, .. } = &mut self.slots[slot];
         for output in &self.outputs {
-            let n_rows = sizes.rows(output.rows, &self.plan) as u64;
-            if n_rows > 0 {
+            let n_rows = sizes.rows(output.rows, &self.plan);
+            let returned = Returned::new(output.has_top_k, n_rows, whole_rows);
+            for rows in returned.spans() {
+                let start = rows.start as u64 * output.stride;
                 let n_bytes = match output.dtype {
                     // Quants and scales lie apart.
                     GgmlType::Q8_1 => self.plan.limits.bound(output.rows) * output.row_bytes,
-                    _ => (n_rows - 1) * output.stride + output.row_bytes,
+                    _ => (rows.len() as u64 - 1) * output.stride + output.row_bytes,
                 };
                 let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
-                self.slots[slot].outputs.download(output.at, output.address, n_bytes)?;
+                let at = output.at + rows.start * output.stride as usize;
+                pinned.download(at, output.address + start, n_bytes)?;
                 n_copies += 1;
             }
         }
@@ -365,6 +376,7 @@ impl Executable for CudaExecutable {
         // The step that used the slot is four steps old.
         self.slots[slot].done.wait().map_err(|error| self.lost(&error))?;
         self.slots[slot].sizes = sizes;
+        self.slots[slot].whole_rows.clone_from(&inputs.whole_rows);
         self.slots[slot].ticket = ticket;
         self.queue(bucket, inputs, slot).map_err(|error| self.lost(&error))?;
         self.n_steps = ticket;
@@ -382,8 +394,11 @@ impl Executable for CudaExecutable {
         for (output, values) in self.outputs.iter().zip(&mut outputs.values) {
             values.clear();
             let n_rows = slot.sizes.rows(output.rows, &self.plan);
+            let returned = Returned::new(output.has_top_k, n_rows, &slot.whole_rows);
             let max_rows = self.plan.limits.bound(output.rows) as usize;
-            fetch(&slot.outputs.bytes()[output.at..], output, n_rows, max_rows, values);
+            for rows in returned.spans() {
+                fetch(&slot.outputs.bytes()[output.at..], output, rows, max_rows, values);
+            }
         }
         Ok(())
     }
@@ -401,12 +416,18 @@ impl Executable for CudaExecutable {
 }
 
 /// Appends the rows of an output as f32.
-fn fetch(bytes: &[u8], output: &Output, n_rows: usize, max_rows: usize, values: &mut Vec<f32>) {
+fn fetch(
+    bytes: &[u8],
+    output: &Output,
+    rows: Range<usize>,
+    max_rows: usize,
+    values: &mut Vec<f32>,
+) {
     let (row_bytes, stride) = (output.row_bytes as usize, output.stride as usize);
     match output.dtype {
         GgmlType::Q8_1 => {
             let cols = row_bytes / 36 * 32;
-            for block in 0..n_rows * cols / 32 {
+            for block in rows.start * cols / 32..rows.end * cols / 32 {
                 let at = max_rows * cols + block * 4;
                 let scale: f32 = bytemuck::pod_read_unaligned(&bytes[at..at + 4]);
                 let quants = &bytes[block * 32..block * 32 + 32];
@@ -414,7 +435,7 @@ fn fetch(bytes: &[u8], output: &Output, n_rows: usize, max_rows: usize, values: 
             }
         }
         GgmlType::I32 => {
-            for row in 0..n_rows {
+            for row in rows {
                 let row = &bytes[row * stride..row * stride + row_bytes];
                 values.extend(
                     row.chunks_exact(4).map(|id| bytemuck::pod_read_unaligned::<i32>(id) as f32),
@@ -422,7 +443,7 @@ fn fetch(bytes: &[u8], output: &Output, n_rows: usize, max_rows: usize, values: 
             }
         }
         _ => {
-            for row in 0..n_rows {
+            for row in rows {
                 let row = &bytes[row * stride..row * stride + row_bytes];
                 values.extend_from_slice(bytemuck::cast_slice(row));
             }

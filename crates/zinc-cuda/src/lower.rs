@@ -7,6 +7,7 @@ pub mod prepare;
 pub mod prologue;
 pub mod recurrent;
 pub mod rows;
+pub mod top_k;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -336,6 +337,7 @@ impl<'a> Lowering<'a> {
             Op::CausalConv1d(conv) => self.causal_conv1d(node, conv),
             Op::DeltaGates => self.delta_gates(node),
             Op::GatedDeltaNet(net) => self.gated_delta_net(node, &net),
+            Op::TopK(top) => self.top_k(node, top),
             Op::QuantizeAct => self.quantize_act(node),
             Op::MatMul(matmul) => self.matmul(node, matmul),
             Op::GateUpAct(pair) => self.gate_up_act(node, pair.act),

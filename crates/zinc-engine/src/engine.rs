@@ -25,7 +25,7 @@ use crate::options::EngineOptions;
 use crate::profile::{Phase, PlanProfile};
 use crate::request::{Event, Request};
 use crate::runner::{LoadedModel, Runner, Wanted};
-use crate::sampler::SamplerWorkspace;
+use crate::sampler::{SamplerWorkspace, StepRows};
 use crate::scheduler::{self, BatchEntry, Limits, Pending};
 use crate::sequence::{FinishReason, SequenceId, SequenceState};
 use crate::stats::Stats;
@@ -96,8 +96,7 @@ impl Engine {
             _ => options,
         };
         let shape = options.cache_shape(loaded.model())?;
-        let wanted = Wanted { hidden: shape.has_head, ..Wanted::default() };
-        let runner = Runner::new(&loaded, shape, &wanted)?;
+        let runner = Runner::new(&loaded, shape, &Wanted::of_engine(shape))?;
         let speculator = Speculator::new(&loaded, options, shape)?;
         let host = match options.host_cache_bytes {
             0 => None,
@@ -401,6 +400,7 @@ impl Engine {
         }
         let model = self.loaded.model();
         let begin = self.speculator.clock(&self.running);
+        let n_rows = self.inputs.out_rows.len();
         let (n_cols, (outputs, mut profiler)) = match pooled {
             true => (model.config().d_model, self.runner.run_hidden(&self.inputs)?),
             false => (model.config().n_vocab, self.runner.run(&self.inputs)?),
@@ -417,7 +417,7 @@ impl Engine {
         self.stats.n_steps += 1;
         self.stats.n_computed_tokens += self.inputs.token_ids.len() as u64;
         // The plan returns the rows that were asked for in the order of the shares.
-        let mut rows = outputs.values.first().map_or(&[][..], Vec::as_slice);
+        let mut rows = StepRows::new(&outputs.values, n_cols, n_rows);
         self.done.clear();
         for entry in &self.batch {
             let Running { generation, .. } = &mut self.running[entry.idx];
@@ -426,9 +426,7 @@ impl Engine {
             }
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
             let n_tokens = (entry.n_tokens + entry.n_draft) as usize;
-            let n_values = out_rows.count(n_tokens) * n_cols as usize;
-            let (own, others) = rows.split_at(n_values.min(rows.len()));
-            rows = others;
+            let own = rows.take(out_rows.count(n_tokens), generation.reads_whole_rows());
             let n_before = generation.sequence.n_generated();
             let (n, n_draft) = (entry.n_tokens as usize, entry.n_draft as usize);
             let n_accepted =
@@ -444,7 +442,7 @@ impl Engine {
             profiler.lap(Phase::Sample);
         }
         if !pooled {
-            let hidden = outputs.values.get(1).map_or(&[][..], Vec::as_slice);
+            let hidden = outputs.values.get(3).map_or(&[][..], Vec::as_slice);
             self.speculator.begin(&mut self.running, model, self.n_ctx);
             self.speculator.feed(&mut self.running, &self.done, hidden)?;
         }
@@ -482,7 +480,12 @@ impl Engine {
             self.cache.begin_step(cache, entry.n_tokens + entry.n_draft, entry.n_draft)?;
             let out_rows = generation.out_rows(entry.n_tokens, entry.n_rows);
             let share = Share { tokens, cache, out_rows, hidden: &[] };
+            let first_row = self.inputs.out_rows.len() as i32;
             push_share(&mut self.inputs, &share, self.pages_per_seq);
+            if generation.reads_whole_rows() {
+                let end = self.inputs.out_rows.len() as i32;
+                self.inputs.whole_rows.extend(first_row..end);
+            }
         }
         Ok(())
     }

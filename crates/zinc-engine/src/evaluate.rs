@@ -14,6 +14,7 @@ use crate::lane::Lane;
 use crate::options::EngineOptions;
 use crate::profile::PlanProfile;
 use crate::runner::{Block, Bucket, LoadedModel, Wanted};
+use crate::sampler::{self, Logits};
 use crate::step::OutRows;
 use crate::{EngineError, Model};
 
@@ -202,11 +203,11 @@ impl Evaluator {
     ) -> Result<(Vec<Tapped>, Vec<u32>), EngineError> {
         let taps = self.eval(tokens)?;
         let mut ids = Vec::with_capacity(n);
-        let mut next = crate::sampler::greedy(taps[0].last_row())?;
+        let mut next = sampler::greedy(Logits::All(taps[0].last_row()))?;
         while ids.len() < n {
             ids.push(next);
             if ids.len() < n {
-                next = crate::sampler::greedy(self.eval(&[next])?[0].last_row())?;
+                next = sampler::greedy(Logits::All(self.eval(&[next])?[0].last_row()))?;
             }
         }
         Ok((taps, ids))

@@ -8,7 +8,7 @@ use crate::draft::{DraftSource, Drafter};
 use crate::ends::Ends;
 use crate::pooling::Pooled;
 use crate::request::{Event, Request, Usage};
-use crate::sampler::{self, Choice, Sampled, Sampler, SamplerWorkspace};
+use crate::sampler::{self, Choice, Logits, Rows, Sampled, Sampler, SamplerWorkspace};
 use crate::scheduler::Pending;
 use crate::sequence::{FinishReason, Sequence, SequenceId, SequenceState};
 use crate::steer::{Allowed, Steer, SteerError};
@@ -218,6 +218,16 @@ impl Generation {
         self.scores.as_ref().is_some_and(|scores| scores.n_reported < n_prompt)
     }
 
+    /// Whether the rows of its next step have to be whole: hidden states, and logits that are looked at
+    /// further than at the largest.
+    pub fn reads_whole_rows(&self) -> bool {
+        self.is_pooled()
+            || self.is_scoring()
+            || self.steer.is_some()
+            || !self.ends.banned(self.sequence.n_generated()).is_empty()
+            || self.sampler.reads_all()
+    }
+
     /// Rows that a step of `n_tokens` returns for it, `n_rows` of them logits.
     pub fn out_rows(&self, n_tokens: u32, n_rows: u32) -> OutRows {
         let is_complete = n_tokens as usize == self.sequence.n_pending();
@@ -235,7 +245,7 @@ impl Generation {
         &mut self,
         n_tokens: usize,
         n_draft: usize,
-        rows: &[f32],
+        rows: Rows<'_>,
         model: &Model,
         workspace: &mut SamplerWorkspace,
         sink: &mut dyn FnMut(Event<'_>),
@@ -248,11 +258,10 @@ impl Generation {
             let n_computed = self.sequence.n_computed().min(n_prompt);
             sink(Event::Prefill { seq, n_computed, n_prompt });
         }
-        let n_values = n_draft * model.config().n_vocab as usize;
-        let (rows, drafted) = rows.split_at(rows.len().saturating_sub(n_values));
+        let (rows, drafted) = rows.split_at(rows.len().saturating_sub(n_draft));
         let mut n_accepted = 0;
         let result = match self.pooled {
-            Some(_) => self.pool(rows, is_complete, model, sink),
+            Some(_) => self.pool(rows.whole(), is_complete, model, sink),
             None => self
                 .read_logits(rows, is_complete, model, workspace, sink)
                 .and_then(|()| self.follow(drafted, &mut n_accepted, model, workspace, sink)),
@@ -266,14 +275,13 @@ impl Generation {
     /// Goes on along the drafted tokens with these rows of logits, as long as they are what is chosen.
     fn follow(
         &mut self,
-        rows: &[f32],
+        rows: Rows<'_>,
         n_accepted: &mut usize,
         model: &Model,
         workspace: &mut SamplerWorkspace,
         sink: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), EngineError> {
-        let n_vocab = model.config().n_vocab as usize;
-        let n_draft = rows.len() / n_vocab;
+        let n_draft = rows.len();
         while *n_accepted < n_draft && !self.sequence.is_finished() {
             // Steering may have added several tokens.
             let n_pending = self.sequence.n_pending();
@@ -287,8 +295,8 @@ impl Generation {
             if n_same < n_pending {
                 break;
             }
-            let row = (*n_accepted - 1) * n_vocab;
-            self.choose(&rows[row..row + n_vocab], model, workspace, sink)?;
+            let Some(row) = rows.get(*n_accepted - 1) else { break };
+            self.choose(row, model, workspace, sink)?;
         }
         if let Some(drafter) = &mut self.drafter {
             drafter.judge(n_draft, *n_accepted);
@@ -315,7 +323,7 @@ impl Generation {
 
     fn read_logits(
         &mut self,
-        rows: &[f32],
+        rows: Rows<'_>,
         is_complete: bool,
         model: &Model,
         workspace: &mut SamplerWorkspace,
@@ -323,7 +331,7 @@ impl Generation {
     ) -> Result<(), EngineError> {
         let n_vocab = model.config().n_vocab as usize;
         if self.is_scoring() {
-            self.report_scores(rows, n_vocab, workspace, sink)?;
+            self.report_scores(rows.whole(), n_vocab, workspace, sink)?;
         }
         if !is_complete {
             return Ok(());
@@ -332,7 +340,7 @@ impl Generation {
             self.sequence.finish(FinishReason::Length);
             return Ok(());
         }
-        let last = &rows[rows.len().saturating_sub(n_vocab)..];
+        let last = rows.get(rows.len().saturating_sub(1)).unwrap_or(Logits::All(&[]));
         self.choose(last, model, workspace, sink)
     }
 
@@ -365,7 +373,7 @@ impl Generation {
     /// spliced one need no logits of their own and follow at once.
     fn choose(
         &mut self,
-        logits: &[f32],
+        logits: Logits<'_>,
         model: &Model,
         workspace: &mut SamplerWorkspace,
         sink: &mut dyn FnMut(Event<'_>),

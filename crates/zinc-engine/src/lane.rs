@@ -57,7 +57,8 @@ impl Lane {
         let limits = StepLimits::new(model, block, chunk, all_logits, &taps)?;
         let shape = EngineOptions { chunk: limits.n_tokens, ..options }.cache_shape(model)?;
         let shape = block.shape(shape);
-        let wanted = Wanted { block, out_rows: Some(limits.n_out_rows), taps, hidden: false };
+        let out_rows = Some(limits.n_out_rows);
+        let wanted = Wanted { block, out_rows, taps, ..Wanted::default() };
         Ok(Lane {
             runner: Runner::new(loaded, shape, &wanted)?,
             limits,

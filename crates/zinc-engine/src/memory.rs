@@ -156,7 +156,7 @@ impl<'a> Estimate<'a> {
 
     fn prepare(&self, block: Block, shape: CacheShape) -> Result<Vec<Plan>, EngineError> {
         let wanted = match block {
-            Block::Trunk => Wanted { hidden: shape.has_head, ..Wanted::default() },
+            Block::Trunk => Wanted::of_engine(shape),
             Block::Mtp => Head::wanted(),
         };
         let shape = block.shape(shape);

@@ -9,12 +9,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::EngineError;
 use crate::engine::check_ids;
 use crate::lane::Lane;
 use crate::options::EngineOptions;
 use crate::runner::{Block, LoadedModel};
+use crate::sampler::{self, Logits};
 use crate::step::OutRows;
-use crate::{EngineError, sampler};
 
 /// The trunk's tensor that the head reads, and the head's own that takes its place in drafts.
 pub const HIDDEN_TENSOR: &str = "final_norm";
@@ -116,7 +117,7 @@ impl MtpHead {
         let mut hidden = hidden.to_vec();
         while draft.tokens.len() < n {
             let rows = self.eval(&[token], &hidden)?;
-            token = sampler::greedy(&rows.logits)?;
+            token = sampler::greedy(Logits::All(&rows.logits))?;
             draft.tokens.push(token);
             draft.rows.logits.extend_from_slice(&rows.logits);
             draft.rows.hidden.extend_from_slice(&rows.hidden);

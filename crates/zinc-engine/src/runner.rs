@@ -8,13 +8,13 @@ use zinc_backend::{
     Bindings, Device, Executable, Profiling, States, StepInputs, StepOutputs, WeightSource, Weights,
 };
 use zinc_models::PlanOptions;
-use zinc_plan::{Plan, TensorKind, passes};
+use zinc_plan::{Builder, Plan, TensorKind, TopK, passes};
 
 use crate::cache_shape::CacheShape;
 use crate::mtp::HIDDEN_TENSOR;
 use crate::options::EngineOptions;
 use crate::profile::{Phase, PlanProfile, Profiler};
-use crate::{EngineError, Model};
+use crate::{EngineError, Model, sampler};
 
 /// A model whose weights a device has taken. Engines and evaluators share it.
 pub struct LoadedModel {
@@ -157,10 +157,19 @@ pub(crate) struct Wanted {
     /// Most rows of logits of a step; by default one for each sequence, its last, and what the
     /// options ask for beyond.
     pub out_rows: Option<u32>,
+    /// Also, right behind the logits, ids and values of the largest of each row: see [`sampler::Logits`].
+    pub largest: bool,
     /// Further tensors to return, by their names in the plan.
     pub taps: Vec<String>,
-    /// Also, right behind the logits, the trunk's hidden states after the final norm, of every token.
+    /// Also, before those, the trunk's hidden states after the final norm, of every token.
     pub hidden: bool,
+}
+
+impl Wanted {
+    /// What an engine with caches of `shape` wants of the model.
+    pub fn of_engine(shape: CacheShape) -> Wanted {
+        Wanted { largest: true, hidden: shape.has_head, ..Wanted::default() }
+    }
 }
 
 /// What a step gave, and what measures the host's part of it, if profiling is on.
@@ -325,7 +334,7 @@ pub(crate) fn prepare(
             let n_rows = wanted.out_rows.unwrap_or(shape.n_out_rows).min(max_tokens);
             let mut plan = plan(max_tokens, n_rows)?;
             plan.add_outputs(&wanted.taps)?;
-            plan
+            if wanted.largest { with_largest(plan)? } else { plan }
         }
         Bucket::Hidden(max_tokens) => {
             let mut plan = plan(max_tokens, max_tokens)?;
@@ -334,4 +343,15 @@ pub(crate) fn prepare(
         }
     };
     Ok(passes::prepare(plan, device.caps())?)
+}
+
+/// The plan with ids and values of the largest logits of each row as its second and third outputs.
+fn with_largest(plan: Plan) -> Result<Plan, EngineError> {
+    let mut outputs = plan.outputs.clone();
+    let logits = outputs[0];
+    let k = sampler::N_LARGEST.min(plan.tensor(logits).shape.cols);
+    let mut builder = Builder::reopen(plan);
+    let largest = builder.top_k("largest", TopK { k }, logits)?;
+    outputs.splice(1..1, largest);
+    Ok(builder.finish(outputs))
 }

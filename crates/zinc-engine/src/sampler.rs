@@ -29,6 +29,7 @@
 //! step 0.
 
 mod candidates;
+mod logits;
 mod math;
 mod params;
 mod penalties;
@@ -39,6 +40,8 @@ pub use params::{
     XtcParams,
 };
 
+pub use logits::{Logits, N_LARGEST};
+pub(crate) use logits::{Rows, StepRows};
 pub(crate) use params::check_n_top;
 
 use crate::matcher::{Matcher, MatcherState};
@@ -201,17 +204,48 @@ impl Sampler {
         logits: &[f32],
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
-        self.sample_from(Choice::default(), history, logits, workspace)
+        self.sample_from(Choice::default(), history, Logits::All(logits), workspace)
     }
 
-    /// As [`Sampler::sample`], from what `choice` leaves.
+    /// Whether it looks further than at the [`N_LARGEST`] largest logits: for log-probabilities, for
+    /// what changes logits before the choice, and for choices among more of them.
+    pub fn reads_all(&self) -> bool {
+        let params = &self.params;
+        let n_read = match (params.is_greedy(), params.top_k) {
+            (true, _) => 1,
+            (false, 0) => usize::MAX,
+            (false, k) => k as usize,
+        };
+        let changes_logits = !params.logit_bias.is_empty()
+            || penalties::penalties_active(params)
+            || self.breakers.is_some();
+        // Of all tokens the candidates are in order of id, and sums over them as well.
+        let in_order_of_id = !params.is_greedy() && n_read >= self.n_vocab;
+        self.gives_logprobs()
+            || changes_logits
+            || !params.is_greedy() && params.top_n_sigma > 0.0
+            || n_read > N_LARGEST as usize
+            || in_order_of_id
+    }
+
+    /// As [`Sampler::sample`], from what `choice` leaves. Logits that are not whole are enough if the
+    /// choice is free and [`Sampler::reads_all`] says so.
     pub fn sample_from(
         &mut self,
         choice: Choice<'_>,
         history: &[u32],
-        logits: &[f32],
+        logits: Logits<'_>,
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
+        let logits = match logits {
+            Logits::All(logits) => logits,
+            Logits::Largest { ids, values } => {
+                let is_free = choice.allowed.is_none() && choice.banned.is_empty();
+                let id = self.choose_of_largest(is_free, ids, values, workspace)?;
+                self.n_sampled += 1;
+                return Ok(Sampled { id, logprobs: None });
+            }
+        };
         self.check(logits)?;
         let id = self.choose(choice, history, logits, workspace)?;
         self.n_sampled += 1;
@@ -222,12 +256,18 @@ impl Sampler {
     pub fn force(
         &mut self,
         id: u32,
-        logits: &[f32],
+        logits: Logits<'_>,
         workspace: &mut SamplerWorkspace,
     ) -> Result<Sampled, SamplerError> {
-        self.check(logits)?;
+        let logprobs = match logits {
+            Logits::All(logits) => {
+                self.check(logits)?;
+                self.logprobs(logits, id, workspace)
+            }
+            Logits::Largest { ids, values } => best_of_largest(ids, values).map(|_| None)?,
+        };
         self.n_sampled += 1;
-        Ok(Sampled { id, logprobs: self.logprobs(logits, id, workspace) })
+        Ok(Sampled { id, logprobs })
     }
 
     /// Takes a token without logits.
@@ -273,6 +313,33 @@ impl Sampler {
         if !candidates.load(logits, params.top_n_sigma, params.top_k) {
             return Err(SamplerError::AllBanned);
         }
+        Ok(self.draw(candidates))
+    }
+
+    /// Chooses from the largest logits.
+    fn choose_of_largest(
+        &self,
+        is_free: bool,
+        ids: &[f32],
+        values: &[f32],
+        workspace: &mut SamplerWorkspace,
+    ) -> Result<u32, SamplerError> {
+        let id = best_of_largest(ids, values)?;
+        let (n_logits, n_vocab) = (values.len(), self.n_vocab);
+        let k = if self.params.is_greedy() { 1 } else { self.params.top_k as usize };
+        if !is_free || self.reads_all() || k > n_logits {
+            return Err(SamplerError::VocabSize { n_logits, n_vocab });
+        }
+        if self.params.is_greedy() {
+            return Ok(id);
+        }
+        workspace.candidates.load_largest(&ids[..k], &values[..k]);
+        Ok(self.draw(&mut workspace.candidates))
+    }
+
+    /// Steps 6 to 11.
+    fn draw(&self, candidates: &mut Candidates) -> u32 {
+        let params = &self.params;
         let draws = rng::draws(self.seed, self.n_sampled);
         candidates.typical(params.typical_p);
         candidates.top_p(params.top_p);
@@ -280,7 +347,7 @@ impl Sampler {
         if draws.xtc < f64::from(params.xtc.probability) {
             candidates.exclude_top_choices(params.xtc.threshold);
         }
-        Ok(candidates.pick(params.temperature, draws.pick))
+        candidates.pick(params.temperature, draws.pick)
     }
 
     /// Steps 0 to 3 on a copy of the row; the row itself if they are all off.
@@ -363,9 +430,23 @@ fn copy_allowed(logits: &[f32], mask: &[u32], out: &mut Vec<f32>) -> bool {
 ///
 /// # Errors
 /// [`SamplerError::NotFinite`].
-pub fn greedy(logits: &[f32]) -> Result<u32, SamplerError> {
-    check_finite(logits)?;
-    argmax(logits).ok_or(SamplerError::VocabSize { n_logits: 0, n_vocab: 0 })
+pub fn greedy(logits: Logits<'_>) -> Result<u32, SamplerError> {
+    match logits {
+        Logits::All(logits) => {
+            check_finite(logits)?;
+            argmax(logits).ok_or(SamplerError::VocabSize { n_logits: 0, n_vocab: 0 })
+        }
+        Logits::Largest { ids, values } => best_of_largest(ids, values),
+    }
+}
+
+/// The first of the largest logits; what is no number would be first.
+fn best_of_largest(ids: &[f32], values: &[f32]) -> Result<u32, SamplerError> {
+    match (ids.first(), values.first()) {
+        (Some(id), Some(value)) if value.is_finite() => Ok(*id as u32),
+        (Some(id), Some(value)) => Err(SamplerError::NotFinite { id: *id as usize, value: *value }),
+        _ => Err(SamplerError::VocabSize { n_logits: 0, n_vocab: 0 }),
+    }
 }
 
 fn check_finite(logits: &[f32]) -> Result<(), SamplerError> {

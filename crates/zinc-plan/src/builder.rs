@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use zinc_quant::GgmlType;
 
 use crate::PlanError;
-use crate::op::{Attention, Embed, GatedAct, MatMul, Op, RmsNorm, Rope};
+use crate::op::{Attention, Embed, GatedAct, MatMul, Op, RmsNorm, Rope, TopK};
 use crate::plan::{
     CacheGroup, Const, Dim, InputKind, Limits, Node, Plan, Shape, TensorId, TensorInfo, TensorKind,
 };
@@ -31,6 +31,13 @@ impl Builder {
             memory: None,
         };
         Self { plan, by_name: HashMap::new() }
+    }
+
+    /// Goes on with a plan that was finished, but not prepared for a device: its outputs are given anew.
+    pub fn reopen(plan: Plan) -> Self {
+        let names = (0u32..).map(TensorId).zip(&plan.tensors);
+        let by_name = names.map(|(id, tensor)| (tensor.name.clone(), id)).collect();
+        Self { plan, by_name }
     }
 
     /// The bounds the plan is built for.
@@ -339,6 +346,20 @@ impl Builder {
         }
         self.push(label, Op::KvWrite, reads, vec![cache_k, cache_v]);
         Ok(())
+    }
+
+    /// The largest values of each row: their columns and themselves, named `{label}.ids` and
+    /// `{label}.values`. See [`Op::TopK`].
+    ///
+    /// # Errors
+    /// Operands that do not fit.
+    pub fn top_k(
+        &mut self,
+        label: &str,
+        attributes: TopK,
+        x: TensorId,
+    ) -> Result<[TensorId; 2], PlanError> {
+        self.node_of(label, ["ids", "values"], Op::TopK(attributes), vec![x])
     }
 
     /// Attention over the caches. See [`Op::Attention`].

@@ -29,7 +29,7 @@ pub use op::{
     Activation, Attention, CausalConv1d, Embed, ExpertCombine, ExpertGateUpAct, ExpertGroups,
     ExpertMatMul, GateUpAct, GatedAct, GatedDeltaNet, Gating, GroupScore, HeadMatMul, HeadOrder,
     HeadSlice, L2Norm, LatentAttention, MatMul, Op, OpKind, RmsNorm, Rope, RopeMode, RouterTopK,
-    Scale, Softcap,
+    Scale, Softcap, TopK,
 };
 pub use plan::{
     CacheGroup, Const, Dim, InputKind, Limits, Memory, Node, Plan, Shape, TensorId, TensorInfo,

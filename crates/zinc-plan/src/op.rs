@@ -15,12 +15,14 @@ use crate::plan::{CacheGroup, Dim, Shape, TensorInfo};
 pub(crate) mod delta_net;
 mod elementwise;
 mod moe;
+mod top_k;
 
 pub use delta_net::{CausalConv1d, GatedDeltaNet, HeadOrder};
 pub use elementwise::{HeadMatMul, HeadSlice, L2Norm, LatentAttention, Scale, Softcap};
 pub use moe::{
     ExpertCombine, ExpertGateUpAct, ExpertGroups, ExpertMatMul, Gating, GroupScore, RouterTopK,
 };
+pub use top_k::TopK;
 
 /// Nonlinearity of a gated feed-forward block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -205,6 +207,10 @@ pub enum Op {
     /// S = exp(g) S; S = S + k (beta (v - S^T k))^T; y = S^T (scale q). This recurrence is the
     /// definition; a chunked evaluation must not let a row depend on where chunks end.
     GatedDeltaNet(GatedDeltaNet),
+    /// `x [n, d] -> ids [n, k] i32, values [n, k]`: the k largest of each row, falling, the lower column
+    /// first among equals, 0 and -0 being equal. What is infinite or no number comes before all
+    /// others, in order of its column, so that whoever reads the first value sees it.
+    TopK(TopK),
     /// Inserted: `x [n, d] -> y [n, d]` of a quantised type, for the products that read it.
     QuantizeAct,
     /// Fused `MatMul, MatMul, GatedAct`:
@@ -271,6 +277,8 @@ pub enum OpKind {
     DeltaGates,
     /// [`Op::GatedDeltaNet`]
     GatedDeltaNet,
+    /// [`Op::TopK`]
+    TopK,
     /// [`Op::QuantizeAct`]
     QuantizeAct,
     /// [`Op::GateUpAct`]
@@ -281,7 +289,7 @@ pub enum OpKind {
 
 impl OpKind {
     /// Every kind, in the order of `docs/ops.md`.
-    pub const ALL: [OpKind; 29] = [
+    pub const ALL: [OpKind; 30] = [
         OpKind::Embed,
         OpKind::GatherRows,
         OpKind::Add,
@@ -307,6 +315,7 @@ impl OpKind {
         OpKind::CausalConv1d,
         OpKind::DeltaGates,
         OpKind::GatedDeltaNet,
+        OpKind::TopK,
         OpKind::QuantizeAct,
         OpKind::MatMulAdd,
         OpKind::GateUpAct,
@@ -342,6 +351,7 @@ impl OpKind {
             OpKind::CausalConv1d => "causal_conv1d",
             OpKind::DeltaGates => "delta_gates",
             OpKind::GatedDeltaNet => "gated_delta_net",
+            OpKind::TopK => "top_k",
             OpKind::QuantizeAct => "quantize_act",
             OpKind::GateUpAct => "gate_up_act",
             OpKind::ExpertGateUpAct => "expert_gate_up_act",
@@ -386,6 +396,7 @@ impl Op {
             Op::CausalConv1d(_) => OpKind::CausalConv1d,
             Op::DeltaGates => OpKind::DeltaGates,
             Op::GatedDeltaNet(_) => OpKind::GatedDeltaNet,
+            Op::TopK(_) => OpKind::TopK,
             Op::QuantizeAct => OpKind::QuantizeAct,
             Op::GateUpAct(_) => OpKind::GateUpAct,
             Op::ExpertGateUpAct(_) => OpKind::ExpertGateUpAct,
@@ -483,6 +494,7 @@ impl Op {
             Op::DeltaGates => delta_net::infer_gates(ins),
             Op::GatedDeltaNet(net) => delta_net::infer_delta_net(net, ins),
             Op::RmsNormGated(norm) => delta_net::infer_gated_norm(norm.group, ins),
+            Op::TopK(top) => top_k::infer(*top, ins),
             Op::QuantizeAct => expect_f32(ins[0]).map(|()| Vec::new()),
             Op::GateUpAct(_) => {
                 let gate = expect_product(ins[0], ins[2])?;
@@ -499,6 +511,7 @@ impl Op {
     pub fn n_reads(&self) -> usize {
         match self {
             Op::QuantizeAct | Op::Scale(_) | Op::Softcap(_) | Op::L2Norm(_) | Op::HeadSlice(_) => 1,
+            Op::TopK(_) => 1,
             Op::Embed(_) | Op::GatherRows | Op::Add | Op::GatedAct(_) | Op::RmsNorm(_) => 2,
             Op::Mul | Op::SigmoidGate | Op::Concat | Op::HeadMatMul(_) => 2,
             Op::RouterTopK(router) => 1 + usize::from(router.bias),

@@ -362,6 +362,13 @@ impl Plan {
         self.limits.bound(tensor.shape.rows) * tensor.row_bytes() as u64
     }
 
+    /// Whether the plan gives the largest values of `id` too: then the rows of it that a step returns
+    /// are only those that were asked for.
+    pub fn has_top_k(&self, id: TensorId) -> bool {
+        let of_it = |node: &Node| matches!(node.op, Op::TopK(_)) && node.reads[0] == id;
+        self.nodes.iter().any(of_it)
+    }
+
     /// Tensors of one kind, in order.
     pub fn tensors_where(
         &self,

@@ -130,6 +130,7 @@ impl Display for OpText<'_> {
             Op::MatMul(_) | Op::GatherRows | Op::Add | Op::KvWrite | Op::QuantizeAct => Ok(()),
             Op::Mul | Op::SigmoidGate | Op::Concat | Op::DeltaGates => Ok(()),
             Op::Scale(scale) => write!(f, "({:?})", scale.factor),
+            Op::TopK(top) => write!(f, "(k={})", top.k),
             Op::Softcap(softcap) => write!(f, "({:?})", softcap.cap),
             Op::HeadSlice(slice) => {
                 let end = slice.start + slice.len;

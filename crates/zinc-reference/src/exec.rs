@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use zinc_backend::{
-    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, StepInputs, StepOutputs,
-    StepSizes, Ticket, WeightSource,
+    Bindings, DeviceError, Executable, NodeTime, Profile, Profiling, Returned, StepInputs,
+    StepOutputs, StepSizes, Ticket, WeightSource,
 };
 use zinc_plan::{
     Attention, GatedDeltaNet, InputKind, LatentAttention, Node, Op, Plan, TensorId, TensorKind,
@@ -23,6 +23,9 @@ pub(crate) struct ReferenceExecutable {
     states: HashMap<TensorId, Arc<State>>,
     /// Values of the latest step, by tensor; expert ids are held as f32 too.
     values: HashMap<TensorId, Vec<f32>>,
+    sizes: StepSizes,
+    /// Of the latest step: see [`StepInputs::whole_rows`].
+    whole_rows: Vec<i32>,
     n_steps: u64,
     profiling: Profiling,
     profile: Profile,
@@ -76,6 +79,8 @@ impl ReferenceExecutable {
             weights,
             states,
             values,
+            sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
+            whole_rows: Vec::new(),
             n_steps: 0,
             profiling: Profiling::Off,
             profile: Profile::default(),
@@ -84,6 +89,8 @@ impl ReferenceExecutable {
 
     fn run(&mut self, inputs: &StepInputs) -> Result<(), DeviceError> {
         let sizes = inputs.check(&self.plan)?;
+        self.sizes = sizes;
+        self.whole_rows.clone_from(&inputs.whole_rows);
         self.values.clear();
         self.profile.nodes.clear();
         self.profile.n_submissions = u64::from(self.profiling != Profiling::Off);
@@ -272,6 +279,7 @@ impl Step<'_> {
                 return Ok(moe::router_top_k(&router, &operand(0)?, bias.as_ref()).into());
             }
             Op::ExpertCombine(_) => self.expert_combine(node)?,
+            Op::TopK(top) => return Ok(elementwise::top_k(top, &operand(0)?).into()),
             Op::Rope(rope) => {
                 let (positions, variants) = (self.input(reads[1]), self.input(reads[3]));
                 ops::rope(rope, &operand(0)?, positions, &operand(2)?, variants)
@@ -314,7 +322,11 @@ impl Executable for ReferenceExecutable {
         }
         outputs.values.clear();
         for id in &self.plan.outputs {
-            outputs.values.push(self.value(*id).data);
+            let value = self.value(*id);
+            let n_rows = self.sizes.rows(self.plan.tensor(*id).shape.rows, &self.plan);
+            let returned = Returned::new(self.plan.has_top_k(*id), n_rows, &self.whole_rows);
+            let rows = returned.spans().flatten().flat_map(|row| value.row(row));
+            outputs.values.push(rows.copied().collect());
         }
         Ok(())
     }

@@ -201,6 +201,20 @@ fn formula(data: &Data<'_>, op: &Op, row: &Row) -> Option<Vec<f64>> {
             })
             .collect()
         }
+        Op::TopK(_) => {
+            let n = data.plan.tensor(data.plan.find("x.rows")?).shape.cols as usize;
+            let n =
+                data.plan.find("x.view").map_or(n, |id| data.plan.tensor(id).shape.cols as usize);
+            let x: Vec<f64> = (0..n).map(|c| data.operand("x", row, c)).collect();
+            let is_before = |a: usize, b: usize| match (x[a].is_finite(), x[b].is_finite()) {
+                (true, true) => x[a] > x[b] || x[a] == x[b] && a < b,
+                (a_is, b_is) => b_is || !a_is && a < b,
+            };
+            let n_before = |c: usize| (0..n).filter(|other| is_before(*other, c)).count();
+            let mut places: Vec<(usize, usize)> = (0..n).map(|c| (n_before(c), c)).collect();
+            places.sort_unstable();
+            places[..n_cols].iter().map(|(_, col)| *col as f64).collect()
+        }
         Op::RouterTopK(router) => routed(data, router, row).1,
         Op::ExpertCombine(combine) => {
             let (chosen, weights) = routed(data, &data.router()?, row);

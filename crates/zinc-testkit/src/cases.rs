@@ -88,6 +88,10 @@ pub(crate) enum Pattern {
     ZeroRows,
     /// One element in 256 is ten times as large.
     Outliers,
+    /// Multiples of a half, and so equals in every row, 0 and -0 among them.
+    Halves,
+    /// Normal, with an infinity of either sign and a NaN in every other row.
+    Poisoned,
 }
 
 /// Collects the data of a case.
@@ -115,6 +119,18 @@ impl Feed {
                 Pattern::ZeroRows => (),
                 Pattern::Outliers if idx % 256 == 77 => *value *= 10.0,
                 Pattern::Outliers => (),
+                Pattern::Halves => *value = (*value * 2.0).trunc() / 2.0,
+                Pattern::Poisoned => {
+                    let (row, col, cols) =
+                        (idx / cols as usize, idx % cols as usize, cols as usize);
+                    *value = match col {
+                        _ if row % 2 == 0 => *value,
+                        3 => f32::NEG_INFINITY,
+                        col if col == cols / 2 => f32::NAN,
+                        col if col + 1 == cols => f32::INFINITY,
+                        _ => *value,
+                    };
+                }
             }
         }
         self.values(name, rows, cols, &values);

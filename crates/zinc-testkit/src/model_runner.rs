@@ -225,7 +225,7 @@ impl<'a> Sequence<'a> {
             state_from: vec![1],
             state_slots: vec![1],
             state_saves: vec![-1; tokens.len()],
-            hidden: Vec::new(),
+            ..StepInputs::default()
         };
         self.n_past += tokens.len();
         if let Some(breakage) = &self.runner.breakage {

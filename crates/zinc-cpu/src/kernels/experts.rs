@@ -4,6 +4,7 @@
 //! microseconds for a row. The sum over `k` slots moves `4·(k + 1)` bytes per value and is memory bound.
 
 use super::elementwise::padded;
+use super::top_k::insert;
 use crate::simd::{Kernel, Simd};
 use zinc_plan::{ExpertGroups, Gating, GroupScore, RouterTopK};
 
@@ -93,16 +94,7 @@ fn softmax(x: &mut [f32], exps: &mut [f64]) {
 fn top_k(values: &[f32], best: &mut [i32]) {
     let mut n = 0;
     for (idx, value) in values.iter().enumerate() {
-        let smaller = |idx: i32| values[idx as usize].total_cmp(value).is_lt();
-        let mut at = n;
-        while at > 0 && smaller(best[at - 1]) {
-            at -= 1;
-        }
-        if at < best.len() {
-            n = (n + 1).min(best.len());
-            best.copy_within(at..n - 1, at + 1);
-            best[at] = idx as i32;
-        }
+        insert(best, &mut n, idx as i32, |other| values[other as usize].total_cmp(value).is_lt());
     }
 }
 

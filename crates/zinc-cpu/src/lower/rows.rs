@@ -25,6 +25,7 @@ pub(crate) enum RowOp {
     RmsNormGated { x: Rows, w: Rows, z: Rows, eps: f32, out: Rows },
     DeltaGates { inputs: [Rows; 4], outs: [Rows; 2] },
     Combine(Combine),
+    TopK { x: Rows, ids: Rows, values: Rows },
     RopeTurns { positions: Rows, variants: Rows, table: Rows, out: Rows },
     Rope { mode: RopeMode, head_dim: usize, x: Rows, turns: Rows, out: Rows },
 }
@@ -72,6 +73,11 @@ impl Lowering<'_> {
     pub(super) fn softcap(&self, node: &Node, softcap: Softcap) -> Result<RowOp, DeviceError> {
         let x = self.value(node.reads[0])?;
         Ok(RowOp::Softcap { x, cap: softcap.cap, out: self.value(node.writes[0])? })
+    }
+
+    pub(super) fn top_k(&self, node: &Node) -> Result<RowOp, DeviceError> {
+        let [ids, values] = [self.value(node.writes[0])?, self.value(node.writes[1])?];
+        Ok(RowOp::TopK { x: self.value(node.reads[0])?, ids, values })
     }
 
     pub(super) fn sigmoid_gate(&self, node: &Node) -> Result<RowOp, DeviceError> {

@@ -57,6 +57,7 @@ modules!(
         "rope",
         "router",
         "rows",
+        "top_k",
     ]
     Hopper alone: [
         "gemm_q4_0",

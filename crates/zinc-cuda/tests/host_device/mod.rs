@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use zinc_backend::{
     Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, NodeTime, Profile, Profiling,
-    States, StepInputs, StepOutputs, StepSizes, Ticket, Variant, WeightSource, Weights,
+    Returned, States, StepInputs, StepOutputs, StepSizes, Ticket, Variant, WeightSource, Weights,
 };
 use zinc_cuda::launch::Launch;
 use zinc_cuda::lower::{Bucket, Card, InputLayout, Lowered, Lowering, Places, header};
@@ -339,14 +339,20 @@ impl HostExecutable {
         Ok(())
     }
 
-    fn read_output(&self, id: TensorId, sizes: StepSizes) -> Result<Vec<f32>, DeviceError> {
+    fn read_output(
+        &self,
+        id: TensorId,
+        sizes: StepSizes,
+        whole_rows: &[i32],
+    ) -> Result<Vec<f32>, DeviceError> {
         let operand = self.lowering(Bucket::largest(&self.plan)).operand(id)?;
         let (n_rows, max_rows) =
             (sizes.rows(operand.rows, &self.plan), self.plan.limits.bound(operand.rows) as usize);
         let (cols, stride) = (operand.cols as usize, operand.stride as usize);
         let start = (operand.address - self.memory.arena.address()) as usize;
         let mut values = Vec::new();
-        for row in 0..n_rows {
+        let returned = Returned::new(self.plan.has_top_k(id), n_rows, whole_rows);
+        for row in returned.spans().flatten() {
             if operand.dtype == GgmlType::Q8_1 {
                 let quants = self.memory.arena.read(start + row * cols, cols);
                 let scales = start + max_rows * cols + row * cols / 32 * 4;
@@ -381,7 +387,8 @@ impl Executable for HostExecutable {
         let lowered = self.lowering(Bucket::of(&sizes, &self.plan)).run()?;
         self.run(&lowered)?;
         self.check_gaps()?;
-        let outputs = self.plan.outputs.iter().map(|id| self.read_output(*id, sizes));
+        let read = |id: &TensorId| self.read_output(*id, sizes, &inputs.whole_rows);
+        let outputs = self.plan.outputs.iter().map(read);
         self.outputs.values = outputs.collect::<Result<_, _>>()?;
         self.n_steps += 1;
         Ok(Ticket(self.n_steps))

@@ -15,17 +15,18 @@
 use zinc_backend::StepInputs;
 
 use super::N_SEQS_MAX;
+use crate::EngineError;
 use crate::cache_shape::CacheShape;
 use crate::mtp::HIDDEN_TENSOR;
 use crate::runner::{Block, LoadedModel, Runner, Wanted};
+use crate::sampler::{self, Rows, StepRows};
 use crate::step::{Share, push_rows};
-use crate::{EngineError, sampler};
 
 /// The head with its cache.
 pub(crate) struct Head {
     runner: Runner,
     pages_per_seq: u32,
-    n_vocab: usize,
+    n_vocab: u32,
     d_model: usize,
     inputs: StepInputs,
 }
@@ -33,9 +34,8 @@ pub(crate) struct Head {
 /// Rows that the head computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Predicted<'a> {
-    logits: &'a [f32],
+    rows: Rows<'a>,
     hidden: &'a [f32],
-    n_vocab: usize,
     d_model: usize,
 }
 
@@ -50,7 +50,7 @@ impl Head {
         Ok(Head {
             runner: Runner::new(loaded, shape, &Head::wanted())?,
             pages_per_seq: shape.pages_per_seq(),
-            n_vocab: config.n_vocab as usize,
+            n_vocab: config.n_vocab,
             d_model: config.d_model as usize,
             inputs: StepInputs::default(),
         })
@@ -62,6 +62,7 @@ impl Head {
             block: Block::Mtp,
             out_rows: Some(N_SEQS_MAX as u32),
             taps: vec![HIDDEN_TENSOR.to_owned()],
+            largest: true,
             hidden: false,
         }
     }
@@ -82,22 +83,26 @@ impl Head {
     /// The device failed.
     pub fn run(&mut self) -> Result<Predicted<'_>, EngineError> {
         let Head { n_vocab, d_model, .. } = *self;
-        if self.inputs.token_ids.is_empty() {
-            return Ok(Predicted { logits: &[], hidden: &[], n_vocab, d_model });
-        }
-        let result = self.runner.run(&self.inputs);
-        self.inputs.clear();
-        let (outputs, _) = result?;
-        let values = outputs.values.as_slice();
-        let output = |at: usize| values.get(at).map_or(&[][..], Vec::as_slice);
-        Ok(Predicted { logits: output(0), hidden: output(1), n_vocab, d_model })
+        let n_rows = self.inputs.out_rows.len();
+        let outputs = match self.inputs.token_ids.is_empty() {
+            true => &[][..],
+            false => {
+                let result = self.runner.run(&self.inputs);
+                self.inputs.clear();
+                result?.0.values.as_slice()
+            }
+        };
+        let rows = StepRows::new(outputs, n_vocab, n_rows).take(n_rows, false);
+        let hidden = outputs.get(3).map_or(&[][..], Vec::as_slice);
+        Ok(Predicted { rows, hidden, d_model })
     }
 }
 
 impl<'a> Predicted<'a> {
     /// The likeliest token of a row, if its logits are numbers, and its hidden state.
     pub fn row(&self, at: usize) -> (Option<u32>, &'a [f32]) {
-        let row = |values: &'a [f32], n: usize| values.chunks_exact(n).nth(at).unwrap_or(&[]);
-        (sampler::greedy(row(self.logits, self.n_vocab)).ok(), row(self.hidden, self.d_model))
+        let hidden = self.hidden.chunks_exact(self.d_model).nth(at).unwrap_or(&[]);
+        let largest = self.rows.get(at).and_then(|row| sampler::greedy(row).ok());
+        (largest, hidden)
     }
 }

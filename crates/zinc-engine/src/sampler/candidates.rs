@@ -57,6 +57,16 @@ impl Candidates {
         true
     }
 
+    /// Takes these tokens: ids and logits of the largest, in order, as [`Candidates::load`] leaves them
+    /// after top-k.
+    pub fn load_largest(&mut self, ids: &[f32], logits: &[f32]) {
+        self.items.clear();
+        let items = ids.iter().zip(logits);
+        self.items
+            .extend(items.map(|(id, logit)| Candidate { id: *id as u32, logit: logit + 0.0 }));
+        self.max = self.items.first().map_or(f32::NEG_INFINITY, |first| first.logit);
+    }
+
     /// Takes logits of at least `floor`; of more than `k`, the `k` largest and up to about `k`
     /// others.
     fn gather(&mut self, logits: &[f32], mut floor: f32, k: usize) {

@@ -260,3 +260,75 @@ fn logprobs_are_the_models_own() {
     let none = SamplingParams { logprobs: Some(0), ..SamplingParams::greedy() };
     assert!(sample_once(none, &[], &logits).unwrap().logprobs.unwrap().top.is_empty());
 }
+
+/// Ids and values of the largest, in the order of the operation.
+fn largest(logits: &[f32]) -> [Vec<f32>; 2] {
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|a, b| (logits[*b] + 0.0).total_cmp(&(logits[*a] + 0.0)).then(a.cmp(b)));
+    ids.truncate(N_LARGEST as usize);
+    let values = ids.iter().map(|id| logits[*id]).collect();
+    [ids.iter().map(|id| *id as f32).collect(), values]
+}
+
+#[test]
+fn the_largest_logits_choose_as_all_do() {
+    let mut workspace = SamplerWorkspace::default();
+    let params = |step: u64| SamplingParams {
+        temperature: [0.0, 0.7, 1.5][step as usize % 3],
+        top_k: [1, 2, 20, 40, 64][step as usize % 5],
+        top_p: [1.0, 0.9, 0.3][step as usize % 3],
+        min_p: [0.0, 0.05][step as usize % 2],
+        typical_p: [1.0, 1.0, 0.6][(step / 3) as usize % 3],
+        xtc: XtcParams { probability: [0.0, 0.5][(step / 2) as usize % 2], threshold: 0.05 },
+        seed: Some(step),
+        ..SamplingParams::greedy()
+    };
+    for step in 0..300 {
+        // Coarse, so that there are equals, 0 and -0 among them.
+        let logits: Vec<f32> =
+            noise(step, 500).iter().map(|logit| (logit * 4.0).trunc() / 4.0).collect();
+        let [mut whole, mut narrow] = [(); 2].map(|()| Sampler::new(params(step), 500).unwrap());
+        assert!(!whole.reads_all(), "{step}");
+        let [ids, values] = largest(&logits);
+        let rows = Logits::Largest { ids: &ids, values: &values };
+        let expected = whole.sample(&[], &logits, &mut workspace).unwrap();
+        let found = narrow.sample_from(Choice::default(), &[], rows, &mut workspace).unwrap();
+        assert_eq!(found, expected, "{step}");
+        assert_eq!(greedy(rows), greedy(Logits::All(&logits)), "{step}");
+    }
+}
+
+#[test]
+fn what_reads_more_logits_says_so() {
+    let reads_all = |change: &dyn Fn(&mut SamplingParams)| {
+        let mut params = SamplingParams { temperature: 0.8, top_k: 40, ..SamplingParams::greedy() };
+        change(&mut params);
+        Sampler::new(params, 500).unwrap().reads_all()
+    };
+    assert!(!reads_all(&|_| ()));
+    assert!(!reads_all(&|params| *params = SamplingParams::greedy()));
+    assert!(reads_all(&|params| params.top_k = 0));
+    assert!(reads_all(&|params| params.top_k = 65));
+    assert!(reads_all(&|params| params.logprobs = Some(0)));
+    assert!(reads_all(&|params| params.logit_bias = vec![(3, 1.0)]));
+    assert!(reads_all(&|params| params.frequency_penalty = 0.5));
+    assert!(reads_all(&|params| params.dry.multiplier = 0.8));
+    assert!(reads_all(&|params| params.top_n_sigma = 1.0));
+}
+
+#[test]
+fn rows_that_are_not_enough_are_refused() {
+    let mut workspace = SamplerWorkspace::default();
+    let params = SamplingParams { temperature: 1.0, top_k: 3, ..SamplingParams::greedy() };
+    let mut sampler = Sampler::new(params, 500).unwrap();
+    let rows = |ids, values| Logits::Largest { ids, values };
+    let mut sample = |choice, rows| sampler.sample_from(choice, &[], rows, &mut workspace);
+    let not_finite = sample(Choice::default(), rows(&[7.0, 1.0, 2.0], &[f32::NAN, 1.0, 0.0]));
+    assert!(matches!(not_finite, Err(SamplerError::NotFinite { id: 7, .. })));
+    let masked = Choice { allowed: Some(&[1]), banned: &[] };
+    let three = rows(&[7.0, 1.0, 2.0], &[2.0, 1.0, 0.0]);
+    assert!(sample(masked, three).is_err());
+    assert!(sample(Choice::default(), rows(&[7.0, 1.0], &[2.0, 1.0])).is_err());
+    assert!(sample(Choice::default(), rows(&[], &[])).is_err());
+    assert!(sample(Choice::default(), three).is_ok());
+}

@@ -59,6 +59,8 @@ impl Device for FakeDevice {
             plan,
             logit: self.logit.clone(),
             last: StepOutputs::default(),
+            row: Vec::new(),
+            order: Vec::new(),
         }))
     }
 }
@@ -67,6 +69,9 @@ struct FakeExecutable {
     plan: Arc<Plan>,
     logit: Logit,
     last: StepOutputs,
+    /// Logits of a row, and ids by them.
+    row: Vec<f32>,
+    order: Vec<usize>,
 }
 
 impl Executable for FakeExecutable {
@@ -82,12 +87,29 @@ impl Executable for FakeExecutable {
             values.clear();
             values.resize(sizes.rows(shape.rows, &self.plan) * shape.cols as usize, 0.0);
         }
-        let logits = &mut self.last.values[0];
-        logits.clear();
-        let n_vocab = self.plan.tensor(self.plan.outputs[0]).shape.cols as usize;
-        for &row in &inputs.out_rows {
+        let cols = |at: usize| self.plan.tensor(self.plan.outputs[at]).shape.cols as usize;
+        let has_top_k = self.plan.has_top_k(self.plan.outputs[0]);
+        self.last.values[0].clear();
+        for (place, &row) in inputs.out_rows.iter().enumerate() {
             let (id, position) = (inputs.token_ids[row as usize], inputs.positions[row as usize]);
-            logits.extend((0..n_vocab).map(|i| (self.logit)(id, position, i)));
+            self.row.clear();
+            self.row.extend((0..cols(0)).map(|i| (self.logit)(id, position, i)));
+            if has_top_k {
+                let rank = |id: &usize| match self.row[*id].is_finite() {
+                    true => self.row[*id] + 0.0,
+                    false => f32::INFINITY,
+                };
+                self.order.clear();
+                self.order.extend(0..self.row.len());
+                self.order.sort_unstable_by(|a, b| rank(b).total_cmp(&rank(a)).then(a.cmp(b)));
+                for (at, id) in self.order.iter().take(cols(1)).enumerate() {
+                    self.last.values[1][place * cols(1) + at] = *id as f32;
+                    self.last.values[2][place * cols(1) + at] = self.row[*id];
+                }
+            }
+            if !has_top_k || inputs.whole_rows.contains(&(place as i32)) {
+                self.last.values[0].extend_from_slice(&self.row);
+            }
         }
         Ok(Ticket(0))
     }

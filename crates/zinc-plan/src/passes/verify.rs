@@ -130,6 +130,7 @@ fn operand_kinds(op: &Op) -> &'static [(usize, OperandKind)] {
         | Op::RouterTopK(_)
         | Op::ExpertCombine(_)
         | Op::DeltaGates
+        | Op::TopK(_)
         | Op::QuantizeAct => &[],
     }
 }

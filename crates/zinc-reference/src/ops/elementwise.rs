@@ -1,7 +1,7 @@
 //! Elementwise operations and operations on the columns of heads.
 
 use zinc_backend::{DeviceError, WeightSource};
-use zinc_plan::{HeadMatMul, HeadSlice, L2Norm, RmsNorm};
+use zinc_plan::{HeadMatMul, HeadSlice, L2Norm, RmsNorm, TopK};
 
 use super::{dot, rms_norm, weight_row, zip};
 use crate::exec::Matrix;
@@ -73,6 +73,25 @@ pub(crate) fn l2_norm(norm: L2Norm, x: &Matrix) -> Matrix {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
     }
     y
+}
+
+/// Columns (as f32) and values of the largest of each row.
+pub(crate) fn top_k(top: TopK, x: &Matrix) -> [Matrix; 2] {
+    let k = top.k as usize;
+    let [mut ids, mut values] = [Matrix::zeros(0, k), Matrix::zeros(0, k)];
+    for row in x.rows() {
+        // Adding zero makes 0 of -0; a stable sort keeps equals in the order of their columns.
+        let rank = |col: &usize| match row[*col] {
+            value if value.is_finite() => value + 0.0,
+            _ => f32::INFINITY,
+        };
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+        order.truncate(k);
+        ids.data.extend(order.iter().map(|col| *col as f32));
+        values.data.extend(order.iter().map(|col| row[*col]));
+    }
+    [ids, values]
 }
 
 pub(crate) fn rms_norm_gated(norm: RmsNorm, x: &Matrix, weight: &Matrix, z: &Matrix) -> Matrix {

@@ -155,6 +155,7 @@ fn read_op(op: OpKind, caps: &Caps) -> Result<Vec<Case>, TestError> {
         OpKind::HeadSlice => read::<elementwise::HeadSlice>(caps),
         OpKind::Concat => read::<elementwise::Concat>(caps),
         OpKind::L2Norm => read::<elementwise::L2Norm>(caps),
+        OpKind::TopK => read::<elementwise::TopK>(caps),
         OpKind::RmsNormGated => read::<elementwise::RmsNormGated>(caps),
         OpKind::HeadMatMul => read::<experts::HeadMatMul>(caps),
         OpKind::ExpertGateUpAct => read::<experts::ExpertGateUpAct>(caps),

@@ -183,7 +183,7 @@ fn greedy(evaluator: &mut Evaluator, last_row: &[f32], n: usize) -> anyhow::Resu
     if n == 0 {
         return Ok(Vec::new());
     }
-    let mut ids = vec![sampler::greedy(last_row)?];
+    let mut ids = vec![sampler::greedy(sampler::Logits::All(last_row))?];
     if n > 1 {
         ids.extend(evaluator.greedy(&[ids[0]], n - 1)?.1);
     }

@@ -21,7 +21,7 @@ fn table(op: OpKind) -> &'static str {
         RouterTopK "router_top_k", ExpertCombine "expert_combine",
         LatentAttention "latent_attention", CausalConv1d "causal_conv1d",
         DeltaGates "delta_gates", GatedDeltaNet "gated_delta_net", QuantizeAct "quantize_act",
-        GateUpAct "gate_up_act", ExpertGateUpAct "expert_gate_up_act"
+        TopK "top_k", GateUpAct "gate_up_act", ExpertGateUpAct "expert_gate_up_act"
     )
 }
 

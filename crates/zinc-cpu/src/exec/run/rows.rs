@@ -9,6 +9,7 @@ use crate::kernels::elementwise::{
 };
 use crate::kernels::experts::Combine;
 use crate::kernels::norm::{L2Norm, RmsNorm, RmsNormGated};
+use crate::kernels::top_k::top_k;
 use crate::lower::{self, RowOp};
 use zinc_quant::GgmlType;
 
@@ -75,6 +76,9 @@ impl CpuExecutable {
                     let scale = scale.map(|[ids, scale]| (ids.row(row), scale.row(0)));
                     let (x, weights) = (x.row(row), weights.row(row));
                     self.isa.run(Combine { x, weights, scale, out: out.row_mut(row) });
+                }
+                RowOp::TopK { x, ids, values } => {
+                    top_k(x.row(row), ids.row_mut(row), values.row_mut(row));
                 }
                 RowOp::QuantizeAct { x, dtype: GgmlType::Q8_K, out } => {
                     self.isa.run(QuantizeSupers { x: x.row(row), out: out.row_mut(row) });

@@ -95,6 +95,40 @@ rows_entry!(L2Norm, |attributes, b, x, _other| {
     b.l2_norm("y", zinc_plan::L2Norm { eps, group }, x)
 });
 
+/// The columns are compared, and the values unless the pattern has some that are no numbers.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TopK {
+    name: String,
+    rows: u32,
+    cols: u32,
+    k: u32,
+    #[serde(default)]
+    view: bool,
+    #[serde(default)]
+    pattern: Pattern,
+}
+
+impl Entry for TopK {
+    const OP: OpKind = OpKind::TopK;
+
+    fn expand(&self, context: &Context<'_>) -> Vec<Case> {
+        let TopK { rows, cols, k, view, pattern, .. } = *self;
+        let x = Operand { name: "x", rows, cols, view, pattern };
+        let mut feed = context.feed(&self.name);
+        x.fill(&mut feed);
+        let build = move |b: &mut Builder| {
+            let x = x.build(b)?;
+            let [ids, values] = b.top_k("top", zinc_plan::TopK { k }, x)?;
+            Ok(match pattern {
+                Pattern::Poisoned => vec![ids],
+                _ => vec![ids, values],
+            })
+        };
+        vec![context.case(&self.name, None, feed, Layout::rows(rows), Box::new(build))]
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(transparent)]
 pub(super) struct RmsNormGated(Rows);
