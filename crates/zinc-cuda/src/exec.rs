@@ -14,7 +14,7 @@ use zinc_quant::GgmlType;
 
 use crate::device::Shared;
 use crate::driver::{DriverError, Event};
-use crate::lower::{Bucket, InputLayout, Lowered, Lowering, Nowhere, Places};
+use crate::lower::{self, Bucket, InputLayout, Lowered, Lowering, Nowhere, Places};
 use crate::measure;
 use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
 use crate::pipeline::Ready;
@@ -323,9 +323,10 @@ fn write_inputs(
     inputs: &StepInputs,
     sizes: StepSizes,
 ) -> usize {
-    let counts = [sizes.tokens, sizes.seqs, sizes.out_rows].map(|n| n as u32);
-    bytes[..12].copy_from_slice(bytemuck::cast_slice(&counts));
-    let mut end = 64;
+    let header = lower::header(sizes);
+    let header: &[u8] = bytemuck::cast_slice(&header);
+    let mut end = header.len();
+    bytes[..end].copy_from_slice(header);
     for (kind, offset, _) in &layout.parts {
         let values: &[u8] = match kind {
             InputKind::Hidden => bytemuck::cast_slice(&inputs.hidden),

@@ -34,7 +34,7 @@
 //! [`store::RowLayout`]): a row begins at `row * row_bytes`. F32, F16 and BF16 lie as in the file.
 //!
 //! **Scratch.** `Lowering::transient` gives memory that one node's launches may use, `Lowering::persistent` memory
-//! that later nodes of the step read too (the grouping of experts).
+//! that later nodes of the step read too (the grouping of experts, values between the launches of a block of experts).
 //!
 //! **Dependent launch.** Every launch may start while the one before it still runs. So every thread block of every
 //! kernel calls `pdl_launch()` first and `pdl_wait()` before it touches anything but weights and constants, on every

@@ -9,9 +9,10 @@ pub mod recurrent;
 pub mod rows;
 pub mod top_k;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use zinc_backend::DeviceError;
+use zinc_backend::{DeviceError, StepSizes};
 use zinc_plan::{Dim, InputKind, Node, Op, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -19,8 +20,18 @@ pub use crate::card::Card;
 use crate::launch::{Count, Launch, Rows};
 pub use experts::Grouping;
 
-/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, the rest unused.
+/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, one unused, then counters
+/// that are zero when a step begins and that every launch leaves at zero.
 pub const HEADER_BYTES: u64 = 64;
+/// Where the counters begin, one for each row of a small step.
+const COUNTERS: u64 = 16;
+
+/// The header of a step.
+pub fn header(sizes: StepSizes) -> [i32; HEADER_BYTES as usize / 4] {
+    let mut header = [0; HEADER_BYTES as usize / 4];
+    header[..3].copy_from_slice(&[sizes.tokens, sizes.seqs, sizes.out_rows].map(|n| n as i32));
+    header
+}
 
 /// Alignment of inputs and scratch.
 const ALIGN: u64 = 256;
@@ -45,7 +56,7 @@ impl Bucket {
 
     /// The bucket of a step, bounded by the plan's limits: small numbers as they are, larger ones
     /// rounded up to one of two steps per power of two.
-    pub fn of(sizes: &zinc_backend::StepSizes, plan: &Plan) -> Bucket {
+    pub fn of(sizes: &StepSizes, plan: &Plan) -> Bucket {
         let largest = Bucket::largest(plan);
         let up = |n: usize, max: u32| {
             let n = u32::try_from(n).unwrap_or(u32::MAX);
@@ -207,6 +218,10 @@ pub struct Lowering<'a> {
     /// Results that launches of earlier nodes have written, and activations that products make themselves.
     written: Vec<TensorId>,
     prologues: Vec<(TensorId, prologue::Prologue)>,
+    expert_blocks: Vec<experts::block::ExpertBlock>,
+    routers: Vec<experts::router::Router>,
+    /// Values that lie in scratch, not where the plan has put them.
+    moved: HashMap<TensorId, u64>,
 }
 
 /// Launches of a step and the scratch they use.
@@ -251,6 +266,9 @@ impl<'a> Lowering<'a> {
             panels: Vec::new(),
             written: Vec::new(),
             prologues: Vec::new(),
+            expert_blocks: Vec::new(),
+            routers: Vec::new(),
+            moved: HashMap::new(),
         }
     }
 
@@ -262,6 +280,7 @@ impl<'a> Lowering<'a> {
         let plan = self.plan;
         let mut spans: Vec<Range<usize>> = Vec::with_capacity(plan.nodes.len());
         self.place_panels()?;
+        self.place_expert_blocks();
         for (idx, node) in plan.nodes.iter().enumerate() {
             if idx < self.resume {
                 continue;
@@ -283,12 +302,14 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// Lowers the nodes from `idx` on that one launch does the work of, if there are any; their number.
+    /// Lowers the nodes from `idx` on that have a launch together, if some do; their number.
     fn joined(&mut self, idx: usize) -> Result<Option<usize>, DeviceError> {
-        match self.prepare(idx)? {
-            Some(n_nodes) => Ok(Some(n_nodes)),
-            None => self.delta_inputs(idx),
+        for join in [Self::prepare, Self::delta_inputs, Self::router, Self::expert_block] {
+            if let Some(n_nodes) = join(self, idx)? {
+                return Ok(Some(n_nodes));
+            }
         }
+        Ok(None)
     }
 
     fn lower(&mut self, node: &Node) -> Result<(), DeviceError> {
@@ -412,10 +433,12 @@ impl<'a> Lowering<'a> {
             TensorKind::Value | TensorKind::View { .. } => {
                 let (owner, offset, base_stride) = plan.locate(id);
                 let memory = plan.memory.as_ref().and_then(|memory| memory.offsets[owner.index()]);
+                let in_arena = memory.map(|start| self.places.arena() + start);
+                let start = self.moved.get(&owner).copied().or(in_arena);
                 let start =
-                    memory.ok_or_else(|| missing("has no place; the plan is not prepared"))?;
+                    start.ok_or_else(|| missing("has no place; the plan is not prepared"))?;
                 stride = base_stride as u64;
-                self.places.arena() + start + offset as u64
+                start + offset as u64
             }
         };
         let (rows, cols) = (tensor.shape.rows, tensor.shape.cols);

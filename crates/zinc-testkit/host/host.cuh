@@ -168,6 +168,15 @@ static inline unsigned __ballot_sync(unsigned mask, int value) {
     for (unsigned lane = 0; lane < 32; lane++) bits |= (zh::lane_value<int>(all, lane) != 0 ? 1u : 0u) << lane;
     return bits;
 }
+static inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+    zh_check_mask(mask);
+    const unsigned char *all = zh::exchange(&value, sizeof value);
+    for (unsigned lane = 0; lane < 32; lane++) {
+        unsigned other = zh::lane_value<unsigned>(all, lane);
+        if (other > value) value = other;
+    }
+    return value;
+}
 static inline int __any_sync(unsigned mask, int value) { return __ballot_sync(mask, value) != 0; }
 static inline int __all_sync(unsigned mask, int value) { return __ballot_sync(mask, value) == 0xffffffffu; }
 template <class T> static inline unsigned __match_any_sync(unsigned mask, T value) {

@@ -1,15 +1,19 @@
 //! Routing and what comes back from the experts.
 
+pub(super) mod block;
+mod down;
+pub(super) mod router;
+
 use zinc_backend::DeviceError;
 use zinc_plan::{ExpertCombine, Gating, GroupScore, Node, RouterTopK, TensorId};
 
 use super::Lowering;
 use crate::launch::{Count, Kernel, Launch, Rows};
 
-/// Experts that the router's kernel has room for: `MOST_EXPERTS` of `moe.cu`.
+/// Experts that the router's kernel has room for: `MOST_EXPERTS` of `router.cuh`.
 const MOST_EXPERTS: u32 = 1024;
 
-/// `RouterParams` of `moe.cu`.
+/// `RouterParams` of `router.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct RouterParams {
@@ -89,18 +93,25 @@ impl Lowering<'_> {
         node: &Node,
         router: &RouterTopK,
     ) -> Result<(), DeviceError> {
+        let params = self.router_params(node, router)?;
+        let kernel = Kernel { module: "moe", name: "router_top_k" };
+        let rows = self.rows(self.plan.tensor(node.reads[0]).shape.rows);
+        self.push(Launch::new(kernel, params, [rows, 1, 1], 32));
+        self.group_experts(node.writes[0], &params);
+        Ok(())
+    }
+
+    fn router_params(&self, node: &Node, router: &RouterTopK) -> Result<RouterParams, DeviceError> {
         let logits = self.float_rows(node.reads[0])?;
         if logits.cols > MOST_EXPERTS {
             return Err(self.unsupported(node, format!("{} experts", logits.cols)));
         }
-        let dim = self.plan.tensor(node.reads[0]).shape.rows;
         let bias = node.reads.get(1).filter(|_| router.bias);
-        let ids = self.operand(node.writes[0])?.address;
-        let params = RouterParams {
+        Ok(RouterParams {
             logits,
-            n: self.count(dim),
+            n: self.count(self.plan.tensor(node.reads[0]).shape.rows),
             bias: bias.map_or(Ok(0), |id| self.operand(*id).map(|bias| bias.address))?,
-            ids,
+            ids: self.operand(node.writes[0])?.address,
             weights: self.operand(node.writes[1])?.address,
             k: router.n_experts_used,
             gating: match router.gating {
@@ -118,15 +129,12 @@ impl Lowering<'_> {
             normalize: u32::from(router.normalize),
             scale: router.scale,
             unused: 0,
-        };
-        let kernel = Kernel { module: "moe", name: "router_top_k" };
-        self.push(Launch::new(kernel, params, [self.rows(dim), 1, 1], 32));
-        self.group_experts(node.writes[0], ids, (router.n_experts_used, logits.cols));
-        Ok(())
+        })
     }
 
     /// Sorts the chosen pairs by expert, where products take them so.
-    fn group_experts(&mut self, id: TensorId, ids: u64, (k, n_experts): (u32, u32)) {
+    fn group_experts(&mut self, id: TensorId, router: &RouterParams) {
+        let RouterParams { ids, k, logits: Rows { cols: n_experts, .. }, .. } = *router;
         // Asked for whatever the bucket, so that later nodes find their scratch at the same place.
         let most_pairs = u64::from(self.plan.limits.max_tokens) * u64::from(k);
         let most_tiles = most_pairs / u64::from(Grouping::TILE) + u64::from(n_experts);

@@ -47,8 +47,13 @@ impl Prologue {
         unused: 0,
     };
 
+    /// The values of rows as they are.
+    pub(super) fn floats(x: Rows) -> Prologue {
+        Prologue { x: x.data, x_stride: x.stride, kind: FLOATS, ..Prologue::NONE }
+    }
+
     /// Whether four floats at a time are aligned everywhere, and no block of 32 lies in two groups.
-    fn fits(&self) -> bool {
+    pub(super) fn fits(&self) -> bool {
         let columns = self.x_stride | self.z_stride | self.z_cols | self.z_step;
         (self.x | self.z | self.w).is_multiple_of(16)
             && columns.is_multiple_of(4)
@@ -89,7 +94,8 @@ impl Lowering<'_> {
         let id = match node.op {
             Op::QuantizeAct => Some(node.writes[0]),
             Op::RmsNorm(_) | Op::RmsNormGated(_) | Op::SigmoidGate => {
-                self.only_quantized(node.writes[0])
+                let id = node.writes[0];
+                self.only_quantized(id).or_else(|| self.quantized_beside_router(id))
             }
             _ => None,
         };
@@ -101,7 +107,7 @@ impl Lowering<'_> {
         }
         let x = self.float_rows(node.reads[0])?;
         let weights = || self.operand(node.reads[1]).map(|weights| weights.address);
-        let of = |kind| Prologue { x: x.data, x_stride: x.stride, kind, ..Prologue::NONE };
+        let of = |kind| Prologue { kind, ..Prologue::floats(x) };
         let prologue = match node.op {
             Op::RmsNorm(RmsNorm { group, eps }) if group == x.cols => {
                 Prologue { w: weights()?, group, eps, ..of(NORM) }

@@ -43,6 +43,7 @@ modules!(
         "delta_chunks",
         "delta_net",
         "embed",
+        "expert_down",
         "kv_write",
         "matfloat",
         "matmul",
@@ -55,6 +56,7 @@ modules!(
         "quantize",
         "repack",
         "rope",
+        "router",
         "rows",
         "top_k",
     ]

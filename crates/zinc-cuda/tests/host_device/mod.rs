@@ -12,7 +12,7 @@ use zinc_backend::{
     Returned, States, StepInputs, StepOutputs, StepSizes, Ticket, Variant, WeightSource, Weights,
 };
 use zinc_cuda::launch::Launch;
-use zinc_cuda::lower::{Bucket, Card, InputLayout, Lowered, Lowering, Places};
+use zinc_cuda::lower::{Bucket, Card, InputLayout, Lowered, Lowering, Places, header};
 use zinc_cuda::store::{RowLayout, repack_launch};
 use zinc_plan::{InputKind, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
@@ -293,8 +293,7 @@ impl HostExecutable {
     fn write_inputs(&self, inputs: &StepInputs, sizes: StepSizes) {
         let buffer = &self.memory.inputs;
         buffer.fill(0xff);
-        let counts = [sizes.tokens, sizes.seqs, sizes.out_rows].map(|n| n as u32);
-        buffer.write(0, bytemuck::cast_slice(&counts));
+        buffer.write(0, bytemuck::cast_slice(&header(sizes)));
         for (kind, offset, _) in InputLayout::of(&self.plan).parts {
             let values: &[u8] = match kind {
                 InputKind::Hidden => bytemuck::cast_slice(&inputs.hidden),

@@ -1,0 +1,71 @@
+// The product of the router with few rows of x, and the choice of experts, in one launch.
+//
+//   logits = W x + bias, W [n_experts, n_in] in f32; then RouterTopK (router.cuh);
+//   gate = w_gate x: the gate of a shared expert is one more row of the product, where there is one
+//
+// x is made by each block (prologue.cuh): read, or a norm on the way. A warp makes one logit; lane l has elements l,
+// l + 32, ..., summed as in matfloat.cu, so the bits are the same. Its weights are on their way to shared memory before
+// the launches before this one are done. The last block of a row to finish, by a counter in the step's header, chooses
+// for all: none waits.
+// Grid (ceil(n / 4), rows), 4 warps. Bytes moved: the weights once, 2 MB for 256 experts; bound by latency, one read of
+// x, two reductions, and the rounds of the choice.
+#include "prologue.cuh"
+#include "ptx.cuh"
+#include "router.cuh"
+
+struct RouterProductParams {
+    RouterParams router; // its logits are written and read
+    Prologue x;
+    const float *w, *bias; // no bias: null
+    const float *w_gate;   // or null
+    Rows gate;
+    u32 *counters; // one a row, zero before and after
+    u32 n_in, unused;
+};
+
+#define WARPS 4
+
+ZINC_KERNEL(WARPS * 32, 4) router_product_f32(ZINC_PARAM RouterProductParams p) {
+    ZINC_SHARED(shared);
+    ZINC_STATIC_SHARED(u32, is_last, 1);
+    pdl_launch();
+    u32 touched = touch_weights(p.x);
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, col = blockIdx.x * WARPS + warp, row = blockIdx.y;
+    const u32 n_in = p.n_in, n_experts = p.router.logits.cols, n_cols = n_experts + (p.w_gate != nullptr);
+    float *x = (float *)shared, *w = x + (1 + warp) * n_in;
+    if (col < n_cols) {
+        const float *from = col < n_experts ? p.w + (u64)col * n_in : p.w_gate;
+        for (u32 i = lane * 4; i < n_in; i += 128) copy_async_16(w + i, from + i);
+    }
+    copy_async_commit();
+    const int n_rows = p.router.n.get();
+    pdl_wait();
+    keep(touched);
+    if ((int)row < n_rows)
+        make_values(p.x, row, 0, n_in, [&](u32 at, const float (&v)[4], bool inside) {
+            if (inside) *(float4 *)(x + at) = make_float4(v[0], v[1], v[2], v[3]);
+        });
+    copy_async_wait<0>();
+    if ((int)row >= n_rows) return;
+    __syncthreads();
+    float sum = 0.0f;
+    if (col < n_cols) {
+#pragma unroll 16
+        for (u32 i = lane; i < n_in; i += 32) sum = fmaf(w[i], x[i], sum);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0 && col < n_experts) {
+        if (p.bias != nullptr) sum = __fadd_rn(sum, p.bias[col]);
+        __stcg(p.router.logits.row(row) + col, sum);
+    } else if (lane == 0 && col < n_cols) {
+        p.gate.row(row)[0] = sum;
+    }
+    __threadfence();
+    __syncthreads();
+    // Comes round to zero with the last block.
+    if (threadIdx.x == 0) *is_last = atomicInc(p.counters + row, gridDim.x - 1) == gridDim.x - 1;
+    __syncthreads();
+    if (*is_last == 0 || threadIdx.x >= 32) return;
+    __threadfence();
+    top_k(p.router, (int)row);
+}

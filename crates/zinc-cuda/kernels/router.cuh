@@ -1,0 +1,132 @@
+// The choice of experts by one warp: the k experts of the best scores of a row of logits, best first, the lower id first
+// among equals, and their weights.
+#pragma once
+#include "zinc.cuh"
+
+#define MOST_EXPERTS 1024
+
+enum Gating { SOFTMAX, TOP_K_SOFTMAX, SIGMOID };
+enum GroupScore { ALL_GROUPS, GROUP_MAX, GROUP_TOP_TWO };
+
+struct RouterParams {
+    Rows logits;
+    Count n;
+    // Added to the scores for the choice, or null.
+    const float *bias;
+    int *ids;
+    float *weights;
+    u32 k, gating, group_score, n_groups, n_groups_used, normalize;
+    float scale;
+    u32 unused;
+};
+
+// Larger values and, among equals, lower indices give larger numbers: the order of f32's bits as signed magnitudes.
+DEVICE u64 rank_of(float value, int idx) {
+    u32 bits = __float_as_uint(value);
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (u64)bits << 32 | (0xffffffffu - (u32)idx);
+}
+
+DEVICE int idx_of(u64 rank) { return (int)(0xffffffffu - (u32)rank); }
+
+DEVICE u32 warp_max_u32(u32 value) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(FULL_WARP, value);
+#else
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) value = max(value, __shfl_xor_sync(FULL_WARP, value, bits));
+    return value;
+#endif
+}
+
+DEVICE u64 warp_max_rank(u64 rank) {
+    u32 high = warp_max_u32((u32)(rank >> 32));
+    return (u64)high << 32 | warp_max_u32((u32)(rank >> 32) == high ? (u32)rank : 0);
+}
+
+// The best of this lane's part of values[0 .. n] whose rank is below `below`.
+DEVICE u64 best_of_lane(const float *values, int n, u64 below) {
+    u64 best = 0;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < n; i += 32) {
+        u64 rank = rank_of(values[i], i);
+        if (rank < below && rank > best) best = rank;
+    }
+    return best;
+}
+
+// Puts the scores of all groups but the best out of reach. `values` has room for one number a group.
+DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values, int n_experts) {
+    int n_groups = (int)p.n_groups, size = n_experts / n_groups;
+    for (int group = threadIdx.x; group < n_groups; group += 32) {
+        const float *of_group = scores + group * size;
+        float best = NEG_INFINITY, second = NEG_INFINITY;
+        for (int i = 0; i < size; i++) {
+            float score = of_group[i];
+            if (score > best) second = best, best = score;
+            else second = fmaxf(second, score);
+        }
+        values[group] = p.group_score == GROUP_MAX || size == 1 ? best : best + second;
+    }
+    __syncwarp();
+    u64 last = ~0ull;
+    for (u32 i = 0; i < p.n_groups_used; i++) last = warp_max_rank(best_of_lane(values, n_groups, last));
+    for (int i = threadIdx.x; i < n_experts; i += 32)
+        if (rank_of(values[i / size], i / size) < last) scores[i] = NEG_INFINITY;
+    __syncwarp();
+}
+
+// The choice for a row, by the first warp of a block. Logits may come from other blocks of the launch.
+// Bound by latency: k rounds of one reduction.
+DEVICE void top_k(const RouterParams &p, int row) {
+    ZINC_STATIC_SHARED(float, probs, MOST_EXPERTS);
+    ZINC_STATIC_SHARED(float, scores, MOST_EXPERTS);
+    // Of the groups first, of the chosen experts then.
+    ZINC_STATIC_SHARED(float, chosen, MOST_EXPERTS);
+    int lane = threadIdx.x, n_experts = (int)p.logits.cols, k = (int)p.k;
+    const float *logits = p.logits.row(row);
+    float most = NEG_INFINITY, sum = 0.0f;
+    for (int i = lane; i < n_experts; i += 32) most = fmaxf(most, probs[i] = __ldcg(logits + i));
+    most = warp_max(most);
+    for (int i = lane; i < n_experts; i += 32) {
+        float logit = probs[i];
+        float prob = p.gating == SOFTMAX ? expf(logit - most) : p.gating == SIGMOID ? sigmoid(logit) : logit;
+        probs[i] = prob;
+        sum += prob;
+    }
+    sum = warp_sum(sum);
+    for (int i = lane; i < n_experts; i += 32) {
+        if (p.gating == SOFTMAX) probs[i] /= sum;
+        scores[i] = p.bias != nullptr ? probs[i] + p.bias[i] : probs[i];
+    }
+    __syncwarp();
+    if (p.group_score != ALL_GROUPS) keep_best_groups(p, scores, chosen, n_experts);
+    // Each lane keeps its best expert at hand; only the lane that loses it looks for another one.
+    float first = 0.0f, total = 0.0f;
+    u64 mine = best_of_lane(scores, n_experts, ~0ull);
+    for (int j = 0; j < k; j++) {
+        u64 rank = warp_max_rank(mine);
+        int idx = idx_of(rank);
+        float weight = probs[idx];
+        if (j == 0) first = weight;
+        if (p.gating == TOP_K_SOFTMAX) weight = expf(weight - first);
+        total += weight;
+        if (lane == 0) {
+            p.ids[(i64)row * k + j] = idx;
+            chosen[j] = weight;
+        }
+        if (mine == rank) mine = best_of_lane(scores, n_experts, rank);
+    }
+    __syncwarp();
+    float divisor = 1.0f;
+    if (p.gating == TOP_K_SOFTMAX) {
+        divisor = total;
+        // The weights add up to one, or as near as makes no difference to what follows.
+        total = 0.0f;
+        for (int j = 0; j < k; j++) total += chosen[j] / divisor;
+    }
+    for (int j = lane; j < k; j += 32) {
+        float weight = p.gating == TOP_K_SOFTMAX ? chosen[j] / divisor : chosen[j];
+        p.weights[(i64)row * k + j] = (p.normalize ? weight / (total + 1e-20f) : weight) * p.scale;
+    }
+}
