@@ -222,7 +222,10 @@ fn code(generation: &str, arguments: &[&str]) -> String {
 
 /// LZMA, which packs the many kernels of a file that differ little three times as well as deflate.
 fn pack(text: &[u8]) -> Result<Vec<u8>> {
-    let options = LzmaOptions::with_preset(9);
+    // Text has no alignment; lines of thousands of kernels repeat for long.
+    let pb = if text.is_ascii() { 0 } else { LzmaOptions::PB_DEFAULT };
+    let nice_len = LzmaOptions::NICE_LEN_MAX;
+    let options = LzmaOptions { pb, nice_len, depth_limit: 1000, ..LzmaOptions::with_preset(9) };
     let size = Some(text.len() as u64);
     let mut writer = LzmaWriter::new_use_header(Vec::new(), &options, size)?;
     writer.write_all(text)?;

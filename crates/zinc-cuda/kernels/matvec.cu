@@ -99,6 +99,8 @@ DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u
 
 template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     constexpr u32 STAGE_BYTES = 2 * Chunk<F>::BYTES;
+    // Eight rows need the registers.
+    constexpr int SEGMENTS_AT_ONCE = N == 8 ? 1 : MORE;
     ZINC_SHARED(shared);
     pdl_launch();
     u32 touched = N == 1 ? touch_weights(p.prologue) : 0;
@@ -149,7 +151,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     auto start = [&]() {
         u32 first = ahead_item, n_out = p.n_out;
         const u8 *w = w0;
-#pragma unroll
+#pragma unroll SEGMENTS_AT_ONCE
         for (int i = 0; i < MORE; i++)
             if (i < (int)p.n_segments && ahead_item >= p.more[i].first_item)
                 first = ahead_item - p.more[i].first_item, n_out = p.more[i].n_out, w = (const u8 *)p.more[i].w;
