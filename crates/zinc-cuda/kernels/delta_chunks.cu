@@ -281,8 +281,8 @@ struct Walk {
 
     // The state after a row: `decay` is c of that row, and lane j has its D_j.
     __device__ __forceinline__ void advance(WalkState &state, float decay, float weight) const {
-#pragma unroll
-        for (int i = 0; i < 32; i++) state[i / 16][i / 4 % 4][i % 4] *= decay;
+        // The tensor cores cut sums off: on the state that would add up over the chunks of a long text.
+        WalkState sums = {};
 #pragma unroll
         for (int j = 0; j < CHUNK; j += 8) {
             float weights[2];
@@ -294,7 +294,12 @@ struct Walk {
             Tf32B values[4];
 #pragma unroll
             for (int n = 0; n < 4; n++) values[n].load(&s.values[j][n * 8], COLS_STRIDE);
-            mma_split(state, keys, values);
+            mma_split(sums, keys, values);
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++) {
+            float &of = state[i / 16][i / 4 % 4][i % 4];
+            of = fmaf(of, decay, sums[i / 16][i / 4 % 4][i % 4]);
         }
     }
 

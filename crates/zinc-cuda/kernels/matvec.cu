@@ -117,13 +117,15 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     keep(x1_at), keep(xs_at), keep(ring_at);
 
     const u8 *w0 = (const u8 *)p.w0, *w1 = (const u8 *)p.w1;
-    u32 row = blockIdx.y * N, slot = 0;
+    // The grid has more than 65,535 tiles in planes.
+    const u32 tile = blockIdx.z * gridDim.y + blockIdx.y;
+    u32 row = tile * N, slot = 0;
     const int all_rows = min(p.n.get(), (int)p.rows);
     int n_rows = all_rows - (int)row;
     bool beside = false;
     if (stacked) {
         const u32 n_slots = p.n_slots + (p.beside0 ? 1 : 0);
-        row = blockIdx.y / n_slots, slot = blockIdx.y % n_slots;
+        row = tile / n_slots, slot = tile % n_slots;
         n_rows = min(1, all_rows - (int)row);
         beside = N == 1 && slot == p.n_slots;
         if (beside) {

@@ -92,7 +92,7 @@ DEVICE void top_k(const RouterParams &p, int row) {
         float logit = probs[i];
         float prob = p.gating == SOFTMAX ? expf(logit - most) : p.gating == SIGMOID ? sigmoid(logit) : logit;
         probs[i] = prob;
-        sum += prob;
+        sum = __fadd_rn(sum, prob);
     }
     sum = warp_sum(sum);
     for (int i = lane; i < n_experts; i += 32) {
@@ -110,7 +110,7 @@ DEVICE void top_k(const RouterParams &p, int row) {
         float weight = probs[idx];
         if (j == 0) first = weight;
         if (p.gating == TOP_K_SOFTMAX) weight = expf(weight - first);
-        total += weight;
+        total = __fadd_rn(total, weight);
         if (lane == 0) {
             p.ids[(i64)row * k + j] = idx;
             chosen[j] = weight;

@@ -106,6 +106,7 @@ pub(crate) struct CudaExecutable {
     input_layout: InputLayout,
     input_buffer: DeviceBuffer,
     persistent_bytes: u64,
+    transient_bytes: u64,
     recordings: HashMap<Bucket, Recording>,
     outputs: Vec<Output>,
     slots: Vec<Slot>,
@@ -155,6 +156,7 @@ impl CudaExecutable {
             input_layout,
             input_buffer,
             persistent_bytes: needs.persistent_bytes,
+            transient_bytes: needs.transient_bytes,
             recordings: HashMap::new(),
             outputs: Vec::new(),
             slots: Vec::new(),
@@ -230,6 +232,14 @@ impl CudaExecutable {
             return Ok(());
         }
         let lowered = self.lowering(bucket).run()?;
+        let (persistent, transient) = (lowered.persistent_bytes, lowered.transient_bytes);
+        if persistent != self.persistent_bytes || transient > self.transient_bytes {
+            let reason = format!(
+                "{bucket:?} takes {persistent} and {transient} bytes of scratch, the largest {} and {}",
+                self.persistent_bytes, self.transient_bytes
+            );
+            return Err(DeviceError::Plan { plan: self.plan.name.clone(), reason });
+        }
         let shared = &self.shared;
         let recording = Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered)?;
         self.recordings.insert(bucket, recording);

@@ -351,6 +351,7 @@ impl<'a> Lowering<'a> {
 
     /// Adds a launch of the node that is being lowered, unless the bucket has no rows for it.
     pub fn push(&mut self, launch: Launch) {
+        debug_assert!(launch.grid[1..].iter().all(|n| *n <= 65_535), "{launch} is no grid");
         if launch.grid.iter().all(|n| *n > 0) {
             self.launches.push(Launch { node: self.node, ..launch });
         }

@@ -203,6 +203,7 @@ impl Device for HostDevice {
         let mut exec = HostExecutable {
             shared: Arc::clone(&self.shared),
             persistent_bytes: 0,
+            transient_bytes: 0,
             plan,
             memory,
             outputs: StepOutputs::default(),
@@ -212,6 +213,7 @@ impl Device for HostDevice {
         };
         let needs = exec.lowering(Bucket::largest(&exec.plan)).run()?;
         exec.persistent_bytes = needs.persistent_bytes;
+        exec.transient_bytes = needs.transient_bytes;
         exec.memory.scratch = self.shared.buffer(needs.persistent_bytes + needs.transient_bytes)?;
         Ok(Box::new(exec))
     }
@@ -275,6 +277,7 @@ struct HostExecutable {
     plan: Arc<Plan>,
     memory: Memory,
     persistent_bytes: u64,
+    transient_bytes: u64,
     outputs: StepOutputs,
     n_steps: u64,
     profiling: Profiling,
@@ -385,6 +388,8 @@ impl Executable for HostExecutable {
         self.memory.arena.fill(0xff);
         self.memory.scratch.fill(0xff);
         let lowered = self.lowering(Bucket::of(&sizes, &self.plan)).run()?;
+        assert_eq!(lowered.persistent_bytes, self.persistent_bytes, "of every bucket");
+        assert!(lowered.transient_bytes <= self.transient_bytes, "the largest takes the most");
         self.run(&lowered)?;
         self.check_gaps()?;
         let read = |id: &TensorId| self.read_output(*id, sizes, &inputs.whole_rows);

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use serde_json::Value;
 use zinc_backend::{Backend, Device};
+use zinc_engine::sampler::N_LARGEST;
 use zinc_engine::{EngineOptions, Model};
 use zinc_models::PlanOptions;
-use zinc_plan::{Bound, Limits, Plan, passes};
+use zinc_plan::{Bound, Builder, Limits, Plan, TopK, passes};
 use zinc_quant::GgmlType;
 use zinc_testkit::golden::goldens;
 
 use crate::Place;
 
-/// The plan of `m.gguf` for one token, prepared for the device.
-fn plan(model: &Path, device: &str) -> Plan {
+/// The plan of `m.gguf` for one token, prepared for the device; that of an engine gives the largest logits as well.
+fn plan(model: &Path, device: &str, of_engine: bool) -> Plan {
     let model = Model::open(model).unwrap();
     let device: std::sync::Arc<dyn Device> = match device {
         "cpu" => zinc_cpu::CpuBackend::default().open("cpu").unwrap(),
@@ -29,7 +30,14 @@ fn plan(model: &Path, device: &str) -> Plan {
         n_pages: pages_per_seq,
         ..PlanOptions::ONE_TOKEN.limits
     };
-    let plan = model.graph().plan(&PlanOptions { limits, kv_type: GgmlType::F16 }).unwrap();
+    let mut plan = model.graph().plan(&PlanOptions { limits, kv_type: GgmlType::F16 }).unwrap();
+    if of_engine {
+        let outputs = plan.outputs.clone();
+        let k = N_LARGEST.min(plan.tensor(outputs[0]).shape.cols);
+        let mut builder = Builder::reopen(plan);
+        let largest = builder.top_k("largest", TopK { k }, outputs[0]).unwrap();
+        plan = builder.finish([outputs, largest.to_vec()].concat());
+    }
     passes::prepare(plan, device.caps()).unwrap()
 }
 
@@ -86,7 +94,7 @@ fn check_decode(profile: &Value, plan: &Plan) {
 fn a_profile_has_every_operation_of_the_plan() {
     let place = Place::new();
     for device in ["cpu", "reference"] {
-        let plan = plan(&place.path("m.gguf"), device);
+        let plan = plan(&place.path("m.gguf"), device, true);
         let args = ["run", "-m", "m.gguf", "--raw", "--temp", "0", "-n", "6", "--device", device];
         let plain = place.zinc(&[&args[..], &["--json", "Hello"]].concat()).json();
         let run = place.zinc(&[&args[..], &["--json", "--profile", "Hello"]].concat()).json();
@@ -158,7 +166,7 @@ fn shapes_are_those_of_the_plan() {
     check_shapes(&report);
     let [decode, prefill] = &report.as_array().unwrap()[..] else { panic!("{report}") };
     assert_eq!((&decode["tokens"], &prefill["tokens"]), (&1.into(), &7.into()));
-    let plan = plan(&place.path("m.gguf"), "cpu");
+    let plan = plan(&place.path("m.gguf"), "cpu", false);
     let mut found: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for shape in decode["shapes"].as_array().unwrap() {
         let sum = found.entry(name(shape)).or_default();

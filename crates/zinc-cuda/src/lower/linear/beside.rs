@@ -32,15 +32,18 @@ impl Lowering<'_> {
         }
         let dtype = plan.tensor(node.reads[0]).dtype;
         let has_type = |id: &TensorId| plan.tensor(*id).dtype == dtype;
-        let is_like = |other: &&Node| {
-            matches!(other.op, Op::GateUpAct(shared) if shared.act == pair.act)
-                && other.reads[2] == x
+        // The memory pass keeps the place of the first one.
+        let takes_x = |(_, other): &(usize, &Node)| {
+            matches!(other.op, Op::GateUpAct(_)) && other.reads[2] == x
+        };
+        let is_like = |(idx, other): &(usize, &Node)| {
+            *idx > self.node
+                && matches!(other.op, Op::GateUpAct(shared) if shared.act == pair.act)
                 && shape(other.writes[0]).cols * shape(ids).cols == out.cols
                 && other.reads[..2].iter().chain(&node.reads[..n_weights]).all(has_type)
         };
-        let others = &plan.nodes[self.node + 1..];
-        let Some(other) = others.iter().find(is_like).filter(|_| super::matvec::is_known(dtype))
-        else {
+        let found = plan.nodes.iter().enumerate().find(takes_x).filter(is_like);
+        let Some((_, other)) = found.filter(|_| super::matvec::is_known(dtype)) else {
             return Ok(None);
         };
         let [gate, up] = [self.stack(other, 0, 1, None)?, self.stack(other, 1, 1, None)?];

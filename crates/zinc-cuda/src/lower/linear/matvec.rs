@@ -18,6 +18,8 @@ pub const MORE: usize = 3;
 const PLACES: u32 = 128;
 /// Most rows of activations that a block takes.
 const MAX_ROWS: u32 = 8;
+/// Most blocks of a grid in its second dimension.
+const MOST_TILES: u32 = 65_535;
 /// Blocks that a multiprocessor should have at once when there are several items for each warp.
 const BLOCKS: u32 = 3;
 /// The same when each warp has one.
@@ -146,7 +148,9 @@ impl Lowering<'_> {
             true => 1,
             false => n_items.div_ceil(places(BLOCKS)),
         };
-        let grid = [n_items.div_ceil(n_rounds * warps), n_tiles, 1];
+        let n_planes = n_tiles.div_ceil(MOST_TILES);
+        let n_blocks = n_items.div_ceil(n_rounds * warps);
+        let grid = [n_blocks, n_tiles.div_ceil(n_planes.max(1)), n_planes.max(1)];
         self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
         Ok(())
     }
