@@ -63,22 +63,47 @@ impl Data<'_> {
         (squares.sum::<f64>() / n + f64::from(eps)).sqrt()
     }
 
-    /// Row `out` of a weight times `n_in` columns of x, or of the norm of x if there is one, from
-    /// `start`.
+    /// Row `out` of a weight times `n_in` columns, from `start`, of x or of what the plan makes of it before.
     fn product(&self, weight: &str, out: usize, row: &Row, start: usize, n_in: usize) -> f64 {
-        let norm = self.plan.nodes.iter().find_map(|node| match node.op {
-            Op::RmsNorm(norm) => Some(norm),
-            _ => None,
-        });
-        let root = norm.map(|norm| {
-            let group = norm.group as usize;
-            self.root("x", row, start, group, norm.eps, group as f64)
-        });
-        let x = |c: usize| match root {
-            Some(root) => self.operand("x", row, c) / root * self.table("norm.w", 0, c),
-            None => self.operand("x", row, c),
-        };
-        (0..n_in).map(|c| self.table(weight, out, c) * x(start + c)).sum()
+        let x = self.activations(row, start, n_in);
+        (0..n_in).map(|c| self.table(weight, out, c) * x[c]).sum()
+    }
+
+    /// What a product takes: x, its norm, or one of them gated by z.
+    fn activations(&self, row: &Row, start: usize, n_in: usize) -> Vec<f64> {
+        let mut x: Vec<f64> = (start..start + n_in).map(|c| self.operand("x", row, c)).collect();
+        let mut slice = None;
+        for node in &self.plan.nodes {
+            match node.op {
+                Op::RmsNorm(norm) | Op::RmsNormGated(norm) => {
+                    let group = norm.group as usize;
+                    for (idx, values) in x.chunks_mut(group).enumerate() {
+                        let first = start + idx * group;
+                        let root = self.root("x", row, first, group, norm.eps, group as f64);
+                        for (c, value) in values.iter_mut().enumerate() {
+                            *value = *value / root * self.table("norm.w", 0, c);
+                        }
+                    }
+                }
+                Op::HeadSlice(of) => slice = Some((of.head_dim as usize, of.start as usize)),
+                _ => (),
+            }
+            let gate = |c: usize| {
+                let of_z = slice.map_or(c, |(head_dim, start)| {
+                    let len = head_dim - start;
+                    c / len * head_dim + start + c % len
+                });
+                self.operand("z", row, of_z)
+            };
+            for (c, value) in x.iter_mut().enumerate() {
+                match node.op {
+                    Op::RmsNormGated(_) => *value *= gate(start + c) * sigmoid(gate(start + c)),
+                    Op::SigmoidGate => *value *= sigmoid(gate(start + c)),
+                    _ => (),
+                }
+            }
+        }
+        x
     }
 
     /// The router of the plan.
