@@ -375,8 +375,8 @@ fn operand_rows(plan: &Plan, kind: InputKind, table: usize) -> u64 {
 
 /// What a step returns: one row-major f32 buffer for each of the plan's outputs, in their order.
 /// Of an output that the plan gives the largest values of, only the rows of
-/// [`StepInputs::whole_rows`]. Outputs of another type come as the f32 of their values: an expert id 7 as 7.0. The buffers are
-/// kept and refilled.
+/// [`StepInputs::whole_rows`]. Outputs of another type come as the f32 of their values: an expert
+/// id 7 as 7.0. The buffers are kept and refilled.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutputs {
     /// Values of each output: rows of the step times columns of the tensor.
