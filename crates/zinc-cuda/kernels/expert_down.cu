@@ -36,27 +36,6 @@ struct ExpertDownParams {
 #define WARPS 8
 #define AHEAD 5
 
-// A block of 32 weights as it is loaded.
-template <class F> struct Loaded {
-    uint4 low;
-    u32 high[F::HIGH ? F::HIGH / 4 : 1], s[F::SCALES];
-
-    __device__ __forceinline__ void from(const u8 *row, u32 n_blocks, u32 b) {
-        Planes p = planes_of<F>(row, n_blocks);
-        low = ((const uint4 *)p.p0)[b];
-        fetch_high<F>(p.p1, b, high);
-        fetch_scales<F>(p.p2, p.p3, b, s);
-    }
-
-    __device__ __forceinline__ void unpack(u32 b, Block32 &k) const {
-        F::words(low.x, high, 0, (u32 &)k.q[0], (u32 &)k.q[4]);
-        F::words(low.y, high, 1, (u32 &)k.q[1], (u32 &)k.q[5]);
-        F::words(low.z, high, 2, (u32 &)k.q[2], (u32 &)k.q[6]);
-        F::words(low.w, high, 3, (u32 &)k.q[3], (u32 &)k.q[7]);
-        F::scales(s, b & 7, k.d0, k.d1, k.m);
-    }
-};
-
 // What a warp is at: a slot, or one for each half of the warp, and the blocks of it. The slots run from the last to the
 // first, and beyond to numbers that are no slot's.
 struct Place {
@@ -85,7 +64,7 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     const Place start = is_short ? halves : whole;
 
     // Loads the next rounds of a column, those of slots from `first` to `end`.
-    Loaded<F> loaded[AHEAD];
+    Raw32<F> loaded[AHEAD];
     u32 expert = 0;
     auto load_rounds = [&](Place at, u32 first, u32 end) {
 #pragma unroll
@@ -93,7 +72,7 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
             u64 chosen = p.w + (u64)__shfl_sync(FULL_WARP, expert, at.slot & 31) * p.matrix_bytes;
             const u8 *w = (const u8 *)(at.slot == p.k ? p.w_shared : chosen);
             bool is_mine = col < n_cols && at.slot >= first && at.slot < end && at.block() < n_blocks;
-            if (is_mine) loaded[i].from(w + (u64)col * p.row_bytes, n_blocks, at.block());
+            if (is_mine) loaded[i].fetch(planes_of<F>(w + (u64)col * p.row_bytes, n_blocks), at.block());
         }
     };
     if (has_shared) load_rounds(start, p.k, n_slots);
@@ -125,7 +104,7 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
             u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
             if (first + i * WARPS * 128 >= n_all) break;
             const float v[4] = {values[i].x, values[i].y, values[i].z, values[i].w};
-            put_q8(shared, x1_at, xs_at, at, v, at < n_all);
+            put_q8<F>(shared, x1_at, xs_at, at, v, at < n_all);
         }
     }
     __syncthreads();
@@ -144,11 +123,9 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
                 if (first + i >= n_rounds) break;
                 if (at.slot < n_slots && at.block() < n_blocks) {
                     u32 block = at.slot * n_blocks + at.block();
-                    Block32 k;
-                    loaded[i].unpack(at.block(), k);
                     const u8 *x = shared + block * 16;
                     Acts32 s = *(const Acts32 *)(shared + xs_at + block * 8);
-                    acc = fmaf(dot32<F>(k, *(const int4 *)x, *(const int4 *)(x + x1_at), s), s.d, acc);
+                    acc = fmaf(dot32<F>(loaded[i], at.block() & 7, *(const int4 *)x, *(const int4 *)(x + x1_at), s), s.d, acc);
                 }
                 if (!at.ends_slot()) continue;
                 float other_half = __shfl_xor_sync(FULL_WARP, acc, 16);

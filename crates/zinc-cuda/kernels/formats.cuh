@@ -66,12 +66,13 @@ DEVICE void scale_min(const u32 s[4], u32 g, float &d, float &m) {
 
 // Formats. HIGH: bytes of plane 1 a block; SCALE8: eighths of a byte of plane 2 a block; SCALES: words of scales that a
 // block needs, plane 3 included; SUPER: plane 3 is there; Z: what is subtracted of each q; TWO: two scales a block; MIN:
-// there is an m; SIGNED: bytes of q are signed. RAW, RAW_LEN: bytes and elements of a block in the file.
+// there is an m; SIGNED: bytes of q are signed; NIBBLES: q is the nibbles of plane 0. RAW, RAW_LEN: bytes and elements of
+// a block in the file.
 // words: q of elements 4 j .. and 16 + 4 j .. from word j of plane 0 and the block's words of plane 1.
 // scales: of block g of 8 from the words that fetch_scales gives.
 struct Q4_0 {
     static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 8, RAW = 18, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = false, NIBBLES = true;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
     }
@@ -81,7 +82,7 @@ struct Q4_0 {
 };
 struct Q4_1 {
     static constexpr int HIGH = 0, SCALE8 = 32, SCALES = 1, SUPER = 0, Z = 0, RAW = 20, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = true;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
     }
@@ -91,7 +92,7 @@ struct Q4_1 {
 };
 struct Q5_0 {
     static constexpr int HIGH = 4, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 16, RAW = 22, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = false, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         fifth_bits(high[0], j, a, b);
@@ -102,7 +103,7 @@ struct Q5_0 {
 };
 struct Q5_1 {
     static constexpr int HIGH = 4, SCALE8 = 32, SCALES = 1, SUPER = 0, Z = 0, RAW = 24, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         fifth_bits(high[0], j, a, b);
@@ -113,7 +114,7 @@ struct Q5_1 {
 };
 struct Q8_0 {
     static constexpr int HIGH = 16, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 0, RAW = 34, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         a = low, b = high[j];
     }
@@ -123,7 +124,7 @@ struct Q8_0 {
 };
 struct Q4_K {
     static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 4, SUPER = 0, Z = 0, RAW = 144, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = true;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
     }
@@ -133,7 +134,7 @@ struct Q4_K {
 };
 struct Q5_K {
     static constexpr int HIGH = 4, SCALE8 = 16, SCALES = 4, SUPER = 0, Z = 0, RAW = 176, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         fifth_bits(high[0], j, a, b);
@@ -144,7 +145,7 @@ struct Q5_K {
 };
 struct Q6_K {
     static constexpr int HIGH = 8, SCALE8 = 16, SCALES = 2, SUPER = 1, Z = 32, RAW = 210, RAW_LEN = 256;
-    static constexpr bool TWO = true, MIN = false, SIGNED = false;
+    static constexpr bool TWO = true, MIN = false, SIGNED = false, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         a |= ((high[0] >> (2 * j)) & 0x03030303u) << 4, b |= ((high[1] >> (2 * j)) & 0x03030303u) << 4;
@@ -156,7 +157,7 @@ struct Q6_K {
 };
 struct MXFP4 {
     static constexpr int HIGH = 0, SCALE8 = 8, SCALES = 1, SUPER = 0, Z = 0, RAW = 17, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         const u32 table[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
         lookup(low, table, a, b);
@@ -167,7 +168,7 @@ struct MXFP4 {
 };
 struct IQ4_NL {
     static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 0, RAW = 18, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         const u32 table[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
         lookup(low, table, a, b);
@@ -178,7 +179,7 @@ struct IQ4_NL {
 };
 struct IQ4_XS {
     static constexpr int HIGH = 0, SCALE8 = 8, SCALES = 2, SUPER = 0, Z = 0, RAW = 136, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         const u32 table[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
         lookup(low, table, a, b);
@@ -220,17 +221,32 @@ template <class F> DEVICE void fetch_scales(const u8 *p2, const u8 *p3, u32 b, u
     if constexpr (F::SUPER) s[1] = ((const u32 *)p3)[b >> 3];
 }
 
+// A block as it is loaded.
+template <class F> struct Raw32 {
+    uint4 low;
+    u32 high[F::HIGH ? F::HIGH / 4 : 1], s[F::SCALES];
+
+    __device__ __forceinline__ void fetch(const Planes &p, u32 b) {
+        low = ((const uint4 *)p.p0)[b];
+        fetch_high<F>(p.p1, b, high);
+        fetch_scales<F>(p.p2, p.p3, b, s);
+    }
+
+    // Of block g of 8.
+    __device__ __forceinline__ void unpack(u32 g, Block32 &k) const {
+        F::words(low.x, high, 0, (u32 &)k.q[0], (u32 &)k.q[4]);
+        F::words(low.y, high, 1, (u32 &)k.q[1], (u32 &)k.q[5]);
+        F::words(low.z, high, 2, (u32 &)k.q[2], (u32 &)k.q[6]);
+        F::words(low.w, high, 3, (u32 &)k.q[3], (u32 &)k.q[7]);
+        F::scales(s, g, k.d0, k.d1, k.m);
+    }
+};
+
 // Block b of a row.
 template <class F> DEVICE void load(Planes p, u32 b, Block32 &k) {
-    uint4 low = ((const uint4 *)p.p0)[b];
-    u32 high[F::HIGH ? F::HIGH / 4 : 1], s[F::SCALES];
-    fetch_high<F>(p.p1, b, high);
-    fetch_scales<F>(p.p2, p.p3, b, s);
-    F::words(low.x, high, 0, (u32 &)k.q[0], (u32 &)k.q[4]);
-    F::words(low.y, high, 1, (u32 &)k.q[1], (u32 &)k.q[5]);
-    F::words(low.z, high, 2, (u32 &)k.q[2], (u32 &)k.q[6]);
-    F::words(low.w, high, 3, (u32 &)k.q[3], (u32 &)k.q[7]);
-    F::scales(s, b & 7, k.d0, k.d1, k.m);
+    Raw32<F> raw;
+    raw.fetch(p, b);
+    raw.unpack(b & 7, k);
 }
 
 // f(macro) for every quantised format.
@@ -250,26 +266,55 @@ template <class F> DEVICE float value_of(const Block32 &k, int i) {
     return F::MIN ? __fadd_rn(value, k.m) : value;
 }
 
-// 32 activations of one block in shared memory: 16 + 16 quants in two arrays, and their scale with their sums.
+// 32 activations of one block in shared memory: 16 + 16 quants in two arrays, and their scale with what a format needs of
+// their sum: an integer, the same as a float where there is an m, or that of each half (in the low and the high half).
 struct Acts32 {
     float d;
-    int sums; // sum of the first 16 in the low, of the last 16 in the high half, both signed
+    u32 sums;
 };
 
-// Product of a block with 32 activations, without their scale. The integers are exact; the order of the few float
+template <class F> DEVICE u32 pack_sums(int first, int last) {
+    if (F::TWO) return ((u32)first & 0xffffu) | (u32)last << 16;
+    return F::MIN ? __float_as_uint((float)(first + last)) : (u32)(first + last);
+}
+
+// c + a b for four bytes, those of a unsigned.
+DEVICE int dot4_unsigned(u32 a, int b, int c) {
+#ifdef ZINC_HOST
+    for (int i = 0; i < 4; i++) c += (int)(a >> (8 * i) & 255u) * (int)(i8)(b >> (8 * i));
+    return c;
+#else
+    int d;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+#endif
+}
+
+// Product of block g of 8 with 32 activations, without their scale. The integers are exact; the order of the few float
 // operations is fixed.
-template <class F> DEVICE float dot32(const Block32 &k, int4 x0, int4 x1, Acts32 a) {
-    int lo = __dp4a(k.q[0], x0.x, 0), hi = __dp4a(k.q[4], x1.x, 0);
-    lo = __dp4a(k.q[1], x0.y, lo), hi = __dp4a(k.q[5], x1.y, hi);
-    lo = __dp4a(k.q[2], x0.z, lo), hi = __dp4a(k.q[6], x1.z, hi);
-    lo = __dp4a(k.q[3], x0.w, lo), hi = __dp4a(k.q[7], x1.w, hi);
-    int s0 = (int)(short)(a.sums & 0xffff), s1 = a.sums >> 16;
-    float sum;
-    if (F::TWO) {
-        sum = fmaf(k.d1, (float)(hi - F::Z * s1), k.d0 * (float)(lo - F::Z * s0));
+template <class F> DEVICE float dot32(const Raw32<F> &raw, u32 g, int4 x0, int4 x1, Acts32 a) {
+    Block32 k;
+    int lo, hi;
+    if constexpr (F::NIBBLES) {
+        // High nibbles stay where they are, sixteen times as large.
+        const u32 mask = 0x0f0f0f0fu;
+        lo = __dp4a((int)(raw.low.x & mask), x0.x, 0), hi = dot4_unsigned(raw.low.x & ~mask, x1.x, 0);
+        lo = __dp4a((int)(raw.low.y & mask), x0.y, lo), hi = dot4_unsigned(raw.low.y & ~mask, x1.y, hi);
+        lo = __dp4a((int)(raw.low.z & mask), x0.z, lo), hi = dot4_unsigned(raw.low.z & ~mask, x1.z, hi);
+        lo = __dp4a((int)(raw.low.w & mask), x0.w, lo), hi = dot4_unsigned(raw.low.w & ~mask, x1.w, hi);
+        hi >>= 4;
+        F::scales(raw.s, g, k.d0, k.d1, k.m);
     } else {
-        sum = k.d0 * (float)(lo + hi - F::Z * (s0 + s1));
-        if (F::MIN) sum = fmaf(k.m, (float)(s0 + s1), sum);
+        raw.unpack(g, k);
+        lo = __dp4a(k.q[0], x0.x, 0), hi = __dp4a(k.q[4], x1.x, 0);
+        lo = __dp4a(k.q[1], x0.y, lo), hi = __dp4a(k.q[5], x1.y, hi);
+        lo = __dp4a(k.q[2], x0.z, lo), hi = __dp4a(k.q[6], x1.z, hi);
+        lo = __dp4a(k.q[3], x0.w, lo), hi = __dp4a(k.q[7], x1.w, hi);
     }
-    return sum;
+    if (F::TWO) {
+        int s0 = (int)(short)(a.sums & 0xffffu), s1 = (int)a.sums >> 16;
+        return fmaf(k.d1, (float)(hi - F::Z * s1), k.d0 * (float)(lo - F::Z * s0));
+    }
+    if (F::MIN) return fmaf(k.m, __uint_as_float(a.sums), k.d0 * (float)(lo + hi));
+    return k.d0 * (float)(lo + hi - F::Z * (int)a.sums);
 }

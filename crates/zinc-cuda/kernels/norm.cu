@@ -4,12 +4,13 @@
 //
 // Rows of n_groups groups of `group` columns, f32; w has `group` elements.
 // Launch, short groups (heads): a warp for each group, 256 threads, grid ceil(rows * n_groups / 8).
-// Launch, long groups (rows): a block for each group, grid rows * n_groups, and as many threads as the lowering
-// gives for the length, so the order of the sum is fixed by the length.
+// Launch, long groups and whole rows: a block for each group, grid rows * n_groups; the order of the sum is that of
+// row_norm.cuh, whatever the number of threads. Gated groups have it too, heads have one of their own.
 // Reads x twice (the second time from the first-level cache), w and z once, writes y once; bound by memory in
 // prefill and by latency in decode.
 #include "panels.cuh"
 #include "q8.cuh"
+#include "row_norm.cuh"
 
 enum Norm { RMS, RMS_GATED, L2 };
 
@@ -48,7 +49,22 @@ template <Norm NORM> DEVICE void norm_by_warp(const NormParams &p) {
     if (row >= n_rows) return;
     const float *x = p.x.row(row) + start, *z = NORM == RMS_GATED ? p.z.row(row) + start : nullptr;
     float *y = p.y.row(row) + start, sum = 0.0f;
-    for (int col = lane; col < group; col += 32) sum = fmaf(x[col], x[col], sum);
+    if (NORM == RMS_GATED) {
+        // A lane holds the sum of a piece: there are at most four.
+#pragma unroll 1
+        for (int start = 0; start < group; start += 128) {
+            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            int col = start + 4 * lane;
+            if (col < group) v.x = x[col];
+            if (col + 1 < group) v.y = x[col + 1];
+            if (col + 2 < group) v.z = x[col + 2];
+            if (col + 3 < group) v.w = x[col + 3];
+            float piece = piece_sum(v);
+            if (lane == start / 128) sum = piece;
+        }
+    } else {
+        for (int col = lane; col < group; col += 32) sum = fmaf(x[col], x[col], sum);
+    }
     float scale = scale_of<NORM>(warp_sum(sum), group, p.eps);
     for (int col = lane; col < group; col += 32) y[col] = normed<NORM>(x[col], scale, p.w, z, col);
 }
@@ -58,7 +74,7 @@ ZINC_KERNEL(256, 1) rms_norm_gated_warp(ZINC_PARAM NormParams p) { norm_by_warp<
 ZINC_KERNEL(256, 1) l2_norm_warp(ZINC_PARAM NormParams p) { norm_by_warp<L2>(p); }
 
 ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
-    ZINC_STATIC_SHARED(float, places, 32);
+    ZINC_STATIC_SHARED(float, partial, MOST_PIECES);
     ZINC_STATIC_SHARED(float, maxima, 32);
     int n_groups = (int)p.n_groups, group = (int)p.group;
     int row = (int)blockIdx.x / n_groups, start = (int)blockIdx.x % n_groups * group;
@@ -67,21 +83,29 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     pdl_wait();
     if (row >= n_rows) return;
     const float *x = p.x.row(row) + start;
-    float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start, sum = 0.0f;
+    float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start;
     // A thread has four neighbours at a time.
     const int first = 4 * threadIdx.x, step = 4 * blockDim.x;
     const bool packs = p.panels.data != nullptr;
     float most = 0.0f;
-    for (int col = first; col < group; col += step)
+#pragma unroll 1
+    for (int col = first; col - first < group; col += step) {
+        float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
         for (int i = 0; i < 4; i++)
             if (col + i < group) {
-                sum = fmaf(x[col + i], x[col + i], sum);
-                if (packs) most = fmaxf(most, fabsf(x[col + i] * p.w[col + i]));
+                v[i] = x[col + i];
+                if (packs) most = fmaxf(most, fabsf(v[i] * p.w[col + i]));
             }
-    float scale = scale_of<RMS>(block_sum(sum, places), group, p.eps);
+        float sum = piece_sum(make_float4(v[0], v[1], v[2], v[3]));
+        if (threadIdx.x % 32 == 0 && col < group) partial[col / 128] = sum;
+    }
+    __syncthreads();
+    float scale = norm_factor(all_pieces(partial, (u32)div_up(group, 128)), (u32)group, p.eps);
     // The largest result up to rounding, which is near enough for the exponent.
     const int exponent = packs ? panel_exponent(block_max(most, maxima) * scale) : 0;
     if (packs && threadIdx.x == 0) p.panels.factors[row] = power_of_two(exponent);
+#pragma unroll 1
     for (int col = first; col - first < group; col += step) {
         float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll

@@ -9,23 +9,25 @@
 //
 // The values have the bits that norm.cu and rows.cu give them, so that it makes no difference who makes them.
 //
-// How a kernel uses it: a `Prologue` among its parameters (`lower::prologue::Prologue` in Rust). All threads of the
-// block call
+// How a kernel uses it: a `Prologue` among its parameters (`lower::prologue::Prologue` in Rust), and shared memory of
+// `Prologue::n_bytes` there. All threads of the block call
 //
-//   u32 touched = touch_weights(p);   as early as they like
+//   start_weights(p, buffer);   as early as they like
 //   pdl_wait();
-//   keep(touched);
-//   make_values(p, row, first, n, [&](u32 col, const float (&v)[4], bool inside) { ... });
+//   start_values(p, buffer, row, first, n);
+//   make_values(p, buffer, n, [&](u32 col, const float (&v)[4], bool inside) { ... });
 //
 // for columns first .. first + n of a row, n a multiple of 32; a norm takes the whole row. It is called by whole warps,
 // for the four columns from `first + col` on of each lane, whose neighbour has the next four; eight lanes from a
 // multiple of 8 on have a block of 32 columns and are inside or outside together. Then a barrier, before values that
 // other threads were given are read. `put_q8` puts them into shared memory where products read them.
-// The block has a power of two of warps, at most 8, and calls it once (or with barriers between). For long rows each
-// thread has four loads of 16 bytes in flight; a row of 4096 is read once. About 1 us, bound by latency.
+// All that is read is asked for at once; what follows are loops that are not unrolled, for each block issues them: 100
+// instructions a warp for 128 columns. About 1 us, bound by latency; blocks should be few and large.
 #pragma once
 #include "formats.cuh"
+#include "ptx.cuh"
 #include "q8.cuh"
+#include "row_norm.cuh"
 
 enum PrologueKind { QUANTIZED, FLOATS, NORM, GATED_NORM, GATED };
 
@@ -39,173 +41,80 @@ struct Prologue {
     u32 unused;
 };
 
-// Groups up to this length are summed by a warp, longer ones by a block: `LONGEST_OF_WARP` of lower/rows.rs.
-#define LONGEST_OF_WARP 512
-
-// Weights of a norm come from memory, not from the launch before: a load of each line of 128 bytes has them in the
-// cache when that is done. What it returns is only to be kept.
-DEVICE u32 touch_weights(const Prologue &p) {
-    u32 at = threadIdx.x * 32;
-    bool is_norm = p.kind == NORM || p.kind == GATED_NORM;
-    return is_norm && at < p.group ? __float_as_uint(p.w[at]) : 0;
+// In the buffer: x, then what it is multiplied by, the weights of a row's norm or the gates.
+//
+// Weights come from memory, not from the launch before.
+DEVICE void start_weights(const Prologue &p, float *buffer) {
+    if (p.kind != NORM) return;
+#pragma unroll 1
+    for (u32 at = threadIdx.x * 4; at < p.group; at += blockDim.x * 4) copy_async_16(buffer + p.group + at, p.w + at);
 }
 
-DEVICE float4 load_four(const float *from, bool inside) {
-    return inside ? *(const float4 *)from : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-}
-
-DEVICE float squares(float sum, float4 v) {
-    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
-}
-
-// The factor of a group, as norm.cu has it.
-DEVICE float norm_factor(float sum, u32 group, float eps) { return 1.0f / sqrtf(sum / (float)(int)group + eps); }
-
-// Sum of the squares of a long row as rms_norm_block has it, which launches a thread for each four columns, but at most
-// 1024: a thread here stands for several of those. Where the row has no more than four pieces for each thread, they are
-// left in `x`.
-DEVICE float square_sum(const float *row, u32 n, float4 (&x)[4], float *places) {
-    const u32 lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
-    u32 n_threads = 256;
-    while (n_threads < 1024 && n_threads * 4 < n) n_threads *= 2;
-    for (u32 first = threadIdx.x; first < n_threads; first += 4 * blockDim.x) {
-        float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (u32 start = 0; start < n; start += 4 * n_threads) {
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                u32 thread = first + i * blockDim.x, col = start + 4 * thread;
-                x[i] = load_four(row + col, thread < n_threads && col < n);
-            }
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) sum[i] = squares(sum[i], x[i]);
-        }
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            sum[i] = warp_sum(sum[i]);
-            if (lane == 0 && first + i * blockDim.x < n_threads) places[first / 32 + i * n_warps] = sum[i];
-        }
+DEVICE void start_values(const Prologue &p, float *buffer, u32 row, u32 first, u32 n) {
+    const float *x = p.x + (u64)row * p.x_stride + first, *z = p.z + (u64)row * p.z_stride;
+    const bool has_z = p.kind == GATED_NORM || p.kind == GATED;
+#pragma unroll 1
+    for (u32 at = threadIdx.x * 4; at < n; at += blockDim.x * 4) {
+        copy_async_16(buffer + at, x + at);
+        if (has_z) copy_async_16(buffer + n + at, z + ((first + at) / p.z_cols * p.z_step + (first + at) % p.z_cols));
     }
-    __syncthreads();
-    return warp_sum(lane < n_threads / 32 ? places[lane] : 0.0f);
-}
-
-// Values of long rows, and of all that are not normalised: a thread has four columns every 4 * blockDim.x.
-template <class Put>
-DEVICE void make_long(const Prologue &p, const float *row, const float *z, u32 first, u32 n, Put put) {
-    ZINC_STATIC_SHARED(float, places, 32);
-    const u32 step = 4 * blockDim.x;
-    // The weights or the gates of four columns.
-    auto load_others = [&](u32 from, float4 (&o)[4]) {
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            u32 col = from + i * step, at = first + col;
-            const float *other = p.kind == NORM ? p.w + col : z + (at / p.z_cols * p.z_step + at % p.z_cols);
-            o[i] = load_four(other, p.kind != FLOATS && col < n);
-        }
-    };
-    float4 x[4], o[4];
-    float factor = 1.0f;
-    bool held = false;
-    if (p.kind == NORM) {
-        held = n <= 4 * step;
-        if (held) load_others(4 * threadIdx.x, o);
-        factor = norm_factor(square_sum(row, n, x, places), n, p.eps);
-    }
-    for (u32 from = 4 * threadIdx.x; from - 4 * threadIdx.x < n; from += 4 * step) {
-        if (!held) {
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) x[i] = load_four(row + from + i * step, from + i * step < n);
-            load_others(from, o);
-        }
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            float v[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
-            const float g[4] = {o[i].x, o[i].y, o[i].z, o[i].w};
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                if (p.kind == NORM) v[k] = v[k] * factor * g[k];
-                if (p.kind == GATED) v[k] = v[k] * sigmoid(g[k]);
-            }
-            // Outside or inside for whole warps but the last one.
-            u32 col = from + i * step;
-            if (col - 4 * (threadIdx.x % 32) < n) put(col, v, col < n);
-        }
-    }
-}
-
-// Values of rows in short groups: as rms_norm_warp and rms_norm_gated_warp have it, a lane sums columns 32 apart.
-template <class Put> DEVICE void make_short(const Prologue &p, const float *row, const float *z, u32 n, Put put) {
-    constexpr int AT_ONCE = 2;
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
-    // A load of each line of 128 bytes, so that later rounds find theirs in the cache.
-    const u32 line = threadIdx.x * 32;
-    u32 touched_x = line < n ? __float_as_uint(row[line]) : 0;
-    u32 touched_z = line < n && p.kind == GATED_NORM ? __float_as_uint(z[line]) : 0;
-    for (u32 start = warp * p.group; start < n; start += AT_ONCE * n_warps * p.group) {
-        float sum[AT_ONCE], factor[AT_ONCE];
-        float4 x[AT_ONCE], o[AT_ONCE];
-        auto load_values = [&](u32 col) {
-#pragma unroll
-            for (int g = 0; g < AT_ONCE; g++) {
-                u32 at = start + g * n_warps * p.group;
-                bool inside = col < p.group && at < n;
-                x[g] = load_four(row + at + col, inside);
-                o[g] = load_four(z + at + col, p.kind == GATED_NORM && inside);
-            }
-        };
-        load_values(4 * lane);
-#pragma unroll
-        for (int g = 0; g < AT_ONCE; g++) {
-            u32 at = start + g * n_warps * p.group;
-            sum[g] = 0.0f;
-#pragma unroll 4
-            for (u32 col = lane; col < p.group; col += 32) {
-                float v = at < n ? row[at + col] : 0.0f;
-                sum[g] = fmaf(v, v, sum[g]);
-            }
-        }
-#pragma unroll
-        for (int g = 0; g < AT_ONCE; g++) factor[g] = norm_factor(warp_sum(sum[g]), p.group, p.eps);
-        for (u32 from = 0; from < p.group; from += 128) {
-            u32 col = from + 4 * lane;
-            if (from > 0) load_values(col);
-            float4 weights = load_four(p.w + col, col < p.group);
-            const float w[4] = {weights.x, weights.y, weights.z, weights.w};
-#pragma unroll
-            for (int g = 0; g < AT_ONCE; g++) {
-                u32 at = start + g * n_warps * p.group;
-                float v[4] = {x[g].x, x[g].y, x[g].z, x[g].w};
-                const float gate[4] = {o[g].x, o[g].y, o[g].z, o[g].w};
-#pragma unroll
-                for (int k = 0; k < 4; k++) {
-                    v[k] = v[k] * factor[g] * w[k];
-                    if (p.kind == GATED_NORM) v[k] = v[k] * gate[k] * sigmoid(gate[k]);
-                }
-                if (at < n) put(at + col, v, col < p.group);
-            }
-        }
-    }
-    keep(touched_x), keep(touched_z);
+    copy_async_commit();
 }
 
 // As the head of this file says.
-template <class Put> DEVICE void make_values(const Prologue &p, u32 row, u32 first, u32 n, Put put) {
-    const float *x = p.x + (u64)row * p.x_stride + first, *z = p.z + (u64)row * p.z_stride;
-    bool in_groups = p.kind == GATED_NORM || (p.kind == NORM && p.group <= LONGEST_OF_WARP);
-    if (in_groups) make_short(p, x, z + first, n, put);
-    else make_long(p, x, z, first, n, put);
+template <class Put> DEVICE void make_values(const Prologue &p, const float *buffer, u32 n, Put put) {
+    ZINC_STATIC_SHARED(float, partial, MOST_PIECES);
+    const float *others = buffer + n;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+    const bool is_norm = p.kind == NORM || p.kind == GATED_NORM, has_z = p.kind == GATED_NORM || p.kind == GATED;
+    // A piece is a group, or 128 columns of the one group that there is.
+    const bool in_groups = p.kind == GATED_NORM;
+    const u32 width = in_groups ? p.group : 128, n_pieces = (n + width - 1) / width;
+    copy_async_wait<0>();
+    __syncthreads();
+    const u32 own = 4 * lane;
+    float factor = 1.0f;
+    if (is_norm) {
+#pragma unroll 1
+        for (u32 piece = warp; piece < n_pieces; piece += n_warps) {
+            u32 col = piece * width + own;
+            float sum = piece_sum(load_four(buffer + col, own < width && col < n));
+            if (lane == 0) partial[piece] = sum;
+        }
+        __syncthreads();
+        if (!in_groups) factor = norm_factor(all_pieces(partial, n_pieces), n, p.eps);
+    }
+#pragma unroll 1
+    for (u32 piece = warp; piece < n_pieces; piece += n_warps) {
+        u32 col = piece * width + own;
+        bool inside = own < width && col < n;
+        float4 a = load_four(buffer + col, inside), b = a, c = a;
+        if (p.kind != FLOATS) b = c = load_four(others + col, inside);
+        if (in_groups) b = load_four(p.w + own, inside), factor = norm_factor(partial[piece], p.group, p.eps);
+        float v[4] = {a.x, a.y, a.z, a.w};
+        const float w[4] = {b.x, b.y, b.z, b.w}, g[4] = {c.x, c.y, c.z, c.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (is_norm) v[i] = v[i] * factor * w[i];
+            if (p.kind == GATED_NORM) v[i] = v[i] * g[i];
+        }
+        if (has_z) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) v[i] = v[i] * sigmoid(g[i]);
+        }
+        put(col, v, inside);
+    }
 }
 
 // Puts values as q8 where `dot32` reads them: the first and the last 16 quants of the block in two arrays, scale and
 // sums in a third, at bytes `x1` and `xs`.
-DEVICE void put_q8(u8 *shared, u32 x1, u32 xs, u32 col, const float (&v)[4], bool inside) {
+template <class F> DEVICE void put_q8(u8 *shared, u32 x1, u32 xs, u32 col, const float (&v)[4], bool inside) {
     Acts32 s;
     u32 packed = to_q8(v, s.d), lane = threadIdx.x % 8;
     int sum = __dp4a((int)packed, 0x01010101, 0);
     sum += __shfl_xor_sync(FULL_WARP, sum, 1);
     sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-    int last = __shfl_xor_sync(FULL_WARP, sum, 4);
-    s.sums = (sum & 0xffff) | last << 16;
+    s.sums = pack_sums<F>(sum, __shfl_xor_sync(FULL_WARP, sum, 4));
     if (!inside) return;
     u32 block = col / 32;
     *(u32 *)(shared + (lane < 4 ? 0 : x1) + block * 16 + lane % 4 * 4) = packed;

@@ -7,7 +7,7 @@
 // l + 32, ..., summed as in matfloat.cu, so the bits are the same. Its weights are on their way to shared memory before
 // the launches before this one are done. The last block of a row to finish, by a counter in the step's header, chooses
 // for all: none waits.
-// Grid (ceil(n / 4), rows), 4 warps. Bytes moved: the weights once, 2 MB for 256 experts; bound by latency, one read of
+// Grid (ceil(n / warps), rows), 4 or 8 warps. Bytes moved: the weights once, 2 MB for 256 experts; bound by latency, one read of
 // x, two reductions, and the rounds of the choice.
 #include "prologue.cuh"
 #include "ptx.cuh"
@@ -23,34 +23,39 @@ struct RouterProductParams {
     u32 n_in, unused;
 };
 
-#define WARPS 4
+#define MAX_WARPS 8
 
-ZINC_KERNEL(WARPS * 32, 4) router_product_f32(ZINC_PARAM RouterProductParams p) {
+ZINC_KERNEL(MAX_WARPS * 32, 2) router_product_f32(ZINC_PARAM RouterProductParams p) {
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(u32, is_last, 1);
-    pdl_launch();
-    u32 touched = touch_weights(p.x);
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, col = blockIdx.x * WARPS + warp, row = blockIdx.y;
-    const u32 n_in = p.n_in, n_experts = p.router.logits.cols, n_cols = n_experts + (p.w_gate != nullptr);
-    float *x = (float *)shared, *w = x + (1 + warp) * n_in;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.y, n_in = p.n_in;
+    const u32 n_experts = p.router.logits.cols, n_cols = n_experts + (p.w_gate != nullptr ? 1 : 0);
+    const u32 col = blockIdx.x * (blockDim.x / 32) + warp;
+    // A row of weights for each warp, then x and what it is multiplied by.
+    float *w = (float *)shared + warp * n_in, *x = (float *)shared + blockDim.x / 32 * n_in;
     if (col < n_cols) {
         const float *from = col < n_experts ? p.w + (u64)col * n_in : p.w_gate;
+#pragma unroll 1
         for (u32 i = lane * 4; i < n_in; i += 128) copy_async_16(w + i, from + i);
     }
-    copy_async_commit();
+    start_weights(p.x, x);
     const int n_rows = p.router.n.get();
     pdl_wait();
-    keep(touched);
-    if ((int)row < n_rows)
-        make_values(p.x, row, 0, n_in, [&](u32 at, const float (&v)[4], bool inside) {
-            if (inside) *(float4 *)(x + at) = make_float4(v[0], v[1], v[2], v[3]);
-        });
-    copy_async_wait<0>();
-    if ((int)row >= n_rows) return;
+    // Blocks of rows that are not there have loads under way all the same.
+    if ((int)row < n_rows) start_values(p.x, x, row, 0, n_in);
+    else copy_async_commit();
+    pdl_launch();
+    if ((int)row >= n_rows) {
+        copy_async_wait<0>();
+        return;
+    }
+    make_values(p.x, x, n_in, [&](u32 at, const float (&v)[4], bool inside) {
+        if (inside) *(float4 *)(x + at) = make_float4(v[0], v[1], v[2], v[3]);
+    });
     __syncthreads();
     float sum = 0.0f;
     if (col < n_cols) {
-#pragma unroll 16
+#pragma unroll 4
         for (u32 i = lane; i < n_in; i += 32) sum = fmaf(w[i], x[i], sum);
     }
     sum = warp_sum(sum);

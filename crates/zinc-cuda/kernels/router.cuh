@@ -47,7 +47,7 @@ DEVICE u64 warp_max_rank(u64 rank) {
 // The best of this lane's part of values[0 .. n] whose rank is below `below`.
 DEVICE u64 best_of_lane(const float *values, int n, u64 below) {
     u64 best = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (int i = threadIdx.x; i < n; i += 32) {
         u64 rank = rank_of(values[i], i);
         if (rank < below && rank > best) best = rank;
@@ -58,9 +58,11 @@ DEVICE u64 best_of_lane(const float *values, int n, u64 below) {
 // Puts the scores of all groups but the best out of reach. `values` has room for one number a group.
 DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values, int n_experts) {
     int n_groups = (int)p.n_groups, size = n_experts / n_groups;
+#pragma unroll 1
     for (int group = threadIdx.x; group < n_groups; group += 32) {
         const float *of_group = scores + group * size;
         float best = NEG_INFINITY, second = NEG_INFINITY;
+#pragma unroll 1
         for (int i = 0; i < size; i++) {
             float score = of_group[i];
             if (score > best) second = best, best = score;
@@ -70,7 +72,9 @@ DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values
     }
     __syncwarp();
     u64 last = ~0ull;
+#pragma unroll 1
     for (u32 i = 0; i < p.n_groups_used; i++) last = warp_max_rank(best_of_lane(values, n_groups, last));
+#pragma unroll 1
     for (int i = threadIdx.x; i < n_experts; i += 32)
         if (rank_of(values[i / size], i / size) < last) scores[i] = NEG_INFINITY;
     __syncwarp();
@@ -86,8 +90,11 @@ DEVICE void top_k(const RouterParams &p, int row) {
     int lane = threadIdx.x, n_experts = (int)p.logits.cols, k = (int)p.k;
     const float *logits = p.logits.row(row);
     float most = NEG_INFINITY, sum = 0.0f;
+    // Loads and scans whose steps are independent of each other; all else is done once and need not be unrolled.
+#pragma unroll 8
     for (int i = lane; i < n_experts; i += 32) most = fmaxf(most, probs[i] = __ldcg(logits + i));
     most = warp_max(most);
+#pragma unroll 1
     for (int i = lane; i < n_experts; i += 32) {
         float logit = probs[i];
         float prob = p.gating == SOFTMAX ? expf(logit - most) : p.gating == SIGMOID ? sigmoid(logit) : logit;
@@ -95,6 +102,7 @@ DEVICE void top_k(const RouterParams &p, int row) {
         sum = __fadd_rn(sum, prob);
     }
     sum = warp_sum(sum);
+#pragma unroll 1
     for (int i = lane; i < n_experts; i += 32) {
         if (p.gating == SOFTMAX) probs[i] /= sum;
         scores[i] = p.bias != nullptr ? probs[i] + p.bias[i] : probs[i];
@@ -104,6 +112,7 @@ DEVICE void top_k(const RouterParams &p, int row) {
     // Each lane keeps its best expert at hand; only the lane that loses it looks for another one.
     float first = 0.0f, total = 0.0f;
     u64 mine = best_of_lane(scores, n_experts, ~0ull);
+#pragma unroll 1
     for (int j = 0; j < k; j++) {
         u64 rank = warp_max_rank(mine);
         int idx = idx_of(rank);
@@ -123,8 +132,10 @@ DEVICE void top_k(const RouterParams &p, int row) {
         divisor = total;
         // The weights add up to one, or as near as makes no difference to what follows.
         total = 0.0f;
+#pragma unroll 1
         for (int j = 0; j < k; j++) total += chosen[j] / divisor;
     }
+#pragma unroll 1
     for (int j = lane; j < k; j += 32) {
         float weight = p.gating == TOP_K_SOFTMAX ? chosen[j] / divisor : chosen[j];
         p.weights[(i64)row * k + j] = (p.normalize ? weight / (total + 1e-20f) : weight) * p.scale;

@@ -1,18 +1,10 @@
-// What only Hopper cards (sm_90a) have: products of a group of four warps, barriers that count bytes, bulk copies; and
-// arithmetic on pairs of f16. On the host copies and products take effect when they are waited for, or at once: both are
-// tried (host.cpp).
+// What only Hopper cards (sm_90a) have: products of a group of four warps; and arithmetic on pairs of f16. On the host
+// copies and products take effect when they are waited for, or at once: both are tried (host.cpp).
 #pragma once
-#include "zinc.cuh"
+#include "bulk.cuh"
 
 #ifdef ZINC_HOST
 DEVICE void copy_async_8(void *to, const void *from) { zh::copy_later(to, from, 8, 8); }
-DEVICE u32 shared_address(const void *at) { return (u32)((const u8 *)at - zh::dynamic_shared()); }
-DEVICE void barrier_init(u32 at, u32 n) { zh::barrier_init(at, n); }
-DEVICE void barriers_ready() {}
-DEVICE void barrier_arrive(u32 at) { zh::barrier_arrive(at, 0); }
-DEVICE void barrier_expect(u32 at, u32 n_bytes) { zh::barrier_arrive(at, n_bytes); }
-DEVICE void barrier_wait(u32 at, u32 parity) { zh::barrier_wait(at, parity); }
-DEVICE void bulk_copy(u32 to, const void *from, u32 n_bytes, u32 barrier) { zh::bulk_copy(to, from, n_bytes, barrier); }
 DEVICE void group_barrier(u32 id) { zh::sync_group(id, 128); }
 template <int N> DEVICE void give_registers() {}
 template <int N> DEVICE void take_registers() {}
@@ -32,34 +24,9 @@ DEVICE u32 fma_f16x2(u32 a, u32 b, u32 c) {
     return zh_f16x2([&](float (&part)(u32)) { return fmaf(part(a), part(b), part(c)); });
 }
 #else
-DEVICE u32 shared_address(const void *at) { return (u32)__cvta_generic_to_shared(at); }
-
 // As copy_async_16 of ptx.cuh.
 DEVICE void copy_async_8(void *to, const void *from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from) : "memory");
-}
-
-// A barrier of `n` arrivals in shared memory. barriers_ready after the last one, then a barrier of the block.
-DEVICE void barrier_init(u32 at, u32 n) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(n)); }
-DEVICE void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-DEVICE void barrier_arrive(u32 at) { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(at) : "memory"); }
-
-// Arrives, and makes the phase wait for so many bytes of bulk copies as well.
-DEVICE void barrier_expect(u32 at, u32 n_bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(at), "r"(n_bytes) : "memory");
-}
-
-DEVICE void barrier_wait(u32 at, u32 parity) {
-    asm volatile("{\n.reg .pred done;\nagain_%=:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
-                 "@!done bra again_%=;\n}" ::"r"(at), "r"(parity)
-                 : "memory");
-}
-
-// Copies a multiple of 16 bytes to shared memory; the barrier counts them.
-DEVICE void bulk_copy(u32 to, const void *from, u32 n_bytes, u32 barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-                 "l"(from), "r"(n_bytes), "r"(barrier)
-                 : "memory");
 }
 
 // Barrier of 128 threads; 0 is the block's own.

@@ -107,7 +107,7 @@ struct Engine {
     std::vector<Warp> warps;
     Meeting block, named[16];
     std::vector<BulkCopy> bulk_copies;
-    bool copies_at_once = true;
+    bool copies_at_once = true, has_bulk_copies = true;
     int votes[2][3];
     unsigned n_fibers = 0, n_live = 0, n_done = 0;
     unsigned char *shared = nullptr;
@@ -250,6 +250,7 @@ bool run_block(dim3 block, Schedule schedule, Rng &rng, std::vector<unsigned> &t
     for (Meeting &meeting : e.named) meeting = Meeting();
     e.bulk_copies.clear();
     e.copies_at_once = schedule == FORWARD;
+    e.has_bulk_copies = schedule != REVERSE;
     for (Warp &warp : e.warps) warp.n_members = warp.n_arrived = warp.generation = 0;
     for (unsigned i = 0; i < e.n_fibers; i++) {
         Fiber &fiber = e.fibers[i];
@@ -400,6 +401,8 @@ void sync_group(unsigned id, unsigned n) {
     engine->named[id].n_members = n;
     meet(engine->named[id]);
 }
+
+bool has_bulk_copies() { return engine->has_bulk_copies; }
 
 void barrier_init(unsigned at, unsigned n) {
     Barrier &barrier = barrier_at(at);

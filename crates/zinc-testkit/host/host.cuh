@@ -59,6 +59,8 @@ void sync_group(unsigned id, unsigned n);
 
 // Barriers in shared memory that count arrivals and bytes, at an offset in shared memory. Bytes of bulk copies may be
 // expected when a thread arrives. A bulk copy is done at once, or as late as the barrier's readers allow.
+// One schedule does without, as cards before sm_90 do.
+bool has_bulk_copies();
 void barrier_init(unsigned at, unsigned n);
 void barrier_arrive(unsigned at, unsigned n_expected_bytes);
 void barrier_wait(unsigned at, unsigned parity);

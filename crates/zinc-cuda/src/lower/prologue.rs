@@ -31,6 +31,9 @@ const NORM: u32 = 2;
 const GATED_NORM: u32 = 3;
 const GATED: u32 = 4;
 
+/// Columns that a warp sums: as in `row_norm.cuh`.
+const PIECE: u32 = 128;
+
 impl Prologue {
     /// The activations are in memory as q8.
     pub const NONE: Prologue = Prologue {
@@ -52,12 +55,22 @@ impl Prologue {
         Prologue { x: x.data, x_stride: x.stride, kind: FLOATS, ..Prologue::NONE }
     }
 
+    /// Bytes of shared memory for `n` columns: them, and what they are multiplied by.
+    pub(super) fn n_bytes(&self, n: u32) -> u32 {
+        match self.kind {
+            QUANTIZED => 0,
+            FLOATS => 4 * n,
+            _ => 8 * n,
+        }
+    }
+
     /// Whether four floats at a time are aligned everywhere, and no block of 32 lies in two groups.
     pub(super) fn fits(&self) -> bool {
         let columns = self.x_stride | self.z_stride | self.z_cols | self.z_step;
         (self.x | self.z | self.w).is_multiple_of(16)
             && columns.is_multiple_of(4)
             && self.group.is_multiple_of(32)
+            && (self.kind != GATED_NORM || self.group <= PIECE)
     }
 }
 

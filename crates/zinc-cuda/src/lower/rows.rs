@@ -230,7 +230,8 @@ impl Lowering<'_> {
             Launch::new(Kernel { module: "norm", name }, params, [grid, 1, 1], block)
         };
         let launch = match names {
-            (_, Some(name)) if group > LONGEST_OF_WARP => {
+            // Whole rows in the order of `row_norm.cuh`, as products that normalise them.
+            (_, Some(name)) if group > LONGEST_OF_WARP || n_groups == 1 => {
                 if let Some(quantized) = self.quantized_at_once(node, n_groups)? {
                     (params.quants, params.scales) = (quantized.quants, quantized.scales);
                     params.panels = quantized.panels;

@@ -10,10 +10,10 @@ use crate::launch::{Kernel, Launch, Rows};
 use crate::lower::prologue::Prologue;
 use crate::lower::{COUNTERS, Lowering};
 
-/// Warps of a block, as in the kernel: each makes one logit.
-const WARPS: u32 = 4;
-/// Bytes of shared memory that the kernel has besides a row of x and one of weights for each warp.
-const CHOICE_BYTES: u32 = 13 << 10;
+/// Warps of a block: each makes one logit.
+const WARPS: [u32; 2] = [8, 4];
+/// Bytes of shared memory that the kernel has besides two rows for x and one of weights for each warp.
+const CHOICE_BYTES: u32 = 15 << 10;
 
 /// `RouterProductParams` of `router.cu`.
 #[repr(C)]
@@ -137,9 +137,11 @@ impl Lowering<'_> {
             unused: 0,
         };
         let n_cols = params.router.logits.cols + u32::from(gate.is_some());
-        let grid = [n_cols.div_ceil(WARPS), self.rows(Dim::Tokens), 1];
+        let warps = self.router_warps(x.cols).unwrap_or(1);
+        let grid = [n_cols.div_ceil(warps), self.rows(Dim::Tokens), 1];
         let kernel = Kernel { module: "router", name: "router_product_f32" };
-        self.push(Launch::new(kernel, params, grid, WARPS * 32).with_shared(shared_bytes(x.cols)));
+        let launch = Launch::new(kernel, params, grid, warps * 32);
+        self.push(launch.with_shared(shared_bytes(x.cols, warps)));
         self.group_experts(choice.writes[0], &params.router);
         Ok(Some(2))
     }
@@ -148,11 +150,17 @@ impl Lowering<'_> {
     pub(super) fn find_routers(&self, uses: &Uses<'_>, blocks: &mut [ExpertBlock]) -> Vec<Router> {
         let has_room = |x: TensorId| {
             let Ok(x) = self.float_rows(x) else { return false };
-            let fits =
-                shared_bytes(x.cols).saturating_add(CHOICE_BYTES) <= self.card.shared_per_block;
-            fits && x.cols.is_multiple_of(32) && Prologue::floats(x).fits()
+            self.router_warps(x.cols).is_some() && x.cols.is_multiple_of(32) && Prologue::floats(x).fits()
         };
         find(uses, blocks, has_room)
+    }
+
+    /// The most warps of a block that there is shared memory for.
+    fn router_warps(&self, n_in: u32) -> Option<u32> {
+        let fits = |warps: &u32| {
+            shared_bytes(n_in, *warps).saturating_add(CHOICE_BYTES) <= self.card.shared_per_block
+        };
+        WARPS.into_iter().find(fits)
     }
 
     /// The quantised form of `id` where the router that reads it may make it itself, as the products of that may.
@@ -162,7 +170,7 @@ impl Lowering<'_> {
     }
 }
 
-/// Bytes of a row of x and one of weights for each warp.
-fn shared_bytes(n_in: u32) -> u32 {
-    n_in.saturating_mul(4 * (1 + WARPS))
+/// Bytes of two rows for x and one of weights for each warp.
+fn shared_bytes(n_in: u32, warps: u32) -> u32 {
+    n_in.saturating_mul(4 * (2 + warps))
 }

@@ -8,22 +8,28 @@ use zinc_backend::DeviceError;
 use zinc_plan::Node;
 use zinc_quant::GgmlType;
 
-/// Chunks of the ring of a warp, as in the kernel.
-const STAGES: u32 = 4;
-/// Most warps of a block, as in the kernel.
-const MAX_WARPS: u32 = 8;
+/// Pieces of a warp's ring, as in `ring.cuh`.
+const STAGES: u32 = 2;
+/// Most warps of a block, as in the kernel: such a block has a multiprocessor to itself.
+const MAX_WARPS: u32 = 16;
 /// Further products of a launch, as in the kernel.
 pub const MORE: usize = 3;
-/// Bytes of shared memory that the kernel has besides: `places` of `prologue.cuh`.
-const PLACES: u32 = 128;
+/// Bytes of shared memory that kernels with a prologue have besides: `partial` of `prologue.cuh`.
+const PARTIAL: u32 = 2048;
 /// Most rows of activations that a block takes.
 const MAX_ROWS: u32 = 8;
 /// Most blocks of a grid in its second dimension.
 const MOST_TILES: u32 = 65_535;
-/// Blocks that a multiprocessor should have at once when there are several items for each warp.
-const BLOCKS: u32 = 3;
-/// The same when each warp has one.
-const MOST_BLOCKS: u32 = 4;
+
+/// A block of threads and its shared memory.
+struct Shape {
+    /// Rows of activations.
+    n: u32,
+    warps: u32,
+    /// Blocks of 32 weights of a row that come at once.
+    piece: u32,
+    shared: u32,
+}
 
 /// `MatVecParams` of `matvec.cu`.
 #[repr(C)]
@@ -58,6 +64,8 @@ pub struct MatVecParams {
     act: u32,
     rows: u32,
     n_segments: u32,
+    piece: u32,
+    buffer_bytes: u32,
     more: [Segment; MORE],
     prologue: Prologue,
 }
@@ -114,10 +122,12 @@ impl Lowering<'_> {
         let rows = self.rows(product.out.rows);
         let n_slots = product.n_slots();
         let wanted = if n_slots > 0 { 1 } else { rows.clamp(1, MAX_ROWS).next_power_of_two() };
-        let Some((n, warps, shared)) = self.matvec_shape(dtype, product.n_in, wanted) else {
+        let buffer_bytes = product.prologue.n_bytes(product.n_in);
+        let Some(shape) = self.matvec_shape(dtype, product.n_in, wanted, buffer_bytes) else {
             let reason = format!("rows of {} elements need more shared memory", product.n_in);
             return Err(self.unsupported(node, reason));
         };
+        let Shape { n, warps, piece, shared } = shape;
         assert!(n == 1 || product.prologue == Prologue::NONE, "a block makes one row");
         let names = names(dtype).unwrap_or_default();
         let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
@@ -127,7 +137,8 @@ impl Lowering<'_> {
         };
         let mut n_items =
             if product.up.is_some() { product.n_out } else { product.n_out.div_ceil(2) };
-        let mut params = self.matvec_params(product, rows);
+        let params = self.matvec_params(product, rows);
+        let mut params = MatVecParams { piece, buffer_bytes, ..params };
         for (segment, other) in params.more.iter_mut().zip(others) {
             *segment = Segment {
                 w: other.weight.address(),
@@ -140,36 +151,47 @@ impl Lowering<'_> {
             n_items += other.n_out.div_ceil(2);
             params.n_segments += 1;
         }
-        // As many items for each warp, in one wave of blocks.
-        let places = |blocks: u32| {
-            (self.card.n_multiprocessors * blocks / n_tiles.clamp(1, blocks)).max(1) * warps
-        };
-        let n_rounds = match n_items <= places(MOST_BLOCKS) {
-            true => 1,
-            false => n_items.div_ceil(places(BLOCKS)),
-        };
+        // One wave of blocks; few items are spread over all multiprocessors.
+        let n_blocks = (self.card.n_multiprocessors / n_tiles.max(1)).clamp(1, n_items.max(1));
         let n_planes = n_tiles.div_ceil(MOST_TILES);
-        let n_blocks = n_items.div_ceil(n_rounds * warps);
         let grid = [n_blocks, n_tiles.div_ceil(n_planes.max(1)), n_planes.max(1)];
         self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
         Ok(())
     }
 
-    /// Rows and warps of a block and its shared memory: as near to what is wanted as the card has room for.
-    fn matvec_shape(&self, dtype: GgmlType, n_in: u32, wanted: u32) -> Option<(u32, u32, u32)> {
-        let layout = crate::store::RowLayout::of(dtype, 1024)?;
-        // A chunk is the row of 1024 elements, and 16 bytes of the last plane where there is one.
-        let ring = u32::try_from(layout.row_bytes).ok()? * 2 * STAGES;
-        let acts = |n: u32| (n * (n_in / 32) * 40).next_multiple_of(16);
-        let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
-        let shapes = sizes.flat_map(|n| [MAX_WARPS, 4, 2, 1].map(|warps| (n, warps)));
-        // Fewer rows a block before fewer warps than four.
-        let fits = |(n, warps): &(u32, u32)| {
-            acts(*n) + warps * ring + PLACES <= self.card.shared_per_block
+    /// Rows, warps and pieces of a block: as near to what is wanted as the card has room for.
+    fn matvec_shape(
+        &self,
+        dtype: GgmlType,
+        n_in: u32,
+        wanted: u32,
+        buffer_bytes: u32,
+    ) -> Option<Shape> {
+        let n_blocks = n_in / 32;
+        // Of two rows, in the layout of a row of so many blocks.
+        let bytes = |n_blocks: u32| {
+            let layout = crate::store::RowLayout::of(dtype, n_blocks * 32)?;
+            u32::try_from(layout.row_bytes).ok()?.checked_mul(2)
         };
-        let shapes: Vec<_> = shapes.filter(fits).collect();
-        let best = shapes.iter().find(|(_, warps)| *warps >= 4).or_else(|| shapes.first())?;
-        Some((best.0, best.1, acts(best.0) + best.1 * ring))
+        let (whole, chunk) = (bytes(n_blocks)?, bytes(32)?);
+        let shape = |n: u32, warps: u32| {
+            let acts = (n * n_blocks * 40).next_multiple_of(16) + buffer_bytes;
+            let room = self.card.shared_per_block.checked_sub(acts + PARTIAL)? / (warps * STAGES);
+            let room = room.checked_sub(8)? / 16 * 16;
+            let (piece, stage) = match room {
+                room if room >= whole => (n_blocks, whole),
+                room => (room / chunk * 32, room / chunk * chunk),
+            };
+            let shared = acts + warps * STAGES * (stage + 8);
+            (piece > 0).then_some(Shape { n, warps, piece, shared })
+        };
+        let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
+        let warps = [MAX_WARPS, 8, 4, 2, 1];
+        let mut shapes: Vec<_> =
+            sizes.flat_map(|n| warps.into_iter().filter_map(move |warps| shape(n, warps))).collect();
+        // Fewer rows a block before fewer warps than eight.
+        let best = shapes.iter().position(|shape| shape.warps >= 8).unwrap_or(0);
+        (best < shapes.len()).then(|| shapes.swap_remove(best))
     }
 
     fn matvec_params(&self, product: &Product, rows: u32) -> MatVecParams {
@@ -205,6 +227,8 @@ impl Lowering<'_> {
             act: product.act(),
             rows,
             n_segments: 0,
+            piece: 0,
+            buffer_bytes: 0,
             more: [Segment::default(); MORE],
             prologue: product.prologue,
         }
