@@ -6,15 +6,14 @@
 // with e_j = ids[j], a in q8 as QuantizeAct has it, made here of the results of gate and up. Scale, bias, the shared
 // expert, its gate and the residual are there or not. W is [n_out, n_in] of each expert.
 //
-// A warp makes one element of y: it walks over the slots, a lane has blocks l, l + 32, ... of a weight row; rows of up
-// to 16 blocks are taken two slots at a time, half a warp each. The shared expert comes first, for its address is known:
-// its loads start before the launches before this one are done. All sums have the order that the products, the sum over
-// slots and the additions have as launches of their own, and so the same bits.
-// Grid (blocks, rows), 8 warps; each takes columns of y a grid apart. Bytes moved: the weights once, n_slots n_in n_out
-// weights, a few MB: bound by latency, of ids, weights and one reduction in turn. AHEAD blocks of each lane are under
-// way at once, 50 KB on a multiprocessor.
+// A warp makes two neighbouring elements of y: the two rows of each slot come through its ring one slot after the other
+// (product.cuh). Rows of up to 16 blocks have half a warp each. The shared expert comes first, for its address is known:
+// its rows are under way before the launches before this one are done. All sums have the order that the products, the
+// sum over slots and the additions have as launches of their own, and so the same bits.
+// Grid (blocks, rows), up to MAX_WARPS warps; each takes pairs of columns a grid apart. Bytes moved: the weights once,
+// n_slots n_in n_out weights, a few MB; bound by latency, of ids, rows and one reduction in turn, and by instructions.
 #include "act.cuh"
-#include "formats.cuh"
+#include "product.cuh"
 #include "prologue.cuh"
 
 struct ExpertDownParams {
@@ -31,125 +30,140 @@ struct ExpertDownParams {
     const float *weights;
     u64 row_bytes;
     u32 k, n_in;
+    u32 piece; // blocks of a row that come at once
+    u32 unused;
 };
 
-#define WARPS 8
-#define AHEAD 5
+#define MAX_WARPS 16
+// Slots of a row: a lane of half a warp has what belongs to one.
+#define MOST_SLOTS 16
 
-// What a warp is at: a slot, or one for each half of the warp, and the blocks of it. The slots run from the last to the
-// first, and beyond to numbers that are no slot's.
-struct Place {
-    u32 slot, chunk, n_chunks, n_at_once, lane;
-
-    __device__ __forceinline__ u32 block() const { return chunk * 32 + lane; }
-    __device__ __forceinline__ bool ends_slot() const { return chunk + 1 == n_chunks; }
-    __device__ __forceinline__ void step() {
-        if (++chunk == n_chunks) chunk = 0, slot -= n_at_once;
+// The product of two short rows at `from` with the activations from block `first` on; half a warp each.
+template <class F>
+DEVICE float short_product(const u8 *shared, const u8 *from, const PlaneOffsets<F> &planes, const Acts &acts, u32 first,
+                           u32 n_blocks) {
+    const u32 lane = threadIdx.x % 32, b = lane % 16;
+    float sum = 0.0f;
+    if (b < n_blocks) {
+        const u8 *row = from + lane / 16 * planes.end, *x = shared + (first + b) * 16;
+        Raw32<F> raw;
+        raw.fetch({row, row + planes.p1, row + planes.p2, row + planes.p3}, b);
+        Acts32 s = *(const Acts32 *)(shared + acts.xs + (first + b) * 8);
+        sum = dot32<F>(raw, lane & 7, *(const int4 *)x, *(const int4 *)(x + acts.x1), s) * s.d;
     }
-};
+#pragma unroll
+    for (int bits = 8; bits > 0; bits /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, bits);
+    return sum;
+}
 
 template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     ZINC_SHARED(shared);
-    pdl_launch();
-    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const u32 n_blocks = p.n_in / 32, has_shared = p.w_shared != 0, n_slots = p.k + has_shared;
-    const u32 n_cols = p.out.cols, row = blockIdx.y, col_step = gridDim.x * WARPS;
-    u32 col = blockIdx.x * WARPS + warp;
-    // Activations of all slots in three parts.
-    const u32 x1_at = n_slots * n_blocks * 16, xs_at = 2 * x1_at;
-    float *results = (float *)(shared + n_slots * n_blocks * 40) + warp * n_slots;
-    const bool is_short = n_blocks <= 16;
-    const u32 n_chunks = (n_blocks + 31) / 32, n_rounds = is_short ? (n_slots + 1) / 2 : n_slots * n_chunks;
-    const Place whole = {n_slots - 1, 0, n_chunks, 1, lane}, halves = {n_slots - 1 - lane / 16, 0, 1, 2, lane % 16};
-    const Place start = is_short ? halves : whole;
+    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
+    const u32 n_blocks = p.n_in / 32, piece = p.piece, has_shared = p.w_shared != 0, n_slots = p.k + has_shared;
+    const u32 n_cols = p.out.cols, n_items = (n_cols + 1) / 2, row = blockIdx.y, item_step = gridDim.x * n_warps;
+    u32 item = warp * gridDim.x + blockIdx.x;
 
-    // Loads the next rounds of a column, those of slots from `first` to `end`.
-    Raw32<F> loaded[AHEAD];
-    u32 expert = 0;
-    auto load_rounds = [&](Place at, u32 first, u32 end) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++, at.step()) {
-            u64 chosen = p.w + (u64)__shfl_sync(FULL_WARP, expert, at.slot & 31) * p.matrix_bytes;
-            const u8 *w = (const u8 *)(at.slot == p.k ? p.w_shared : chosen);
-            bool is_mine = col < n_cols && at.slot >= first && at.slot < end && at.block() < n_blocks;
-            if (is_mine) loaded[i].fetch(planes_of<F>(w + (u64)col * p.row_bytes, n_blocks), at.block());
+    // In shared memory: activations of all slots, what they are made from, then the rings, then their barriers.
+    PlaneOffsets<F> of_piece(piece);
+    const u32 n_all = n_slots * p.n_in, n_routed = p.k * p.n_in;
+    const Acts acts = {0, n_slots * n_blocks * 16, n_slots * n_blocks * 32};
+    const u32 acts_bytes = round16(n_slots * n_blocks * 40), ring_at = acts_bytes + 4 * n_all;
+    const u32 stage_bytes = 2 * of_piece.end;
+    float *buffer = (float *)(shared + acts_bytes);
+    Ring ring;
+    ring.init(shared, ring_at + warp * STAGES * stage_bytes, stage_bytes,
+              ring_at + n_warps * STAGES * stage_bytes + warp * STAGES * 8, RowCopy<F>::n_parts(piece, n_blocks));
+    RowCopy<F> rows;
+    rows.init(piece, n_blocks);
+
+    // The slots of an item: the shared expert, which is slot k, then the others.
+    auto slot_at = [&](u32 turn) { return turn >= has_shared ? turn - has_shared : p.k; };
+    // Lane j and 16 + j have what slot j needs: its matrix, expert and weight.
+    u64 matrix = p.w_shared;
+    u32 ahead = item, ahead_turn = 0, left = 0;
+    auto copy_next = [&](u32 stage) {
+        if (left == 0 && ahead < n_items) {
+            u32 col = 2 * ahead + (rows.second && 2 * ahead + 1 < n_cols);
+            u64 w = __shfl_sync(FULL_WARP, matrix, slot_at(ahead_turn));
+            rows.part.from = (const u8 *)w + (u64)col * p.row_bytes + rows.plane_at;
+            left = n_blocks;
+            if (++ahead_turn == n_slots) ahead_turn = 0, ahead += item_step;
         }
+        if (left > 0) {
+            u32 n = min(piece, left);
+            rows.copy(ring, shared, stage, n, piece);
+            left -= n;
+        }
+        ring.commit();
     };
-    if (has_shared) load_rounds(start, p.k, n_slots);
-    const int n_rows = p.n.get();
+    // The shared expert's alone may come before the wait: its first piece.
+    if (has_shared) copy_next(0);
+    const bool is_row = (int)row < p.n.get();
     pdl_wait();
-    if ((int)row >= n_rows) return;
-
-    // Lane j has what slot j needs besides: its expert and weight.
+    u32 expert = 0;
     float weight = 0.0f;
-    if (lane < p.k) expert = (u32)p.ids[row * p.k + lane], weight = p.weights[row * p.k + lane];
-    const u32 n_routed = p.k * p.n_in, n_all = n_slots * p.n_in;
-    float4 values[AHEAD];
-    auto load_acts = [&](u32 first) {
-#pragma unroll
-        for (u32 i = 0; i < AHEAD; i++) {
-            u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
-            const float *x = at < n_routed ? p.hidden.row(row) + at : p.shared.row(row) + (at - n_routed);
-            values[i] = load_four(x, at < n_all);
-        }
-    };
-    load_acts(0);
-    const float gate = p.gate.data ? p.gate.row(row)[0] : 0.0f;
-    load_rounds(start, 0, p.k);
-    if (p.scale && lane < p.k) weight = __fmul_rn(weight, p.scale[expert]);
-    for (u32 first = 0; first < n_all; first += AHEAD * WARPS * 128) {
-        if (first > 0) load_acts(first);
-#pragma unroll
-        for (u32 i = 0; i < AHEAD; i++) {
-            u32 at = first + (i * WARPS * 32 + threadIdx.x) * 4;
-            if (first + i * WARPS * 128 >= n_all) break;
-            const float v[4] = {values[i].x, values[i].y, values[i].z, values[i].w};
-            put_q8<F>(shared, x1_at, xs_at, at, v, at < n_all);
-        }
+    const u32 slot = lane % 16;
+    if (is_row && slot < p.k) {
+        expert = (u32)p.ids[row * p.k + slot], weight = p.weights[row * p.k + slot];
+        if (p.scale) weight = __fmul_rn(weight, p.scale[expert]);
     }
+    if (slot < p.k) matrix = p.w + expert * p.matrix_bytes;
+    Prologue from = {p.hidden.data, nullptr, nullptr, p.hidden.stride, 0, FLOATS, 0, 4, 4, 0.0f, 0};
+    start_values(from, buffer, row, 0, n_routed);
+    if (has_shared) {
+        from.x = p.shared.data, from.x_stride = p.shared.stride;
+        start_values(from, buffer + n_routed, row, 0, p.n_in);
+    }
+#pragma unroll 1
+    for (u32 s = has_shared; s < STAGES; s++) copy_next(s);
+    float gate = 0.0f;
+    if (p.gate.data) gate = sigmoid(p.gate.row(row)[0]);
+    make_values(from, buffer, n_all, [&](u32 col, const float (&v)[4], bool inside) {
+        put_q8<F>(shared, acts.x1, acts.xs, col, v, inside);
+    });
+    pdl_launch();
     __syncthreads();
 
-    for (bool is_loaded = true; col < n_cols; col += col_step) {
-        float bias = 0.0f, other = 0.0f, residual = 0.0f, acc = 0.0f;
-        if (p.bias && lane < p.k) bias = p.bias[(u64)expert * n_cols + col];
-        if (!has_shared && p.shared.data) other = p.shared.row(row)[col];
-        if (p.residual.data) residual = p.residual.row(row)[col];
-        Place at = start;
-        for (u32 first = 0; first < n_rounds; first += AHEAD) {
-            if (!is_loaded) load_rounds(at, 0, n_slots);
-            is_loaded = false;
-#pragma unroll
-            for (u32 i = 0; i < AHEAD; i++, at.step()) {
-                if (first + i >= n_rounds) break;
-                if (at.slot < n_slots && at.block() < n_blocks) {
-                    u32 block = at.slot * n_blocks + at.block();
-                    const u8 *x = shared + block * 16;
-                    Acts32 s = *(const Acts32 *)(shared + xs_at + block * 8);
-                    acc = fmaf(dot32<F>(loaded[i], at.block() & 7, *(const int4 *)x, *(const int4 *)(x + x1_at), s), s.d, acc);
-                }
-                if (!at.ends_slot()) continue;
-                float other_half = __shfl_xor_sync(FULL_WARP, acc, 16);
-                if (!is_short) acc += other_half;
-#pragma unroll
-                for (int bits = 8; bits > 0; bits /= 2) acc += __shfl_xor_sync(FULL_WARP, acc, bits);
-                if (at.lane == 0 && at.slot < n_slots) results[at.slot] = acc;
-                acc = 0.0f;
+#pragma unroll 1
+    for (; item < n_items; item += item_step) {
+        const u32 col = 2 * item + lane / 16, at = min(col, n_cols - 1);
+        float result = 0.0f, bias = 0.0f, other = 0.0f, residual = 0.0f;
+        if (p.bias && slot < p.k) bias = p.bias[(u64)expert * n_cols + at];
+        if (!has_shared && p.shared.data) other = p.shared.row(row)[at];
+        if (p.residual.data) residual = p.residual.row(row)[at];
+#pragma unroll 1
+        for (u32 turn = 0; turn < n_slots; turn++) {
+            float acc[2][1] = {{0.0f}, {0.0f}}, sum = 0.0f;
+            const u32 of_slot = slot_at(turn);
+#pragma unroll 1
+            for (u32 start = 0; start < n_blocks; start += piece) {
+                const u8 *rows_at = shared + ring.wait();
+                if (n_blocks <= 16) sum = short_product<F>(shared, rows_at, of_piece, acts, of_slot * n_blocks, n_blocks);
+                else
+                    add_piece<F, 1>(acc, shared, rows_at, of_piece, acts, of_slot * n_blocks + start,
+                                    min(piece, n_blocks - start));
+                __syncwarp();
+                copy_next(ring.stage);
+                ring.step();
             }
+            if (n_blocks > 16) sum = two_sums(acc[0][0], acc[1][0]);
+            if (slot == of_slot) result = sum;
         }
-        __syncwarp();
-        float result = lane < p.k ? results[lane] : 0.0f, sum = 0.0f;
-        if (has_shared) other = results[p.k];
-        if (p.bias) result = __fadd_rn(result, bias);
+        if (p.bias && slot < p.k) result = __fadd_rn(result, bias);
+        float sum = 0.0f;
+#pragma unroll 1
         for (u32 j = 0; j < p.k; j++)
-            sum = fmaf(__shfl_sync(FULL_WARP, weight, j), __shfl_sync(FULL_WARP, result, j), sum);
-        if (p.gate.data) other = __fmul_rn(other, sigmoid(gate));
+            sum = fmaf(__shfl_sync(FULL_WARP, weight, j), __shfl_sync(FULL_WARP, result, (lane & 16) + j), sum);
+        float of_shared = __shfl_sync(FULL_WARP, result, (lane & 16) + (p.k & 15));
+        if (has_shared) other = of_shared;
+        if (p.gate.data) other = __fmul_rn(other, gate);
         if (p.shared.data) sum = __fadd_rn(sum, other);
         if (p.residual.data) sum = __fadd_rn(residual, sum);
-        if (lane == 0) p.out.row(row)[col] = sum;
-        __syncwarp();
+        if (slot == 0 && col < n_cols && is_row) p.out.row(row)[col] = sum;
     }
+    if (!has_bulk_copies()) copy_async_wait<0>();
 }
 
 #define EXPERT_DOWN(F, name)                                                                                        \
-    ZINC_KERNEL(WARPS * 32, 2) expert_down_##name(ZINC_PARAM ExpertDownParams p) { expert_down<F>(p); }
+    ZINC_KERNEL(MAX_WARPS * 32, 1) expert_down_##name(ZINC_PARAM ExpertDownParams p) { expert_down<F>(p); }
 ZINC_FORMATS(EXPERT_DOWN)

@@ -1,23 +1,20 @@
 // y = W x for few rows of x: quantised weights, activations in q8, one to eight rows a launch tile.
 //
 // A warp takes two weight rows at a time (two rows of one matrix, or a row of the gate and the same of up), so that
-// activations are read from shared memory once for both. Lane l has blocks l, l + 32, ... of both rows; sums of lanes
-// meet in a butterfly. The order of every sum so depends on the length of the row alone. Weights stream through a ring of
-// the warp's own (ring.cuh), in whole rows or in pieces of some blocks; the first pieces are under way before the
-// launches before this one are done.
-// Grid (blocks, tiles of N rows or pairs of row and slot), up to MAX_WARPS warps a block. Bytes moved: the weights once.
-// Bound: memory, and close to it instructions: 100 for 2048 weights of Q4_K, so what a block does once is in loops that
-// are not unrolled. A launch takes half of a multiprocessor where it can, so that the next one finds room to begin.
+// activations are read from shared memory once for both (product.cuh). The order of every sum depends on the length of
+// the row alone. Weights stream through a ring of the warp's own, whole rows where there is room; the first of them are
+// under way before the launches before this one are done.
+// Grid (blocks, tiles of N rows or pairs of row and slot), up to MAX_WARPS warps a block, which has a multiprocessor to
+// itself: whatever is done once for a block is done for fewer. Bytes moved: the weights once. Bound: memory, and close to
+// it instructions, of which integer ones take two cycles: 90 for 2048 weights of Q4_K. What is done once a block or a
+// row is in loops that are not unrolled.
 // A block that has one row may make its activations itself (prologue.cuh).
 #include "act.cuh"
 #include "formats.cuh"
+#include "product.cuh"
 #include "prologue.cuh"
-#include "ring.cuh"
 
-#ifndef MAX_WARPS
 #define MAX_WARPS 16
-#define BLOCKS 1
-#endif
 #define MORE 3
 
 // A further product of a launch.
@@ -53,16 +50,6 @@ struct MatVecParams {
     Prologue prologue;    // of launches of one row a block
 };
 
-// Bytes of the planes of n blocks of a row, and where each begins.
-template <class F> struct PlaneOffsets {
-    u32 p1, p2, p3, end;
-
-    __device__ __forceinline__ explicit PlaneOffsets(u32 n_blocks) {
-        p1 = n_blocks * 16, p2 = p1 + round16(n_blocks * F::HIGH), p3 = p2 + round16(n_blocks * F::SCALE8 / 8);
-        end = p3 + (F::SUPER ? round16(n_blocks / 2) : 0);
-    }
-};
-
 // Brings the q8 of N rows to the three parts of shared memory, zeros for rows from `n` on, and sums them up on the way.
 template <class F, int N>
 DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u32 row, u32 slot, int n) {
@@ -85,19 +72,7 @@ DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u
     }
 }
 
-// The sums of two numbers over the lanes of a warp, with the order of warp_sum: `a` in the first half, `b` in the other.
-DEVICE float two_sums(float a, float b) {
-    bool first = threadIdx.x % 32 < 16;
-    float sum = first ? a : b;
-    sum += __shfl_xor_sync(FULL_WARP, first ? b : a, 16);
-#pragma unroll
-    for (int bits = 8; bits > 0; bits /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, bits);
-    return sum;
-}
-
 template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
-    // Planes of a format.
-    constexpr u32 N_PLANES = 2 + (F::HIGH != 0) + F::SUPER;
     ZINC_SHARED(shared);
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
     const u32 n_blocks = p.n_in / 32, piece = p.piece;
@@ -105,34 +80,19 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     u32 n_items = pair ? p.n_out : (p.n_out + 1) / 2;
     if (p.n_segments > 0) n_items = p.more[p.n_segments - 1].first_item + (p.more[p.n_segments - 1].n_out + 1) / 2;
 
-    // In shared memory: activations in three parts, what they are made from, then the rings, then their barriers.
-    const PlaneOffsets<F> of_piece(piece), of_row(n_blocks);
-    const u32 row_bytes = n_blocks * 16, x1_at = N * row_bytes, xs_at = 2 * x1_at;
-    float *buffer = (float *)(shared + round16(N * n_blocks * 40));
-    const u32 ring_at = round16(N * n_blocks * 40) + p.buffer_bytes, stage_bytes = 2 * of_piece.end;
+    // In shared memory: activations, what they are made from, then the rings, then their barriers.
+    PlaneOffsets<F> of_piece(piece);
+    keep(of_piece.p1), keep(of_piece.p2), keep(of_piece.p3), keep(of_piece.end);
+    Acts acts = {n_blocks * 16, N * n_blocks * 16, N * n_blocks * 32};
+    keep(acts.row_bytes), keep(acts.x1), keep(acts.xs);
+    const u32 acts_bytes = round16(N * n_blocks * 40), ring_at = acts_bytes + p.buffer_bytes;
+    const u32 stage_bytes = 2 * of_piece.end;
+    float *buffer = (float *)(shared + acts_bytes);
     Ring ring;
-    {
-        // A lane copies one plane of one of the two rows, or all of a row where it comes as a whole.
-        u32 n_parts = piece == n_blocks ? 2 : 2 * N_PLANES;
-        ring.init(shared, ring_at + warp * STAGES * stage_bytes, stage_bytes,
-                  ring_at + n_warps * STAGES * stage_bytes + warp * STAGES * 8, n_parts);
-    }
-    const u32 second = piece == n_blocks ? lane : lane / N_PLANES;
-    u32 plane_at = 0;
-    Part part;
-    part.to = 0, part.n_bytes = of_piece.end;
-    u32 eighths = 128; // of a byte, of a block
-    if (piece != n_blocks) {
-        part.n_bytes = of_piece.p1;
-        u32 plane = lane % N_PLANES;
-        if (F::HIGH && plane == 1)
-            part.to = of_piece.p1, plane_at = of_row.p1, part.n_bytes = of_piece.p2 - of_piece.p1, eighths = 8 * F::HIGH;
-        if (plane == 1 + (F::HIGH != 0))
-            part.to = of_piece.p2, plane_at = of_row.p2, part.n_bytes = of_piece.p3 - of_piece.p2, eighths = F::SCALE8;
-        if (F::SUPER && plane == 3)
-            part.to = of_piece.p3, plane_at = of_row.p3, part.n_bytes = of_piece.end - of_piece.p3, eighths = 4;
-    }
-    part.to += second * of_piece.end;
+    ring.init(shared, ring_at + warp * STAGES * stage_bytes, stage_bytes,
+              ring_at + n_warps * STAGES * stage_bytes + warp * STAGES * 8, RowCopy<F>::n_parts(piece, n_blocks));
+    RowCopy<F> rows;
+    rows.init(piece, n_blocks);
 
     const u8 *w0 = (const u8 *)p.w0, *w1 = (const u8 *)p.w1;
     // The grid has more than 65,535 tiles in planes.
@@ -159,26 +119,36 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
 
     // Neighbouring items go to different multiprocessors, so that each has as many.
     const u32 item_step = gridDim.x * n_warps;
-    u32 item = warp * gridDim.x + blockIdx.x, ahead = item, left = 0;
+    u32 item = warp * gridDim.x + blockIdx.x;
+    // The item that is copied next, its blocks that are left, the first item of another segment, and where the lane's
+    // row of the item begins.
+    u32 ahead = item, left = 0, end_of_segment = 0;
+    const u8 *next = nullptr;
+    const u64 step_bytes = (u64)item_step * (pair ? 1 : 2) * p.row_bytes;
+    auto find_row = [&]() {
+        u32 first = ahead, n_out = p.n_out;
+        const u8 *w = pair && rows.second ? w1 : w0;
+        end_of_segment = p.n_segments > 0 ? p.more[0].first_item : n_items;
+#pragma unroll 1
+        for (u32 i = 0; i < p.n_segments && ahead >= p.more[i].first_item; i++) {
+            first = ahead - p.more[i].first_item, n_out = p.more[i].n_out, w = (const u8 *)p.more[i].w;
+            end_of_segment = i + 1 < p.n_segments ? p.more[i + 1].first_item : n_items;
+        }
+        // Where there is no second row the first one stands for it: the last item, which is found here.
+        if (!pair && n_out % 2 == 1 && ahead + 1 < end_of_segment) end_of_segment--;
+        if (!pair) first = 2 * first + (rows.second && 2 * first + 1 < n_out);
+        next = w + (u64)first * p.row_bytes + rows.plane_at;
+    };
     auto copy_next = [&](u32 stage) {
         if (left == 0 && ahead < n_items) {
-            u32 first = ahead, n_out = p.n_out;
-            const u8 *w = pair && second ? w1 : w0;
-#pragma unroll 1
-            for (int i = (int)p.n_segments - 1; i >= 0; i--)
-                if (ahead >= p.more[i].first_item) {
-                    first = ahead - p.more[i].first_item, n_out = p.more[i].n_out, w = (const u8 *)p.more[i].w;
-                    break;
-                }
-            // Where there is no second row the first one stands for it.
-            if (!pair) first = 2 * first + (second && 2 * first + 1 < n_out);
-            part.from = w + (u64)first * p.row_bytes + plane_at;
-            left = n_blocks, ahead += item_step;
+            if (ahead >= end_of_segment) find_row();
+            rows.part.from = next;
+            next += step_bytes, left = n_blocks, ahead += item_step;
         }
         if (left > 0) {
             u32 n = min(piece, left);
-            ring.copy(shared, stage, part, n == piece ? part.n_bytes : round16(n * eighths / 8));
-            part.from += part.n_bytes, left -= n;
+            rows.copy(ring, shared, stage, n, piece);
+            left -= n;
         }
         ring.commit();
     };
@@ -191,13 +161,18 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     for (u32 s = 1; s < STAGES; s++) copy_next(s);
     if (makes)
         make_values(p.prologue, buffer, p.n_in, [&](u32 col, const float (&v)[4], bool inside) {
-            put_q8<F>(shared, x1_at, xs_at, col, v, inside);
+            put_q8<F>(shared, acts.x1, acts.xs, col, v, inside);
         });
-    else load_acts<F, N>(p, shared, x1_at, xs_at, row, slot, n);
+    else load_acts<F, N>(p, shared, acts.x1, acts.xs, row, slot, n);
     // Not before: the next launch's weights would come before this one's activations.
     pdl_launch();
     __syncthreads();
 
+    // Results of some items are kept, and written together: lane N * t + r has the first row's for row r of x and the
+    // item that is the t-th of them, lane 16 + N * t + r that of the second row.
+    constexpr u32 KEPT = 16 / N;
+    float result = 0.0f;
+    u32 first_kept = item, n_kept = 0;
 #pragma unroll 1
     for (; item < n_items; item += item_step) {
         float acc[2][N];
@@ -206,47 +181,33 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
 #pragma unroll 1
         for (u32 start = 0; start < n_blocks; start += piece) {
             const u8 *from = shared + ring.wait();
-            u32 end = min(piece, n_blocks - start);
-#pragma unroll(N == 1 ? 2 : 1)
-            for (u32 b = lane; b < end; b += 32) {
-                Raw32<F> raw[2];
-#pragma unroll
-                for (int m = 0; m < 2; m++) {
-                    const u8 *planes = from + m * of_piece.end;
-                    raw[m].fetch({planes, planes + of_piece.p1, planes + of_piece.p2, planes + of_piece.p3}, b);
-                }
-#pragma unroll
-                for (int r = 0; r < N; r++) {
-                    const u8 *x = shared + r * row_bytes + (start + b) * 16;
-                    const int4 x0 = *(const int4 *)x, x1 = *(const int4 *)(x + x1_at);
-                    Acts32 s = *(const Acts32 *)(shared + xs_at + (r * row_bytes / 2 + (start + b) * 8));
-#pragma unroll
-                    for (int m = 0; m < 2; m++) acc[m][r] = fmaf(dot32<F>(raw[m], lane & 7, x0, x1, s), s.d, acc[m][r]);
-                }
-            }
+            add_piece<F, N>(acc, shared, from, of_piece, acts, start, min(piece, n_blocks - start));
             __syncwarp();
             copy_next(ring.stage);
             ring.step();
         }
-        // Lane r has the first row's result for row r of x, lane 16 + r that of the second.
-        float result = 0.0f;
 #pragma unroll
         for (int r = 0; r < N; r++) {
             float sum = two_sums(acc[0][r], acc[1][r]);
-            if (lane % 16 == r) result = sum;
+            if (lane % 16 == N * n_kept + r) result = sum;
         }
+        if (++n_kept < KEPT && item + item_step < n_items) continue;
+
         float other = __shfl_xor_sync(FULL_WARP, result, 16);
-        u32 r = lane % 16, col = pair ? item : item * 2 + lane / 16, n_out = p.n_out;
+        const u32 t = lane % 16 / N, r = lane % N, of_lane = first_kept + t * item_step;
+        const bool is_kept = t < n_kept;
+        first_kept = item + item_step, n_kept = 0;
+        u32 col = pair ? of_lane : of_lane * 2 + lane / 16, n_out = p.n_out;
         u64 out = p.out, stride = p.out_stride, bias = p.bias0;
         int segment = beside ? -1 : (int)p.n_segments - 1;
 #pragma unroll 1
-        for (; segment >= 0 && item < p.more[segment].first_item; segment--) {}
+        for (; segment >= 0 && of_lane < p.more[segment].first_item; segment--) {}
         if (segment >= 0) {
             const Segment &s = p.more[segment];
             col -= s.first_item * 2, n_out = s.n_out, out = s.out, stride = s.out_stride, bias = s.bias;
         }
         if (beside) out = p.beside_out, stride = p.beside_stride;
-        if ((int)r >= n || col >= n_out || (pair && lane >= 16)) continue;
+        if (!is_kept || (int)r >= n || col >= n_out || (pair && lane >= 16)) continue;
         u64 at = segment >= 0 || beside ? col : (u64)slot * p.n_out + col, of_matrix = matrix * p.n_out + col;
         if (bias) result = __fadd_rn(result, ((const float *)bias)[of_matrix]);
         if (pair && p.bias1) other = __fadd_rn(other, ((const float *)p.bias1)[of_matrix]);
@@ -259,7 +220,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
 }
 
 #define MATVEC(F, name)                                                                                             \
-    ZINC_KERNEL(MAX_WARPS * 32, BLOCKS) matvec_##name##_1(ZINC_PARAM MatVecParams p) { matvec<F, 1>(p); }                    \
+    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_1(ZINC_PARAM MatVecParams p) { matvec<F, 1>(p); }                    \
     ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_2(ZINC_PARAM MatVecParams p) { matvec<F, 2>(p); }                    \
     ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_4(ZINC_PARAM MatVecParams p) { matvec<F, 4>(p); }                    \
     ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_8(ZINC_PARAM MatVecParams p) { matvec<F, 8>(p); }

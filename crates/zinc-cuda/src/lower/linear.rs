@@ -6,6 +6,7 @@ mod gemm;
 mod matmul;
 mod matvec;
 pub(super) mod quantize;
+pub(super) mod ring;
 
 use super::prologue::Prologue;
 use super::{Lowering, Operand};

@@ -8,13 +8,12 @@ use super::Grouping;
 use super::block::{self, ExpertBlock, Uses};
 use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::Lowering;
+use crate::lower::linear::ring::Ring;
 
-/// Warps of a block, as in the kernel: each makes one column at a time.
-const WARPS: u32 = 8;
-/// Blocks of threads that a multiprocessor has at once.
-const BLOCKS: u32 = 2;
-/// Most experts of a row: a lane has what belongs to one.
-const MOST_SLOTS: u32 = 32;
+/// Warps of a block: each makes two columns at a time.
+const WARPS: [u32; 3] = [16, 12, 8];
+/// Most slots of a row, the shared expert's included: a lane of half a warp has what belongs to one.
+const MOST_SLOTS: u32 = 16;
 
 /// `ExpertDownParams` of `expert_down.cu`.
 #[repr(C)]
@@ -36,6 +35,8 @@ pub struct ExpertDownParams {
     row_bytes: u64,
     k: u32,
     n_in: u32,
+    piece: u32,
+    unused: u32,
 }
 
 macro_rules! kernels {
@@ -87,17 +88,28 @@ impl Lowering<'_> {
         let down = &self.plan.nodes[block.down];
         let weight = self.plan.tensor(down.reads[0]);
         let ids = self.plan.tensor(down.reads[2]).shape;
-        let fits = self.joined_shared(block) <= self.card.shared_per_block;
-        name(weight.dtype).is_some() && ids.cols <= MOST_SLOTS && ids.rows == Dim::Tokens && fits
+        let n_slots = ids.cols + u32::from(is_joint(block));
+        let is_known = name(weight.dtype).is_some() && n_slots <= MOST_SLOTS;
+        is_known && ids.rows == Dim::Tokens && self.joined_shape(block, 1).is_some()
     }
 
-    /// Bytes of shared memory: quants with their scales and sums, and the results of each warp.
-    fn joined_shared(&self, block: &ExpertBlock) -> u32 {
+    /// Warps of a block, its rings, and all of its shared memory, so that few of the warps are idle in the last round of
+    /// a step of `n_rows`.
+    fn joined_shape(&self, block: &ExpertBlock, n_rows: u32) -> Option<(u32, Ring, u32)> {
         let down = &self.plan.nodes[block.down];
-        let [weight, ids] = [0, 2].map(|operand| self.plan.tensor(down.reads[operand]).shape.cols);
-        let is_joint = block.shared.is_some_and(|shared| shared.down.is_some());
-        let n_slots = ids + u32::from(is_joint);
-        n_slots.saturating_mul(weight / 32 * 40 + WARPS * 4)
+        let [weight, ids] = [0, 2].map(|operand| self.plan.tensor(down.reads[operand]));
+        let (n_in, n_out) = (weight.shape.cols, self.plan.tensor(block.out).shape.cols);
+        let n_slots = ids.shape.cols + u32::from(is_joint(block));
+        // Quants with their scales and sums, and the values that they are made from.
+        let acts = n_slots.checked_mul(n_in / 32 * 40)?.next_multiple_of(16);
+        let acts = acts.checked_add(n_slots.checked_mul(4 * n_in)?)?;
+        let room = self.card.shared_per_block.checked_sub(acts)?;
+        let n_blocks = (self.card.n_multiprocessors / n_rows.max(1)).max(1);
+        let shapes = WARPS.into_iter().filter_map(|warps| {
+            let ring = Ring::new(weight.dtype, n_in, warps, room)?;
+            Some((warps, ring, acts + ring.n_bytes))
+        });
+        shapes.min_by_key(|(warps, ..)| n_out.div_ceil(2).div_ceil(n_blocks * warps) * warps)
     }
 
     /// Lowers the end of a block of experts, if one begins at node `idx`; the number of its nodes.
@@ -136,6 +148,10 @@ impl Lowering<'_> {
         let w_shared = block.shared.and_then(|shared| shared.down);
         let has_scale = combine.op == Op::ExpertCombine(ExpertCombine { expert_scale: true });
         let out = self.float_rows(block.out)?;
+        let n_rows = self.rows(ids.rows);
+        let Some((warps, ring, shared)) = self.joined_shape(block, n_rows) else {
+            return Err(self.unsupported(down, "experts without room in shared memory"));
+        };
         let params = ExpertDownParams {
             n: self.count(ids.rows),
             hidden: self.float_rows(block.hidden)?,
@@ -153,13 +169,19 @@ impl Lowering<'_> {
             row_bytes: weight.stride,
             k: ids.cols,
             n_in: weight.cols,
+            piece: ring.piece,
+            unused: 0,
         };
         let name = name(weight.dtype).unwrap_or_default();
-        let n_rows = self.rows(ids.rows);
-        let places = self.card.n_multiprocessors * BLOCKS / n_rows.max(1);
-        let grid = [out.cols.div_ceil(WARPS).min(places.max(1)), n_rows, 1];
-        let launch = Launch::new(Kernel { module: "expert_down", name }, params, grid, WARPS * 32);
-        self.push(launch.with_shared(self.joined_shared(block)));
+        let n_blocks = (self.card.n_multiprocessors / n_rows.max(1)).max(1);
+        let grid = [out.cols.div_ceil(2).min(n_blocks), n_rows, 1];
+        let launch = Launch::new(Kernel { module: "expert_down", name }, params, grid, warps * 32);
+        self.push(launch.with_shared(shared));
         Ok(())
     }
+}
+
+/// Whether the product of the shared expert goes with those of the chosen ones.
+fn is_joint(block: &ExpertBlock) -> bool {
+    block.shared.is_some_and(|shared| shared.down.is_some())
 }

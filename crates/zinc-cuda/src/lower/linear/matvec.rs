@@ -1,6 +1,7 @@
 //! Products of few rows with quantised weights, bound by the bytes of the weights.
 
 use super::Product;
+use super::ring::Ring;
 use crate::launch::{Count, Kernel, Launch};
 use crate::lower::prologue::Prologue;
 use crate::lower::{Lowering, q8_scales};
@@ -8,14 +9,10 @@ use zinc_backend::DeviceError;
 use zinc_plan::Node;
 use zinc_quant::GgmlType;
 
-/// Pieces of a warp's ring, as in `ring.cuh`.
-const STAGES: u32 = 2;
 /// Most warps of a block, as in the kernel: such a block has a multiprocessor to itself.
 const MAX_WARPS: u32 = 16;
 /// Further products of a launch, as in the kernel.
 pub const MORE: usize = 3;
-/// Bytes of shared memory that kernels with a prologue have besides: `partial` of `prologue.cuh`.
-const PARTIAL: u32 = 2048;
 /// Most rows of activations that a block takes.
 const MAX_ROWS: u32 = 8;
 /// Most blocks of a grid in its second dimension.
@@ -167,23 +164,10 @@ impl Lowering<'_> {
         wanted: u32,
         buffer_bytes: u32,
     ) -> Option<Shape> {
-        let n_blocks = n_in / 32;
-        // Of two rows, in the layout of a row of so many blocks.
-        let bytes = |n_blocks: u32| {
-            let layout = crate::store::RowLayout::of(dtype, n_blocks * 32)?;
-            u32::try_from(layout.row_bytes).ok()?.checked_mul(2)
-        };
-        let (whole, chunk) = (bytes(n_blocks)?, bytes(32)?);
         let shape = |n: u32, warps: u32| {
-            let acts = (n * n_blocks * 40).next_multiple_of(16) + buffer_bytes;
-            let room = self.card.shared_per_block.checked_sub(acts + PARTIAL)? / (warps * STAGES);
-            let room = room.checked_sub(8)? / 16 * 16;
-            let (piece, stage) = match room {
-                room if room >= whole => (n_blocks, whole),
-                room => (room / chunk * 32, room / chunk * chunk),
-            };
-            let shared = acts + warps * STAGES * (stage + 8);
-            (piece > 0).then_some(Shape { n, warps, piece, shared })
+            let acts = (n * (n_in / 32) * 40).next_multiple_of(16) + buffer_bytes;
+            let ring = Ring::new(dtype, n_in, warps, self.card.shared_per_block.checked_sub(acts)?)?;
+            Some(Shape { n, warps, piece: ring.piece, shared: acts + ring.n_bytes })
         };
         let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
         let warps = [MAX_WARPS, 8, 4, 2, 1];
