@@ -6,11 +6,12 @@
 // with e_j = ids[j], a in q8 as QuantizeAct has it, made here of the results of gate and up. Scale, bias, the shared
 // expert, its gate and the residual are there or not. W is [n_out, n_in] of each expert.
 //
-// A warp makes two neighbouring elements of y: the two rows of each slot come through its ring one slot after the other
-// (product.cuh). Rows of up to 16 blocks have half a warp each. The shared expert comes first, for its address is known:
-// its rows are under way before the launches before this one are done. All sums have the order that the products, the
-// sum over slots and the additions have as launches of their own, and so the same bits.
-// Grid (blocks, rows), up to MAX_WARPS warps; each takes pairs of columns a grid apart. Bytes moved: the weights once,
+// A warp takes the rows of two neighbouring elements of y for one slot at a time, which come through its ring
+// (product.cuh); rows of up to 16 blocks have half a warp each. When all products of the block are in shared memory, a warp
+// adds up those of two elements. The shared expert's products come first, for its address is known: its rows are under way
+// before the launches before this one are done. All sums have the order that the products, the sum over slots and the
+// additions have as launches of their own, and so the same bits.
+// Grid (blocks, rows), up to MAX_WARPS warps; each block takes pairs of columns a grid apart. Bytes moved: the weights once,
 // n_slots n_in n_out weights, a few MB; bound by latency, of ids, rows and one reduction in turn, and by instructions.
 #include "act.cuh"
 #include "product.cuh"
@@ -35,8 +36,7 @@ struct ExpertDownParams {
 };
 
 #define MAX_WARPS 16
-// Slots of a row: a lane of half a warp has what belongs to one.
-#define MOST_SLOTS 16
+// A lane of half a warp has what belongs to a slot: there are at most 16.
 
 // The product of two short rows at `from` with the activations from block `first` on; half a warp each.
 template <class F>
@@ -59,45 +59,53 @@ DEVICE float short_product(const u8 *shared, const u8 *from, const PlaneOffsets<
 template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     ZINC_SHARED(shared);
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
-    const u32 n_blocks = p.n_in / 32, piece = p.piece, has_shared = p.w_shared != 0, n_slots = p.k + has_shared;
-    const u32 n_cols = p.out.cols, n_items = (n_cols + 1) / 2, row = blockIdx.y, item_step = gridDim.x * n_warps;
-    u32 item = warp * gridDim.x + blockIdx.x;
+    const u32 has_shared = p.w_shared != 0, n_slots = p.k + has_shared, n_cols = p.out.cols, row = blockIdx.y;
+    u32 n_blocks = p.n_in / 32, piece = p.piece;
+    keep(n_blocks), keep(piece);
+    // The block's pairs of columns, and a unit of work for each of them and each slot, slot after slot.
+    const u32 n_pairs = ((n_cols + 1) / 2 - blockIdx.x + gridDim.x - 1) / gridDim.x, n_units = n_pairs * n_slots;
+    // The shared expert, which is slot k, then the others.
+    auto slot_of = [&](u32 unit) {
+        u32 turn = unit / n_pairs;
+        return turn >= has_shared ? turn - has_shared : p.k;
+    };
+    auto first_col = [&](u32 pair) { return 2 * (blockIdx.x + pair * gridDim.x); };
 
-    // In shared memory: activations of all slots, what they are made from, then the rings, then their barriers.
+    // In shared memory: activations of all slots, what they are made from, products, then the rings and their barriers.
     PlaneOffsets<F> of_piece(piece);
+    keep(of_piece.p1), keep(of_piece.p2), keep(of_piece.p3), keep(of_piece.end);
     const u32 n_all = n_slots * p.n_in, n_routed = p.k * p.n_in;
     const Acts acts = {0, n_slots * n_blocks * 16, n_slots * n_blocks * 32};
-    const u32 acts_bytes = round16(n_slots * n_blocks * 40), ring_at = acts_bytes + 4 * n_all;
+    const u32 acts_bytes = round16(n_slots * n_blocks * 40), results_at = acts_bytes + 4 * n_all;
+    const u32 ring_at = results_at + round16(8 * (((n_cols + 1) / 2 + gridDim.x - 1) / gridDim.x * n_slots));
     const u32 stage_bytes = 2 * of_piece.end;
-    float *buffer = (float *)(shared + acts_bytes);
+    float *buffer = (float *)(shared + acts_bytes), *results = (float *)(shared + results_at);
     Ring ring;
     ring.init(shared, ring_at + warp * STAGES * stage_bytes, stage_bytes,
               ring_at + n_warps * STAGES * stage_bytes + warp * STAGES * 8, RowCopy<F>::n_parts(piece, n_blocks));
     RowCopy<F> rows;
     rows.init(piece, n_blocks);
 
-    // The slots of an item: the shared expert, which is slot k, then the others.
-    auto slot_at = [&](u32 turn) { return turn >= has_shared ? turn - has_shared : p.k; };
     // Lane j and 16 + j have what slot j needs: its matrix, expert and weight.
     u64 matrix = p.w_shared;
-    u32 ahead = item, ahead_turn = 0, left = 0;
-    auto copy_next = [&](u32 stage) {
-        if (left == 0 && ahead < n_items) {
-            u32 col = 2 * ahead + (rows.second && 2 * ahead + 1 < n_cols);
-            u64 w = __shfl_sync(FULL_WARP, matrix, slot_at(ahead_turn));
-            rows.part.from = (const u8 *)w + (u64)col * p.row_bytes + rows.plane_at;
-            left = n_blocks;
-            if (++ahead_turn == n_slots) ahead_turn = 0, ahead += item_step;
+    u32 ahead = warp, left = 0;
+    auto copy_next = [&]() {
+        if (left == 0 && ahead < n_units) {
+            u32 col = first_col(ahead % n_pairs);
+            u64 w = __shfl_sync(FULL_WARP, matrix, slot_of(ahead));
+            rows.part.from = (const u8 *)w + (u64)(col + (rows.second && col + 1 < n_cols)) * p.row_bytes + rows.plane_at;
+            left = n_blocks, ahead += n_warps;
         }
         if (left > 0) {
             u32 n = min(piece, left);
-            rows.copy(ring, shared, stage, n, piece);
+            rows.copy(ring, shared, n, piece);
             left -= n;
         }
         ring.commit();
     };
-    // The shared expert's alone may come before the wait: its first piece.
-    if (has_shared) copy_next(0);
+    // Of the shared expert alone may anything come before the wait: a first piece.
+    const bool begins = warp < n_pairs * has_shared;
+    if (begins) copy_next(), ring.step();
     const bool is_row = (int)row < p.n.get();
     pdl_wait();
     u32 expert = 0;
@@ -115,7 +123,7 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
         start_values(from, buffer + n_routed, row, 0, p.n_in);
     }
 #pragma unroll 1
-    for (u32 s = has_shared; s < STAGES; s++) copy_next(s);
+    for (u32 s = begins; s < STAGES; s++) copy_next(), ring.step();
     float gate = 0.0f;
     if (p.gate.data) gate = sigmoid(p.gate.row(row)[0]);
     make_values(from, buffer, n_all, [&](u32 col, const float (&v)[4], bool inside) {
@@ -125,37 +133,37 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     __syncthreads();
 
 #pragma unroll 1
-    for (; item < n_items; item += item_step) {
-        const u32 col = 2 * item + lane / 16, at = min(col, n_cols - 1);
-        float result = 0.0f, bias = 0.0f, other = 0.0f, residual = 0.0f;
-        if (p.bias && slot < p.k) bias = p.bias[(u64)expert * n_cols + at];
-        if (!has_shared && p.shared.data) other = p.shared.row(row)[at];
-        if (p.residual.data) residual = p.residual.row(row)[at];
+    for (u32 unit = warp; unit < n_units; unit += n_warps) {
+        const u32 of_unit = slot_of(unit), first = of_unit * n_blocks;
+        float acc[2][1] = {{0.0f}, {0.0f}}, sum = 0.0f;
 #pragma unroll 1
-        for (u32 turn = 0; turn < n_slots; turn++) {
-            float acc[2][1] = {{0.0f}, {0.0f}}, sum = 0.0f;
-            const u32 of_slot = slot_at(turn);
-#pragma unroll 1
-            for (u32 start = 0; start < n_blocks; start += piece) {
-                const u8 *rows_at = shared + ring.wait();
-                if (n_blocks <= 16) sum = short_product<F>(shared, rows_at, of_piece, acts, of_slot * n_blocks, n_blocks);
-                else
-                    add_piece<F, 1>(acc, shared, rows_at, of_piece, acts, of_slot * n_blocks + start,
-                                    min(piece, n_blocks - start));
-                __syncwarp();
-                copy_next(ring.stage);
-                ring.step();
-            }
-            if (n_blocks > 16) sum = two_sums(acc[0][0], acc[1][0]);
-            if (slot == of_slot) result = sum;
+        for (u32 start = 0; start < n_blocks; start += piece) {
+            ring.wait();
+            const u8 *at = shared + ring.at;
+            if (n_blocks <= 16) sum = short_product<F>(shared, at, of_piece, acts, first, n_blocks);
+            else add_piece<F, 1>(acc, shared, at, of_piece, acts, first + start, min(piece, n_blocks - start));
+            __syncwarp();
+            copy_next();
+            ring.step();
         }
-        if (p.bias && slot < p.k) result = __fadd_rn(result, bias);
-        float sum = 0.0f;
+        if (n_blocks > 16) sum = two_sums(acc[0][0], acc[1][0]);
+        if (slot == 0) results[(unit % n_pairs * n_slots + of_unit) * 2 + lane / 16] = sum;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (u32 pair = warp; pair < n_pairs; pair += n_warps) {
+        const u32 col = first_col(pair) + lane / 16, at = min(col, n_cols - 1);
+        const float *products = results + pair * n_slots * 2 + lane / 16;
+        float result = 0.0f, other = 0.0f, residual = 0.0f, sum = 0.0f;
+        if (slot < p.k) {
+            result = products[2 * slot];
+            if (p.bias) result = __fadd_rn(result, p.bias[(u64)expert * n_cols + at]);
+        }
+        if (p.shared.data) other = has_shared ? products[2 * p.k] : p.shared.row(row)[at];
+        if (p.residual.data) residual = p.residual.row(row)[at];
 #pragma unroll 1
         for (u32 j = 0; j < p.k; j++)
             sum = fmaf(__shfl_sync(FULL_WARP, weight, j), __shfl_sync(FULL_WARP, result, (lane & 16) + j), sum);
-        float of_shared = __shfl_sync(FULL_WARP, result, (lane & 16) + (p.k & 15));
-        if (has_shared) other = of_shared;
         if (p.gate.data) other = __fmul_rn(other, gate);
         if (p.shared.data) sum = __fadd_rn(sum, other);
         if (p.residual.data) sum = __fadd_rn(residual, sum);

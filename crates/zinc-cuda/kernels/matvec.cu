@@ -75,7 +75,8 @@ DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u
 template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     ZINC_SHARED(shared);
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
-    const u32 n_blocks = p.n_in / 32, piece = p.piece;
+    u32 n_blocks = p.n_in / 32, piece = p.piece;
+    keep(n_blocks), keep(piece);
     const bool pair = p.w1 != 0, stacked = p.n_slots != 0;
     u32 n_items = pair ? p.n_out : (p.n_out + 1) / 2;
     if (p.n_segments > 0) n_items = p.more[p.n_segments - 1].first_item + (p.more[p.n_segments - 1].n_out + 1) / 2;
@@ -124,7 +125,8 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     // row of the item begins.
     u32 ahead = item, left = 0, end_of_segment = 0;
     const u8 *next = nullptr;
-    const u64 step_bytes = (u64)item_step * (pair ? 1 : 2) * p.row_bytes;
+    u32 step_bytes = item_step * (pair ? 1 : 2) * (u32)p.row_bytes, step = item_step;
+    keep(step_bytes), keep(step);
     auto find_row = [&]() {
         u32 first = ahead, n_out = p.n_out;
         const u8 *w = pair && rows.second ? w1 : w0;
@@ -139,26 +141,26 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
         if (!pair) first = 2 * first + (rows.second && 2 * first + 1 < n_out);
         next = w + (u64)first * p.row_bytes + rows.plane_at;
     };
-    auto copy_next = [&](u32 stage) {
+    auto copy_next = [&]() {
         if (left == 0 && ahead < n_items) {
             if (ahead >= end_of_segment) find_row();
             rows.part.from = next;
-            next += step_bytes, left = n_blocks, ahead += item_step;
+            next += step_bytes, left = n_blocks, ahead += step;
         }
         if (left > 0) {
             u32 n = min(piece, left);
-            rows.copy(ring, shared, stage, n, piece);
+            rows.copy(ring, shared, n, piece);
             left -= n;
         }
         ring.commit();
     };
     // Activations are asked for before most weights, or they would come behind them.
-    copy_next(0);
+    copy_next(), ring.step();
     const int n = min(N, min(p.n.get(), (int)p.rows) - (int)row);
     if (!stacked || beside) pdl_wait();
     if (makes) start_values(p.prologue, buffer, row, slot * p.slot_cols, p.n_in);
 #pragma unroll 1
-    for (u32 s = 1; s < STAGES; s++) copy_next(s);
+    for (u32 s = 1; s < STAGES; s++) copy_next(), ring.step();
     if (makes)
         make_values(p.prologue, buffer, p.n_in, [&](u32 col, const float (&v)[4], bool inside) {
             put_q8<F>(shared, acts.x1, acts.xs, col, v, inside);
@@ -174,16 +176,16 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     float result = 0.0f;
     u32 first_kept = item, n_kept = 0;
 #pragma unroll 1
-    for (; item < n_items; item += item_step) {
+    for (; item < n_items; item += step) {
         float acc[2][N];
 #pragma unroll
         for (int r = 0; r < N; r++) acc[0][r] = acc[1][r] = 0.0f;
 #pragma unroll 1
         for (u32 start = 0; start < n_blocks; start += piece) {
-            const u8 *from = shared + ring.wait();
-            add_piece<F, N>(acc, shared, from, of_piece, acts, start, min(piece, n_blocks - start));
+            ring.wait();
+            add_piece<F, N>(acc, shared, shared + ring.at, of_piece, acts, start, min(piece, n_blocks - start));
             __syncwarp();
-            copy_next(ring.stage);
+            copy_next();
             ring.step();
         }
 #pragma unroll
@@ -191,12 +193,12 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
             float sum = two_sums(acc[0][r], acc[1][r]);
             if (lane % 16 == N * n_kept + r) result = sum;
         }
-        if (++n_kept < KEPT && item + item_step < n_items) continue;
+        if (++n_kept < KEPT && item + step < n_items) continue;
 
         float other = __shfl_xor_sync(FULL_WARP, result, 16);
-        const u32 t = lane % 16 / N, r = lane % N, of_lane = first_kept + t * item_step;
+        const u32 t = lane % 16 / N, r = lane % N, of_lane = first_kept + t * step;
         const bool is_kept = t < n_kept;
-        first_kept = item + item_step, n_kept = 0;
+        first_kept = item + step, n_kept = 0;
         u32 col = pair ? of_lane : of_lane * 2 + lane / 16, n_out = p.n_out;
         u64 out = p.out, stride = p.out_stride, bias = p.bias0;
         int segment = beside ? -1 : (int)p.n_segments - 1;

@@ -45,9 +45,9 @@ template <class F> struct RowCopy {
         part.to += second * of_piece.end;
     }
 
-    // Copies the next n blocks to a stage.
-    __device__ __forceinline__ void copy(const Ring &ring, u8 *shared, u32 stage, u32 n, u32 piece) {
-        ring.copy(shared, stage, part, n == piece ? part.n_bytes : round16(n * eighths / 8));
+    // Copies the next n blocks to the ring's stage.
+    __device__ __forceinline__ void copy(const Ring &ring, u8 *shared, u32 n, u32 piece) {
+        ring.copy(shared, part, n == piece ? part.n_bytes : round16(n * eighths / 8));
         part.from += part.n_bytes;
     }
 };

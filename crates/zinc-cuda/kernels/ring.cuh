@@ -16,37 +16,41 @@ struct Part {
 };
 
 struct Ring {
-    u32 first, stage_bytes, barriers; // in shared memory
-    u32 n_parts;
-    u32 stage, parity; // of the piece that is waited for next
+    // Bytes from the start of the dynamic shared memory: the stage that is next, the first one, behind the last one.
+    u32 at, first, end, stage_bytes;
+    u32 base, barrier; // addresses of the dynamic shared memory and of the stage's barrier
+    u32 n_parts, parity;
 
     // All lanes; `shared` is the dynamic shared memory.
-    __device__ __forceinline__ void init(u8 *shared, u32 at, u32 n_bytes, u32 barriers_at, u32 parts) {
-        first = at, stage_bytes = n_bytes, n_parts = parts, stage = 0, parity = 0;
-        barriers = shared_address(shared + barriers_at);
+    __device__ __forceinline__ void init(u8 *shared, u32 start, u32 n_bytes, u32 barriers_at, u32 parts) {
+        at = first = start, stage_bytes = n_bytes, end = start + STAGES * n_bytes, n_parts = parts;
+        // The first time round is that of the copies.
+        parity = 1;
+        base = shared_address(shared), barrier = base + barriers_at;
+        keep(base), keep(first), keep(end), keep(stage_bytes), keep(n_parts);
         if (has_bulk_copies() && threadIdx.x % 32 == 0) {
 #pragma unroll
-            for (u32 i = 0; i < STAGES; i++) barrier_init(barriers + 8 * i, parts);
+            for (u32 i = 0; i < STAGES; i++) barrier_init(barrier + 8 * i, parts);
             barriers_ready();
         }
         __syncwarp();
     }
 
-    // Starts copying `n_bytes` of the lane's part to a stage that nobody reads any more; all lanes.
-    __device__ __forceinline__ void copy(u8 *shared, u32 to_stage, const Part &part, u32 n_bytes) const {
-        u32 to = first + to_stage * stage_bytes + part.to;
+    // Starts copying `n_bytes` of the lane's part to the stage, which nobody reads any more; all lanes.
+    __device__ __forceinline__ void copy(u8 *shared, const Part &part, u32 n_bytes) const {
+        u32 to = at + part.to;
         if (has_bulk_copies()) {
             if (threadIdx.x % 32 < n_parts) {
-                barrier_expect(barriers + 8 * to_stage, n_bytes);
-                bulk_copy(shared_address(shared + to), part.from, n_bytes, barriers + 8 * to_stage);
+                barrier_expect(barrier, n_bytes);
+                bulk_copy(base + to, part.from, n_bytes, barrier);
             }
             return;
         }
         for (u32 i = 0; i < n_parts; i++) {
             const u8 *from = (const u8 *)__shfl_sync(FULL_WARP, (u64)part.from, i);
             u8 *start = shared + __shfl_sync(FULL_WARP, to, i);
-            u32 end = __shfl_sync(FULL_WARP, n_bytes, i);
-            for (u32 at = threadIdx.x % 32 * 16; at < end; at += 512) copy_async_16(start + at, from + at);
+            u32 stop = __shfl_sync(FULL_WARP, n_bytes, i);
+            for (u32 byte = threadIdx.x % 32 * 16; byte < stop; byte += 512) copy_async_16(start + byte, from + byte);
         }
     }
 
@@ -55,16 +59,17 @@ struct Ring {
         if (!has_bulk_copies()) copy_async_commit();
     }
 
-    // Waits for the next piece; where it lies.
-    __device__ __forceinline__ u32 wait() {
-        if (has_bulk_copies()) barrier_wait(barriers + 8 * stage, parity);
+    // Waits for the piece in the stage; all lanes.
+    __device__ __forceinline__ void wait() const {
+        if (has_bulk_copies()) barrier_wait(barrier, parity);
         else copy_async_wait<STAGES - 1>();
         __syncwarp();
-        return first + stage * stage_bytes;
     }
 
-    // To the next piece, after the copy into the stage of this one, which all lanes were done with.
+    // To the next stage. In order: a copy for each stage and a step; then, as often as there are pieces, wait, read,
+    // __syncwarp(), copy, step.
     __device__ __forceinline__ void step() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
+        at += stage_bytes, barrier += 8;
+        if (at == end) at = first, barrier -= 8 * STAGES, parity ^= 1;
     }
 };

@@ -10,7 +10,7 @@ use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::Lowering;
 use crate::lower::linear::ring::Ring;
 
-/// Warps of a block: each makes two columns at a time.
+/// Warps of a block.
 const WARPS: [u32; 3] = [16, 12, 8];
 /// Most slots of a row, the shared expert's included: a lane of half a warp has what belongs to one.
 const MOST_SLOTS: u32 = 16;
@@ -54,6 +54,14 @@ kernels!(
     Q6_K "q6_k", MXFP4 "mxfp4", IQ4_NL "iq4_nl", IQ4_XS "iq4_xs"
 );
 
+/// Blocks of a row, their warps and shared memory, and how many blocks of 32 weights of a row come at once.
+struct Shape {
+    n_blocks: u32,
+    warps: u32,
+    piece: u32,
+    shared: u32,
+}
+
 impl Lowering<'_> {
     /// Finds routers and blocks of experts, and gives what lies between their launches its place, if the step is small.
     pub(in crate::lower) fn place_expert_blocks(&mut self) {
@@ -93,23 +101,27 @@ impl Lowering<'_> {
         is_known && ids.rows == Dim::Tokens && self.joined_shape(block, 1).is_some()
     }
 
-    /// Warps of a block, its rings, and all of its shared memory, so that few of the warps are idle in the last round of
-    /// a step of `n_rows`.
-    fn joined_shape(&self, block: &ExpertBlock, n_rows: u32) -> Option<(u32, Ring, u32)> {
+    /// Shape of the launch for a step of `n_rows`.
+    fn joined_shape(&self, block: &ExpertBlock, n_rows: u32) -> Option<Shape> {
         let down = &self.plan.nodes[block.down];
         let [weight, ids] = [0, 2].map(|operand| self.plan.tensor(down.reads[operand]));
         let (n_in, n_out) = (weight.shape.cols, self.plan.tensor(block.out).shape.cols);
         let n_slots = ids.shape.cols + u32::from(is_joint(block));
-        // Quants with their scales and sums, and the values that they are made from.
+        let n_pairs = n_out.div_ceil(2);
+        let n_blocks = (self.card.n_multiprocessors / n_rows.max(1)).clamp(1, n_pairs);
+        // Quants with their scales and sums, the values that they are made from, and the products.
         let acts = n_slots.checked_mul(n_in / 32 * 40)?.next_multiple_of(16);
         let acts = acts.checked_add(n_slots.checked_mul(4 * n_in)?)?;
-        let room = self.card.shared_per_block.checked_sub(acts)?;
-        let n_blocks = (self.card.n_multiprocessors / n_rows.max(1)).max(1);
-        let shapes = WARPS.into_iter().filter_map(|warps| {
+        let n_units = n_pairs.div_ceil(n_blocks) * n_slots;
+        let others = acts.checked_add((8 * n_units).next_multiple_of(16))?;
+        let room = self.card.shared_per_block.checked_sub(others)?;
+        let shape = |warps: u32| {
             let ring = Ring::new(weight.dtype, n_in, warps, room)?;
-            Some((warps, ring, acts + ring.n_bytes))
-        });
-        shapes.min_by_key(|(warps, ..)| n_out.div_ceil(2).div_ceil(n_blocks * warps) * warps)
+            Some(Shape { n_blocks, warps, piece: ring.piece, shared: others + ring.n_bytes })
+        };
+        // Few of the warps are idle in the last round.
+        let shapes = WARPS.into_iter().filter_map(shape);
+        shapes.min_by_key(|shape| n_units.div_ceil(shape.warps) * shape.warps)
     }
 
     /// Lowers the end of a block of experts, if one begins at node `idx`; the number of its nodes.
@@ -149,7 +161,7 @@ impl Lowering<'_> {
         let has_scale = combine.op == Op::ExpertCombine(ExpertCombine { expert_scale: true });
         let out = self.float_rows(block.out)?;
         let n_rows = self.rows(ids.rows);
-        let Some((warps, ring, shared)) = self.joined_shape(block, n_rows) else {
+        let Some(shape) = self.joined_shape(block, n_rows) else {
             return Err(self.unsupported(down, "experts without room in shared memory"));
         };
         let params = ExpertDownParams {
@@ -169,14 +181,13 @@ impl Lowering<'_> {
             row_bytes: weight.stride,
             k: ids.cols,
             n_in: weight.cols,
-            piece: ring.piece,
+            piece: shape.piece,
             unused: 0,
         };
         let name = name(weight.dtype).unwrap_or_default();
-        let n_blocks = (self.card.n_multiprocessors / n_rows.max(1)).max(1);
-        let grid = [out.cols.div_ceil(2).min(n_blocks), n_rows, 1];
-        let launch = Launch::new(Kernel { module: "expert_down", name }, params, grid, warps * 32);
-        self.push(launch.with_shared(shared));
+        let kernel = Kernel { module: "expert_down", name };
+        let launch = Launch::new(kernel, params, [shape.n_blocks, n_rows, 1], shape.warps * 32);
+        self.push(launch.with_shared(shape.shared));
         Ok(())
     }
 }
