@@ -63,12 +63,15 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     u32 n_blocks = p.n_in / 32, piece = p.piece;
     keep(n_blocks), keep(piece);
     // The block's pairs of columns, and a unit of work for each of them and each slot, slot after slot.
-    const u32 n_pairs = ((n_cols + 1) / 2 - blockIdx.x + gridDim.x - 1) / gridDim.x, n_units = n_pairs * n_slots;
+    const u32 n_pairs = ((n_cols + 1) / 2 - blockIdx.x + gridDim.x - 1) / gridDim.x;
     // The shared expert, which is slot k, then the others.
-    auto slot_of = [&](u32 unit) {
-        u32 turn = unit / n_pairs;
-        return turn >= has_shared ? turn - has_shared : p.k;
+    struct Unit {
+        u32 turn, pair;
+        __device__ __forceinline__ void skip(u32 n, u32 n_pairs) {
+            for (pair += n; pair >= n_pairs; pair -= n_pairs) turn++;
+        }
     };
+    auto slot_of = [&](const Unit &unit) { return unit.turn >= has_shared ? unit.turn - has_shared : p.k; };
     auto first_col = [&](u32 pair) { return 2 * (blockIdx.x + pair * gridDim.x); };
 
     // In shared memory: activations of all slots, what they are made from, products, then the rings and their barriers.
@@ -88,13 +91,16 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
 
     // Lane j and 16 + j have what slot j needs: its matrix, expert and weight.
     u64 matrix = p.w_shared;
-    u32 ahead = warp, left = 0;
+    Unit unit = {0, 0};
+    unit.skip(warp, n_pairs);
+    Unit ahead = unit;
+    u32 left = 0;
     auto copy_next = [&]() {
-        if (left == 0 && ahead < n_units) {
-            u32 col = first_col(ahead % n_pairs);
+        if (left == 0 && ahead.turn < n_slots) {
+            u32 col = first_col(ahead.pair);
             u64 w = __shfl_sync(FULL_WARP, matrix, slot_of(ahead));
             rows.part.from = (const u8 *)w + (u64)(col + (rows.second && col + 1 < n_cols)) * p.row_bytes + rows.plane_at;
-            left = n_blocks, ahead += n_warps;
+            left = n_blocks, ahead.skip(n_warps, n_pairs);
         }
         if (left > 0) {
             u32 n = min(piece, left);
@@ -133,7 +139,7 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     __syncthreads();
 
 #pragma unroll 1
-    for (u32 unit = warp; unit < n_units; unit += n_warps) {
+    for (; unit.turn < n_slots; unit.skip(n_warps, n_pairs)) {
         const u32 of_unit = slot_of(unit), first = of_unit * n_blocks;
         float acc[2][1] = {{0.0f}, {0.0f}}, sum = 0.0f;
 #pragma unroll 1
@@ -147,7 +153,7 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
             ring.step();
         }
         if (n_blocks > 16) sum = two_sums(acc[0][0], acc[1][0]);
-        if (slot == 0) results[(unit % n_pairs * n_slots + of_unit) * 2 + lane / 16] = sum;
+        if (slot == 0) results[(unit.pair * n_slots + of_unit) * 2 + lane / 16] = sum;
     }
     __syncthreads();
 #pragma unroll 1

@@ -35,28 +35,33 @@ ZINC_KERNEL(MAX_WARPS * 32, 2) router_product_f32(ZINC_PARAM RouterProductParams
     float *w = (float *)shared + warp * n_in, *x = (float *)shared + blockDim.x / 32 * n_in;
     if (col < n_cols) {
         const float *from = col < n_experts ? p.w + (u64)col * n_in : p.w_gate;
-#pragma unroll 1
+#pragma unroll 4
         for (u32 i = lane * 4; i < n_in; i += 128) copy_async_16(w + i, from + i);
     }
     start_weights(p.x, x);
     const int n_rows = p.router.n.get();
     pdl_wait();
-    // Blocks of rows that are not there have loads under way all the same.
-    if ((int)row < n_rows) start_values(p.x, x, row, 0, n_in);
-    else copy_async_commit();
+    start_values(p.x, x, row, 0, n_in);
     pdl_launch();
-    if ((int)row >= n_rows) {
-        copy_async_wait<0>();
-        return;
-    }
     make_values(p.x, x, n_in, [&](u32 at, const float (&v)[4], bool inside) {
         if (inside) *(float4 *)(x + at) = make_float4(v[0], v[1], v[2], v[3]);
     });
     __syncthreads();
+    if ((int)row >= n_rows) return;
     float sum = 0.0f;
     if (col < n_cols) {
-#pragma unroll 4
-        for (u32 i = lane; i < n_in; i += 32) sum = fmaf(w[i], x[i], sum);
+        constexpr u32 AT_ONCE = 8;
+        u32 i = lane;
+#pragma unroll 1
+        for (; i + 32 * (AT_ONCE - 1) < n_in; i += 32 * AT_ONCE) {
+            float a[AT_ONCE], b[AT_ONCE];
+#pragma unroll
+            for (u32 j = 0; j < AT_ONCE; j++) a[j] = w[i + 32 * j], b[j] = x[i + 32 * j];
+#pragma unroll
+            for (u32 j = 0; j < AT_ONCE; j++) sum = fmaf(a[j], b[j], sum);
+        }
+#pragma unroll 1
+        for (; i < n_in; i += 32) sum = fmaf(w[i], x[i], sum);
     }
     sum = warp_sum(sum);
     if (lane == 0 && col < n_experts) {

@@ -20,12 +20,14 @@ struct RouterParams {
     u32 unused;
 };
 
-// Larger values and, among equals, lower indices give larger numbers: the order of f32's bits as signed magnitudes.
-DEVICE u64 rank_of(float value, int idx) {
+// Larger values give larger numbers, above 0: the order of f32's bits as signed magnitudes.
+DEVICE u32 key_of(float value) {
     u32 bits = __float_as_uint(value);
-    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return (u64)bits << 32 | (0xffffffffu - (u32)idx);
+    return max(bits & 0x80000000u ? ~bits : bits | 0x80000000u, 1u);
 }
+
+// The same with lower indices first among equals.
+DEVICE u64 rank_of(float value, int idx) { return (u64)key_of(value) << 32 | (0xffffffffu - (u32)idx); }
 
 DEVICE int idx_of(u64 rank) { return (int)(0xffffffffu - (u32)rank); }
 
@@ -109,13 +111,25 @@ DEVICE void top_k(const RouterParams &p, int row) {
     }
     __syncwarp();
     if (p.group_score != ALL_GROUPS) keep_best_groups(p, scores, chosen, n_experts);
-    // Each lane keeps its best expert at hand; only the lane that loses it looks for another one.
+    // From here on scores are numbers of the same order, 0 for what is chosen. Each lane keeps its best expert at hand;
+    // only the lane that loses it looks for another one.
+    u32 *keys = (u32 *)scores, mine = 0;
+    int of_mine = MOST_EXPERTS;
+    auto look = [&]() {
+        mine = 0, of_mine = MOST_EXPERTS;
+#pragma unroll 8
+        for (int i = lane; i < n_experts; i += 32)
+            if (keys[i] > mine) mine = keys[i], of_mine = i;
+    };
+#pragma unroll 8
+    for (int i = lane; i < n_experts; i += 32) keys[i] = key_of(scores[i]);
+    look();
     float first = 0.0f, total = 0.0f;
-    u64 mine = best_of_lane(scores, n_experts, ~0ull);
 #pragma unroll 1
     for (int j = 0; j < k; j++) {
-        u64 rank = warp_max_rank(mine);
-        int idx = idx_of(rank);
+        u32 best = warp_max_u32(mine);
+        // Of the lowest id among equals.
+        int idx = MOST_EXPERTS - (int)warp_max_u32(mine == best ? MOST_EXPERTS - of_mine : 0);
         float weight = probs[idx];
         if (j == 0) first = weight;
         if (p.gating == TOP_K_SOFTMAX) weight = expf(weight - first);
@@ -124,7 +138,10 @@ DEVICE void top_k(const RouterParams &p, int row) {
             p.ids[(i64)row * k + j] = idx;
             chosen[j] = weight;
         }
-        if (mine == rank) mine = best_of_lane(scores, n_experts, rank);
+        if (of_mine == idx) {
+            keys[idx] = 0;
+            look();
+        }
     }
     __syncwarp();
     float divisor = 1.0f;
