@@ -120,7 +120,7 @@ fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
 
 /// Lets products make their activations, and norms quantise their results: what activations are made from lives until
 /// the products have read them, and quantised results live from the norm on. Slices may be read in place as well,
-/// queries and keys be normalised when they are turned, and the pair of a shared expert be made with the chosen ones'.
+/// queries, keys and values be normalised on their way to attention, and the pair of a shared expert be made with the chosen ones'.
 fn join_activations(plan: &Plan, spans: &mut Spans) {
     let owner = |id: TensorId| plan.locate(id).0;
     let goes_to = |id: TensorId, keep: fn(&Op) -> bool| {
@@ -144,6 +144,7 @@ fn join_activations(plan: &Plan, spans: &mut Spans) {
         Op::RmsNorm(_) => {
             goes_to(node.writes[0], is_quantize)
                 || goes_to(node.writes[0], |op| matches!(op, Op::Rope(_)))
+                || goes_to(node.writes[0], |op| *op == Op::KvWrite)
         }
         Op::RmsNormGated(_) | Op::SigmoidGate => goes_to(node.writes[0], is_quantize),
         _ => false,
