@@ -10,6 +10,7 @@
 // prefill and by latency in decode.
 #include "panels.cuh"
 #include "q8.cuh"
+#include "row_norm.cuh"
 
 enum Norm { RMS, RMS_GATED, L2 };
 
@@ -58,7 +59,7 @@ ZINC_KERNEL(256, 1) rms_norm_gated_warp(ZINC_PARAM NormParams p) { norm_by_warp<
 ZINC_KERNEL(256, 1) l2_norm_warp(ZINC_PARAM NormParams p) { norm_by_warp<L2>(p); }
 
 ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
-    ZINC_STATIC_SHARED(float, places, 32);
+    ZINC_STATIC_SHARED(float, places, ROW_PLACES);
     ZINC_STATIC_SHARED(float, maxima, 32);
     int n_groups = (int)p.n_groups, group = (int)p.group;
     int row = (int)blockIdx.x / n_groups, start = (int)blockIdx.x % n_groups * group;
@@ -67,18 +68,22 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     pdl_wait();
     if (row >= n_rows) return;
     const float *x = p.x.row(row) + start;
-    float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start, sum = 0.0f;
+    float *y = p.y.data == nullptr ? nullptr : p.y.row(row) + start;
     // A thread has four neighbours at a time.
     const int first = 4 * threadIdx.x, step = 4 * blockDim.x;
     const bool packs = p.panels.data != nullptr;
     float most = 0.0f;
-    for (int col = first; col < group; col += step)
+    float4 held[2];
+    auto load = [&](int col) {
+        float v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = col + i < group ? x[col + i] : 0.0f;
+        return make_float4(v[0], v[1], v[2], v[3]);
+    };
+    const float scale = row_factor(row_square_sum(group, held, places, load), group, p.eps);
+    for (int col = first; packs && col < group; col += step)
         for (int i = 0; i < 4; i++)
-            if (col + i < group) {
-                sum = fmaf(x[col + i], x[col + i], sum);
-                if (packs) most = fmaxf(most, fabsf(x[col + i] * p.w[col + i]));
-            }
-    float scale = scale_of<RMS>(block_sum(sum, places), group, p.eps);
+            if (col + i < group) most = fmaxf(most, fabsf(x[col + i] * p.w[col + i]));
     // The largest result up to rounding, which is near enough for the exponent.
     const int exponent = packs ? panel_exponent(block_max(most, maxima) * scale) : 0;
     if (packs && threadIdx.x == 0) p.panels.factors[row] = power_of_two(exponent);

@@ -188,6 +188,43 @@ fn normed_values_plan(
     Ok(b.finish(vec![out]))
 }
 
+/// Norms, sums and factors of rows as behind blocks of gemma, of so many columns.
+fn post_norm_plan(max_tokens: u32, cols: u32) -> Result<Plan, PlanError> {
+    let mut b = Builder::new("norms behind blocks", limits(max_tokens));
+    let embed = |b: &mut Builder, label: &str| {
+        let table = b.weight(&format!("{label}.w"), GgmlType::F32, N_TOKENS as u32, cols)?;
+        b.embed(label, table, 1.0)
+    };
+    let (x, attended) = (embed(&mut b, "x")?, embed(&mut b, "attended")?);
+    let (dense, routed) = (embed(&mut b, "dense")?, embed(&mut b, "routed")?);
+    let normed = |b: &mut Builder, label, x| rows_normed(b, label, x, cols);
+    let attended = normed(&mut b, "attended_norm", attended)?;
+    let mid = b.add("mid", x, attended)?;
+    let router = normed(&mut b, "router_norm", mid)?;
+    let router = b.scale("router", router, 0.3)?;
+    let between = b.add("between", router, x)?;
+    let dense = normed(&mut b, "dense_norm", dense)?;
+    let routed = normed(&mut b, "routed_norm", routed)?;
+    let sum = b.add("sum", dense, routed)?;
+    let sum = normed(&mut b, "sum_norm", sum)?;
+    let fed = b.add("fed", mid, sum)?;
+    let factor = b.weight("factor.w", GgmlType::F32, 1, 1)?;
+    let out = b.mul("scaled", fed, factor)?;
+    let next = normed(&mut b, "next_norm", out)?;
+    let product = |b: &mut Builder, label: &str, x: TensorId, dtype| {
+        let w = b.weight(&format!("{label}.w"), dtype, 32, cols)?;
+        b.matmul(label, w, x, None)
+    };
+    let products = [
+        product(&mut b, "next", next, GgmlType::Q8_0)?,
+        product(&mut b, "between_product", between, GgmlType::F32)?,
+        product(&mut b, "out_product", out, GgmlType::F32)?,
+    ];
+    let sum = b.add("products", products[0], products[1])?;
+    let out = b.add("out", sum, products[2])?;
+    Ok(b.finish(vec![out]))
+}
+
 fn random_weights(plan: &Plan) -> Vec<WeightSource> {
     let mut rng = Rng::new(1, "gated attention");
     let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
@@ -300,6 +337,20 @@ fn values_are_normalised_on_their_way_to_the_cache() {
         let n_joined = names.iter().filter(|name| name.starts_with("prepare")).count();
         assert!(n_joined == 2 && !names.contains(&"rms_norm_warp"), "{names:?}");
         check_joined(&make, &["k_norm", "v_norm", "next_q_norm"], 1e-5);
+    }
+}
+
+/// Rows that end within a piece of 128 columns, and rows with more pieces than a block has warps.
+#[test]
+fn rows_are_normalised_and_added_at_once() {
+    for cols in [1056, 5376] {
+        let make = |max_tokens| post_norm_plan(max_tokens, cols);
+        let names = kernels(&devices()[0], &make);
+        let is_norm = |name: &&&str| name.contains("norm") || name.contains("quantize");
+        let norms: Vec<_> = names.iter().filter(is_norm).collect();
+        assert_eq!(norms, [&"post_norm"; 2], "{names:?}");
+        let of_blocks = ["attended_norm", "router_norm", "dense_norm", "routed_norm"];
+        check_joined(&make, &[&of_blocks[..], &["sum_norm", "next_norm"]].concat(), 1e-3);
     }
 }
 
