@@ -1,12 +1,13 @@
-// What lies between the projections and attention, in one launch: queries and keys are normalised (where the model
-// does that) and turned, queries go to q_out, keys and values, which may be normalised too, to their caches. The same
+// What lies between the projections and attention, in one launch: queries and keys are normalised (where the model does
+// that) and turned, queries go to q_out, keys and values, which may be normalised too, to their caches. The same
 // formulas as norm.cu, rope.cu and kv_write.cu, and the same bits.
 //
-// Launch: grid (ceil(slots / 8), rows), 256 threads: a warp for each slot. Slots: query heads, key heads, then the
-// value row in pieces, which are heads where those are normalised. The block makes the angles of its row and fetches
-// the weights of its heads once, while the launch before ends. q_out may be q itself: a warp reads what it writes before, nobody else does. Or the
-// heads of q lie `q_step` columns apart, as in a row that has more than queries. Keys and values may be the same rows,
-// and there may be none of them. Heads and pieces have an even number of columns, at most 512 are turned.
+// Launch: grid (ceil(slots / warps), rows), at most 256 threads: a warp for each slot. Slots: query heads, key heads,
+// then the value row in pieces, which are heads where those are normalised. The block makes the angles of its row and
+// fetches the weights of its heads once, while the launch before ends. q_out may be q itself: a warp reads what it
+// writes before, nobody else does. Or the heads of q lie `q_step` columns apart, as in a row that has more than
+// queries. Keys and values may be the same rows, and there may be none of them. Heads and pieces have an even number of
+// columns, at most 512 are turned.
 // Reads the projections' results, writes as many numbers; bound by latency in decode.
 #include "rope.cuh"
 
@@ -34,7 +35,8 @@ ZINC_KERNEL(256, 1) prepare(ZINC_PARAM PrepareParams p) {
     ZINC_STATIC_SHARED(Turn, turns, MOST_PAIRS);
     ZINC_STATIC_SHARED(float, weights, 3 * MOST_NORMED);
     const int lane = threadIdx.x % 32, row = blockIdx.y, half = (int)p.n_dims / 2;
-    const int n_heads = (int)p.n_heads, end_of_k = n_heads + (int)p.n_k_heads, first_slot = blockIdx.x * 8;
+    const int n_heads = (int)p.n_heads, end_of_k = n_heads + (int)p.n_k_heads, n_warps = blockDim.x / 32;
+    const int first_slot = blockIdx.x * n_warps;
     int slot = first_slot + threadIdx.x / 32;
     pdl_launch();
     const bool inside = row < p.n.get();
@@ -43,17 +45,17 @@ ZINC_KERNEL(256, 1) prepare(ZINC_PARAM PrepareParams p) {
         if (p.slots != nullptr) cache_row = p.slots[row];
         const float *table_row = p.table + (i64)p.variants[row] * (half + 1);
 #pragma unroll 1
-        for (int pair = threadIdx.x; pair < half; pair += 256)
+        for (int pair = threadIdx.x; pair < half; pair += blockDim.x)
             turns[pair] = turn_of(p.positions[row], table_row, pair, half);
         // Of the kinds of heads that the block has.
         auto fetch = [&](int kind, const float *w, u32 n, bool has) {
 #pragma unroll 1
-            for (u32 col = threadIdx.x; w != nullptr && has && col < n; col += 256)
+            for (u32 col = threadIdx.x; w != nullptr && has && col < n; col += blockDim.x)
                 weights[kind * MOST_NORMED + col] = w[col];
         };
         fetch(0, p.q_weight, p.head_dim, first_slot < n_heads);
-        fetch(1, p.k_weight, p.head_dim, first_slot < end_of_k && first_slot + 8 > n_heads);
-        fetch(2, p.v_weight, p.v_piece, first_slot + 8 > end_of_k);
+        fetch(1, p.k_weight, p.head_dim, first_slot < end_of_k && first_slot + n_warps > n_heads);
+        fetch(2, p.v_weight, p.v_piece, first_slot + n_warps > end_of_k);
     }
     __syncthreads();
     pdl_wait();

@@ -2,8 +2,8 @@
 // no difference which of them does it, nor how many warps its block has:
 //
 //   A row is cut into pieces of 128 columns. A lane of a warp has four neighbours of a piece and adds their squares
-//   (fmaf, in the order of the columns), then the warp adds what its lanes have (warp_sum). What pieces give is added by
-//   a warp: lane l takes pieces l, l + 32, ... in order, then warp_sum.
+//   (fmaf, in the order of the columns), then the warp adds what its lanes have (warp_sum). What pieces give is added
+//   by a warp: lane l takes pieces l, l + 32, ... in order, then warp_sum.
 //
 // Columns past the end count as zeros. All threads of a block of whole warps call these functions.
 #pragma once

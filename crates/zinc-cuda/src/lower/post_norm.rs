@@ -12,8 +12,10 @@ use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Most steps of a launch: `MOST_STEPS` of `post_norm.cu`.
 const MOST_STEPS: usize = 4;
-/// Most columns of a row, which the threads of a block keep in registers.
-const MOST_COLUMNS: u32 = 8192;
+/// Columns that a warp keeps in registers: four pieces of 128.
+const COLUMNS_OF_WARP: u32 = 512;
+/// Most columns of a row, for a block of 16 warps.
+const MOST_COLUMNS: u32 = 16 * COLUMNS_OF_WARP;
 
 /// `NormStep` of `post_norm.cu`.
 #[repr(C)]
@@ -135,7 +137,7 @@ impl Lowering<'_> {
                 to.to = self.float_rows(step.result)?;
             }
         }
-        let block = (norm.group / 4).next_power_of_two().clamp(128, 1024);
+        let block = norm.group.div_ceil(COLUMNS_OF_WARP) * 32;
         let kernel = Kernel { module: "post_norm", name: "post_norm" };
         self.push(Launch::new(kernel, params, [self.rows(dim), 1, 1], block));
         Ok(Some(last.nodes.end - idx))

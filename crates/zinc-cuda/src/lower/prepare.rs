@@ -212,8 +212,12 @@ impl<'a> Lowering<'a> {
                 (address(write.writes[0])?, address(write.writes[1])?);
         }
         let n_slots = params.n_heads + params.n_k_heads + params.v.cols.div_ceil(params.v_piece);
-        let grid = [n_slots.div_ceil(8), self.rows(Dim::Tokens), 1];
-        self.push(Launch::new(Kernel { module: "prepare", name: "prepare" }, params, grid, 256));
+        let rows = self.rows(Dim::Tokens);
+        // Few rows on many multiprocessors; of many a block does more with the angles that it has made.
+        let n_warps = if rows < 16 { 4 } else { 8 };
+        let grid = [n_slots.div_ceil(n_warps), rows, 1];
+        let kernel = Kernel { module: "prepare", name: "prepare" };
+        self.push(Launch::new(kernel, params, grid, 32 * n_warps));
         Ok(Some(chain.len()))
     }
 
