@@ -74,7 +74,7 @@ ZINC_KERNEL(256, 1) rms_norm_gated_warp(ZINC_PARAM NormParams p) { norm_by_warp<
 ZINC_KERNEL(256, 1) l2_norm_warp(ZINC_PARAM NormParams p) { norm_by_warp<L2>(p); }
 
 ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
-    ZINC_STATIC_SHARED(float, partial, MOST_PIECES);
+    ZINC_STATIC_SHARED(float, places, ROW_PLACES);
     ZINC_STATIC_SHARED(float, maxima, 32);
     int n_groups = (int)p.n_groups, group = (int)p.group;
     int row = (int)blockIdx.x / n_groups, start = (int)blockIdx.x % n_groups * group;
@@ -88,20 +88,17 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     const int first = 4 * threadIdx.x, step = 4 * blockDim.x;
     const bool packs = p.panels.data != nullptr;
     float most = 0.0f;
-#pragma unroll 1
-    for (int col = first; col - first < group; col += step) {
-        float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float4 held[2];
+    auto load = [&](int col) {
+        float v[4];
 #pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = col + i < group ? x[col + i] : 0.0f;
+        return make_float4(v[0], v[1], v[2], v[3]);
+    };
+    const float scale = row_factor(row_square_sum(group, held, places, load), group, p.eps);
+    for (int col = first; packs && col < group; col += step)
         for (int i = 0; i < 4; i++)
-            if (col + i < group) {
-                v[i] = x[col + i];
-                if (packs) most = fmaxf(most, fabsf(v[i] * p.w[col + i]));
-            }
-        float sum = piece_sum(make_float4(v[0], v[1], v[2], v[3]));
-        if (threadIdx.x % 32 == 0 && col < group) partial[col / 128] = sum;
-    }
-    __syncthreads();
-    float scale = norm_factor(all_pieces(partial, (u32)div_up(group, 128)), (u32)group, p.eps);
+            if (col + i < group) most = fmaxf(most, fabsf(x[col + i] * p.w[col + i]));
     // The largest result up to rounding, which is near enough for the exponent.
     const int exponent = packs ? panel_exponent(block_max(most, maxima) * scale) : 0;
     if (packs && threadIdx.x == 0) p.panels.factors[row] = power_of_two(exponent);

@@ -41,6 +41,9 @@ struct Prologue {
     u32 unused;
 };
 
+// Most pieces of a row that is normalised: 128 columns, or a group of fewer.
+#define MOST_PIECES 512
+
 // In the buffer: x, then what it is multiplied by, the weights of a row's norm or the gates.
 //
 // Weights come from memory, not from the launch before.
@@ -67,9 +70,9 @@ template <class Put> DEVICE void make_values(const Prologue &p, const float *buf
     const float *others = buffer + n;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
     const bool is_norm = p.kind == NORM || p.kind == GATED_NORM, has_z = p.kind == GATED_NORM || p.kind == GATED;
-    // A piece is a group, or 128 columns of the one group that there is.
+    // A piece is a group, or ROW_PIECE columns of the one group that there is.
     const bool in_groups = p.kind == GATED_NORM;
-    const u32 width = in_groups ? p.group : 128, n_pieces = (n + width - 1) / width;
+    const u32 width = in_groups ? p.group : ROW_PIECE, n_pieces = (n + width - 1) / width;
     copy_async_wait<0>();
     __syncthreads();
     const u32 own = 4 * lane;
@@ -82,7 +85,7 @@ template <class Put> DEVICE void make_values(const Prologue &p, const float *buf
             if (lane == 0) partial[piece] = sum;
         }
         __syncthreads();
-        if (!in_groups) factor = norm_factor(all_pieces(partial, n_pieces), n, p.eps);
+        if (!in_groups) factor = row_factor(warp_sum(add_pieces(0.0f, partial, n_pieces)), n, p.eps);
     }
 #pragma unroll 1
     for (u32 piece = warp; piece < n_pieces; piece += n_warps) {
@@ -90,7 +93,7 @@ template <class Put> DEVICE void make_values(const Prologue &p, const float *buf
         bool inside = own < width && col < n;
         float4 a = load_four(buffer + col, inside), b = a, c = a;
         if (p.kind != FLOATS) b = c = load_four(others + col, inside);
-        if (in_groups) b = load_four(p.w + own, inside), factor = norm_factor(partial[piece], p.group, p.eps);
+        if (in_groups) b = load_four(p.w + own, inside), factor = row_factor(partial[piece], p.group, p.eps);
         float v[4] = {a.x, a.y, a.z, a.w};
         const float w[4] = {b.x, b.y, b.z, b.w}, g[4] = {c.x, c.y, c.z, c.w};
 #pragma unroll

@@ -107,18 +107,25 @@ struct CombineParams {
 
 // y = sum over j < k of weights[j] * scale[ids[j]] * x_j, in the order of j; x has k parts of y's width.
 ZINC_KERNEL(256, 1) expert_combine(ZINC_PARAM CombineParams p) {
-    int k = (int)p.k;
-    for_elements(p.y, p.n, [&](int row, int col) {
-        const float *part = p.x.row(row) + col, *weights = p.weights + (i64)row * k;
-        const int *ids = p.ids + (i64)row * k;
-        float sum = 0.0f;
-        for (int j = 0; j < k; j++) {
-            float weight = weights[j];
-            if (p.scale != nullptr) weight *= p.scale[ids[j]];
-            sum = fmaf(weight, part[(i64)j * p.y.cols], sum);
-        }
-        return sum;
-    });
+    const int row = blockIdx.y, first = blockIdx.x * 1024 + threadIdx.x, cols = (int)p.y.cols, k = (int)p.k;
+    pdl_launch();
+    const int n_rows = p.n.get();
+    pdl_wait();
+    if (row >= n_rows) return;
+    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 2
+    for (int j = 0; j < k; j++) {
+        const float *part = p.x.row(row) + (i64)j * cols;
+        const i64 at = (i64)row * k + j;
+        float weight = p.weights[at];
+        if (p.scale != nullptr) weight *= p.scale[p.ids[at]];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (first + 256 * i < cols) sum[i] = fmaf(weight, part[first + 256 * i], sum[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (first + 256 * i < cols) p.y.row(row)[first + 256 * i] = sum[i];
 }
 
 struct GatesParams {

@@ -31,7 +31,7 @@ pub struct Count {
 
 /// `Rows` of `kernels/zinc.cuh`: rows of floats.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::NoUninit)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Rows {
     /// Address of the first one.
     pub data: u64,

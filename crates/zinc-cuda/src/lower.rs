@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod experts;
 pub mod linear;
+pub mod post_norm;
 pub mod prepare;
 pub mod prologue;
 pub mod recurrent;
@@ -304,7 +305,9 @@ impl<'a> Lowering<'a> {
 
     /// Lowers the nodes from `idx` on that have a launch together, if some do; their number.
     fn joined(&mut self, idx: usize) -> Result<Option<usize>, DeviceError> {
-        for join in [Self::prepare, Self::delta_inputs, Self::router, Self::expert_block] {
+        let joins =
+            [Self::prepare, Self::post_norm, Self::delta_inputs, Self::router, Self::expert_block];
+        for join in joins {
             if let Some(n_nodes) = join(self, idx)? {
                 return Ok(Some(n_nodes));
             }

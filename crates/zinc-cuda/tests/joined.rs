@@ -132,6 +132,99 @@ fn experts_plan(
     Ok(b.finish(vec![out]))
 }
 
+fn rows_normed(
+    b: &mut Builder,
+    label: &str,
+    x: TensorId,
+    group: u32,
+) -> Result<TensorId, PlanError> {
+    let w = b.weight(&format!("{label}.w"), GgmlType::F32, 1, group)?;
+    b.rms_norm(label, RmsNorm { eps: 1e-6, group }, x, w)
+}
+
+/// Attention of two layers over one cache, heads of values normalised too; values are keys where `shares_keys`.
+fn normed_values_plan(
+    max_tokens: u32,
+    dtype: GgmlType,
+    mode: RopeMode,
+    shares_keys: bool,
+) -> Result<Plan, PlanError> {
+    let mut b = Builder::new("normed values", limits(max_tokens));
+    let table = b.weight("table", GgmlType::F32, N_TOKENS as u32, D_MODEL)?;
+    let x = b.embed("x", table, 1.0)?;
+    let project = |b: &mut Builder, label: &str, n_heads: u32| {
+        let w = b.weight(&format!("{label}.w"), GgmlType::F32, n_heads * HEAD_DIM, D_MODEL)?;
+        b.matmul(label, w, x, None)
+    };
+    let normed = |b: &mut Builder, label, x| rows_normed(b, label, x, HEAD_DIM);
+    let n_dims = HEAD_DIM / 2;
+    let frequencies = (0..=n_dims / 2).map(|idx| 1.0 / (idx + 1) as f32).collect();
+    let table = b.constant("rope_table", n_dims / 2 + 1, frequencies)?;
+    let rope = Rope { mode, head_dim: HEAD_DIM, n_dims };
+    let d_kv = N_KV_HEADS * HEAD_DIM;
+    let (q, k) = (project(&mut b, "q", N_HEADS)?, project(&mut b, "k", N_KV_HEADS)?);
+    let v = if shares_keys { k } else { project(&mut b, "v", N_KV_HEADS)? };
+    let (q, k) = (normed(&mut b, "q_norm", q)?, normed(&mut b, "k_norm", k)?);
+    let v = normed(&mut b, "v_norm", v)?;
+    let (q, k) = (b.rope("q_rope", rope, q, table)?, b.rope("k_rope", rope, k, table)?);
+    let caches = [b.cache("cache_k", dtype, d_kv)?, b.cache("cache_v", dtype, d_kv)?];
+    b.kv_write("kv", [k, v], caches)?;
+    let attention = Attention {
+        n_heads: N_HEADS,
+        n_kv_heads: N_KV_HEADS,
+        k_dim: HEAD_DIM,
+        v_dim: HEAD_DIM,
+        scale: 0.2,
+        window: None,
+        page_size: PAGE_SIZE,
+        sinks: false,
+    };
+    let first = b.attention("attention", attention, q, caches)?;
+    let q = project(&mut b, "next_q", N_HEADS)?;
+    let q = normed(&mut b, "next_q_norm", q)?;
+    let q = b.rope("next_q_rope", rope, q, table)?;
+    let second = b.attention("next_attention", attention, q, caches)?;
+    let out = b.add("out", first, second)?;
+    Ok(b.finish(vec![out]))
+}
+
+/// Norms, sums and factors of rows as behind blocks of gemma, of so many columns.
+fn post_norm_plan(max_tokens: u32, cols: u32) -> Result<Plan, PlanError> {
+    let mut b = Builder::new("norms behind blocks", limits(max_tokens));
+    let embed = |b: &mut Builder, label: &str| {
+        let table = b.weight(&format!("{label}.w"), GgmlType::F32, N_TOKENS as u32, cols)?;
+        b.embed(label, table, 1.0)
+    };
+    let (x, attended) = (embed(&mut b, "x")?, embed(&mut b, "attended")?);
+    let (dense, routed) = (embed(&mut b, "dense")?, embed(&mut b, "routed")?);
+    let normed = |b: &mut Builder, label, x| rows_normed(b, label, x, cols);
+    let attended = normed(&mut b, "attended_norm", attended)?;
+    let mid = b.add("mid", x, attended)?;
+    let router = normed(&mut b, "router_norm", mid)?;
+    let router = b.scale("router", router, 0.3)?;
+    let between = b.add("between", router, x)?;
+    let dense = normed(&mut b, "dense_norm", dense)?;
+    let routed = normed(&mut b, "routed_norm", routed)?;
+    let sum = b.add("sum", dense, routed)?;
+    let sum = normed(&mut b, "sum_norm", sum)?;
+    let fed = b.add("fed", mid, sum)?;
+    let factor = b.weight("factor.w", GgmlType::F32, 1, 1)?;
+    let out = b.mul("scaled", fed, factor)?;
+    let next = normed(&mut b, "next_norm", out)?;
+    let product = |b: &mut Builder, label: &str, x: TensorId, dtype| {
+        let w = b.weight(&format!("{label}.w"), dtype, 32, cols)?;
+        b.matmul(label, w, x, None)
+    };
+    let products = [
+        product(&mut b, "next", next, GgmlType::Q8_0)?,
+        product(&mut b, "between_product", between, GgmlType::F32)?,
+        product(&mut b, "out_product", out, GgmlType::F32)?,
+    ];
+    let sum = b.add("products", products[0], products[1])?;
+    let out = b.add("out", sum, products[2])?;
+    Ok(b.finish(vec![out]))
+}
+
 fn random_weights(plan: &Plan) -> Vec<WeightSource> {
     let mut rng = Rng::new(1, "gated attention");
     let weights = plan.tensors_where(|tensor| tensor.kind == TensorKind::Weight);
@@ -211,6 +304,53 @@ fn slices_of_a_projection_are_read_in_place() {
             same_bits(&found, &by_launches)
                 .unwrap_or_else(|at| panic!("{dtype}, {chunk} a step: element {at}"));
         }
+    }
+}
+
+/// Names of the kernels in a step of one token.
+fn kernels(device: &HostDevice, make: MakePlan<'_>) -> Vec<&'static str> {
+    let plan = passes::prepare(make(1).expect("a valid plan"), device.caps()).expect("supported");
+    let lowering = Lowering::new(&plan, Bucket::largest(&plan), Card::HOPPER, &Nowhere, 0);
+    let launches = lowering.run().expect("the card has all kernels").launches;
+    launches.iter().map(|launch| launch.kernel.name).collect()
+}
+
+/// The same bits as from launches apart, which give the host `inner` values, for any number of rows.
+fn check_joined(make: MakePlan<'_>, inner: &[&str], limit: f64) {
+    let [apart, packed] = devices();
+    let expected = run(&ReferenceDevice::new(), make, 5, &[]);
+    let by_launches = run(&apart, make, 5, inner);
+    let error = nmse(&by_launches, &expected);
+    assert!(error < limit, "nmse {error:e}");
+    for (device, chunk) in [(&apart, 1), (&apart, 5), (&packed, 1), (&packed, 3)] {
+        let found = run(device, make, chunk, &[]);
+        same_bits(&found, &by_launches).unwrap_or_else(|at| panic!("{chunk} a step: element {at}"));
+    }
+}
+
+#[test]
+fn values_are_normalised_on_their_way_to_the_cache() {
+    let modes = [(RopeMode::Neox, GgmlType::F32), (RopeMode::Norm, GgmlType::F16)];
+    for ((mode, dtype), shares_keys) in modes.into_iter().zip([false, true]) {
+        let make = |max_tokens| normed_values_plan(max_tokens, dtype, mode, shares_keys);
+        let names = kernels(&devices()[0], &make);
+        let n_joined = names.iter().filter(|name| name.starts_with("prepare")).count();
+        assert!(n_joined == 2 && !names.contains(&"rms_norm_warp"), "{names:?}");
+        check_joined(&make, &["k_norm", "v_norm", "next_q_norm"], 1e-5);
+    }
+}
+
+/// Rows that end within a piece of 128 columns, and rows with more pieces than a block has warps.
+#[test]
+fn rows_are_normalised_and_added_at_once() {
+    for cols in [1056, 5376] {
+        let make = |max_tokens| post_norm_plan(max_tokens, cols);
+        let names = kernels(&devices()[0], &make);
+        let is_norm = |name: &&&str| name.contains("norm") || name.contains("quantize");
+        let norms: Vec<_> = names.iter().filter(is_norm).collect();
+        assert_eq!(norms, [&"post_norm"; 2], "{names:?}");
+        let of_blocks = ["attended_norm", "router_norm", "dense_norm", "routed_norm"];
+        check_joined(&make, &[&of_blocks[..], &["sum_norm", "next_norm"]].concat(), 1e-3);
     }
 }
 

@@ -117,10 +117,12 @@ fn attention(
     let normed = graph.rms_norm(&blk(layer, "attn_norm"), x, d_model)?;
     let q_width = config.n_heads * head_dim;
     let q = graph.linear(&blk(layer, "attn_q"), normed, q_width, d_model)?;
-    let q = graph.rms_norm(&blk(layer, "attn_q_norm"), q, head_dim)?;
-    let q = graph.rope(&blk(layer, "q_rope"), layer, q)?;
-    let cache = match sizes.kv_layer {
-        Some(owner) => caches[owner as usize],
+    let [q_norm, q_rope] = ["attn_q_norm", "q_rope"].map(|part| blk(layer, part));
+    let (q, cache) = match sizes.kv_layer {
+        Some(owner) => {
+            let q = graph.rms_norm(&q_norm, q, head_dim)?;
+            (graph.rope(&q_rope, layer, q)?, caches[owner as usize])
+        }
         None => {
             let k_width = sizes.n_kv_heads * head_dim;
             let v_width = sizes.n_kv_heads * sizes.v_head_dim;
@@ -129,9 +131,11 @@ fn attention(
                 true => graph.linear(&blk(layer, "attn_v"), normed, v_width, d_model)?,
                 false => k,
             };
+            let q = graph.rms_norm(&q_norm, q, head_dim)?;
             let k = graph.rms_norm(&blk(layer, "attn_k_norm"), k, head_dim)?;
             let v = graph.rms_norm_plain(&blk(layer, "attn_v_norm"), v, sizes.v_head_dim)?;
-            store_kv(graph, layer, k, v)?
+            let q = graph.rope(&q_rope, layer, q)?;
+            (q, store_kv(graph, layer, k, v)?)
         }
     };
     caches.push(cache);
@@ -139,26 +143,31 @@ fn attention(
     output_projection(graph, layer, attended)
 }
 
-/// The dense block and the experts, each with norms of its own, summed. The router reads the
-/// residual stream through a norm whose weight is its input scale.
+/// What the router of experts reads: the residual stream through a norm whose weight is its input scale.
+fn router_input(graph: &mut Graph<'_>, layer: u32, x: TensorId) -> Result<TensorId, ModelError> {
+    let config = graph.config();
+    let d_model = config.d_model;
+    let norm = RmsNorm { eps: config.rms_eps, group: d_model };
+    let input_scale = graph.vector(&blk(layer, "ffn_gate_inp.scale"), d_model)?;
+    let normed = graph.b.rms_norm(&blk(layer, "router_norm"), norm, x, input_scale)?;
+    let factor = 1.0 / (d_model as f32).sqrt();
+    Ok(graph.b.scale(&blk(layer, "router_in"), normed, factor)?)
+}
+
+/// The dense block and the experts, each with norms of its own, summed. Norms come side by side, so that a device may
+/// do them at once.
 fn dense_and_experts(
     graph: &mut Graph<'_>,
     layer: u32,
     x: TensorId,
 ) -> Result<TensorId, ModelError> {
-    let config = graph.config();
-    let d_model = config.d_model;
-    let dense = gated_mlp(graph, layer, x, MLP)?;
-    let dense = graph.rms_norm(&blk(layer, "post_ffw_norm_1"), dense, d_model)?;
-    let norm = RmsNorm { eps: config.rms_eps, group: d_model };
-    let input_scale = graph.vector(&blk(layer, "ffn_gate_inp.scale"), d_model)?;
-    let label = blk(layer, "router_norm");
-    let router_in = graph.b.rms_norm(&label, norm, x, input_scale)?;
-    let factor = 1.0 / (d_model as f32).sqrt();
-    let router_in = graph.b.scale(&blk(layer, "router_in"), router_in, factor)?;
+    let d_model = graph.config().d_model;
+    let router_in = router_input(graph, layer, x)?;
     let normed = graph.rms_norm(&blk(layer, "pre_ffw_norm_2"), x, d_model)?;
+    let dense = gated_mlp(graph, layer, x, MLP)?;
     let style = MoeStyle { act: Activation::GeluTanh, expert_scale: true, ..MoeStyle::default() };
     let routed = moe(graph, layer, [normed, router_in], style)?;
+    let dense = graph.rms_norm(&blk(layer, "post_ffw_norm_1"), dense, d_model)?;
     let routed = graph.rms_norm(&blk(layer, "post_ffw_norm_2"), routed, d_model)?;
     Ok(graph.b.add(&blk(layer, "ffn_out"), dense, routed)?)
 }

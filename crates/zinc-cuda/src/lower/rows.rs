@@ -15,7 +15,7 @@ use crate::launch::{Count, Kernel, Launch, Rows};
 const COLUMNS: u32 = 1024;
 
 /// Groups up to this length are normalised by a warp each, longer ones by a block.
-const LONGEST_OF_WARP: u32 = 512;
+pub(super) const LONGEST_OF_WARP: u32 = 512;
 
 /// `EmbedParams` of `embed.cu`.
 #[repr(C)]

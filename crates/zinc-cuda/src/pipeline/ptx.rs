@@ -52,6 +52,7 @@ modules!(
         "moe",
         "norm",
         "panels",
+        "post_norm",
         "prepare",
         "quantize",
         "repack",

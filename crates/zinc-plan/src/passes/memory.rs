@@ -95,7 +95,7 @@ type Spans = Vec<Option<(u32, u32)>>;
 fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
     let groups = hazards::groups(plan);
     let mut spans: Spans = vec![None; plan.tensors.len()];
-    for (node, group) in plan.nodes.iter().zip(groups) {
+    for (node, group) in plan.nodes.iter().zip(groups.iter().copied()) {
         for id in node.reads.iter().chain(&node.writes) {
             let owner = plan.locate(*id).0;
             let span = spans[owner.index()].get_or_insert((group, group));
@@ -104,6 +104,7 @@ fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
     }
     if caps.joins_activations {
         join_activations(plan, &mut spans);
+        join_rows(plan, &groups, &mut spans);
     }
     for id in &plan.outputs {
         if let Some(span) = &mut spans[plan.locate(*id).0.index()] {
@@ -120,7 +121,7 @@ fn lifetimes(plan: &Plan, caps: &Caps) -> Vec<Lifetime> {
 
 /// Lets products make their activations, and norms quantise their results: what activations are made from lives until
 /// the products have read them, and quantised results live from the norm on. Slices may be read in place as well,
-/// queries and keys be normalised when they are turned, and the pair of a shared expert be made with the chosen ones'.
+/// queries, keys and values be normalised on their way to attention, and the pair of a shared expert be made with the chosen ones'.
 fn join_activations(plan: &Plan, spans: &mut Spans) {
     let owner = |id: TensorId| plan.locate(id).0;
     let goes_to = |id: TensorId, keep: fn(&Op) -> bool| {
@@ -144,6 +145,7 @@ fn join_activations(plan: &Plan, spans: &mut Spans) {
         Op::RmsNorm(_) => {
             goes_to(node.writes[0], is_quantize)
                 || goes_to(node.writes[0], |op| matches!(op, Op::Rope(_)))
+                || goes_to(node.writes[0], |op| *op == Op::KvWrite)
         }
         Op::RmsNormGated(_) | Op::SigmoidGate => goes_to(node.writes[0], is_quantize),
         _ => false,
@@ -170,6 +172,31 @@ fn join_activations(plan: &Plan, spans: &mut Spans) {
             && let Some(span) = &mut spans[other.writes[0].index()]
         {
             span.0 = span.0.min(first);
+        }
+    }
+}
+
+/// Lets one launch normalise rows, add to them, scale and quantise them: what these nodes touch lives until the last of
+/// them.
+fn join_rows(plan: &Plan, groups: &[u32], spans: &mut Spans) {
+    let is_norm = |node: &Node| match node.op {
+        Op::RmsNorm(norm) => norm.group == plan.tensor(node.writes[0]).shape.cols,
+        _ => false,
+    };
+    let is_other = |node: &Node| matches!(node.op, Op::Add | Op::Mul | Op::Scale(_));
+    let mut rest = 0..plan.nodes.len();
+    while let Some(start) = rest.find(|idx| is_norm(&plan.nodes[*idx])) {
+        let nodes = &plan.nodes[start..];
+        let n_nodes = nodes.iter().take_while(|node| is_norm(node) || is_other(node)).count();
+        rest.start = start + n_nodes;
+        let nodes = &nodes[..n_nodes];
+        if !nodes.iter().any(is_other) {
+            continue;
+        }
+        for id in nodes.iter().flat_map(|node| node.reads.iter().chain(&node.writes)) {
+            if let Some(span) = &mut spans[plan.locate(*id).0.index()] {
+                span.1 = span.1.max(groups[rest.start - 1]);
+            }
         }
     }
 }
