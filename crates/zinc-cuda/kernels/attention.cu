@@ -1,13 +1,13 @@
 // Attention in f32 over any type of cache and any dimensions, one key/value head's queries together; also
 // multi-head latent attention, which is one key/value head whose keys have two parts (rope) and whose values are
-// the first part. The kernels of attention_mma.cu are faster where they apply.
+// the first part. The kernels of attention_decode.cu and attention_prefill.cu are faster where
+// they apply.
 //
 //   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
-// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. attention_merge
-// follows: grid (n_heads, rows), 128 or 512 threads. Where `parts` has no room for all rows, the lowering makes several
-// such pairs of launches.
+// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one; the last one merges.
+// Where `parts` has no room for all rows, the lowering makes several such launches.
 // Reads each key and value once for four heads; two multiplications a head and element: bound by arithmetic from
 // four heads on. v_dim <= 512.
 #include "attention.cuh"
@@ -141,6 +141,7 @@ template <class Cache> struct Attend {
 template <class Cache> DEVICE void attend(const AttentionParams &p) {
     ZINC_SHARED(dynamic);
     ZINC_STATIC_SHARED(Block, block, 1);
+    ZINC_STATIC_SHARED(Merge, merge, 1);
     float *queries = (float *)dynamic;
     int row = blockIdx.z + p.first_row, n_splits = (int)p.n_splits, v_dim = (int)p.v_dim;
     int group = (int)(p.n_heads / p.n_kv_heads), blocks_per_group = div_up(group, HEADS);
@@ -150,7 +151,7 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
     pdl_launch();
     pdl_wait();
     if (row >= p.n.get()) return;
-    KeyRange keys(p.positions[row], (int)p.window);
+    KeyRange keys(p.positions[row], p, 1);
     if ((int)blockIdx.x >= keys.n_parts) return;
     for (int i = threadIdx.x; i < HEADS * dims; i += 128) {
         int head = first_head + min(i / dims, n_heads - 1), d = i % dims, k_dim = (int)p.k_dim;
@@ -159,20 +160,25 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
     Attend<Cache> attend(p, *block, queries, kv_head);
     for (int part = blockIdx.x; part < keys.n_parts; part += n_splits) {
-        int start = (keys.part_start + part) * keys.part_keys;
+        int start = keys.start + part * keys.part_keys;
         attend.part(max(start, keys.first), min(start + keys.part_keys, keys.end), pages);
 #pragma unroll
         for (int head = 0; head < HEADS; head++) {
             if (head >= n_heads) break;
             i64 at = part_place(p, row, first_head + head) + part;
-            if (threadIdx.x == 0) p.part_stats[at] = make_float2(block->state[head].max, block->state[head].sum);
+            SoftmaxState state = block->state[head];
+            bool is_one = keys.n_parts == 1;
+            float *to = is_one ? p.y.row(row) + (first_head + head) * v_dim : p.parts + at * v_dim;
+            float weight = is_one ? weight_of_one(state, sink_of(p, first_head + head)) : 1.0f;
+            if (!is_one && threadIdx.x == 0) p.part_stats[at] = make_float2(state.max, state.sum);
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) {
                 int col = threadIdx.x + 128 * c;
-                if (col < v_dim) p.parts[at * v_dim + col] = attend.sums[head][c];
+                if (col < v_dim) to[col] = attend.sums[head][c] * weight;
             }
         }
     }
+    if (keys.n_parts > 1) merge_parts(p, *merge, row, first_head, n_heads, keys.n_parts, v_dim);
 }
 
 ZINC_KERNEL(128, 1) attention_f32(ZINC_PARAM AttentionParams p) { attend<F32Cache>(p); }
@@ -180,65 +186,3 @@ ZINC_KERNEL(128, 1) attention_f16(ZINC_PARAM AttentionParams p) { attend<F16Cach
 ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
-
-// Merges the parts of a row and head: weights relative to the largest maximum, four sums over every fourth part.
-// With 512 threads each sum has threads of its own (few rows: more loads in flight), with 128 a thread has all four;
-// the bits are the same.
-ZINC_KERNEL(512, 1) attention_merge(ZINC_PARAM AttentionParams p) {
-    ZINC_STATIC_SHARED(float, weights, MOST_PARTS);
-    ZINC_STATIC_SHARED(float, places, 512);
-    int head = blockIdx.x, row = blockIdx.y + p.first_row, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
-    pdl_launch();
-    pdl_wait();
-    if (row >= p.n.get()) return;
-    KeyRange keys(p.positions[row], (int)p.window);
-    i64 at = part_place(p, row, head);
-    if (threadIdx.x < 32) {
-        bool has_sink = p.sinks != nullptr;
-        float sink = has_sink ? p.sinks[head] * LOG2_E : NEG_INFINITY;
-        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
-        if (lane < keys.n_parts) low = p.part_stats[at + lane];
-        if (lane + 32 < keys.n_parts) high = p.part_stats[at + lane + 32];
-        float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
-        float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
-        float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight));
-        if (has_sink) sum += exp2_of(sink - most);
-        weights[lane] = low_weight / sum;
-        weights[lane + 32] = high_weight / sum;
-    }
-    __syncthreads();
-    if (blockDim.x == 512) {
-        int sum_idx = threadIdx.x / 128, within = threadIdx.x % 128;
-        for (int start = 0; start < v_dim; start += 128) {
-            const float *part_at = p.parts + at * v_dim + start + within;
-            float sum = 0.0f;
-            if (start + within < v_dim) {
-#pragma unroll 16
-                for (int part = sum_idx; part < keys.n_parts; part += 4)
-                    sum = fmaf(part_at[(i64)part * v_dim], weights[part], sum);
-            }
-            places[threadIdx.x] = sum;
-            __syncthreads();
-            if (sum_idx == 0 && start + within < v_dim)
-                p.y.row(row)[head * v_dim + start + within] =
-                    (sum + places[128 + within]) + (places[256 + within] + places[384 + within]);
-            __syncthreads();
-        }
-        return;
-    }
-    for (int col = threadIdx.x; col < v_dim; col += 128) {
-        const float *part_at = p.parts + at * v_dim + col;
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        int part = 0;
-#pragma unroll 4
-        for (; part + 4 <= keys.n_parts; part += 4) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < 3; i++)
-            if (part + i < keys.n_parts)
-                sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
-        p.y.row(row)[head * v_dim + col] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    }
-}
