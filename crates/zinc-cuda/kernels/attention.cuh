@@ -79,11 +79,10 @@ DEVICE float weight_of_one(SoftmaxState state, float sink) {
     return weight / fmaf(state.sum, weight, exp2_of(sink - most));
 }
 
-#define MERGED_HEADS 8
-
 // In shared memory.
 struct Merge {
-    float weights[MERGED_HEADS][MOST_PARTS];
+    // Of the head that each warp merges.
+    float weights[4][MOST_PARTS];
     int is_last;
 };
 
@@ -93,31 +92,59 @@ DEVICE void read_columns(float (&to)[4], const float *from) {
     to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
 }
 
-// Columns of y from the parts with their weights, N at a time: four sums, each over every fourth part.
+// What the parts of a head are multiplied with, to the warp's lanes and from there to shared memory. The sum is that
+// of exponentials relative to the largest maximum, a sink's included.
+DEVICE void weigh_parts(float *weights, float2 low, float2 high, float sink) {
+    int lane = threadIdx.x % 32;
+    float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
+    float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
+    float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight)) + exp2_of(sink - most), factor = 1.0f / sum;
+    weights[lane] = low_weight * factor;
+    weights[lane + 32] = high_weight * factor;
+    __syncwarp();
+}
+
+// y of some heads from their parts, a warp for each head, N columns a lane: four sums, each over every fourth part.
 template <int N>
-DEVICE void merge_columns(const AttentionParams &p, const Merge &merge, int row, int first_head, int n_heads,
-                          int n_parts, int v_dim) {
-    int n_chunks = v_dim / N;
+DEVICE void merge_heads(const AttentionParams &p, Merge &merge, int row, int first_head, int n_heads, int n_parts,
+                        int v_dim) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float *weights = merge.weights[warp];
 #pragma unroll 1
-    for (int i = threadIdx.x; i < n_heads * n_chunks; i += 128) {
-        int head = i / n_chunks, col = i % n_chunks * N;
-        const float *from = p.parts + part_place(p, row, first_head + head) * v_dim + col;
-        float sums[4][N] = {};
+    for (int head = warp; head < n_heads; head += 4) {
+        i64 place = part_place(p, row, first_head + head);
+        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
+        if (lane < n_parts) low = __ldcg(p.part_stats + place + lane);
+        if (lane + 32 < n_parts) high = __ldcg(p.part_stats + place + lane + 32);
+        float sink = sink_of(p, first_head + head);
+        // All lanes take every turn: warp functions need them.
 #pragma unroll 1
-        for (int part = 0; part < n_parts; part += 8) {
-            float columns[8][N] = {};
+        for (int start = 0; start < v_dim; start += 32 * N) {
+            int col = start + lane * N;
+            bool is_inside = col < v_dim;
+            const float *from = p.parts + place * v_dim + col;
+            float sums[4][N] = {};
+#pragma unroll 1
+            for (int part = 0; part < n_parts; part += 8) {
+                float columns[8][N] = {};
 #pragma unroll
-            for (int j = 0; j < 8; j++)
-                if (part + j < n_parts) read_columns(columns[j], from + (i64)(part + j) * v_dim);
+                for (int j = 0; j < 8; j++)
+                    if (is_inside && part + j < n_parts) read_columns(columns[j], from + (i64)(part + j) * v_dim);
+                // While the first sums are on their way.
+                if (start + part == 0) weigh_parts(weights, low, high, sink);
 #pragma unroll
-            for (int j = 0; j < 8 * N; j++) {
-                float &sum = sums[j / N % 4][j % N];
-                sum = fmaf(columns[j / N][j % N], merge.weights[head][part + j / N], sum);
+                for (int j = 0; j < 8 * N; j++) {
+                    float &sum = sums[j / N % 4][j % N];
+                    sum = fmaf(columns[j / N][j % N], weights[part + j / N], sum);
+                }
             }
-        }
-        float *y = p.y.row(row) + (first_head + head) * v_dim + col;
+            float *y = p.y.row(row) + (first_head + head) * v_dim + col;
+            if (!is_inside) continue;
 #pragma unroll
-        for (int j = 0; j < N; j++) y[j] = (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
+            for (int j = 0; j < N; j++) y[j] = (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
+        }
+        // All lanes have read the weights.
+        __syncwarp();
     }
 }
 
@@ -125,7 +152,6 @@ DEVICE void merge_columns(const AttentionParams &p, const Merge &merge, int row,
 // they have written them; the last block merges.
 DEVICE void merge_parts(const AttentionParams &p, Merge &merge, int row, int first_head, int n_heads, int n_parts,
                         int v_dim) {
-    int lane = threadIdx.x % 32;
     u32 others = min((int)p.n_splits, n_parts) - 1;
     __threadfence();
     __syncthreads();
@@ -138,23 +164,8 @@ DEVICE void merge_parts(const AttentionParams &p, Merge &merge, int row, int fir
         if (!merge.is_last) return;
         __threadfence();
     }
-#pragma unroll 1
-    for (int head = threadIdx.x / 32; head < n_heads; head += 4) {
-        const float2 *stats = p.part_stats + part_place(p, row, first_head + head);
-        float sink = sink_of(p, first_head + head);
-        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
-        if (lane < n_parts) low = __ldcg(stats + lane);
-        if (lane + 32 < n_parts) high = __ldcg(stats + lane + 32);
-        float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
-        float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
-        float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight)) + exp2_of(sink - most);
-        float factor = 1.0f / sum;
-        merge.weights[head][lane] = low_weight * factor;
-        merge.weights[head][lane + 32] = high_weight * factor;
-    }
-    __syncthreads();
-    if (v_dim % 4 == 0) merge_columns<4>(p, merge, row, first_head, n_heads, n_parts, v_dim);
-    else merge_columns<1>(p, merge, row, first_head, n_heads, n_parts, v_dim);
+    if (v_dim % 4 == 0) merge_heads<4>(p, merge, row, first_head, n_heads, n_parts, v_dim);
+    else merge_heads<1>(p, merge, row, first_head, n_heads, n_parts, v_dim);
 }
 
 // Element i of a cache as f32. Rows lie without gaps and are whole blocks, so elements are counted from the start.

@@ -22,7 +22,7 @@
 #define KEYS(D) ((D) > 128 ? 32 : 64)
 
 // Up to so many blocks of keys a second part, and merging, would take longer.
-#define WHOLE(D) ((D) > 128 ? 1 : 3)
+#define WHOLE(D) ((D) > 128 ? 2 : 4)
 
 // In place of a key's place: a key that the row does not see, and the row's own key while it may be unwritten.
 #define NO_KEY 0xffffffffu

@@ -5,8 +5,8 @@
 // Launch: grid (tiles of rows, n_kv_heads * ceil(queries per key head / heads)), 4 warps, each with 16 rows of the
 // product: two blocks a multiprocessor, whose softmax and products overlap. A row is one head of one token, so the
 // heads of a group share what is read. Tiles with late positions come first.
-// Sums of 512 columns are two warps', which both make the scores of their 16 rows: 8 warps, or 4 for half the rows
-// where one stage fits.
+// 512 columns are two warps': each has half of them, of queries and of sums, and they add up their parts of the scores,
+// exchanged where the queries were that are in registers. 8 warps, or 4 for half the rows where one stage fits.
 // Keys come in blocks of 64 (32) at multiples of that, so a token's order of sums depends on its position and window
 // alone; a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
 // order: it passes over the keys of each.
@@ -24,7 +24,7 @@
 #define NO_KEY 0xffffffffu
 
 // Keys that a block takes together.
-#define KEYS(D) ((D) > 256 ? 32 : 64)
+#define KEYS(D) ((D) > 128 ? 32 : 64)
 
 struct PrefillParams {
     AttentionParams base;
@@ -64,19 +64,20 @@ DEVICE bool is_first_of_seq(const Tile &tile, int token) {
 }
 
 template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
-    // Keys whose scores are in registers together.
-    enum { ROW = ROW_BYTES(D), N_KEYS = KEYS(D), TILE = N_KEYS * ROW, SPAN = D > 128 ? 32 : 64, COLUMNS = D / SPLIT };
+    enum { ROW = ROW_BYTES(D), N_KEYS = KEYS(D), TILE = N_KEYS * ROW, COLUMNS = D / SPLIT, N_FIRST = SPLIT > 1 ? 6 : 1 };
 
     const AttentionParams &p;
     Tile &tile;
-    const u8 *queries;
-    u8 *ring;
+    // This warp's columns of its rows.
+    u8 *queries;
     int kv_head, lane, first_column;
     // Positions of this lane's two rows of the product in the running pass; -1 for rows of other sequences.
     int position[2];
     int window;
     // Largest score (not scaled), sum of exponentials, weighted sums of values.
     float most[2], sum[2], sums[COLUMNS / 8][4];
+    // Where columns are split, the first of this warp's; scores are exchanged where they were.
+    u32 first[N_FIRST][4];
 
     __device__ __forceinline__ void find_keys(int slot, int start, const Pass &pass) const {
         int key = start + threadIdx.x;
@@ -89,7 +90,7 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
 
     __device__ __forceinline__ void load(int slot, u8 *to) const {
         constexpr int CHUNKS = D / 8;
-#pragma unroll 8
+#pragma unroll(SPLIT > 1 ? 4 : 8)
         for (int i = 0; i < N_KEYS * CHUNKS / (32 * WARPS); i++) {
             int id = 32 * WARPS * i + threadIdx.x, key = id / CHUNKS, chunk = id % CHUNKS;
             u32 from = tile.places[slot][key];
@@ -105,37 +106,67 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
         return key <= position[i] && (window == 0 || key > position[i] - window);
     }
 
-    // The keys start .. start + SPAN for this warp's rows; without MASKED all rows see all of them. Both ways give a
-    // row that sees them the same bits.
-    template <bool MASKED> __device__ __forceinline__ void compute(const u8 *keys_at, int start) {
-        const u8 *values_at = keys_at + TILE + first_column * 2;
-        float scores[SPAN / 8][4];
+    __device__ __forceinline__ void read_queries(u32 (&a)[4], int d) const {
+        load_matrix_x4(a, queries + (lane % 8 + lane / 8 % 2 * 8) * ROW + (d + lane / 16 * 8) * 2);
+    }
+
+    // Scores of a block of keys for this warp's rows, of this warp's columns.
+    __device__ __forceinline__ void score(const u8 *keys_at, float (&scores)[N_KEYS / 8][4]) const {
 #pragma unroll
-        for (int i = 0; i < SPAN / 2; i++) scores[i / 4][i % 4] = 0.0f;
-        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
-        int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8;
-#pragma unroll 16
-        for (int d = 0; d < D; d += 16) {
+        for (int i = 0; i < N_KEYS / 2; i++) scores[i / 4][i % 4] = 0.0f;
+        int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8 + first_column;
+#pragma unroll
+        for (int d = 0; d < COLUMNS; d += 16) {
             u32 a[4], b[4];
-            load_matrix_x4(a, queries + a_row * ROW + (d + a_col) * 2);
+            if (SPLIT == 1 || d >= 16 * N_FIRST) read_queries(a, d);
+            else
 #pragma unroll
-            for (int key = 0; key < SPAN; key += 16) {
+                for (int i = 0; i < 4; i++) a[i] = first[d / 16][i];
+#pragma unroll
+            for (int key = 0; key < N_KEYS; key += 16) {
                 load_matrix_x4(b, keys_at + (key + b_row) * ROW + (d + b_col) * 2);
                 mma_f16(scores[key / 8], a, b[0], b[1]);
                 mma_f16(scores[key / 8 + 1], a, b[2], b[3]);
             }
+        }
+    }
+
+    // Adds the scores of the other columns: lanes of both warps have the same rows and keys.
+    __device__ __forceinline__ void exchange_scores(float (&scores)[N_KEYS / 8][4], bool see_some) const {
+        u8 *mine = queries + lane / 2 * ROW + lane % 2 * 64, *theirs = mine + (first_column > 0 ? -2 : 2) * COLUMNS;
+        if (see_some) {
+#pragma unroll
+            for (int i = 0; i < N_KEYS / 8; i++)
+                ((float4 *)mine)[i] = make_float4(scores[i][0], scores[i][1], scores[i][2], scores[i][3]);
+        }
+        __syncthreads();
+        if (!see_some) return;
+#pragma unroll
+        for (int i = 0; i < N_KEYS / 8; i++) {
+            float4 other = ((float4 *)theirs)[i];
+            scores[i][0] += other.x, scores[i][1] += other.y, scores[i][2] += other.z, scores[i][3] += other.w;
+        }
+    }
+
+    // Adds a block of keys from `start` on; unless all rows see all of them, those that a row does not see count
+    // nothing. Both ways give a row that sees them the same bits.
+    __device__ __forceinline__ void add(float (&scores)[N_KEYS / 8][4], const u8 *keys_at, int start, bool see_all) {
+        const u8 *values_at = keys_at + TILE + first_column * 2;
+        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
+        if (!see_all) {
+#pragma unroll
+            for (int i = 0; i < N_KEYS / 2; i++)
+                if (!sees(i / 2 % 2, start + i / 4 * 8 + lane % 4 * 2 + i % 2)) scores[i / 4][i % 4] = NEG_INFINITY;
         }
         float factor[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float new_most = most[half];
 #pragma unroll
-            for (int i = 0; i < SPAN / 8; i++) {
+            for (int i = 0; i < N_KEYS / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
-                    float &score = scores[i][2 * half + j];
-                    if (MASKED && !sees(half, start + 8 * i + lane % 4 * 2 + j)) score = NEG_INFINITY;
-                    new_most = fmaxf(new_most, score);
+                    new_most = fmaxf(new_most, scores[i][2 * half + j]);
                 }
             }
             new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 1));
@@ -144,7 +175,7 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
             most[half] = new_most;
             float added = 0.0f, less = -new_most * p.scale;
 #pragma unroll
-            for (int i = 0; i < SPAN / 8; i++) {
+            for (int i = 0; i < N_KEYS / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
@@ -165,7 +196,7 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
             }
         }
 #pragma unroll
-        for (int key = 0; key < SPAN; key += 16) {
+        for (int key = 0; key < N_KEYS; key += 16) {
             float *low = scores[key / 8], *high = scores[key / 8 + 1];
             u32 a[4] = {pack_f16_fast(low[0], low[1]), pack_f16_fast(low[2], low[3]),
                         pack_f16_fast(high[0], high[1]), pack_f16_fast(high[2], high[3])};
@@ -208,10 +239,14 @@ template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const Pre
         *(u16 *)(queries + r * Work::ROW + i % D * 2) = f32_to_f16(q);
     }
     int first_row = warp / SPLIT * 16, first_column = warp % SPLIT * Work::COLUMNS;
-    Work work = {p,        *tile,    queries + first_row * Work::ROW, ring,         kv_head, lane, first_column,
-                 {-1, -1}, (int)p.window, {NO_SCORE, NO_SCORE},       {0.0f, 0.0f}, {}};
+    Work work = {p,        *tile,         queries + first_row * Work::ROW + first_column * 2, kv_head, lane, first_column,
+                 {-1, -1}, (int)p.window, {NO_SCORE, NO_SCORE}, {0.0f, 0.0f}, {}, {}};
     int token[2] = {(first_row + lane / 4) / n_heads, (first_row + lane / 4 + 8) / n_heads};
     __syncthreads();
+    if (SPLIT > 1) {
+#pragma unroll
+        for (int i = 0; i < Work::N_FIRST; i++) work.read_queries(work.first[i], 16 * i);
+    }
     for (int from = 0; from < n_tokens; from++) {
         if (!is_first_of_seq(*tile, from)) continue;
         Pass pass = pass_from(*tile, from, n_tokens, (int)p.window);
@@ -249,14 +284,14 @@ template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const Pre
                 copy_async_wait<0>();
                 __syncthreads();
             }
-            int start = block * Work::N_KEYS;
+            int start = block * Work::N_KEYS, last = start + Work::N_KEYS - 1;
             work.find_keys(slot, start + 2 * Work::N_KEYS, pass);
-            for (int part = 0; part < Work::N_KEYS; part += Work::SPAN, start += Work::SPAN) {
-                const u8 *span = keys_at + part * Work::ROW;
-                // Seen by all of the warp's rows, by some, or by none.
-                if (start + Work::SPAN - 1 <= least && start >= all_from) work.template compute<false>(span, start);
-                else if (start <= latest && start + Work::SPAN > earliest) work.template compute<true>(span, start);
-            }
+            // Seen by all of the warp's rows, by some, or by none.
+            bool see_all = last <= least && start >= all_from, see_some = start <= latest && last >= earliest;
+            float scores[Work::N_KEYS / 8][4];
+            if (see_some) work.score(keys_at, scores);
+            if (SPLIT > 1) work.exchange_scores(scores, see_some);
+            if (see_some) work.add(scores, keys_at, start, see_all);
         }
     }
 #pragma unroll

@@ -20,7 +20,7 @@ const KEY_BLOCK: u32 = 64;
 const PARTS_BYTES: u64 = 64 << 20;
 
 /// `Merge` of `attention.cuh`, aligned.
-const MERGE_BYTES: u32 = 8 * MOST_PARTS * 4 + 128;
+const MERGE_BYTES: u32 = 4 * MOST_PARTS * 4 + 128;
 
 /// `Tile` of `attention_prefill.cu`.
 const TILE_BYTES: u32 = 1024;
@@ -85,6 +85,11 @@ pub struct PrefillParams {
 /// Bytes of a row of `width` f16 numbers in shared memory.
 fn row_bytes(width: u32) -> u32 {
     2 * width + 16
+}
+
+/// Keys that a block takes together: `KEYS` of the kernels for tensor cores.
+fn step_keys(width: u32) -> u32 {
+    if width > 128 { 32 } else { 64 }
 }
 
 impl Lowering<'_> {
@@ -315,7 +320,7 @@ impl Lowering<'_> {
             _ => &[],
         };
         let (heads, row) = (group.min(16), row_bytes(width));
-        let keys = if width > 256 { 32 } else { 64 };
+        let keys = step_keys(width);
         let need = |n_stages: u32, rows: u32| (rows + n_stages * 2 * keys) * row;
         let limit = self.card.shared_per_block.saturating_sub(TILE_BYTES);
         let (n_stages, rows, threads, name) =
@@ -347,7 +352,7 @@ fn decode_kernel(width: u32, shared_per_block: u32) -> Option<(&'static str, u32
         ],
         _ => &[],
     };
-    let (rows, keys) = (row_bytes(width), if width > 128 { 32 } else { 64 });
+    let (rows, keys) = (row_bytes(width), step_keys(width));
     // Queries, scores of two steps, keys and values of the stages.
     let need = |n_stages: u32| 16 * rows + 2 * 8 * (keys + 8) * 4 + n_stages * 2 * keys * rows;
     // Beside them, the weights of parts.
