@@ -54,23 +54,27 @@ template <class Cache> struct Attend {
     __device__ __forceinline__ void score(int lo, int hi) {
         int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_dim = (int)p.k_dim, dims = k_dim + (int)p.rope_dim;
         i64 k_cols = (i64)p.n_kv_heads * k_dim;
+#pragma unroll 1
         for (int first = 8 * warp; first < KEY_BLOCK; first += 32) {
             float products[32];
 #pragma unroll
             for (int i = 0; i < 32; i++) products[i] = 0.0f;
             if (first < hi && first + 8 > lo) {
+                int rows[8];
 #pragma unroll
-                for (int key = 0; key < 8; key++) {
-                    if (first + key < lo || first + key >= hi) continue;
-                    i64 row = block.rows[first + key], at = row * k_cols + (i64)kv_head * k_dim;
-                    for (int d = lane; d < dims; d += 32) {
-                        float k = d < k_dim ? Cache::at(p.cache_k, at + d)
-                                            : Cache::at(p.cache_rope, row * p.rope_dim + d - k_dim);
+                for (int key = 0; key < 8; key++) rows[key] = block.rows[min(max(first + key, lo), hi - 1)];
+#pragma unroll 1
+                for (int d = lane; d < dims; d += 32) {
+                    bool is_rope = d >= k_dim;
+                    const void *cache = is_rope ? p.cache_rope : p.cache_k;
+                    i64 cols = is_rope ? p.rope_dim : k_cols, at = is_rope ? d - k_dim : (i64)kv_head * k_dim + d;
+                    float query[HEADS], k[8];
 #pragma unroll
-                        for (int head = 0; head < HEADS; head++)
-                            products[HEADS * key + head] =
-                                fmaf(queries[head * dims + d], k, products[HEADS * key + head]);
-                    }
+                    for (int key = 0; key < 8; key++) k[key] = Cache::at(cache, rows[key] * cols + at);
+#pragma unroll
+                    for (int head = 0; head < HEADS; head++) query[head] = queries[head * dims + d];
+#pragma unroll
+                    for (int i = 0; i < 32; i++) products[i] = fmaf(query[i % HEADS], k[i / HEADS], products[i]);
                 }
             }
             float sum = transposed_sum(products);
@@ -106,12 +110,20 @@ template <class Cache> struct Attend {
             if (col >= v_dim) break;
 #pragma unroll
             for (int head = 0; head < HEADS; head++) sums[head][c] *= block.factors[head];
-#pragma unroll 8
-            for (int key = lo; key < hi; key++) {
-                float v = Cache::at(p.cache_v, block.rows[key] * v_cols + (i64)kv_head * v_dim + col);
+            // Keys outside lo .. hi have weights of zero.
+#pragma unroll 1
+            for (int first = lo / 8 * 8; first < hi; first += 8) {
+                float v[8];
 #pragma unroll
-                for (int head = 0; head < HEADS; head++)
-                    sums[head][c] = fmaf(block.weights[key][head], v, sums[head][c]);
+                for (int key = 0; key < 8; key++) {
+                    i64 row = block.rows[min(max(first + key, lo), hi - 1)];
+                    v[key] = Cache::at(p.cache_v, row * v_cols + (i64)kv_head * v_dim + col);
+                }
+#pragma unroll
+                for (int i = 0; i < 8 * HEADS; i++) {
+                    float &sum = sums[i % HEADS][c];
+                    sum = fmaf(block.weights[first + i / HEADS][i % HEADS], v[i / HEADS], sum);
+                }
             }
         }
     }
@@ -186,3 +198,81 @@ ZINC_KERNEL(128, 1) attention_f16(ZINC_PARAM AttentionParams p) { attend<F16Cach
 ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
+
+// ---- quantised caches for many rows --------------------------------------------------------------------------------
+//
+// attention_widen_<type>: the keys and values that a step's rows see, rounded to f16, where attention_prefill reads them:
+// in a cache of one layer with the same rows. Launch: grid (positions / 64, sequences, 2 for keys and values), 128
+// threads, a block of 32 elements at a time. Bytes moved: three times those of the quantised cache.
+
+struct WidenParams {
+    AttentionParams base;
+    uint4 *k, *v;
+};
+
+// Pairs of f16 from a block of 32.
+DEVICE void widen_block(const u8 *from, u32 (&to)[16], Q8_0Cache) {
+    const u16 *halves = (const u16 *)from;
+    float scale = f16_to_f32(halves[0]);
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        u16 pair = halves[1 + i];
+        to[i] = pack_f16((i8)pair * scale, (i8)(pair >> 8) * scale);
+    }
+}
+DEVICE void widen_block(const u8 *from, u32 (&to)[16], Q4_0Cache) {
+    const u16 *halves = (const u16 *)from;
+    float scale = f16_to_f32(halves[0]);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int four = halves[1 + i];
+        to[i] = pack_f16(((four & 15) - 8) * scale, ((four >> 8 & 15) - 8) * scale);
+        to[8 + i] = pack_f16(((four >> 4 & 15) - 8) * scale, ((four >> 12) - 8) * scale);
+    }
+}
+
+template <class Cache, int BYTES> DEVICE void widen(const WidenParams &params) {
+    const AttentionParams &p = params.base;
+    ZINC_STATIC_SHARED(int, bounds, 8);
+    int seq = blockIdx.y, warp = threadIdx.x / 32, n = p.n.get();
+    pdl_launch();
+    pdl_wait();
+    // The last key that the sequence's rows see, and minus the first one.
+    int end = 0, before = -0x7fffffff;
+    for (int i = threadIdx.x; i < n; i += 128) {
+        if (p.seq_of[i] != seq) continue;
+        int position = p.positions[i];
+        end = max(end, position + 1);
+        before = max(before, p.window > 0 ? -max(0, position + 1 - (int)p.window) : 0);
+    }
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) {
+        end = max(end, __shfl_xor_sync(FULL_WARP, end, bit));
+        before = max(before, __shfl_xor_sync(FULL_WARP, before, bit));
+    }
+    bounds[warp] = end;
+    bounds[4 + warp] = before;
+    __syncthreads();
+    for (int i = 0; i < 4; i++) {
+        end = max(end, bounds[i]);
+        before = max(before, bounds[4 + i]);
+    }
+    const u8 *cache = (const u8 *)(blockIdx.z ? p.cache_v : p.cache_k);
+    uint4 *wide = blockIdx.z ? params.v : params.k;
+    const int *pages = p.pages + (i64)seq * p.pages_per_seq;
+    int start = blockIdx.x * KEY_BLOCK, first = max(start, -before), n_keys = min(start + KEY_BLOCK, end) - first;
+    int n_blocks = (int)(p.n_kv_heads * p.k_dim / 32);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < n_keys * n_blocks; i += 128) {
+        int row = cache_row(pages, first + i / n_blocks, p.page_size, p.pages_per_seq);
+        i64 block = (i64)row * n_blocks + i % n_blocks;
+        u32 pairs[16];
+        widen_block(cache + block * BYTES, pairs, Cache());
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            wide[4 * block + j] = make_uint4(pairs[4 * j], pairs[4 * j + 1], pairs[4 * j + 2], pairs[4 * j + 3]);
+    }
+}
+
+ZINC_KERNEL(128, 1) attention_widen_q8_0(ZINC_PARAM WidenParams p) { widen<Q8_0Cache, 34>(p); }
+ZINC_KERNEL(128, 1) attention_widen_q4_0(ZINC_PARAM WidenParams p) { widen<Q4_0Cache, 18>(p); }

@@ -179,13 +179,13 @@ struct Bf16Cache {
     DEVICE float at(const void *cache, i64 i) { return bf16_to_f32(((const u16 *)cache)[i]); }
 };
 struct Q8_0Cache {
-    DEVICE float at(const void *cache, i64 i) {
+    DEVICE float at(const void *cache, u64 i) {
         const u8 *block = (const u8 *)cache + i / 32 * 34;
         return __fmul_rn((float)(i8)block[2 + i % 32], f16_to_f32(*(const u16 *)block));
     }
 };
 struct Q4_0Cache {
-    DEVICE float at(const void *cache, i64 i) {
+    DEVICE float at(const void *cache, u64 i) {
         const u8 *block = (const u8 *)cache + i / 32 * 18;
         int q = block[2 + i % 16] >> (i % 32 >= 16 ? 4 : 0) & 15;
         return __fmul_rn((float)(q - 8), f16_to_f32(*(const u16 *)block));

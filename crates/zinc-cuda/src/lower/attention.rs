@@ -82,9 +82,25 @@ pub struct PrefillParams {
     unused: u32,
 }
 
+/// `WidenParams` of `attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct WidenParams {
+    base: AttentionParams,
+    k: u64,
+    v: u64,
+}
+
 /// Bytes of a row of `width` f16 numbers in shared memory.
 fn row_bytes(width: u32) -> u32 {
     2 * width + 16
+}
+
+/// A launch that makes a cache f16, and attention over that.
+#[derive(Clone)]
+struct Widened {
+    params: AttentionParams,
+    launch: Launch,
 }
 
 /// Keys that a block takes together: `KEYS` of the kernels for tensor cores.
@@ -230,22 +246,30 @@ impl Lowering<'_> {
         // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
         let (params, at_once) = self.room_for_parts(params);
         let is_plain = params.rope_dim == 0 && params.k_dim == width && WIDTHS.contains(&width);
-        if is_plain && dtype == GgmlType::F16 {
+        if is_plain {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
+            let wide = self.room_to_widen(node, params, dtype);
             // Tiles of rows pay when their rows share keys.
             let shares_keys = tokens >= 16 && tokens >= 8 * seqs && params.scale > 0.0;
             if shares_keys
                 && !self.batch_invariant
-                && let Some(launch) = self.prefill(params)
+                && (dtype == GgmlType::F16 || wide.is_some())
+                && let Some(launch) = self.prefill(wide.as_ref().map_or(params, |wide| wide.params))
             {
+                if let Some(wide) = wide {
+                    self.push(wide.launch);
+                }
                 self.push(launch);
                 return Ok(());
             }
-            if let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block) {
-                let kernel = Kernel { module: "attention_decode", name };
-                self.attend_parts(params, at_once, kernel, (8, shared));
-                return Ok(());
-            }
+        }
+        if is_plain
+            && dtype == GgmlType::F16
+            && let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block)
+        {
+            let kernel = Kernel { module: "attention_decode", name };
+            self.attend_parts(params, at_once, kernel, (8, shared));
+            return Ok(());
         }
         let name = match dtype {
             GgmlType::F32 => "attention_f32",
@@ -261,6 +285,33 @@ impl Lowering<'_> {
         let shared = 4 * 4 * (params.k_dim + params.rope_dim);
         self.attend_parts(params, at_once, Kernel { module: "attention", name }, (4, shared));
         Ok(())
+    }
+
+    /// What makes the keys and values of a quantised cache that a step sees f16, for many rows; none where no bucket of
+    /// the plan does.
+    fn room_to_widen(
+        &mut self,
+        node: &Node,
+        params: AttentionParams,
+        dtype: GgmlType,
+    ) -> Option<Widened> {
+        let name = match dtype {
+            GgmlType::Q8_0 => "attention_widen_q8_0",
+            GgmlType::Q4_0 => "attention_widen_q4_0",
+            _ => return None,
+        };
+        // The largest bucket counts the scratch, whether or not its own rows share keys.
+        if self.batch_invariant || self.plan.limits.max_tokens < 16 {
+            return None;
+        }
+        let n_rows = self.plan.limits.bound(self.plan.tensor(node.reads[1]).shape.rows);
+        let n_bytes = n_rows * u64::from(params.n_kv_heads) * u64::from(params.k_dim) * 2;
+        let (k, v) = (self.transient(n_bytes), self.transient(n_bytes));
+        let positions = self.plan.limits.pages_per_seq.saturating_mul(params.page_size);
+        let grid = [positions.div_ceil(KEY_BLOCK), self.bucket.seqs, 2];
+        let kernel = Kernel { module: "attention", name };
+        let launch = Launch::new(kernel, WidenParams { base: params, k, v }, grid, 128);
+        Some(Widened { params: AttentionParams { cache_k: k, cache_v: v, ..params }, launch })
     }
 
     /// Scratch for the results of parts, and the rows it is for.
