@@ -1,13 +1,13 @@
 // Attention in f32 over any type of cache and any dimensions, one key/value head's queries together; also
 // multi-head latent attention, which is one key/value head whose keys have two parts (rope) and whose values are
-// the first part. The kernels of attention_mma.cu are faster where they apply.
+// the first part. The kernels of attention_decode.cu and attention_prefill.cu are faster where
+// they apply.
 //
 //   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
-// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one. attention_merge
-// follows: grid (n_heads, rows), 128 or 512 threads. Where `parts` has no room for all rows, the lowering makes several
-// such pairs of launches.
+// queries. A block takes four heads of one row, and of the row's parts every n_splits-th one; the last one merges.
+// Where `parts` has no room for all rows, the lowering makes several such launches.
 // Reads each key and value once for four heads; two multiplications a head and element: bound by arithmetic from
 // four heads on. v_dim <= 512.
 #include "attention.cuh"
@@ -54,23 +54,27 @@ template <class Cache> struct Attend {
     __device__ __forceinline__ void score(int lo, int hi) {
         int warp = threadIdx.x / 32, lane = threadIdx.x % 32, k_dim = (int)p.k_dim, dims = k_dim + (int)p.rope_dim;
         i64 k_cols = (i64)p.n_kv_heads * k_dim;
+#pragma unroll 1
         for (int first = 8 * warp; first < KEY_BLOCK; first += 32) {
             float products[32];
 #pragma unroll
             for (int i = 0; i < 32; i++) products[i] = 0.0f;
             if (first < hi && first + 8 > lo) {
+                int rows[8];
 #pragma unroll
-                for (int key = 0; key < 8; key++) {
-                    if (first + key < lo || first + key >= hi) continue;
-                    i64 row = block.rows[first + key], at = row * k_cols + (i64)kv_head * k_dim;
-                    for (int d = lane; d < dims; d += 32) {
-                        float k = d < k_dim ? Cache::at(p.cache_k, at + d)
-                                            : Cache::at(p.cache_rope, row * p.rope_dim + d - k_dim);
+                for (int key = 0; key < 8; key++) rows[key] = block.rows[min(max(first + key, lo), hi - 1)];
+#pragma unroll 1
+                for (int d = lane; d < dims; d += 32) {
+                    bool is_rope = d >= k_dim;
+                    const void *cache = is_rope ? p.cache_rope : p.cache_k;
+                    i64 cols = is_rope ? p.rope_dim : k_cols, at = is_rope ? d - k_dim : (i64)kv_head * k_dim + d;
+                    float query[HEADS], k[8];
 #pragma unroll
-                        for (int head = 0; head < HEADS; head++)
-                            products[HEADS * key + head] =
-                                fmaf(queries[head * dims + d], k, products[HEADS * key + head]);
-                    }
+                    for (int key = 0; key < 8; key++) k[key] = Cache::at(cache, rows[key] * cols + at);
+#pragma unroll
+                    for (int head = 0; head < HEADS; head++) query[head] = queries[head * dims + d];
+#pragma unroll
+                    for (int i = 0; i < 32; i++) products[i] = fmaf(query[i % HEADS], k[i / HEADS], products[i]);
                 }
             }
             float sum = transposed_sum(products);
@@ -106,12 +110,20 @@ template <class Cache> struct Attend {
             if (col >= v_dim) break;
 #pragma unroll
             for (int head = 0; head < HEADS; head++) sums[head][c] *= block.factors[head];
-#pragma unroll 8
-            for (int key = lo; key < hi; key++) {
-                float v = Cache::at(p.cache_v, block.rows[key] * v_cols + (i64)kv_head * v_dim + col);
+            // Keys outside lo .. hi have weights of zero.
+#pragma unroll 1
+            for (int first = lo / 8 * 8; first < hi; first += 8) {
+                float v[8];
 #pragma unroll
-                for (int head = 0; head < HEADS; head++)
-                    sums[head][c] = fmaf(block.weights[key][head], v, sums[head][c]);
+                for (int key = 0; key < 8; key++) {
+                    i64 row = block.rows[min(max(first + key, lo), hi - 1)];
+                    v[key] = Cache::at(p.cache_v, row * v_cols + (i64)kv_head * v_dim + col);
+                }
+#pragma unroll
+                for (int i = 0; i < 8 * HEADS; i++) {
+                    float &sum = sums[i % HEADS][c];
+                    sum = fmaf(block.weights[first + i / HEADS][i % HEADS], v[i / HEADS], sum);
+                }
             }
         }
     }
@@ -141,6 +153,7 @@ template <class Cache> struct Attend {
 template <class Cache> DEVICE void attend(const AttentionParams &p) {
     ZINC_SHARED(dynamic);
     ZINC_STATIC_SHARED(Block, block, 1);
+    ZINC_STATIC_SHARED(Merge, merge, 1);
     float *queries = (float *)dynamic;
     int row = blockIdx.z + p.first_row, n_splits = (int)p.n_splits, v_dim = (int)p.v_dim;
     int group = (int)(p.n_heads / p.n_kv_heads), blocks_per_group = div_up(group, HEADS);
@@ -150,7 +163,7 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
     pdl_launch();
     pdl_wait();
     if (row >= p.n.get()) return;
-    KeyRange keys(p.positions[row], (int)p.window);
+    KeyRange keys(p.positions[row], p, 1);
     if ((int)blockIdx.x >= keys.n_parts) return;
     for (int i = threadIdx.x; i < HEADS * dims; i += 128) {
         int head = first_head + min(i / dims, n_heads - 1), d = i % dims, k_dim = (int)p.k_dim;
@@ -159,20 +172,25 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
     Attend<Cache> attend(p, *block, queries, kv_head);
     for (int part = blockIdx.x; part < keys.n_parts; part += n_splits) {
-        int start = (keys.part_start + part) * keys.part_keys;
+        int start = keys.start + part * keys.part_keys;
         attend.part(max(start, keys.first), min(start + keys.part_keys, keys.end), pages);
 #pragma unroll
         for (int head = 0; head < HEADS; head++) {
             if (head >= n_heads) break;
             i64 at = part_place(p, row, first_head + head) + part;
-            if (threadIdx.x == 0) p.part_stats[at] = make_float2(block->state[head].max, block->state[head].sum);
+            SoftmaxState state = block->state[head];
+            bool is_one = keys.n_parts == 1;
+            float *to = is_one ? p.y.row(row) + (first_head + head) * v_dim : p.parts + at * v_dim;
+            float weight = is_one ? weight_of_one(state, sink_of(p, first_head + head)) : 1.0f;
+            if (!is_one && threadIdx.x == 0) p.part_stats[at] = make_float2(state.max, state.sum);
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++) {
                 int col = threadIdx.x + 128 * c;
-                if (col < v_dim) p.parts[at * v_dim + col] = attend.sums[head][c];
+                if (col < v_dim) to[col] = attend.sums[head][c] * weight;
             }
         }
     }
+    if (keys.n_parts > 1) merge_parts(p, *merge, row, first_head, n_heads, keys.n_parts, v_dim);
 }
 
 ZINC_KERNEL(128, 1) attention_f32(ZINC_PARAM AttentionParams p) { attend<F32Cache>(p); }
@@ -181,64 +199,80 @@ ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Ca
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
 
-// Merges the parts of a row and head: weights relative to the largest maximum, four sums over every fourth part.
-// With 512 threads each sum has threads of its own (few rows: more loads in flight), with 128 a thread has all four;
-// the bits are the same.
-ZINC_KERNEL(512, 1) attention_merge(ZINC_PARAM AttentionParams p) {
-    ZINC_STATIC_SHARED(float, weights, MOST_PARTS);
-    ZINC_STATIC_SHARED(float, places, 512);
-    int head = blockIdx.x, row = blockIdx.y + p.first_row, v_dim = (int)p.v_dim, lane = threadIdx.x % 32;
-    pdl_launch();
-    pdl_wait();
-    if (row >= p.n.get()) return;
-    KeyRange keys(p.positions[row], (int)p.window);
-    i64 at = part_place(p, row, head);
-    if (threadIdx.x < 32) {
-        bool has_sink = p.sinks != nullptr;
-        float sink = has_sink ? p.sinks[head] * LOG2_E : NEG_INFINITY;
-        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
-        if (lane < keys.n_parts) low = p.part_stats[at + lane];
-        if (lane + 32 < keys.n_parts) high = p.part_stats[at + lane + 32];
-        float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
-        float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
-        float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight));
-        if (has_sink) sum += exp2_of(sink - most);
-        weights[lane] = low_weight / sum;
-        weights[lane + 32] = high_weight / sum;
-    }
-    __syncthreads();
-    if (blockDim.x == 512) {
-        int sum_idx = threadIdx.x / 128, within = threadIdx.x % 128;
-        for (int start = 0; start < v_dim; start += 128) {
-            const float *part_at = p.parts + at * v_dim + start + within;
-            float sum = 0.0f;
-            if (start + within < v_dim) {
-#pragma unroll 16
-                for (int part = sum_idx; part < keys.n_parts; part += 4)
-                    sum = fmaf(part_at[(i64)part * v_dim], weights[part], sum);
-            }
-            places[threadIdx.x] = sum;
-            __syncthreads();
-            if (sum_idx == 0 && start + within < v_dim)
-                p.y.row(row)[head * v_dim + start + within] =
-                    (sum + places[128 + within]) + (places[256 + within] + places[384 + within]);
-            __syncthreads();
-        }
-        return;
-    }
-    for (int col = threadIdx.x; col < v_dim; col += 128) {
-        const float *part_at = p.parts + at * v_dim + col;
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        int part = 0;
-#pragma unroll 4
-        for (; part + 4 <= keys.n_parts; part += 4) {
+// ---- quantised caches for many rows --------------------------------------------------------------------------------
+//
+// attention_widen_<type>: the keys and values that a step's rows see, rounded to f16, where attention_prefill reads them:
+// in a cache of one layer with the same rows. Launch: grid (positions / 64, sequences, 2 for keys and values), 128
+// threads, a block of 32 elements at a time. Bytes moved: three times those of the quantised cache.
+
+struct WidenParams {
+    AttentionParams base;
+    uint4 *k, *v;
+};
+
+// Pairs of f16 from a block of 32.
+DEVICE void widen_block(const u8 *from, u32 (&to)[16], Q8_0Cache) {
+    const u16 *halves = (const u16 *)from;
+    float scale = f16_to_f32(halves[0]);
 #pragma unroll
-            for (int i = 0; i < 4; i++) sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < 3; i++)
-            if (part + i < keys.n_parts)
-                sums[i] = fmaf(part_at[(i64)(part + i) * v_dim], weights[part + i], sums[i]);
-        p.y.row(row)[head * v_dim + col] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int i = 0; i < 16; i++) {
+        u16 pair = halves[1 + i];
+        to[i] = pack_f16((i8)pair * scale, (i8)(pair >> 8) * scale);
     }
 }
+DEVICE void widen_block(const u8 *from, u32 (&to)[16], Q4_0Cache) {
+    const u16 *halves = (const u16 *)from;
+    float scale = f16_to_f32(halves[0]);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int four = halves[1 + i];
+        to[i] = pack_f16(((four & 15) - 8) * scale, ((four >> 8 & 15) - 8) * scale);
+        to[8 + i] = pack_f16(((four >> 4 & 15) - 8) * scale, ((four >> 12) - 8) * scale);
+    }
+}
+
+template <class Cache, int BYTES> DEVICE void widen(const WidenParams &params) {
+    const AttentionParams &p = params.base;
+    ZINC_STATIC_SHARED(int, bounds, 8);
+    int seq = blockIdx.y, warp = threadIdx.x / 32, n = p.n.get();
+    pdl_launch();
+    pdl_wait();
+    // The last key that the sequence's rows see, and minus the first one.
+    int end = 0, before = -0x7fffffff;
+    for (int i = threadIdx.x; i < n; i += 128) {
+        if (p.seq_of[i] != seq) continue;
+        int position = p.positions[i];
+        end = max(end, position + 1);
+        before = max(before, p.window > 0 ? -max(0, position + 1 - (int)p.window) : 0);
+    }
+#pragma unroll
+    for (int bit = 16; bit > 0; bit /= 2) {
+        end = max(end, __shfl_xor_sync(FULL_WARP, end, bit));
+        before = max(before, __shfl_xor_sync(FULL_WARP, before, bit));
+    }
+    bounds[warp] = end;
+    bounds[4 + warp] = before;
+    __syncthreads();
+    for (int i = 0; i < 4; i++) {
+        end = max(end, bounds[i]);
+        before = max(before, bounds[4 + i]);
+    }
+    const u8 *cache = (const u8 *)(blockIdx.z ? p.cache_v : p.cache_k);
+    uint4 *wide = blockIdx.z ? params.v : params.k;
+    const int *pages = p.pages + (i64)seq * p.pages_per_seq;
+    int start = blockIdx.x * KEY_BLOCK, first = max(start, -before), n_keys = min(start + KEY_BLOCK, end) - first;
+    int n_blocks = (int)(p.n_kv_heads * p.k_dim / 32);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < n_keys * n_blocks; i += 128) {
+        int row = cache_row(pages, first + i / n_blocks, p.page_size, p.pages_per_seq);
+        i64 block = (i64)row * n_blocks + i % n_blocks;
+        u32 pairs[16];
+        widen_block(cache + block * BYTES, pairs, Cache());
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            wide[4 * block + j] = make_uint4(pairs[4 * j], pairs[4 * j + 1], pairs[4 * j + 2], pairs[4 * j + 3]);
+    }
+}
+
+ZINC_KERNEL(128, 1) attention_widen_q8_0(ZINC_PARAM WidenParams p) { widen<Q8_0Cache, 34>(p); }
+ZINC_KERNEL(128, 1) attention_widen_q4_0(ZINC_PARAM WidenParams p) { widen<Q4_0Cache, 18>(p); }

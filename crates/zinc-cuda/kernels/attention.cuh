@@ -1,10 +1,11 @@
 // What the attention kernels share: their parameters, how a row's keys are cut into parts, and how the results of
 // parts are merged.
 //
-// A row at position p sees the keys first ..= p. They are cut into at most MOST_PARTS parts at multiples of a
-// length that depends on p and the window alone. The result of a part (maximum, sum of exponentials, weighted sum
-// of values) does not depend on who computes it, and parts are merged in a fixed order. So a row's bits depend
-// neither on how many blocks share its keys nor on the rows beside it.
+// A row at position p sees the keys first ..= p. They are cut into parts of a length that depends on p, the window and
+// the operation's shape alone. The result of a part (maximum, sum of exponentials, weighted sum of values) does not
+// depend on who computes it, and parts are merged in a fixed order: by the last of the blocks that share them to
+// finish, told by a counter in the step's header that comes round to zero. So a row's bits depend neither on how many
+// blocks share its keys nor on the rows beside it. What is one part is written at once.
 //
 // Exponentials are powers of two: scale has the factor log2(e) in it.
 #pragma once
@@ -26,13 +27,15 @@ struct AttentionParams {
     // n_parts_most results for each row and head: v_dim sums each; and behind them all maximum and sum.
     float *parts;
     float2 *part_stats;
+    // One for each row and block of heads, zero before and after; where n_splits is one, none.
+    u32 *counters;
     u32 n_heads, n_kv_heads, k_dim, v_dim, rope_dim;
     // 0 for none.
     u32 window;
     u32 page_size, pages_per_seq;
     // Blocks that share the keys of a row.
     u32 n_splits;
-    // Room in `parts`, which holds the rows from first_row on.
+    // Most parts of a row's keys, and room in `parts`, which holds the rows from first_row on.
     u32 n_parts_most, first_row;
     // Times log2(e).
     float scale;
@@ -43,19 +46,20 @@ DEVICE i64 part_place(const AttentionParams &p, int row, int head) {
     return ((i64)(row - (int)p.first_row) * p.n_heads + head) * p.n_parts_most;
 }
 
-// A row's keys.
+// A row's keys: n_parts of part_keys each from `start` on, but for the ends.
 struct KeyRange {
-    int first, end;
-    // Parts are multiples of this from 0 on; the first one is part_start.
-    int part_keys, part_start, n_parts;
+    int first, end, start, part_keys, n_parts;
 
-    __device__ __forceinline__ KeyRange(int position, int window) {
+    // So few blocks of keys that `whole` is not less are one part.
+    __device__ __forceinline__ KeyRange(int position, const AttentionParams &p, int whole) {
+        int window = (int)p.window;
         end = position + 1;
         first = window > 0 ? max(0, end - window) : 0;
-        part_keys = KEY_BLOCK;
-        while (position / part_keys - first / part_keys >= MOST_PARTS) part_keys *= 2;
-        part_start = first / part_keys;
-        n_parts = position / part_keys - part_start + 1;
+        start = first / KEY_BLOCK * KEY_BLOCK;
+        int n_blocks = (position - start) / KEY_BLOCK + 1;
+        int per_part = n_blocks <= whole ? n_blocks : (int)((n_blocks + p.n_parts_most - 1) / p.n_parts_most);
+        part_keys = per_part * KEY_BLOCK;
+        n_parts = (u32)(n_blocks + per_part - 1) / (u32)per_part;
     }
 };
 
@@ -64,21 +68,104 @@ struct SoftmaxState {
     float max, sum;
 };
 
-// Factors for what was summed before and for what is new when a part with maximum `added` joins.
-DEVICE float2 merge_factors(float max, float added) {
-    float most = fmaxf(max, added);
-    return make_float2(exp2_of(max - most), exp2_of(added - most));
+// A head's sink as a score times log2 e; minus infinity for none.
+DEVICE float sink_of(const AttentionParams &p, int head) {
+    return p.sinks != nullptr ? p.sinks[head] * LOG2_E : NEG_INFINITY;
 }
 
-DEVICE float merged(float before, float added, float2 factors) {
-    return fmaf(before, factors.x, __fmul_rn(added, factors.y));
+// What the sums of the only part are multiplied with.
+DEVICE float weight_of_one(SoftmaxState state, float sink) {
+    float most = fmaxf(state.max, sink), weight = exp2_of(state.max - most);
+    return weight / fmaf(state.sum, weight, exp2_of(sink - most));
 }
 
-// 1 / (sum of exponentials), a sink included, with the factor that takes sums to the same maximum.
-DEVICE float final_factor(SoftmaxState state, bool has_sink, float sink) {
-    if (!has_sink) return 1.0f / state.sum;
-    float2 factors = merge_factors(state.max, sink * LOG2_E);
-    return factors.x / merged(state.sum, 1.0f, factors);
+// In shared memory.
+struct Merge {
+    // Of the head that each warp merges.
+    float weights[4][MOST_PARTS];
+    int is_last;
+};
+
+DEVICE void read_columns(float (&to)[1], const float *from) { to[0] = __ldcg(from); }
+DEVICE void read_columns(float (&to)[4], const float *from) {
+    float4 four = __ldcg((const float4 *)from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+// What the parts of a head are multiplied with, to the warp's lanes and from there to shared memory. The sum is that
+// of exponentials relative to the largest maximum, a sink's included.
+DEVICE void weigh_parts(float *weights, float2 low, float2 high, float sink) {
+    int lane = threadIdx.x % 32;
+    float most = fmaxf(warp_max(fmaxf(low.x, high.x)), sink);
+    float low_weight = exp2_of(low.x - most), high_weight = exp2_of(high.x - most);
+    float sum = warp_sum(fmaf(low.y, low_weight, high.y * high_weight)) + exp2_of(sink - most), factor = 1.0f / sum;
+    weights[lane] = low_weight * factor;
+    weights[lane + 32] = high_weight * factor;
+    __syncwarp();
+}
+
+// y of some heads from their parts, a warp for each head, N columns a lane: four sums, each over every fourth part.
+template <int N>
+DEVICE void merge_heads(const AttentionParams &p, Merge &merge, int row, int first_head, int n_heads, int n_parts,
+                        int v_dim) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float *weights = merge.weights[warp];
+#pragma unroll 1
+    for (int head = warp; head < n_heads; head += 4) {
+        i64 place = part_place(p, row, first_head + head);
+        float2 low = make_float2(NEG_INFINITY, 0.0f), high = low;
+        if (lane < n_parts) low = __ldcg(p.part_stats + place + lane);
+        if (lane + 32 < n_parts) high = __ldcg(p.part_stats + place + lane + 32);
+        float sink = sink_of(p, first_head + head);
+        // All lanes take every turn: warp functions need them.
+#pragma unroll 1
+        for (int start = 0; start < v_dim; start += 32 * N) {
+            int col = start + lane * N;
+            bool is_inside = col < v_dim;
+            const float *from = p.parts + place * v_dim + col;
+            float sums[4][N] = {};
+#pragma unroll 1
+            for (int part = 0; part < n_parts; part += 8) {
+                float columns[8][N] = {};
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    if (is_inside && part + j < n_parts) read_columns(columns[j], from + (i64)(part + j) * v_dim);
+                // While the first sums are on their way.
+                if (start + part == 0) weigh_parts(weights, low, high, sink);
+#pragma unroll
+                for (int j = 0; j < 8 * N; j++) {
+                    float &sum = sums[j / N % 4][j % N];
+                    sum = fmaf(columns[j / N][j % N], weights[part + j / N], sum);
+                }
+            }
+            float *y = p.y.row(row) + (first_head + head) * v_dim + col;
+            if (!is_inside) continue;
+#pragma unroll
+            for (int j = 0; j < N; j++) y[j] = (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
+        }
+        // All lanes have read the weights.
+        __syncwarp();
+    }
+}
+
+// All 128 threads of all blocks that had some of the n_parts, more than one, of a row and some heads come here when
+// they have written them; the last block merges.
+DEVICE void merge_parts(const AttentionParams &p, Merge &merge, int row, int first_head, int n_heads, int n_parts,
+                        int v_dim) {
+    u32 others = min((int)p.n_splits, n_parts) - 1;
+    __threadfence();
+    __syncthreads();
+    if (others > 0) {
+        if (threadIdx.x == 0) {
+            u32 *counter = p.counters + (row - (int)p.first_row) * gridDim.y + blockIdx.y;
+            merge.is_last = atomicInc(counter, others) == others;
+        }
+        __syncthreads();
+        if (!merge.is_last) return;
+        __threadfence();
+    }
+    if (v_dim % 4 == 0) merge_heads<4>(p, merge, row, first_head, n_heads, n_parts, v_dim);
+    else merge_heads<1>(p, merge, row, first_head, n_heads, n_parts, v_dim);
 }
 
 // Element i of a cache as f32. Rows lie without gaps and are whole blocks, so elements are counted from the start.
@@ -92,13 +179,13 @@ struct Bf16Cache {
     DEVICE float at(const void *cache, i64 i) { return bf16_to_f32(((const u16 *)cache)[i]); }
 };
 struct Q8_0Cache {
-    DEVICE float at(const void *cache, i64 i) {
+    DEVICE float at(const void *cache, u64 i) {
         const u8 *block = (const u8 *)cache + i / 32 * 34;
         return __fmul_rn((float)(i8)block[2 + i % 32], f16_to_f32(*(const u16 *)block));
     }
 };
 struct Q4_0Cache {
-    DEVICE float at(const void *cache, i64 i) {
+    DEVICE float at(const void *cache, u64 i) {
         const u8 *block = (const u8 *)cache + i / 32 * 18;
         int q = block[2 + i % 16] >> (i % 32 >= 16 ? 4 : 0) & 15;
         return __fmul_rn((float)(q - 8), f16_to_f32(*(const u16 *)block));
@@ -106,6 +193,7 @@ struct Q4_0Cache {
 };
 
 // Cache row of the key at `position`: a page table is a ring.
-DEVICE int cache_row(const int *pages, int position, int page_size, int n_pages) {
-    return pages[position / page_size % n_pages] * page_size + position % page_size;
+DEVICE int cache_row(const int *pages, u32 position, u32 page_size, u32 n_pages) {
+    u32 page = position / page_size;
+    return pages[page % n_pages] * page_size + (position - page * page_size);
 }

@@ -1,11 +1,14 @@
-// Attention over f16 caches with the tensor cores, keys and values of one width that is a multiple of 16.
+// Attention over f16 caches with the tensor cores, keys and values of one width that is a multiple of 32.
 //
 // attention_decode_D_S (head width D, S stages): the parts of one row, as in attention.cu, exact to f32: a query
 // and a weight are the sum of two f16 numbers. A matrix product takes sixteen rows; eight queries of one key head
 // are its upper rows and their remainders its lower ones, so the precision costs no instruction.
-//   Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 8), rows), 128 threads; then attention_merge.
-//   Each warp streams 16 keys and values at a time through a ring of its own, S deep, and keeps sums of its own;
-//   they meet at the end of a part. Bytes moved: keys and values once for eight heads. Bound: memory.
+//   Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 8), rows), 4 warps. A block takes KEYS(D) keys
+//   and values at a time through a ring, S deep. A warp makes the scores of a quarter of the keys; then, behind the
+//   one barrier of a step, all weights, and the sums of a quarter of the columns: no sums meet at the end.
+//   Where the step has one row, the first keys and values are on their way before the launches before this one are
+//   done: all but the row's own are of earlier steps.
+// Bytes moved: keys and values once for eight heads. Bound: memory; at short contexts latency, that of one step.
 #include "attention.cuh"
 #include "ptx.cuh"
 
@@ -15,137 +18,192 @@
 // Bytes of a row of D f16 numbers in shared memory: eight rows lie in different banks.
 #define ROW_BYTES(D) ((D) * 2 + 16)
 
-// ---- decode ------------------------------------------------------------------------------------------------------
+// Keys that a block takes together.
+#define KEYS(D) ((D) > 128 ? 32 : 64)
+
+// Up to so many blocks of keys a second part, and merging, would take longer.
+#define WHOLE(D) ((D) > 128 ? 2 : 4)
+
+// In place of a key's place: a key that the row does not see, and the row's own key while it may be unwritten.
+#define NO_KEY 0xffffffffu
+#define NOT_YET 0xfffffffeu
+
+// A step of a block: first key, its part, and the steps of the part from this one on.
+struct Step {
+    int key, part, left;
+};
 
 template <int D, int STAGES> struct Decode {
-    enum { ROW = ROW_BYTES(D), TILE = 16 * ROW, RING = STAGES * 2 * TILE, MERGE_ROW = D + 8 };
+    enum {
+        ROW = ROW_BYTES(D),
+        N_KEYS = KEYS(D),
+        TILE = N_KEYS * ROW,
+        STAGE = 2 * TILE,
+        CHUNKS = D / 8,
+        // Of each warp.
+        MY_KEYS = N_KEYS / 4,
+        MY_COLUMNS = D / 4,
+        SCORE_ROW = N_KEYS + 8,
+    };
 
     const AttentionParams &p;
     const KeyRange keys;
     const int *pages;
-    const u8 *queries;
-    u8 *ring;
     int kv_head, warp, lane, steps_per_part;
-    // Of this warp: eight heads, head lane / 4 in this lane; sums of queries' upper and lower rows.
-    float most, sum, sums[D / 8][4];
 
-    // First key of this warp in a step.
-    __device__ __forceinline__ int first_key(int step) const {
-        int part = blockIdx.x + step / steps_per_part * p.n_splits;
-        return (keys.part_start + part) * keys.part_keys + step % steps_per_part * KEY_BLOCK + 16 * warp;
+    __device__ __forceinline__ void begin(Step &step, int part) const {
+        step = {keys.start + part * keys.part_keys, part, steps_per_part};
     }
 
-    // Cache row of key lane % 16 of a step; -1 for keys that the row does not see.
-    __device__ __forceinline__ int row_of(int step) const {
-        int key = first_key(step) + lane % 16;
-        if (key < keys.first || key >= keys.end) return -1;
-        return cache_row(pages, key, (int)p.page_size, (int)p.pages_per_seq);
+    __device__ __forceinline__ void advance(Step &step) const {
+        step.key += N_KEYS;
+        if (--step.left == 0) begin(step, step.part + (int)p.n_splits);
     }
 
-    // Begins to copy the keys and values of a step.
-    __device__ __forceinline__ void load(int step, int row) const {
-        u8 *to = ring + step % STAGES * 2 * TILE;
-        i64 width = (i64)p.n_kv_heads * D;
-        constexpr int CHUNKS = D / 8;
-#pragma unroll
-        for (int i = 0; i < CHUNKS / 2; i++) {
-            int id = 32 * i + lane, key = id / CHUNKS, chunk = id % CHUNKS, at = __shfl_sync(FULL_WARP, row, key);
-            i64 from = (i64)max(at, 0) * width + (i64)kv_head * D + chunk * 8;
-            copy_async_16(to + key * ROW + chunk * 16, (const u16 *)p.cache_k + from, at >= 0);
-            copy_async_16(to + TILE + key * ROW + chunk * 16, (const u16 *)p.cache_v + from, at >= 0);
+    // Where a key and its value begin in the caches, in units of 16 bytes.
+    __device__ __forceinline__ u32 place_of(int key) const {
+        u32 row = cache_row(pages, key, p.page_size, p.pages_per_seq);
+        return (row * p.n_kv_heads + kv_head) * CHUNKS;
+    }
+
+    // Begins to copy this warp's keys and values of a step; without `has_own` not the row's own.
+    __device__ __forceinline__ void load(const Step &step, u8 *stage, bool has_own) const {
+        int mine = step.key + MY_KEYS * warp + lane % MY_KEYS;
+        u32 place = NO_KEY;
+        if (!has_own && mine == keys.end - 1) place = NOT_YET;
+        else if (mine >= keys.first && mine < keys.end) place = place_of(mine);
+        u8 *to = stage + MY_KEYS * warp * ROW;
+#pragma unroll 8
+        for (int i = 0; i < MY_KEYS * CHUNKS / 32; i++) {
+            int id = 32 * i + lane, key = id / CHUNKS, chunk = id % CHUNKS;
+            u32 from = __shfl_sync(FULL_WARP, place, key);
+            bool is_seen = from != NO_KEY;
+            if (from == NOT_YET) continue;
+            from = is_seen ? from + chunk : 0;
+            copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_k + from, is_seen);
+            copy_async_16(to + TILE + key * ROW + chunk * 16, (const uint4 *)p.cache_v + from, is_seen);
         }
     }
 
-    __device__ __forceinline__ void begin_part() {
+    // Begins to copy the row's own key and value, all warps together.
+    __device__ __forceinline__ void load_own(u8 *stage) const {
+        int chunk = threadIdx.x % CHUNKS, is_value = threadIdx.x / CHUNKS, key = keys.end - 1;
+        if (is_value > 1) return;
+        u8 *to = stage + is_value * TILE + key % N_KEYS * ROW + chunk * 16;
+        copy_async_16(to, (const uint4 *)(is_value ? p.cache_v : p.cache_k) + place_of(key) + chunk);
+    }
+
+    // Scores of this warp's keys, minus infinity for those that the row does not see, to shared memory.
+    __device__ __forceinline__ void score(const Step &step, const u8 *stage, const u8 *queries, float *to) const {
+        const u8 *keys_at = stage + MY_KEYS * warp * ROW;
+        float scores[MY_KEYS / 8][2][4] = {};
+        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
+#pragma unroll(D > 128 ? 4 : 8)
+        for (int d = 0; d < D; d += 32) {
+            u32 low[4], high[4], b[4];
+            load_matrix_x4(low, queries + a_row * ROW + (d + a_col) * 2);
+            load_matrix_x4(high, queries + a_row * ROW + (d + 16 + a_col) * 2);
+#pragma unroll
+            for (int i = 0; i < MY_KEYS / 8; i++) {
+                load_matrix_x4(b, keys_at + (8 * i + lane % 8) * ROW + (d + lane / 8 * 8) * 2);
+                mma_f16(scores[i][0], low, b[0], b[1]);
+                mma_f16(scores[i][1], high, b[2], b[3]);
+            }
+        }
+        int first = MY_KEYS * warp + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < MY_KEYS / 8; i++) {
+            float score[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                int key = step.key + first + 8 * i + j;
+                float(&parts)[2][4] = scores[i];
+                score[j] = key < keys.first || key >= keys.end
+                               ? NEG_INFINITY
+                               : (parts[0][j] + parts[1][j]) + (parts[0][j + 2] + parts[1][j + 2]);
+            }
+            *(float2 *)(to + lane / 4 * SCORE_ROW + first + 8 * i) = make_float2(score[0], score[1]);
+        }
+    }
+};
+
+// What a part has come to: of head lane / 4, the same in all warps but for the columns.
+template <int D> struct Part {
+    float most, sum, sums[D / 32][4];
+
+    __device__ __forceinline__ void begin() {
         most = NO_SCORE;
         sum = 0.0f;
 #pragma unroll
-        for (int i = 0; i < D / 8 * 4; i++) sums[i / 4][i % 4] = 0.0f;
+        for (int i = 0; i < D / 8; i++) sums[i / 4][i % 4] = 0.0f;
     }
 
-    __device__ __forceinline__ void compute(int step) {
-        const u8 *keys_at = ring + step % STAGES * 2 * TILE, *values_at = keys_at + TILE;
-        float scores[2][4] = {};
-        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
-        int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8;
+    // Adds a step's keys; `values` are this warp's columns.
+    __device__ __forceinline__ void add(const float *scores, const u8 *values) {
+        int lane = threadIdx.x % 32;
+        float2 score[KEYS(D) / 8];
+        float new_most = most;
 #pragma unroll
-        for (int d = 0; d < D; d += 16) {
-            u32 a[4], b[4];
-            load_matrix_x4(a, queries + a_row * ROW + (d + a_col) * 2);
-            load_matrix_x4(b, keys_at + b_row * ROW + (d + b_col) * 2);
-            mma_f16(scores[0], a, b[0], b[1]);
-            mma_f16(scores[1], a, b[2], b[3]);
-        }
-        float weight[4], new_most = most;
-        int first = first_key(step) + lane % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int key = first + i / 2 * 8 + i % 2;
-            weight[i] = key < keys.first || key >= keys.end ? NEG_INFINITY
-                                                           : scores[i / 2][i % 2] + scores[i / 2][i % 2 + 2];
-            new_most = fmaxf(new_most, weight[i]);
+        for (int i = 0; i < KEYS(D) / 8; i++) {
+            score[i] = *(const float2 *)(scores + lane / 4 * (KEYS(D) + 8) + 8 * i + lane % 4 * 2);
+            new_most = fmaxf(new_most, fmaxf(score[i].x, score[i].y));
         }
         new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 1));
         new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 2));
         float factor = exp2_of(most - new_most);
         most = new_most;
         sum *= factor;
-        u32 a[4];
+        // The weights and their remainders.
+        u32 weights[KEYS(D) / 8][2];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            weight[i] = exp2_of(weight[i] - most);
-            sum += weight[i];
-        }
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            a[2 * i] = pack_f16_fast(weight[2 * i], weight[2 * i + 1]);
-            a[2 * i + 1] =
-                pack_f16_fast(weight[2 * i] - low_f16(a[2 * i]), weight[2 * i + 1] - high_f16(a[2 * i]));
+        for (int i = 0; i < KEYS(D) / 8; i++) {
+            float x = exp2_of(score[i].x - most), y = exp2_of(score[i].y - most);
+            sum += x + y;
+            weights[i][0] = pack_f16_fast(x, y);
+            weights[i][1] = pack_f16_fast(x - low_f16(weights[i][0]), y - high_f16(weights[i][0]));
         }
         // A factor of one changes no bit.
         if (__any_sync(FULL_WARP, factor != 1.0f)) {
 #pragma unroll
-            for (int i = 0; i < D / 8 * 4; i++) sums[i / 4][i % 4] *= factor;
+            for (int i = 0; i < D / 8; i++) sums[i / 4][i % 4] *= factor;
         }
         // Values are read transposed: rows of the product are keys.
 #pragma unroll
-        for (int d = 0; d < D; d += 16) {
-            u32 b[4];
-            load_matrix_x4_transposed(b, values_at + a_row * ROW + (d + a_col) * 2);
-            mma_f16(sums[d / 8], a, b[0], b[1]);
-            mma_f16(sums[d / 8 + 1], a, b[2], b[3]);
+        for (int key = 0; key < KEYS(D); key += 32) {
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) {
+                u32 b[4];
+                load_matrix_x4_transposed(b, values + (key + lane) * ROW_BYTES(D) + 16 * i);
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    u32(*w)[2] = weights + key / 8 + 2 * j;
+                    u32 a[4] = {w[0][0], w[0][1], w[1][0], w[1][1]};
+                    mma_f16(sums[i], a, b[2 * j], b[2 * j + 1]);
+                }
+            }
         }
     }
 
-    // Merges the warps in their order and writes the part.
-    __device__ __forceinline__ void end_part(int part, int row, int first_head, int n_heads, float *merge,
-                                             SoftmaxState *states) {
-        int head = lane / 4;
+    // Writes the part, or the row of y if it is the only one.
+    __device__ __forceinline__ void end(const AttentionParams &p, const KeyRange &keys, int part, int row,
+                                        int first_head, int n_heads) {
+        int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = first_head + lane / 4;
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
         sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-        i64 at = part_place(p, row, first_head + head) + part;
-        for (int turn = 0; turn < 4; turn++) {
-            if (warp == turn) {
-                SoftmaxState before = {NO_SCORE, 0.0f};
-                if (turn > 0) before = states[head];
-                float2 factors = merge_factors(before.max, most);
-                SoftmaxState state = {fmaxf(before.max, most), merged(before.sum, sum, factors)};
-                __syncwarp();
-                if (lane % 4 == 0) states[head] = state;
-                if (turn == 3 && lane % 4 == 0 && head < n_heads) p.part_stats[at] = make_float2(state.max, state.sum);
+        if (lane / 4 >= n_heads) return;
+        float *to = p.y.row(row) + head * D, weight = 1.0f;
+        if (keys.n_parts == 1) {
+            weight = weight_of_one({most, sum}, sink_of(p, head));
+        } else {
+            i64 at = part_place(p, row, head) + part;
+            to = p.parts + at * D;
+            if (threadIdx.x % 4 == 0 && warp == 0) p.part_stats[at] = make_float2(most, sum);
+        }
+        to += warp * (D / 4) + lane % 4 * 2;
 #pragma unroll
-                for (int i = 0; i < D / 8; i++) {
-                    int col = 8 * i + lane % 4 * 2;
-                    float2 *place = (float2 *)(merge + head * MERGE_ROW + col);
-                    float2 total = make_float2(0.0f, 0.0f);
-                    if (turn > 0) total = *place;
-                    total.x = merged(total.x, sums[i][0] + sums[i][2], factors);
-                    total.y = merged(total.y, sums[i][1] + sums[i][3], factors);
-                    if (turn < 3) *place = total;
-                    if (turn == 3 && head < n_heads) *(float2 *)(p.parts + at * D + col) = total;
-                }
-            }
-            __syncthreads();
+        for (int i = 0; i < D / 32; i++) {
+            to[8 * i] = (sums[i][0] + sums[i][2]) * weight;
+            to[8 * i + 1] = (sums[i][1] + sums[i][3]) * weight;
         }
     }
 };
@@ -153,67 +211,105 @@ template <int D, int STAGES> struct Decode {
 template <int D, int STAGES> DEVICE void decode(const AttentionParams &p) {
     typedef Decode<D, STAGES> Work;
     ZINC_SHARED(shared);
-    ZINC_STATIC_SHARED(SoftmaxState, states, 8);
+    ZINC_STATIC_SHARED(Merge, merge, 1);
     u8 *queries = shared;
-    float *merge = (float *)(shared + 16 * Work::ROW);
-    u8 *ring = shared + 16 * Work::ROW + 8 * Work::MERGE_ROW * 4;
+    float *scores = (float *)(shared + 16 * Work::ROW);
+    u8 *ring = (u8 *)(scores + 2 * 8 * Work::SCORE_ROW);
     int row = blockIdx.z + p.first_row, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int group = (int)(p.n_heads / p.n_kv_heads), blocks_per_group = div_up(group, 8);
     int kv_head = blockIdx.y / blocks_per_group, within = blockIdx.y % blocks_per_group * 8;
     int first_head = kv_head * group + within, n_heads = min(8, group - within);
     pdl_launch();
-    pdl_wait();
-    if (row >= p.n.get()) return;
-    KeyRange keys(p.positions[row], (int)p.window);
-    int n_parts = div_up(keys.n_parts - (int)blockIdx.x, (int)p.n_splits);
-    if ((int)blockIdx.x >= keys.n_parts) return;
+    int n_rows = p.n.get();
+    KeyRange keys(row < n_rows ? p.positions[row] : 0, p, WHOLE(D));
+    int n_parts = row < n_rows ? div_up(keys.n_parts - (int)blockIdx.x, (int)p.n_splits) : 0;
+    if (n_parts <= 0) {
+        pdl_wait();
+        return;
+    }
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
-    Work work = {p,       keys, pages, queries, ring + warp * Work::RING, kv_head, warp, lane, keys.part_keys / KEY_BLOCK,
-                 0.0f, 0.0f, {}};
-    int n_steps = n_parts * work.steps_per_part;
-    // The first keys are on their way while the queries are converted.
+    Work work = {p, keys, pages, kv_head, warp, lane, keys.part_keys / Work::N_KEYS};
+    int n_steps = n_parts * work.steps_per_part, last = (int)blockIdx.x + (n_parts - 1) * (int)p.n_splits;
+    bool has_own = last == keys.n_parts - 1, is_early = n_rows == 1;
+    if (has_own)
+        n_steps += div_up(keys.end - keys.start - last * keys.part_keys, (int)Work::N_KEYS) - work.steps_per_part;
+    Step now, next;
+    work.begin(now, blockIdx.x);
+    next = now;
+    Part<D> part;
+    part.begin();
+    if (!is_early) pdl_wait();
+    // Steps before 0 only load.
+#pragma unroll 1
+    for (int step = 1 - STAGES; step < n_steps; step++) {
+        u8 *stage = ring + (step + STAGES) % STAGES * Work::STAGE;
+        float *scores_at = scores + (step & 1) * 8 * Work::SCORE_ROW;
+        if (step == 0) {
+            if (is_early) pdl_wait();
+            if (is_early && has_own && n_steps < STAGES) work.load_own(ring + (n_steps - 1) * Work::STAGE);
+            const float *q = p.q.row(row) + first_head * D + threadIdx.x;
+#pragma unroll 1
+            for (int from = 0; from < 8 * D; from += 1024) {
+                constexpr int N = D > 128 ? 8 : D / 16;
+                float x[N];
 #pragma unroll
-    for (int step = 0; step < STAGES - 1; step++) {
-        if (step < n_steps) work.load(step, work.row_of(step));
-        copy_async_commit();
-    }
-    for (int i = threadIdx.x; i < 8 * D; i += 128) {
-        int head = i / D, d = i % D;
-        float q = head < n_heads ? p.q.row(row)[(first_head + head) * D + d] * p.scale : 0.0f;
-        u16 upper = f32_to_f16(q);
-        *(u16 *)(queries + head * Work::ROW + d * 2) = upper;
-        *(u16 *)(queries + (head + 8) * Work::ROW + d * 2) = f32_to_f16(q - f16_to_f32(upper));
-    }
-    int next_row = STAGES - 1 < n_steps ? work.row_of(STAGES - 1) : -1;
-    __syncthreads();
-    work.begin_part();
-    for (int step = 0; step < n_steps; step++) {
-        if (STAGES > 1) copy_async_wait<(STAGES > 1 ? STAGES - 2 : 0)>();
-        // The copies of all lanes have arrived, and all have read the stage that is filled next.
-        __syncwarp();
-        int next = step + STAGES - 1;
-        if (next < n_steps) work.load(next, next_row);
-        copy_async_commit();
-        if (next + 1 < n_steps) next_row = work.row_of(next + 1);
-        if (STAGES == 1) {
-            copy_async_wait<0>();
+                for (int j = 0; j < N; j++) {
+                    int i = from + 128 * j;
+                    x[j] = i + (int)threadIdx.x < n_heads * D ? q[i] : 0.0f;
+                }
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    int i = from + 128 * j + threadIdx.x;
+                    u8 *to = queries + i * 2 + i / D * 16;
+                    x[j] *= p.scale;
+                    u16 upper = f32_to_f16(x[j]);
+                    *(u16 *)to = upper;
+                    *(u16 *)(to + 8 * Work::ROW) = f32_to_f16(x[j] - f16_to_f32(upper));
+                }
+            }
+            if (is_early) {
+                copy_async_commit();
+                copy_async_wait<0>();
+            }
+        }
+        if (STAGES == 1 || step == 0) __syncthreads();
+        if (STAGES == 1) work.load(now, stage, true);
+        if (STAGES == 1) copy_async_commit();
+        if (step >= 0) {
+            copy_async_wait<(STAGES > 1 ? STAGES - 2 : 0)>();
+            // The copies of all lanes have arrived.
             __syncwarp();
+            work.score(now, stage, queries, scores_at);
+            // All copies have arrived, and all warps have read the stage that is filled next.
+            __syncthreads();
         }
-        work.compute(step);
-        if ((step + 1) % work.steps_per_part == 0) {
-            int part = blockIdx.x + step / work.steps_per_part * p.n_splits;
-            work.end_part(part, row, first_head, n_heads, merge, states);
-            work.begin_part();
+        if (STAGES > 1) {
+            u8 *free = ring + (step + STAGES - 1) % STAGES * Work::STAGE;
+            if (step + STAGES - 1 < n_steps) work.load(next, free, !is_early || step >= 0);
+            copy_async_commit();
+            work.advance(next);
         }
+        if (step < 0) continue;
+        part.add(scores_at, stage + Work::TILE + warp * Work::MY_COLUMNS * 2);
+        if (now.left == 1 || step + 1 == n_steps) {
+            part.end(p, keys, now.part, row, first_head, n_heads);
+            part.begin();
+        }
+        work.advance(now);
     }
-    copy_async_wait<0>();
+    if (keys.n_parts > 1) merge_parts(p, *merge, row, first_head, n_heads, keys.n_parts, D);
 }
 
 #define DECODE(D, STAGES)                                                                           \
     ZINC_KERNEL(128, 1) attention_decode_##D##_##STAGES(ZINC_PARAM AttentionParams p) { decode<D, STAGES>(p); }
-#define DECODE_STAGES(D) DECODE(D, 1) DECODE(D, 2) DECODE(D, 3)
-DECODE_STAGES(32)
-DECODE_STAGES(64)
-DECODE_STAGES(96)
-DECODE_STAGES(128)
-DECODE_STAGES(256)
+DECODE(32, 3)
+DECODE(64, 3)
+DECODE(96, 2)
+DECODE(128, 1)
+DECODE(128, 2)
+DECODE(128, 3)
+DECODE(256, 2)
+DECODE(256, 3)
+DECODE(512, 1)
+DECODE(512, 2)
+DECODE(512, 3)

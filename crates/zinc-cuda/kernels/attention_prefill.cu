@@ -5,8 +5,10 @@
 // Launch: grid (tiles of rows, n_kv_heads * ceil(queries per key head / heads)), 4 warps, each with 16 rows of the
 // product: two blocks a multiprocessor, whose softmax and products overlap. A row is one head of one token, so the
 // heads of a group share what is read. Tiles with late positions come first.
-// Keys come in blocks of 64 at multiples of 64, so a token's order of sums depends on its position and window alone;
-// a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
+// 512 columns are two warps': each has half of them, of queries and of sums, and they add up their parts of the scores,
+// exchanged where the queries were that are in registers. 8 warps, or 4 for half the rows where one stage fits.
+// Keys come in blocks of 64 (32) at multiples of that, so a token's order of sums depends on its position and window
+// alone; a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
 // order: it passes over the keys of each.
 // Bound: tensor cores, 4 D operations a key, head and row. Each tile reads the keys that its rows see.
 #include "attention.cuh"
@@ -16,7 +18,13 @@
 #define NO_SCORE -1e30f
 
 #define ROW_BYTES(D) ((D) * 2 + 16)
-#define MOST_TILE_ROWS 128
+#define MOST_TILE_ROWS 64
+
+// In place of a key's place: one that no row sees.
+#define NO_KEY 0xffffffffu
+
+// Keys that a block takes together.
+#define KEYS(D) ((D) > 128 ? 32 : 64)
 
 struct PrefillParams {
     AttentionParams base;
@@ -27,8 +35,8 @@ struct PrefillParams {
 // Of the tile's tokens, in shared memory.
 struct Tile {
     int positions[MOST_TILE_ROWS], seqs[MOST_TILE_ROWS];
-    // Cache rows of two blocks of keys.
-    int rows[2][KEY_BLOCK];
+    // Where the keys of two blocks begin in the caches, in units of 16 bytes.
+    u32 places[2][KEY_BLOCK];
 };
 
 // The keys that a tile's tokens of one sequence see, and the next token that belongs to none of the sequences
@@ -55,39 +63,41 @@ DEVICE bool is_first_of_seq(const Tile &tile, int token) {
     return true;
 }
 
-template <int D, int STAGES, int WARPS> struct Prefill {
-    // Keys whose scores are in registers together.
-    enum { ROW = ROW_BYTES(D), KEYS = KEY_BLOCK * ROW, SPAN = D > 128 ? 32 : 64 };
+template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
+    enum { ROW = ROW_BYTES(D), N_KEYS = KEYS(D), TILE = N_KEYS * ROW, COLUMNS = D / SPLIT, N_FIRST = SPLIT > 1 ? 6 : 1 };
 
     const AttentionParams &p;
     Tile &tile;
-    const u8 *queries;
-    u8 *ring;
-    int kv_head, lane;
+    // This warp's columns of its rows.
+    u8 *queries;
+    int kv_head, lane, first_column;
     // Positions of this lane's two rows of the product in the running pass; -1 for rows of other sequences.
     int position[2];
     int window;
     // Largest score (not scaled), sum of exponentials, weighted sums of values.
-    float most[2], sum[2], sums[D / 8][4];
+    float most[2], sum[2], sums[COLUMNS / 8][4];
+    // Where columns are split, the first of this warp's; scores are exchanged where they were.
+    u32 first[N_FIRST][4];
 
-    __device__ __forceinline__ void find_rows(int slot, int start, const Pass &pass) const {
+    __device__ __forceinline__ void find_keys(int slot, int start, const Pass &pass) const {
         int key = start + threadIdx.x;
-        if (threadIdx.x >= KEY_BLOCK) return;
+        if (threadIdx.x >= N_KEYS) return;
         bool seen = key >= pass.first && key < pass.end;
         const int *pages = p.pages + (i64)pass.seq * p.pages_per_seq;
-        tile.rows[slot][threadIdx.x] = seen ? cache_row(pages, key, (int)p.page_size, (int)p.pages_per_seq) : -1;
+        u32 row = seen ? cache_row(pages, key, p.page_size, p.pages_per_seq) : 0;
+        tile.places[slot][threadIdx.x] = seen ? (row * p.n_kv_heads + kv_head) * (D / 8) : NO_KEY;
     }
 
     __device__ __forceinline__ void load(int slot, u8 *to) const {
         constexpr int CHUNKS = D / 8;
-        i64 width = (i64)p.n_kv_heads * D;
-#pragma unroll
-        for (int i = 0; i < KEY_BLOCK * CHUNKS / (32 * WARPS); i++) {
+#pragma unroll(SPLIT > 1 ? 4 : 8)
+        for (int i = 0; i < N_KEYS * CHUNKS / (32 * WARPS); i++) {
             int id = 32 * WARPS * i + threadIdx.x, key = id / CHUNKS, chunk = id % CHUNKS;
-            int row = tile.rows[slot][key];
-            i64 from = (i64)max(row, 0) * width + (i64)kv_head * D + chunk * 8;
-            copy_async_16(to + key * ROW + chunk * 16, (const u16 *)p.cache_k + from, row >= 0);
-            copy_async_16(to + KEYS + key * ROW + chunk * 16, (const u16 *)p.cache_v + from, row >= 0);
+            u32 from = tile.places[slot][key];
+            bool is_seen = from != NO_KEY;
+            from = is_seen ? from + chunk : 0;
+            copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_k + from, is_seen);
+            copy_async_16(to + TILE + key * ROW + chunk * 16, (const uint4 *)p.cache_v + from, is_seen);
         }
         copy_async_commit();
     }
@@ -96,37 +106,67 @@ template <int D, int STAGES, int WARPS> struct Prefill {
         return key <= position[i] && (window == 0 || key > position[i] - window);
     }
 
-    // The keys start .. start + SPAN for this warp's rows; without MASKED all rows see all of them. Both ways give a
-    // row that sees them the same bits.
-    template <bool MASKED> __device__ __forceinline__ void compute(const u8 *keys_at, int start) {
-        const u8 *values_at = keys_at + KEYS;
-        float scores[SPAN / 8][4];
+    __device__ __forceinline__ void read_queries(u32 (&a)[4], int d) const {
+        load_matrix_x4(a, queries + (lane % 8 + lane / 8 % 2 * 8) * ROW + (d + lane / 16 * 8) * 2);
+    }
+
+    // Scores of a block of keys for this warp's rows, of this warp's columns.
+    __device__ __forceinline__ void score(const u8 *keys_at, float (&scores)[N_KEYS / 8][4]) const {
 #pragma unroll
-        for (int i = 0; i < SPAN / 2; i++) scores[i / 4][i % 4] = 0.0f;
-        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
-        int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8;
+        for (int i = 0; i < N_KEYS / 2; i++) scores[i / 4][i % 4] = 0.0f;
+        int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8 + first_column;
 #pragma unroll
-        for (int d = 0; d < D; d += 16) {
+        for (int d = 0; d < COLUMNS; d += 16) {
             u32 a[4], b[4];
-            load_matrix_x4(a, queries + a_row * ROW + (d + a_col) * 2);
+            if (SPLIT == 1 || d >= 16 * N_FIRST) read_queries(a, d);
+            else
 #pragma unroll
-            for (int key = 0; key < SPAN; key += 16) {
+                for (int i = 0; i < 4; i++) a[i] = first[d / 16][i];
+#pragma unroll
+            for (int key = 0; key < N_KEYS; key += 16) {
                 load_matrix_x4(b, keys_at + (key + b_row) * ROW + (d + b_col) * 2);
                 mma_f16(scores[key / 8], a, b[0], b[1]);
                 mma_f16(scores[key / 8 + 1], a, b[2], b[3]);
             }
+        }
+    }
+
+    // Adds the scores of the other columns: lanes of both warps have the same rows and keys.
+    __device__ __forceinline__ void exchange_scores(float (&scores)[N_KEYS / 8][4], bool see_some) const {
+        u8 *mine = queries + lane / 2 * ROW + lane % 2 * 64, *theirs = mine + (first_column > 0 ? -2 : 2) * COLUMNS;
+        if (see_some) {
+#pragma unroll
+            for (int i = 0; i < N_KEYS / 8; i++)
+                ((float4 *)mine)[i] = make_float4(scores[i][0], scores[i][1], scores[i][2], scores[i][3]);
+        }
+        __syncthreads();
+        if (!see_some) return;
+#pragma unroll
+        for (int i = 0; i < N_KEYS / 8; i++) {
+            float4 other = ((float4 *)theirs)[i];
+            scores[i][0] += other.x, scores[i][1] += other.y, scores[i][2] += other.z, scores[i][3] += other.w;
+        }
+    }
+
+    // Adds a block of keys from `start` on; unless all rows see all of them, those that a row does not see count
+    // nothing. Both ways give a row that sees them the same bits.
+    __device__ __forceinline__ void add(float (&scores)[N_KEYS / 8][4], const u8 *keys_at, int start, bool see_all) {
+        const u8 *values_at = keys_at + TILE + first_column * 2;
+        int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
+        if (!see_all) {
+#pragma unroll
+            for (int i = 0; i < N_KEYS / 2; i++)
+                if (!sees(i / 2 % 2, start + i / 4 * 8 + lane % 4 * 2 + i % 2)) scores[i / 4][i % 4] = NEG_INFINITY;
         }
         float factor[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float new_most = most[half];
 #pragma unroll
-            for (int i = 0; i < SPAN / 8; i++) {
+            for (int i = 0; i < N_KEYS / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
-                    float &score = scores[i][2 * half + j];
-                    if (MASKED && !sees(half, start + 8 * i + lane % 4 * 2 + j)) score = NEG_INFINITY;
-                    new_most = fmaxf(new_most, score);
+                    new_most = fmaxf(new_most, scores[i][2 * half + j]);
                 }
             }
             new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 1));
@@ -135,7 +175,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
             most[half] = new_most;
             float added = 0.0f, less = -new_most * p.scale;
 #pragma unroll
-            for (int i = 0; i < SPAN / 8; i++) {
+            for (int i = 0; i < N_KEYS / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
@@ -148,7 +188,7 @@ template <int D, int STAGES, int WARPS> struct Prefill {
         // Factors of one change no bit.
         if (__any_sync(FULL_WARP, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
-            for (int i = 0; i < D / 8; i++) {
+            for (int i = 0; i < COLUMNS / 8; i++) {
                 sums[i][0] *= factor[0];
                 sums[i][1] *= factor[0];
                 sums[i][2] *= factor[1];
@@ -156,12 +196,12 @@ template <int D, int STAGES, int WARPS> struct Prefill {
             }
         }
 #pragma unroll
-        for (int key = 0; key < SPAN; key += 16) {
+        for (int key = 0; key < N_KEYS; key += 16) {
             float *low = scores[key / 8], *high = scores[key / 8 + 1];
             u32 a[4] = {pack_f16_fast(low[0], low[1]), pack_f16_fast(low[2], low[3]),
                         pack_f16_fast(high[0], high[1]), pack_f16_fast(high[2], high[3])};
 #pragma unroll
-            for (int d = 0; d < D; d += 16) {
+            for (int d = 0; d < COLUMNS; d += 16) {
                 u32 b[4];
                 load_matrix_x4_transposed(b, values_at + (key + a_row) * ROW + (d + a_col) * 2);
                 mma_f16(sums[d / 8], a, b[0], b[1]);
@@ -171,36 +211,42 @@ template <int D, int STAGES, int WARPS> struct Prefill {
     }
 };
 
-template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams &params) {
+template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const PrefillParams &params) {
     const AttentionParams &p = params.base;
-    typedef Prefill<D, STAGES, WARPS> Work;
+    typedef Prefill<D, STAGES, WARPS, SPLIT> Work;
+    constexpr int ROWS = 16 * WARPS / SPLIT;
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(Tile, tile, 1);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = (int)(p.n_heads / p.n_kv_heads);
     int blocks_per_group = div_up(group, (int)params.heads);
     int kv_head = blockIdx.y / blocks_per_group, within = blockIdx.y % blocks_per_group * (int)params.heads;
     int first_head = kv_head * group + within, n_heads = min((int)params.heads, group - within);
-    int tile_tokens = 16 * WARPS / (int)params.heads;
+    int tile_tokens = ROWS / (int)params.heads;
     int first_token = (int)(gridDim.x - 1 - blockIdx.x) * tile_tokens;
     pdl_launch();
     pdl_wait();
     int n_tokens = min(tile_tokens, p.n.get() - first_token);
     if (n_tokens <= 0) return;
-    u8 *queries = shared, *ring = shared + 16 * WARPS * Work::ROW;
+    u8 *queries = shared, *ring = shared + ROWS * Work::ROW;
     for (int i = threadIdx.x; i < n_tokens; i += 32 * WARPS) {
         tile->positions[i] = p.positions[first_token + i];
         tile->seqs[i] = p.seq_of[first_token + i];
     }
     // Row r of the product: token r / n_heads, head r % n_heads; zeros past the last one.
-    for (int i = threadIdx.x; i < 16 * WARPS * D; i += 32 * WARPS) {
+    for (int i = threadIdx.x; i < ROWS * D; i += 32 * WARPS) {
         int r = i / D, token = r / n_heads, head = first_head + r % n_heads;
         float q = token < n_tokens ? p.q.row(first_token + token)[head * D + i % D] : 0.0f;
         *(u16 *)(queries + r * Work::ROW + i % D * 2) = f32_to_f16(q);
     }
-    Work work = {p, *tile, queries + 16 * warp * Work::ROW, ring, kv_head, lane, {-1, -1}, (int)p.window,
-                 {NO_SCORE, NO_SCORE}, {0.0f, 0.0f}, {}};
-    int token[2] = {(16 * warp + lane / 4) / n_heads, (16 * warp + lane / 4 + 8) / n_heads};
+    int first_row = warp / SPLIT * 16, first_column = warp % SPLIT * Work::COLUMNS;
+    Work work = {p,        *tile,         queries + first_row * Work::ROW + first_column * 2, kv_head, lane, first_column,
+                 {-1, -1}, (int)p.window, {NO_SCORE, NO_SCORE}, {0.0f, 0.0f}, {}, {}};
+    int token[2] = {(first_row + lane / 4) / n_heads, (first_row + lane / 4 + 8) / n_heads};
     __syncthreads();
+    if (SPLIT > 1) {
+#pragma unroll
+        for (int i = 0; i < Work::N_FIRST; i++) work.read_queries(work.first[i], 16 * i);
+    }
     for (int from = 0; from < n_tokens; from++) {
         if (!is_first_of_seq(*tile, from)) continue;
         Pass pass = pass_from(*tile, from, n_tokens, (int)p.window);
@@ -221,31 +267,31 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
         }
         int window = (int)p.window, all_from = window > 0 ? latest - window + 1 : 0;
         earliest = window > 0 ? earliest - window + 1 : 0;
-        int block = pass.first / KEY_BLOCK, end = div_up(pass.end, KEY_BLOCK), slot = 0;
+        int block = pass.first / Work::N_KEYS, end = div_up(pass.end, (int)Work::N_KEYS), slot = 0;
         __syncthreads();
-        work.find_rows(0, block * KEY_BLOCK, pass);
+        work.find_keys(0, block * Work::N_KEYS, pass);
         __syncthreads();
         if (STAGES > 1) work.load(0, ring);
-        work.find_rows(1, (block + 1) * KEY_BLOCK, pass);
+        work.find_keys(1, (block + 1) * Work::N_KEYS, pass);
         for (; block < end; block++, slot ^= 1) {
-            u8 *keys_at = ring + (STAGES > 1 ? slot * 2 * Work::KEYS : 0);
+            u8 *keys_at = ring + (STAGES > 1 ? slot * 2 * Work::TILE : 0);
             if (STAGES > 1) copy_async_wait<0>();
             __syncthreads();
             if (STAGES > 1) {
-                if (block + 1 < end) work.load(slot ^ 1, ring + (slot ^ 1) * 2 * Work::KEYS);
+                if (block + 1 < end) work.load(slot ^ 1, ring + (slot ^ 1) * 2 * Work::TILE);
             } else {
                 work.load(slot, keys_at);
                 copy_async_wait<0>();
                 __syncthreads();
             }
-            int start = block * KEY_BLOCK;
-            work.find_rows(slot, start + 2 * KEY_BLOCK, pass);
-            for (int part = 0; part < KEY_BLOCK; part += Work::SPAN, start += Work::SPAN) {
-                const u8 *span = keys_at + part * Work::ROW;
-                // Seen by all of the warp's rows, by some, or by none.
-                if (start + Work::SPAN - 1 <= least && start >= all_from) work.template compute<false>(span, start);
-                else if (start <= latest && start + Work::SPAN > earliest) work.template compute<true>(span, start);
-            }
+            int start = block * Work::N_KEYS, last = start + Work::N_KEYS - 1;
+            work.find_keys(slot, start + 2 * Work::N_KEYS, pass);
+            // Seen by all of the warp's rows, by some, or by none.
+            bool see_all = last <= least && start >= all_from, see_some = start <= latest && last >= earliest;
+            float scores[Work::N_KEYS / 8][4];
+            if (see_some) work.score(keys_at, scores);
+            if (SPLIT > 1) work.exchange_scores(scores, see_some);
+            if (see_some) work.add(scores, keys_at, start, see_all);
         }
     }
 #pragma unroll
@@ -254,32 +300,31 @@ template <int D, int STAGES, int WARPS> DEVICE void prefill(const PrefillParams 
         sum += __shfl_xor_sync(FULL_WARP, sum, 1);
         sum += __shfl_xor_sync(FULL_WARP, sum, 2);
         if (token[half] >= n_tokens) continue;
-        int r = 16 * warp + lane / 4 + 8 * half, head = first_head + r % n_heads;
-        bool has_sink = p.sinks != nullptr;
-        float factor = final_factor({work.most[half] * p.scale, sum}, has_sink, has_sink ? p.sinks[head] : 0.0f);
-        float *y = p.y.row(first_token + token[half]) + head * D + lane % 4 * 2;
+        int r = first_row + lane / 4 + 8 * half, head = first_head + r % n_heads;
+        float factor = weight_of_one({work.most[half] * p.scale, sum}, sink_of(p, head));
+        float *y = p.y.row(first_token + token[half]) + head * D + first_column + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < D / 8; i++) {
+        for (int i = 0; i < Work::COLUMNS / 8; i++) {
             y[8 * i] = work.sums[i][2 * half] * factor;
             y[8 * i + 1] = work.sums[i][2 * half + 1] * factor;
         }
     }
 }
 
-#define PREFILL(D, STAGES, WARPS)                                                                   \
+#define PREFILL(D, STAGES, WARPS, SPLIT)                                                            \
     ZINC_KERNEL(32 * WARPS, 1) attention_prefill_##D##_##STAGES(ZINC_PARAM PrefillParams p) {       \
-        prefill<D, STAGES, WARPS>(p);                                                               \
+        prefill<D, STAGES, WARPS, SPLIT>(p);                                                        \
     }
-PREFILL(32, 1, 4)
-PREFILL(32, 2, 4)
-PREFILL(64, 1, 4)
-PREFILL(64, 2, 4)
-PREFILL(96, 1, 4)
-PREFILL(96, 2, 4)
-PREFILL(128, 1, 4)
-PREFILL(128, 2, 4)
+PREFILL(32, 2, 4, 1)
+PREFILL(64, 2, 4, 1)
+PREFILL(96, 1, 4, 1)
+PREFILL(96, 2, 4, 1)
+PREFILL(128, 1, 4, 1)
+PREFILL(128, 2, 4, 1)
 // Needs more shared memory than a block of sm_75 has.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-PREFILL(256, 1, 4)
-PREFILL(256, 2, 4)
+PREFILL(256, 1, 4, 1)
+PREFILL(256, 2, 4, 1)
+PREFILL(512, 1, 4, 2)
+PREFILL(512, 2, 8, 2)
 #endif

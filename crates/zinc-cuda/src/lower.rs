@@ -23,9 +23,11 @@ pub use experts::Grouping;
 
 /// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, one unused, then counters
 /// that are zero when a step begins and that every launch leaves at zero.
-pub const HEADER_BYTES: u64 = 64;
-/// Where the counters begin, one for each row of a small step.
+pub const HEADER_BYTES: u64 = 1024;
+/// Where the counters begin: of a small step's rows, or of what shares the work of a row.
 const COUNTERS: u64 = 16;
+/// How many there are.
+const N_COUNTERS: u32 = (HEADER_BYTES - COUNTERS) as u32 / 4;
 
 /// The header of a step.
 pub fn header(sizes: StepSizes) -> [i32; HEADER_BYTES as usize / 4] {

@@ -143,6 +143,20 @@ fn kernels_for_many_rows_agree_with_the_reference() {
     check_all(&device, keep, |case| check_whole(case, &device));
 }
 
+/// The kernels that smaller shared memories take: shallower rings, smaller tiles.
+#[test]
+fn attention_of_smaller_cards_agrees_with_the_reference() {
+    let keep = |case: &Case| {
+        let is_small = is_short(case) && case.dtype == Some(GgmlType::F16);
+        case.op == OpKind::Attention && is_small
+    };
+    for shared_kib in [64, 99, 163] {
+        let card = Card { shared_per_block: shared_kib << 10, ..Card::HOPPER };
+        let device = HostDevice::new(Options { card, ..options(false, Schedule::Reverse) });
+        check_all(&device, keep, |case| check_whole(case, &device));
+    }
+}
+
 /// Hopper's own products, with their emulation.
 #[test]
 fn kernels_of_hopper_agree_with_the_reference() {

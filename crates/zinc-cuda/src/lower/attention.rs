@@ -4,20 +4,29 @@ use zinc_backend::DeviceError;
 use zinc_plan::{Attention, Dim, LatentAttention, Node};
 use zinc_quant::GgmlType;
 
-use super::Lowering;
+use super::{COUNTERS, Lowering, N_COUNTERS};
 use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Most parts of a row's keys: `MOST_PARTS` of `attention.cuh`.
 const MOST_PARTS: u32 = 64;
 
+/// Fewer parts than this are not worth saving.
+const LEAST_PARTS: u32 = 8;
+
 /// Keys taken together: `KEY_BLOCK` of `attention.cuh`.
 const KEY_BLOCK: u32 = 64;
 
-/// Scratch for the results of parts; more rows are several pairs of launches.
+/// Scratch for the results of parts; more rows are several launches.
 const PARTS_BYTES: u64 = 64 << 20;
 
+/// `Merge` of `attention.cuh`, aligned.
+const MERGE_BYTES: u32 = 4 * MOST_PARTS * 4 + 128;
+
+/// `Tile` of `attention_prefill.cu`.
+const TILE_BYTES: u32 = 1024;
+
 /// Head widths that the kernels for tensor cores are compiled for.
-const WIDTHS: [u32; 5] = [32, 64, 96, 128, 256];
+const WIDTHS: [u32; 6] = [32, 64, 96, 128, 256, 512];
 
 /// `KvWriteParams` of `kv_write.cu`.
 #[repr(C)]
@@ -49,6 +58,7 @@ pub struct AttentionParams {
     sinks: u64,
     parts: u64,
     part_stats: u64,
+    counters: u64,
     n_heads: u32,
     n_kv_heads: u32,
     k_dim: u32,
@@ -72,9 +82,30 @@ pub struct PrefillParams {
     unused: u32,
 }
 
+/// `WidenParams` of `attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct WidenParams {
+    base: AttentionParams,
+    k: u64,
+    v: u64,
+}
+
 /// Bytes of a row of `width` f16 numbers in shared memory.
 fn row_bytes(width: u32) -> u32 {
     2 * width + 16
+}
+
+/// A launch that makes a cache f16, and attention over that.
+#[derive(Clone)]
+struct Widened {
+    params: AttentionParams,
+    launch: Launch,
+}
+
+/// Keys that a block takes together: `KEYS` of the kernels for tensor cores.
+fn step_keys(width: u32) -> u32 {
+    if width > 128 { 32 } else { 64 }
 }
 
 impl Lowering<'_> {
@@ -133,6 +164,7 @@ impl Lowering<'_> {
             sinks: sinks.map_or(Ok(0), |id| self.operand(*id).map(|sinks| sinks.address))?,
             parts: 0,
             part_stats: 0,
+            counters: self.places.inputs() + COUNTERS,
             n_heads: attention.n_heads,
             n_kv_heads: attention.n_kv_heads,
             k_dim: attention.k_dim,
@@ -142,7 +174,7 @@ impl Lowering<'_> {
             page_size: attention.page_size,
             pages_per_seq: pages.cols,
             n_splits: 1,
-            n_parts_most: self.most_parts(attention.window, attention.page_size),
+            n_parts_most: 1,
             first_row: 0,
             scale: attention.scale * std::f32::consts::LOG2_E,
         };
@@ -171,6 +203,7 @@ impl Lowering<'_> {
             sinks: 0,
             parts: 0,
             part_stats: 0,
+            counters: self.places.inputs() + COUNTERS,
             n_heads: attention.n_heads,
             n_kv_heads: 1,
             k_dim: attention.latent_dim,
@@ -180,20 +213,26 @@ impl Lowering<'_> {
             page_size: attention.page_size,
             pages_per_seq: pages.cols,
             n_splits: 1,
-            n_parts_most: self.most_parts(None, attention.page_size),
+            n_parts_most: 1,
             first_row: 0,
             scale: attention.scale * std::f32::consts::LOG2_E,
         };
         self.attend(node, params, cache.dtype)
     }
 
-    /// Most parts that the keys of a row are cut into, as `KeyRange` of `attention.cuh` does.
-    fn most_parts(&self, window: Option<u32>, page_size: u32) -> u32 {
-        let positions = self.plan.limits.pages_per_seq.saturating_mul(page_size);
+    /// Most parts that the keys of a row are cut into: no more than blocks of keys, and what fills a large card, as wide
+    /// heads take a multiprocessor each. A number of the operation's shape: sums depend on it.
+    fn most_parts(&self, params: &AttentionParams) -> u32 {
+        let positions = self.plan.limits.pages_per_seq.saturating_mul(params.page_size);
         let whole = positions.div_ceil(KEY_BLOCK);
         // A window may begin and end inside a block.
-        let of_window = window.map_or(whole, |window| window.div_ceil(KEY_BLOCK).saturating_add(1));
-        whole.min(of_window).clamp(1, MOST_PARTS)
+        let of_window = match params.window {
+            0 => whole,
+            window => window.div_ceil(KEY_BLOCK).saturating_add(1),
+        };
+        let n_blocks = params.n_kv_heads * (params.n_heads / params.n_kv_heads).div_ceil(8);
+        let that_fill = if params.v_dim > 256 { 128 } else { 256 } / n_blocks;
+        whole.min(of_window).min(that_fill.max(LEAST_PARTS)).clamp(1, MOST_PARTS)
     }
 
     fn attend(
@@ -203,25 +242,34 @@ impl Lowering<'_> {
         dtype: GgmlType,
     ) -> Result<(), DeviceError> {
         let width = params.v_dim;
+        let params = AttentionParams { n_parts_most: self.most_parts(&params), ..params };
         // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
         let (params, at_once) = self.room_for_parts(params);
         let is_plain = params.rope_dim == 0 && params.k_dim == width && WIDTHS.contains(&width);
-        if is_plain && dtype == GgmlType::F16 {
+        if is_plain {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
+            let wide = self.room_to_widen(node, params, dtype);
             // Tiles of rows pay when their rows share keys.
             let shares_keys = tokens >= 16 && tokens >= 8 * seqs && params.scale > 0.0;
             if shares_keys
                 && !self.batch_invariant
-                && let Some(launch) = self.prefill(params)
+                && (dtype == GgmlType::F16 || wide.is_some())
+                && let Some(launch) = self.prefill(wide.as_ref().map_or(params, |wide| wide.params))
             {
+                if let Some(wide) = wide {
+                    self.push(wide.launch);
+                }
                 self.push(launch);
                 return Ok(());
             }
-            if let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block) {
-                let kernel = Kernel { module: "attention_decode", name };
-                self.attend_parts(params, at_once, kernel, (8, shared));
-                return Ok(());
-            }
+        }
+        if is_plain
+            && dtype == GgmlType::F16
+            && let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block)
+        {
+            let kernel = Kernel { module: "attention_decode", name };
+            self.attend_parts(params, at_once, kernel, (8, shared));
+            return Ok(());
         }
         let name = match dtype {
             GgmlType::F32 => "attention_f32",
@@ -239,6 +287,33 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// What makes the keys and values of a quantised cache that a step sees f16, for many rows; none where no bucket of
+    /// the plan does.
+    fn room_to_widen(
+        &mut self,
+        node: &Node,
+        params: AttentionParams,
+        dtype: GgmlType,
+    ) -> Option<Widened> {
+        let name = match dtype {
+            GgmlType::Q8_0 => "attention_widen_q8_0",
+            GgmlType::Q4_0 => "attention_widen_q4_0",
+            _ => return None,
+        };
+        // The largest bucket counts the scratch, whether or not its own rows share keys.
+        if self.batch_invariant || self.plan.limits.max_tokens < 16 {
+            return None;
+        }
+        let n_rows = self.plan.limits.bound(self.plan.tensor(node.reads[1]).shape.rows);
+        let n_bytes = n_rows * u64::from(params.n_kv_heads) * u64::from(params.k_dim) * 2;
+        let (k, v) = (self.transient(n_bytes), self.transient(n_bytes));
+        let positions = self.plan.limits.pages_per_seq.saturating_mul(params.page_size);
+        let grid = [positions.div_ceil(KEY_BLOCK), self.bucket.seqs, 2];
+        let kernel = Kernel { module: "attention", name };
+        let launch = Launch::new(kernel, WidenParams { base: params, k, v }, grid, 128);
+        Some(Widened { params: AttentionParams { cache_k: k, cache_v: v, ..params }, launch })
+    }
+
     /// Scratch for the results of parts, and the rows it is for.
     fn room_for_parts(&mut self, params: AttentionParams) -> (AttentionParams, u32) {
         let parts = u64::from(params.n_heads) * u64::from(params.n_parts_most);
@@ -249,8 +324,7 @@ impl Lowering<'_> {
         (AttentionParams { parts: sums, part_stats, ..params }, at_once)
     }
 
-    /// Launches of a kernel that computes parts with so many heads a block and shared memory, and of what
-    /// merges them.
+    /// Launches of a kernel that computes parts, and merges them, with so many heads a block and shared memory.
     fn attend_parts(
         &mut self,
         params: AttentionParams,
@@ -264,17 +338,15 @@ impl Lowering<'_> {
         let mut first_row = 0;
         while first_row < n_rows {
             let rows = at_once.min(n_rows - first_row);
-            // About two blocks for each multiprocessor.
-            let n_splits = (2 * self.card.n_multiprocessors).div_ceil(n_blocks * rows);
+            // About two blocks for each multiprocessor. Blocks that share keys have a counter.
+            let n_splits = match n_blocks.saturating_mul(rows) {
+                n if n <= N_COUNTERS => (2 * self.card.n_multiprocessors).div_ceil(n),
+                _ => 1,
+            };
             let n_splits = n_splits.clamp(1, params.n_parts_most);
             let params = AttentionParams { n_splits, first_row, ..params };
             let grid = [n_splits, n_blocks, rows];
             self.push(Launch::new(kernel, params, grid, 128).with_shared(shared));
-            // Few blocks with many parts want more threads for loads in flight.
-            let is_lonely = params.n_heads * rows <= 2 * self.card.n_multiprocessors;
-            let threads = if is_lonely && params.n_parts_most > 8 { 512 } else { 128 };
-            let merge = Kernel { module: "attention", name: "attention_merge" };
-            self.push(Launch::new(merge, params, [params.n_heads, rows, 1], threads));
             first_row += rows;
         }
     }
@@ -282,55 +354,60 @@ impl Lowering<'_> {
     /// The launch for many rows; none when a block has not enough shared memory.
     fn prefill(&self, params: AttentionParams) -> Option<Launch> {
         let (width, group) = (params.v_dim, params.n_heads / params.n_kv_heads);
-        let n_warps = 4;
-        let (heads, rows) = (group.min(16), row_bytes(width));
-        // Rows of the product, then keys and values.
-        let need = |n_stages: u32| 16 * n_warps * rows + n_stages * 2 * KEY_BLOCK * rows;
-        let limit = self.card.shared_per_block.saturating_sub(2048);
-        let n_stages = [2, 1].into_iter().find(|n_stages| need(*n_stages) <= limit)?;
-        let name = match (width, n_stages) {
-            (32, 2) => "attention_prefill_32_2",
-            (32, _) => "attention_prefill_32_1",
-            (64, 2) => "attention_prefill_64_2",
-            (64, _) => "attention_prefill_64_1",
-            (96, 2) => "attention_prefill_96_2",
-            (96, _) => "attention_prefill_96_1",
-            (128, 2) => "attention_prefill_128_2",
-            (128, _) => "attention_prefill_128_1",
-            (256, 2) => "attention_prefill_256_2",
-            _ => "attention_prefill_256_1",
+        // Stages of keys and values, the rows of a tile, and the threads.
+        let kernels: &[(u32, u32, u32, &str)] = match width {
+            32 => &[(2, 64, 128, "attention_prefill_32_2")],
+            64 => &[(2, 64, 128, "attention_prefill_64_2")],
+            96 => &[(2, 64, 128, "attention_prefill_96_2"), (1, 64, 128, "attention_prefill_96_1")],
+            128 => {
+                &[(2, 64, 128, "attention_prefill_128_2"), (1, 64, 128, "attention_prefill_128_1")]
+            }
+            256 => {
+                &[(2, 64, 128, "attention_prefill_256_2"), (1, 64, 128, "attention_prefill_256_1")]
+            }
+            512 => {
+                &[(2, 64, 256, "attention_prefill_512_2"), (1, 32, 128, "attention_prefill_512_1")]
+            }
+            _ => &[],
         };
-        let tiles = self.bucket.tokens.div_ceil(16 * n_warps / heads);
+        let (heads, row) = (group.min(16), row_bytes(width));
+        let keys = step_keys(width);
+        let need = |n_stages: u32, rows: u32| (rows + n_stages * 2 * keys) * row;
+        let limit = self.card.shared_per_block.saturating_sub(TILE_BYTES);
+        let (n_stages, rows, threads, name) =
+            *kernels.iter().find(|(n_stages, rows, ..)| need(*n_stages, *rows) <= limit)?;
+        let tiles = self.bucket.tokens.div_ceil(rows / heads);
         let grid = [tiles, params.n_kv_heads * group.div_ceil(heads), 1];
         let params = PrefillParams { base: params, heads, unused: 0 };
         let kernel = Kernel { module: "attention_prefill", name };
-        Some(Launch::new(kernel, params, grid, 32 * n_warps).with_shared(need(n_stages)))
+        Some(Launch::new(kernel, params, grid, threads).with_shared(need(n_stages, rows)))
     }
 }
 
 /// The kernel for heads of `width` with the deepest ring that fits, and its shared memory.
 fn decode_kernel(width: u32, shared_per_block: u32) -> Option<(&'static str, u32)> {
-    let rows = row_bytes(width);
-    // Queries, sums of warps that meet, rings of four warps: 16 keys and values a stage.
-    let need = |n_stages: u32| 16 * rows + 8 * (width + 8) * 4 + 4 * n_stages * 2 * 16 * rows;
-    let limit = shared_per_block.saturating_sub(1024);
-    let n_stages = [3, 2, 1].into_iter().find(|n_stages| need(*n_stages) <= limit)?;
-    let name = match (width, n_stages) {
-        (32, 3) => "attention_decode_32_3",
-        (32, 2) => "attention_decode_32_2",
-        (32, _) => "attention_decode_32_1",
-        (64, 3) => "attention_decode_64_3",
-        (64, 2) => "attention_decode_64_2",
-        (64, _) => "attention_decode_64_1",
-        (96, 3) => "attention_decode_96_3",
-        (96, 2) => "attention_decode_96_2",
-        (96, _) => "attention_decode_96_1",
-        (128, 3) => "attention_decode_128_3",
-        (128, 2) => "attention_decode_128_2",
-        (128, _) => "attention_decode_128_1",
-        (256, 3) => "attention_decode_256_3",
-        (256, 2) => "attention_decode_256_2",
-        _ => "attention_decode_256_1",
+    let kernels: &[(u32, &str)] = match width {
+        32 => &[(3, "attention_decode_32_3")],
+        64 => &[(3, "attention_decode_64_3")],
+        96 => &[(2, "attention_decode_96_2")],
+        128 => &[
+            (3, "attention_decode_128_3"),
+            (2, "attention_decode_128_2"),
+            (1, "attention_decode_128_1"),
+        ],
+        256 => &[(3, "attention_decode_256_3"), (2, "attention_decode_256_2")],
+        512 => &[
+            (3, "attention_decode_512_3"),
+            (2, "attention_decode_512_2"),
+            (1, "attention_decode_512_1"),
+        ],
+        _ => &[],
     };
-    Some((name, need(n_stages)))
+    let (rows, keys) = (row_bytes(width), step_keys(width));
+    // Queries, scores of two steps, keys and values of the stages.
+    let need = |n_stages: u32| 16 * rows + 2 * 8 * (keys + 8) * 4 + n_stages * 2 * keys * rows;
+    // Beside them, the weights of parts.
+    let limit = shared_per_block.saturating_sub(MERGE_BYTES);
+    let kernel = kernels.iter().find(|(n_stages, _)| need(*n_stages) <= limit);
+    kernel.map(|(n_stages, name)| (*name, need(*n_stages)))
 }

@@ -60,7 +60,7 @@ impl Context<'_> {
     /// Tolerance of attention over caches of type `dtype`.
     fn nmse_of_attention(&self, dtype: GgmlType) -> f64 {
         match self.nmse.get("f16_products") {
-            Some(limit) if self.caps.f16_attention && dtype == GgmlType::F16 => *limit,
+            Some(limit) if self.caps.rounds_attention(dtype) => *limit,
             _ => self.nmse_of(dtype),
         }
     }

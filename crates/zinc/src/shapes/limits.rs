@@ -1,7 +1,6 @@
 //! How far an operation may be from the reference: what its table in `testdata/ops` says.
 
 use zinc_plan::{ActivationType, Caps, Node, Op, OpKind, Plan};
-use zinc_quant::GgmlType;
 
 /// The table of an operation.
 fn table(op: OpKind) -> &'static str {
@@ -56,9 +55,7 @@ fn of_node(plan: &Plan, node: &Node, caps: &Caps) -> f64 {
                 _ => limit(op, "f32"),
             }
         }
-        Op::Attention(_) if caps.f16_attention && tensor(1).dtype == GgmlType::F16 => {
-            limit(op, "f16_products")
-        }
+        Op::Attention(_) if caps.rounds_attention(tensor(1).dtype) => limit(op, "f16_products"),
         Op::Attention(_) => limit(op, tensor(1).dtype.name()),
         Op::LatentAttention(_) => limit(op, tensor(2).dtype.name()),
         // What a conversion loses is part of the limit of the product that it is for.
