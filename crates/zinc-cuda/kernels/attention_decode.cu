@@ -6,6 +6,8 @@
 //   Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 8), rows), 4 warps. A block takes KEYS(D) keys
 //   and values at a time through a ring, S deep. A warp makes the scores of a quarter of the keys; then, behind the
 //   one barrier of a step, all weights, and the sums of a quarter of the columns: no sums meet at the end.
+// attention_decode_q8_0_D_S: the same over q8_0 caches: quants become f16 on their way to the ring, scales lie behind each
+// row of them. Scores are scaled by blocks of 32, weights by those of values, with the step's largest near one.
 //   Where the step has one row, the first keys and values are on their way before the launches before this one are
 //   done: all but the row's own are of earlier steps.
 // Bytes moved: keys and values once for eight heads. Bound: memory; at short contexts latency, that of one step.
@@ -33,7 +35,24 @@ struct Step {
     int key, part, left;
 };
 
-template <int D, int STAGES> struct Decode {
+// The quants of two blocks of q8_0 as f16, and their scales.
+DEVICE void store_values(u8 *to, u32 *scales, const u32 (&words)[17]) {
+    *scales = (words[0] & 0xffff) | (words[8] & 0xffff0000);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        u32 four[4];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int k = 2 * i + j;
+            u32 quants = k < 8 ? __funnelshift_r(words[k], words[k + 1], 16) : words[k + 1];
+            four[2 * j] = pack_f16_fast((i8)quants, (i8)(quants >> 8));
+            four[2 * j + 1] = pack_f16_fast((i8)(quants >> 16), (i8)(quants >> 24));
+        }
+        *(uint4 *)(to + 16 * i) = make_uint4(four[0], four[1], four[2], four[3]);
+    }
+}
+
+template <int D, int STAGES, bool IS_Q8> struct Decode {
     enum {
         ROW = ROW_BYTES(D),
         N_KEYS = KEYS(D),
@@ -66,6 +85,30 @@ template <int D, int STAGES> struct Decode {
         return (row * p.n_kv_heads + kv_head) * CHUNKS;
     }
 
+    // Copies this warp's keys and values of a step from q8_0, two pieces of 64 at a time.
+    __device__ __forceinline__ void load_q8(u32 place, u8 *to) const {
+        constexpr int PIECES = D < 64 ? 1 : D / 64, N = MY_KEYS * PIECES > 16 ? 2 : 1;
+#pragma unroll 1
+        for (int i = lane; i < 2 * MY_KEYS * PIECES; i += 32 * N) {
+            u32 words[N][17];
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                int id = i + 32 * j, piece = id % PIECES, key = id / PIECES % MY_KEYS;
+                u32 from = __shfl_sync(FULL_WARP, place, key);
+                const void *cache = id < MY_KEYS * PIECES ? p.cache_k : p.cache_v;
+                const u32 *at = (const u32 *)cache + ((u64)(from / 8) + piece) * 17;
+#pragma unroll
+                for (int k = 0; k < 17; k++) words[j][k] = from != NO_KEY ? at[k] : 0;
+            }
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                int id = i + 32 * j, piece = id % PIECES, key = id / PIECES % MY_KEYS;
+                u8 *row = to + (id < MY_KEYS * PIECES ? 0 : TILE) + key * ROW;
+                store_values(row + piece * 128, (u32 *)(row + D * 2) + piece, words[j]);
+            }
+        }
+    }
+
     // Begins to copy this warp's keys and values of a step; without `has_own` not the row's own.
     __device__ __forceinline__ void load(const Step &step, u8 *stage, bool has_own) const {
         int mine = step.key + MY_KEYS * warp + lane % MY_KEYS;
@@ -73,6 +116,11 @@ template <int D, int STAGES> struct Decode {
         if (!has_own && mine == keys.end - 1) place = NOT_YET;
         else if (mine >= keys.first && mine < keys.end) place = place_of(mine);
         u8 *to = stage + MY_KEYS * warp * ROW;
+        if constexpr (IS_Q8) load_q8(place, to);
+        else load_f16(place, to);
+    }
+
+    __device__ __forceinline__ void load_f16(u32 place, u8 *to) const {
 #pragma unroll 8
         for (int i = 0; i < MY_KEYS * CHUNKS / 32; i++) {
             int id = 32 * i + lane, key = id / CHUNKS, chunk = id % CHUNKS;
@@ -106,6 +154,18 @@ template <int D, int STAGES> struct Decode {
 #pragma unroll
             for (int i = 0; i < MY_KEYS / 8; i++) {
                 load_matrix_x4(b, keys_at + (8 * i + lane % 8) * ROW + (d + lane / 8 * 8) * 2);
+                if (IS_Q8) {
+                    float block[4] = {};
+                    mma_f16(block, low, b[0], b[1]);
+                    mma_f16(block, high, b[2], b[3]);
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        const u8 *scales = keys_at + (8 * i + lane % 4 * 2 + j) * ROW + D * 2;
+                        float scale = f16_to_f32(((const u16 *)scales)[d / 32]);
+                        scores[i][0][j] = fmaf(block[j] + block[j + 2], scale, scores[i][0][j]);
+                    }
+                    continue;
+                }
                 mma_f16(scores[i][0], low, b[0], b[1]);
                 mma_f16(scores[i][1], high, b[2], b[3]);
             }
@@ -128,7 +188,7 @@ template <int D, int STAGES> struct Decode {
 };
 
 // What a part has come to: of head lane / 4, the same in all warps but for the columns.
-template <int D> struct Part {
+template <int D, bool IS_Q8> struct Part {
     float most, sum, sums[D / 32][4];
 
     __device__ __forceinline__ void begin() {
@@ -153,33 +213,71 @@ template <int D> struct Part {
         float factor = exp2_of(most - new_most);
         most = new_most;
         sum *= factor;
-        // The weights and their remainders.
-        u32 weights[KEYS(D) / 8][2];
 #pragma unroll
         for (int i = 0; i < KEYS(D) / 8; i++) {
-            float x = exp2_of(score[i].x - most), y = exp2_of(score[i].y - most);
-            sum += x + y;
-            weights[i][0] = pack_f16_fast(x, y);
-            weights[i][1] = pack_f16_fast(x - low_f16(weights[i][0]), y - high_f16(weights[i][0]));
+            score[i] = make_float2(exp2_of(score[i].x - most), exp2_of(score[i].y - most));
+            sum += score[i].x + score[i].y;
         }
         // A factor of one changes no bit.
         if (__any_sync(FULL_WARP, factor != 1.0f)) {
 #pragma unroll
             for (int i = 0; i < D / 8; i++) sums[i / 4][i % 4] *= factor;
         }
-        // Values are read transposed: rows of the product are keys.
+        if (!IS_Q8) {
+            multiply(sums, 0, score, values);
+            return;
+        }
+        // The columns of a block of values.
+        constexpr int N = D > 128 ? 4 : D / 32;
+        int warp = threadIdx.x / 32;
+#pragma unroll
+        for (int first = 0; first < D / 32; first += N) {
+            const u8 *scales = values - warp * (D / 2) + D * 2 + (warp * (D / 32) + first) / 4 * 2;
+            float2 scaled[KEYS(D) / 8];
+            float largest = 0.0f, products[N][4] = {};
+#pragma unroll
+            for (int i = 0; i < KEYS(D) / 8; i++) {
+                const u8 *at = scales + (8 * i + lane % 4 * 2) * ROW_BYTES(D);
+                scaled[i] = make_float2(f16_to_f32(*(const u16 *)at), f16_to_f32(*(const u16 *)(at + ROW_BYTES(D))));
+                largest = fmaxf(largest, fmaxf(scaled[i].x, scaled[i].y));
+            }
+            largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
+            // The power of two that is not above: exact in both directions.
+            u32 exponent = __float_as_uint(largest) & 0x7f800000;
+            float power = __uint_as_float(exponent), inverse = __uint_as_float(0x7f000000 - exponent);
+#pragma unroll
+            for (int i = 0; i < KEYS(D) / 8; i++)
+                scaled[i] = make_float2(score[i].x * (scaled[i].x * inverse), score[i].y * (scaled[i].y * inverse));
+            multiply(products, first, scaled, values);
+#pragma unroll
+            for (int i = 0; i < 4 * N; i++)
+                sums[first + i / 4][i % 4] = fmaf(products[i / 4][i % 4], power, sums[first + i / 4][i % 4]);
+        }
+    }
+
+    // Adds to the sums of N times eight columns from `first` times eight on. Weights are f16 and their remainders; values
+    // are read transposed: rows of the product are keys.
+    template <int N>
+    __device__ __forceinline__ void multiply(float (&to)[N][4], int first, const float2 (&weights)[KEYS(D) / 8],
+                                             const u8 *values) const {
+        int lane = threadIdx.x % 32;
 #pragma unroll
         for (int key = 0; key < KEYS(D); key += 32) {
+            u32 a[2][4];
 #pragma unroll
-            for (int i = 0; i < D / 32; i++) {
+            for (int i = 0; i < 4; i++) {
+                float2 w = weights[key / 8 + i];
+                u32 upper = pack_f16_fast(w.x, w.y);
+                a[i / 2][i % 2 * 2] = upper;
+                a[i / 2][i % 2 * 2 + 1] = pack_f16_fast(w.x - low_f16(upper), w.y - high_f16(upper));
+            }
+#pragma unroll
+            for (int i = 0; i < N; i++) {
                 u32 b[4];
-                load_matrix_x4_transposed(b, values + (key + lane) * ROW_BYTES(D) + 16 * i);
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    u32(*w)[2] = weights + key / 8 + 2 * j;
-                    u32 a[4] = {w[0][0], w[0][1], w[1][0], w[1][1]};
-                    mma_f16(sums[i], a, b[2 * j], b[2 * j + 1]);
-                }
+                load_matrix_x4_transposed(b, values + (key + lane) * ROW_BYTES(D) + 16 * (first + i));
+                mma_f16(to[i], a[0], b[0], b[1]);
+                mma_f16(to[i], a[1], b[2], b[3]);
             }
         }
     }
@@ -208,8 +306,8 @@ template <int D> struct Part {
     }
 };
 
-template <int D, int STAGES> DEVICE void decode(const AttentionParams &p) {
-    typedef Decode<D, STAGES> Work;
+template <int D, int STAGES, bool IS_Q8 = false> DEVICE void decode(const AttentionParams &p) {
+    typedef Decode<D, STAGES, IS_Q8> Work;
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(Merge, merge, 1);
     u8 *queries = shared;
@@ -230,13 +328,13 @@ template <int D, int STAGES> DEVICE void decode(const AttentionParams &p) {
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
     Work work = {p, keys, pages, kv_head, warp, lane, keys.part_keys / Work::N_KEYS};
     int n_steps = n_parts * work.steps_per_part, last = (int)blockIdx.x + (n_parts - 1) * (int)p.n_splits;
-    bool has_own = last == keys.n_parts - 1, is_early = n_rows == 1;
+    bool has_own = last == keys.n_parts - 1, is_early = n_rows == 1 && !IS_Q8;
     if (has_own)
         n_steps += div_up(keys.end - keys.start - last * keys.part_keys, (int)Work::N_KEYS) - work.steps_per_part;
     Step now, next;
     work.begin(now, blockIdx.x);
     next = now;
-    Part<D> part;
+    Part<D, IS_Q8> part;
     part.begin();
     if (!is_early) pdl_wait();
     // Steps before 0 only load.
@@ -313,3 +411,9 @@ DECODE(256, 3)
 DECODE(512, 1)
 DECODE(512, 2)
 DECODE(512, 3)
+
+#define DECODE_Q8_0(D)                                                                              \
+    ZINC_KERNEL(128, 1) attention_decode_q8_0_##D##_2(ZINC_PARAM AttentionParams p) { decode<D, 2, true>(p); }
+DECODE_Q8_0(64)
+DECODE_Q8_0(128)
+DECODE_Q8_0(256)

@@ -263,9 +263,10 @@ impl Lowering<'_> {
                 return Ok(());
             }
         }
+        let is_f16 = dtype == GgmlType::F16;
         if is_plain
-            && dtype == GgmlType::F16
-            && let Some((name, shared)) = decode_kernel(width, self.card.shared_per_block)
+            && (is_f16 || dtype == GgmlType::Q8_0)
+            && let Some((name, shared)) = decode_kernel(width, is_f16, self.card.shared_per_block)
         {
             let kernel = Kernel { module: "attention_decode", name };
             self.attend_parts(params, at_once, kernel, (8, shared));
@@ -385,8 +386,12 @@ impl Lowering<'_> {
 }
 
 /// The kernel for heads of `width` with the deepest ring that fits, and its shared memory.
-fn decode_kernel(width: u32, shared_per_block: u32) -> Option<(&'static str, u32)> {
+fn decode_kernel(width: u32, is_f16: bool, shared_per_block: u32) -> Option<(&'static str, u32)> {
     let kernels: &[(u32, &str)] = match width {
+        64 if !is_f16 => &[(2, "attention_decode_q8_0_64_2")],
+        128 if !is_f16 => &[(2, "attention_decode_q8_0_128_2")],
+        256 if !is_f16 => &[(2, "attention_decode_q8_0_256_2")],
+        _ if !is_f16 => &[],
         32 => &[(3, "attention_decode_32_3")],
         64 => &[(3, "attention_decode_64_3")],
         96 => &[(2, "attention_decode_96_2")],
