@@ -37,8 +37,10 @@ DEVICE void write_heads(const ConvParams &p, const float *tile, int first_row, i
     }
 }
 
-// The states of a column after the last row and after those that are saved; `early` is the old one.
-DEVICE void store_states(const ConvParams &p, int2 run, int slot, int first_save, const float (&early)[MOST_TAPS]) {
+// The states of a column after the rows that are saved, and after the last one, which `window` has where this block had
+// it; `early` is the old one.
+DEVICE void store_states(const ConvParams &p, int2 run, int slot, int first_save, const float (&early)[MOST_TAPS],
+                         const float (&window)[MOST_TAPS]) {
     int cols = (int)p.x.cols, n_before = (int)p.n_taps - 1, lane = threadIdx.x % 32;
     int col = blockIdx.x * CONV_COLS + threadIdx.x;
     auto store = [&](int slot, int after) {
@@ -62,7 +64,14 @@ DEVICE void store_states(const ConvParams &p, int2 run, int slot, int first_save
             store(__shfl_sync(FULL_WARP, save, at), start + at);
         }
     }
-    store(slot, run.y - 1);
+    if (run.y > CONV_ROWS) {
+        store(slot, run.y - 1);
+        return;
+    }
+    float *to = p.r.state + (i64)slot * n_before * cols + col;
+#pragma unroll
+    for (int i = 0; i < MOST_TAPS; i++)
+        if (i < n_before && col < cols) to[(i64)i * cols] = window[i];
 }
 
 // y = silu(sum_i taps[c][i] x[t - n_taps + 1 + i][c]); the state is the last n_taps - 1 rows of x, oldest first.
@@ -114,6 +123,7 @@ ZINC_KERNEL(CONV_COLS, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
         for (int i = 0; i < 8; i++) x[i] = start + i < end ? p.x.row(run.x + start + i)[col] : 0.0f;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
+            if (start + i >= end) break;
             float sum = 0.0f;
 #pragma unroll
             for (int tap = 0; tap < MOST_TAPS; tap++) {
@@ -123,14 +133,14 @@ ZINC_KERNEL(CONV_COLS, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
             float y = sum * sigmoid(sum);
             if (has_heads) {
                 tile[(start + i - first) * CONV_COLS + threadIdx.x] = y;
-            } else if (start + i < end && is_inside) {
+            } else if (is_inside) {
                 p.y.row(run.x + start + i)[col] = y;
             }
 #pragma unroll
             for (int tap = 0; tap + 1 < MOST_TAPS; tap++) window[tap] = window[tap + 1];
         }
     }
-    if (first == 0) store_states(p, run, slot, first_save, early);
+    if (first == 0) store_states(p, run, slot, first_save, early, window);
     if (has_heads) {
         __syncthreads();
         write_heads(p, tile, run.x + first, end - first);

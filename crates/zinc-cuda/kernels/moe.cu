@@ -2,8 +2,8 @@
 // that take all rows of an expert together.
 #include "router.cuh"
 
-// Launch: grid rows, 32 threads. Reads the logits, writes k numbers.
-ZINC_KERNEL(32, 1) router_top_k(ZINC_PARAM RouterParams p) {
+// Launch: grid rows, 128 threads. Reads the logits, writes k numbers.
+ZINC_KERNEL(128, 4) router_top_k(ZINC_PARAM RouterParams p) {
     pdl_launch();
     pdl_wait();
     if ((int)blockIdx.x < p.n.get()) top_k(p, blockIdx.x);

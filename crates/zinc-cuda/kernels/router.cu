@@ -75,7 +75,7 @@ ZINC_KERNEL(MAX_WARPS * 32, 2) router_product_f32(ZINC_PARAM RouterProductParams
     // Comes round to zero with the last block.
     if (threadIdx.x == 0) *is_last = atomicInc(p.counters + row, gridDim.x - 1) == gridDim.x - 1;
     __syncthreads();
-    if (*is_last == 0 || threadIdx.x >= 32) return;
+    if (*is_last == 0) return;
     __threadfence();
     top_k(p.router, (int)row);
 }

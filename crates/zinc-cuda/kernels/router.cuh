@@ -1,4 +1,4 @@
-// The choice of experts by one warp: the k experts of the best scores of a row of logits, best first, the lower id first
+// The choice of experts: the k experts of the best scores of a row of logits, best first, the lower id first
 // among equals, and their weights.
 #pragma once
 #include "zinc.cuh"
@@ -82,65 +82,91 @@ DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values
     __syncwarp();
 }
 
-// The choice for a row, by the first warp of a block. Logits may come from other blocks of the launch.
-// Bound by latency: k rounds of one reduction.
+// The choice for a row, by a block of up to eight warps. Logits may come from other blocks of the launch.
+// Each warp chooses from its share of the experts, then the first one from what they chose: a warp issues an instruction
+// of a chain in five cycles, so what one warp does alone is what takes time. Bound by latency: 2 k rounds of reductions.
 DEVICE void top_k(const RouterParams &p, int row) {
-    ZINC_STATIC_SHARED(float, probs, MOST_EXPERTS);
+    ZINC_STATIC_SHARED(float, probs, MOST_EXPERTS); // logits first
     ZINC_STATIC_SHARED(float, scores, MOST_EXPERTS);
-    // Of the groups first, of the chosen experts then.
-    ZINC_STATIC_SHARED(float, chosen, MOST_EXPERTS);
-    int lane = threadIdx.x, n_experts = (int)p.logits.cols, k = (int)p.k;
+    ZINC_STATIC_SHARED(float, others, MOST_EXPERTS); // before they are divided, of the groups, of the chosen experts
+    ZINC_STATIC_SHARED(u32, found_keys, MOST_EXPERTS);
+    ZINC_STATIC_SHARED(u16, found, MOST_EXPERTS);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+    const int n_experts = (int)p.logits.cols, k = (int)p.k;
     const float *logits = p.logits.row(row);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < n_experts; i += blockDim.x) probs[i] = __ldcg(logits + i);
+    __syncthreads();
     float most = NEG_INFINITY, sum = 0.0f;
-    // Loads and scans whose steps are independent of each other; all else is done once and need not be unrolled.
 #pragma unroll 8
-    for (int i = lane; i < n_experts; i += 32) most = fmaxf(most, probs[i] = __ldcg(logits + i));
+    for (int i = lane; i < n_experts; i += 32) most = fmaxf(most, probs[i]);
     most = warp_max(most);
 #pragma unroll 1
-    for (int i = lane; i < n_experts; i += 32) {
+    for (int i = threadIdx.x; i < n_experts; i += blockDim.x) {
         float logit = probs[i];
-        float prob = p.gating == SOFTMAX ? expf(logit - most) : p.gating == SIGMOID ? sigmoid(logit) : logit;
-        probs[i] = prob;
-        sum = __fadd_rn(sum, prob);
+        others[i] = p.gating == SOFTMAX ? expf(logit - most) : p.gating == SIGMOID ? sigmoid(logit) : logit;
     }
+    __syncthreads();
+#pragma unroll 8
+    for (int i = lane; i < n_experts; i += 32) sum = __fadd_rn(sum, others[i]);
     sum = warp_sum(sum);
 #pragma unroll 1
-    for (int i = lane; i < n_experts; i += 32) {
-        if (p.gating == SOFTMAX) probs[i] /= sum;
-        scores[i] = p.bias != nullptr ? probs[i] + p.bias[i] : probs[i];
+    for (int i = threadIdx.x; i < n_experts; i += blockDim.x) {
+        float prob = p.gating == SOFTMAX ? others[i] / sum : others[i];
+        probs[i] = prob;
+        scores[i] = p.bias != nullptr ? prob + p.bias[i] : prob;
     }
-    __syncwarp();
-    if (p.group_score != ALL_GROUPS) keep_best_groups(p, scores, chosen, n_experts);
-    // From here on scores are numbers of the same order, 0 for what is chosen. Each lane keeps its best expert at hand;
-    // only the lane that loses it looks for another one.
+    __syncthreads();
+    if (p.group_score != ALL_GROUPS) {
+        if (warp == 0) keep_best_groups(p, scores, others, n_experts);
+        __syncthreads();
+    }
+
+    // A warp's share in order, as numbers that are 0 for what is chosen. Each lane keeps its best expert at hand; only the
+    // lane that loses it looks for another one.
+    const int share = div_up(n_experts, n_warps), from = warp * share, to = min(n_experts, from + share);
     u32 *keys = (u32 *)scores, mine = 0;
     int of_mine = MOST_EXPERTS;
     auto look = [&]() {
         mine = 0, of_mine = MOST_EXPERTS;
-#pragma unroll 8
-        for (int i = lane; i < n_experts; i += 32)
+#pragma unroll 4
+        for (int i = from + lane; i < to; i += 32)
             if (keys[i] > mine) mine = keys[i], of_mine = i;
     };
-#pragma unroll 8
-    for (int i = lane; i < n_experts; i += 32) keys[i] = key_of(scores[i]);
-    look();
-    float first = 0.0f, total = 0.0f;
 #pragma unroll 1
-    for (int j = 0; j < k; j++) {
+    for (int i = from + lane; i < to; i += 32) keys[i] = key_of(scores[i]);
+    look();
+#pragma unroll 1
+    for (int j = 0; j < k && from + j < to; j++) {
         u32 best = warp_max_u32(mine);
         // Of the lowest id among equals.
         int idx = MOST_EXPERTS - (int)warp_max_u32(mine == best ? MOST_EXPERTS - of_mine : 0);
+        if (of_mine == idx) {
+            found_keys[from + j] = best, found[from + j] = (u16)idx;
+            keys[idx] = 0;
+            look();
+        }
+    }
+    __syncthreads();
+    if (warp != 0) return;
+
+    // Lane w is at the next of what warp w has found; lower lanes have lower ids.
+    int at = min(n_experts, lane * share), end = lane < n_warps ? min(min(n_experts, at + share), at + k) : at;
+    float first = 0.0f, total = 0.0f;
+    mine = at < end ? found_keys[at] : 0;
+#pragma unroll 1
+    for (int j = 0; j < k; j++) {
+        u32 best = warp_max_u32(mine);
+        int owner = 31 - (int)warp_max_u32(mine == best ? 31 - lane : 0);
+        int idx = (int)found[__shfl_sync(FULL_WARP, at, owner)];
+        if (lane == owner) mine = ++at < end ? found_keys[at] : 0;
         float weight = probs[idx];
         if (j == 0) first = weight;
         if (p.gating == TOP_K_SOFTMAX) weight = expf(weight - first);
         total = __fadd_rn(total, weight);
         if (lane == 0) {
             p.ids[(i64)row * k + j] = idx;
-            chosen[j] = weight;
-        }
-        if (of_mine == idx) {
-            keys[idx] = 0;
-            look();
+            others[j] = weight;
         }
     }
     __syncwarp();
@@ -150,11 +176,11 @@ DEVICE void top_k(const RouterParams &p, int row) {
         // The weights add up to one, or as near as makes no difference to what follows.
         total = 0.0f;
 #pragma unroll 1
-        for (int j = 0; j < k; j++) total += chosen[j] / divisor;
+        for (int j = 0; j < k; j++) total += others[j] / divisor;
     }
 #pragma unroll 1
     for (int j = lane; j < k; j += 32) {
-        float weight = p.gating == TOP_K_SOFTMAX ? chosen[j] / divisor : chosen[j];
+        float weight = p.gating == TOP_K_SOFTMAX ? others[j] / divisor : others[j];
         p.weights[(i64)row * k + j] = (p.normalize ? weight / (total + 1e-20f) : weight) * p.scale;
     }
 }

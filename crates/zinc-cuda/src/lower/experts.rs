@@ -96,7 +96,7 @@ impl Lowering<'_> {
         let params = self.router_params(node, router)?;
         let kernel = Kernel { module: "moe", name: "router_top_k" };
         let rows = self.rows(self.plan.tensor(node.reads[0]).shape.rows);
-        self.push(Launch::new(kernel, params, [rows, 1, 1], 32));
+        self.push(Launch::new(kernel, params, [rows, 1, 1], 128));
         self.group_experts(node.writes[0], &params);
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::lower::{COUNTERS, Lowering};
 /// Warps of a block: each makes one logit.
 const WARPS: [u32; 2] = [8, 4];
 /// Bytes of shared memory that the kernel has besides two rows for x and one of weights for each warp.
-const CHOICE_BYTES: u32 = 15 << 10;
+const CHOICE_BYTES: u32 = 21 << 10;
 
 /// `RouterProductParams` of `router.cu`.
 #[repr(C)]
