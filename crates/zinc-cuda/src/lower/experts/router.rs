@@ -150,7 +150,9 @@ impl Lowering<'_> {
     pub(super) fn find_routers(&self, uses: &Uses<'_>, blocks: &mut [ExpertBlock]) -> Vec<Router> {
         let has_room = |x: TensorId| {
             let Ok(x) = self.float_rows(x) else { return false };
-            self.router_warps(x.cols).is_some() && x.cols.is_multiple_of(32) && Prologue::floats(x).fits()
+            self.router_warps(x.cols).is_some()
+                && x.cols.is_multiple_of(32)
+                && Prologue::floats(x).fits()
         };
         find(uses, blocks, has_room)
     }

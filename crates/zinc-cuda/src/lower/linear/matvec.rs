@@ -166,13 +166,15 @@ impl Lowering<'_> {
     ) -> Option<Shape> {
         let shape = |n: u32, warps: u32| {
             let acts = (n * (n_in / 32) * 40).next_multiple_of(16) + buffer_bytes;
-            let ring = Ring::new(dtype, n_in, warps, self.card.shared_per_block.checked_sub(acts)?)?;
+            let ring =
+                Ring::new(dtype, n_in, warps, self.card.shared_per_block.checked_sub(acts)?)?;
             Some(Shape { n, warps, piece: ring.piece, shared: acts + ring.n_bytes })
         };
         let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
         let warps = [MAX_WARPS, 8, 4, 2, 1];
-        let mut shapes: Vec<_> =
-            sizes.flat_map(|n| warps.into_iter().filter_map(move |warps| shape(n, warps))).collect();
+        let mut shapes: Vec<_> = sizes
+            .flat_map(|n| warps.into_iter().filter_map(move |warps| shape(n, warps)))
+            .collect();
         // Fewer rows a block before fewer warps than eight.
         let best = shapes.iter().position(|shape| shape.warps >= 8).unwrap_or(0);
         (best < shapes.len()).then(|| shapes.swap_remove(best))
