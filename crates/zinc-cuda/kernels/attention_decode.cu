@@ -6,10 +6,10 @@
 //   Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 8), rows), 4 warps. A block takes KEYS(D) keys
 //   and values at a time through a ring, S deep. A warp makes the scores of a quarter of the keys; then, behind the
 //   one barrier of a step, all weights, and the sums of a quarter of the columns: no sums meet at the end.
-// attention_decode_q8_0_D_S: the same over q8_0 caches: quants become f16 on their way to the ring, scales lie behind each
-// row of them. Scores are scaled by blocks of 32, weights by those of values, with the step's largest near one.
 //   Where the step has one row, the first keys and values are on their way before the launches before this one are
 //   done: all but the row's own are of earlier steps.
+// attention_decode_q8_0_D_S: the same over q8_0 caches: quants become f16 on their way to the ring, scales lie behind each
+// row of them. Scores are scaled by blocks of 32, weights by those of values, with the step's largest near one.
 // Bytes moved: keys and values once for eight heads. Bound: memory; at short contexts latency, that of one step.
 #include "attention.cuh"
 #include "ptx.cuh"

@@ -1,6 +1,7 @@
 // What lies between the projections and attention, in one launch: queries and keys are normalised (where the model does
 // that) and turned, queries go to q_out, keys and values, which may be normalised too, to their caches. The same
-// formulas as norm.cu, rope.cu and kv_write.cu, and the same bits.
+// formulas as norm.cu, rope.cu and kv_write.cu, and the same bits (but where a row is a single head, which norm.cu sums
+// as a row).
 //
 // Launch: grid (ceil(slots / warps), rows), at most 256 threads: a warp for each slot. Slots: query heads, key heads,
 // then the value row in pieces, which are heads where those are normalised. The block makes the angles of its row and

@@ -8,7 +8,7 @@
 //
 // The grid is sized by the bucket's bounds; the step's actual counts are in its header (Count).
 //
-// Every block calls pdl_launch() and then pdl_wait() before it touches anything but weights and constants, on
+// Every block calls pdl_launch(), and pdl_wait() before it touches anything that another launch may, on
 // every path: launches of one stream may overlap (programmatic dependent launch), and the wait orders them.
 #pragma once
 

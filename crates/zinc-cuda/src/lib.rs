@@ -37,8 +37,8 @@
 //! that later nodes of the step read too (the grouping of experts, values between the launches of a block of experts).
 //!
 //! **Dependent launch.** Every launch may start while the one before it still runs. So every thread block of every
-//! kernel calls `pdl_launch()` first and `pdl_wait()` before it touches anything but weights and constants, on every
-//! path, also when it has nothing to do: the wait orders all launches before it, because they waited too.
+//! kernel calls `pdl_launch()` early and `pdl_wait()` before it touches what another launch may (`kernels/README.md`), on
+//! every path, also when it has nothing to do: the wait orders all launches before it, because they waited too.
 //!
 //! **Contract.** A result row's order of summation is fixed by operation, shape, type and kernel variant; which variant
 //! runs depends on the bucket. With `batch_invariant` set the variants of small steps are used for all, and a row has

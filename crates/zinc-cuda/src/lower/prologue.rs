@@ -33,6 +33,8 @@ const GATED: u32 = 4;
 
 /// Columns that a warp sums: as in `row_norm.cuh`.
 const PIECE: u32 = 128;
+/// Places for sums of pieces: as in `prologue.cuh`.
+const MOST_PIECES: u32 = 512;
 
 impl Prologue {
     /// The activations are in memory as q8.
@@ -64,13 +66,15 @@ impl Prologue {
         }
     }
 
-    /// Whether four floats at a time are aligned everywhere, and no block of 32 lies in two groups.
-    pub(super) fn fits(&self) -> bool {
+    /// Whether for `cols` columns four floats at a time are aligned everywhere, no block of 32 lies in two groups, and
+    /// there is a place for the sum of each piece.
+    pub(super) fn fits(&self, cols: u32) -> bool {
         let columns = self.x_stride | self.z_stride | self.z_cols | self.z_step;
         (self.x | self.z | self.w).is_multiple_of(16)
             && columns.is_multiple_of(4)
             && self.group.is_multiple_of(32)
             && (self.kind != GATED_NORM || self.group <= PIECE)
+            && cols.div_ceil(if self.kind == GATED_NORM { self.group } else { PIECE }) <= MOST_PIECES
     }
 }
 
@@ -139,7 +143,8 @@ impl Lowering<'_> {
             },
             _ => of(FLOATS),
         };
-        Ok(prologue.fits().then_some((id, prologue)))
+        let fits = prologue.fits(x.cols) && self.has_room_for(id, &prologue);
+        Ok(fits.then_some((id, prologue)))
     }
 
     /// Where the gates of a `SigmoidGate` lie, with the columns side by side and from those to the next. A slice of
@@ -190,6 +195,16 @@ impl Lowering<'_> {
     fn only_quantized(&self, id: TensorId) -> Option<TensorId> {
         let reader = self.only_reader(id).filter(|reader| reader.op == Op::QuantizeAct)?;
         Some(reader.writes[0])
+    }
+
+    /// Whether the products that read the activations `id` have room in shared memory to make them, without a loss of
+    /// warps.
+    fn has_room_for(&self, id: TensorId, prologue: &Prologue) -> bool {
+        self.readers(id).all(|node| {
+            let weights = &node.reads[..node.op.n_weight_operands()];
+            let mut weights = weights.iter().map(|id| self.plan.tensor(*id));
+            weights.all(|weight| self.makes_activations(weight.dtype, weight.shape.cols, prologue))
+        })
     }
 
     /// Whether all readers of activations are products whose blocks take one row each, or of `whole_rows` only if none

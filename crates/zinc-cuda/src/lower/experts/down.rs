@@ -98,7 +98,9 @@ impl Lowering<'_> {
         let ids = self.plan.tensor(down.reads[2]).shape;
         let n_slots = ids.cols + u32::from(is_joint(block));
         let is_known = name(weight.dtype).is_some() && n_slots <= MOST_SLOTS;
-        is_known && ids.rows == Dim::Tokens && self.joined_shape(block, 1).is_some()
+        // In all small steps, so that buckets agree.
+        let has_room = |n_rows| self.joined_shape(block, n_rows).is_some();
+        is_known && ids.rows == Dim::Tokens && (1..Grouping::MIN_TOKENS).all(has_room)
     }
 
     /// Shape of the launch for a step of `n_rows`.

@@ -152,7 +152,7 @@ impl Lowering<'_> {
             let Ok(x) = self.float_rows(x) else { return false };
             self.router_warps(x.cols).is_some()
                 && x.cols.is_multiple_of(32)
-                && Prologue::floats(x).fits()
+                && Prologue::floats(x).fits(x.cols)
         };
         find(uses, blocks, has_room)
     }

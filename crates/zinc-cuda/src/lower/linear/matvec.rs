@@ -11,6 +11,8 @@ use zinc_quant::GgmlType;
 
 /// Most warps of a block, as in the kernel: such a block has a multiprocessor to itself.
 const MAX_WARPS: u32 = 16;
+/// Warps that a block should have at least.
+const MANY_WARPS: u32 = 8;
 /// Further products of a launch, as in the kernel.
 pub const MORE: usize = 3;
 /// Most rows of activations that a block takes.
@@ -156,6 +158,17 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// Whether blocks for rows of `n_in` weights have room for what `prologue` needs, and for most of their warps.
+    pub(in crate::lower) fn makes_activations(
+        &self,
+        dtype: GgmlType,
+        n_in: u32,
+        prologue: &Prologue,
+    ) -> bool {
+        let shape = self.matvec_shape(dtype, n_in, 1, prologue.n_bytes(n_in));
+        shape.is_some_and(|shape| shape.warps >= MANY_WARPS)
+    }
+
     /// Rows, warps and pieces of a block: as near to what is wanted as the card has room for.
     fn matvec_shape(
         &self,
@@ -171,12 +184,12 @@ impl Lowering<'_> {
             Some(Shape { n, warps, piece: ring.piece, shared: acts + ring.n_bytes })
         };
         let sizes = [8, 4, 2, 1].into_iter().filter(|n| *n <= wanted);
-        let warps = [MAX_WARPS, 8, 4, 2, 1];
+        let warps = [MAX_WARPS, MANY_WARPS, 4, 2, 1];
         let mut shapes: Vec<_> = sizes
             .flat_map(|n| warps.into_iter().filter_map(move |warps| shape(n, warps)))
             .collect();
-        // Fewer rows a block before fewer warps than eight.
-        let best = shapes.iter().position(|shape| shape.warps >= 8).unwrap_or(0);
+        // Fewer rows a block before fewer warps.
+        let best = shapes.iter().position(|shape| shape.warps >= MANY_WARPS).unwrap_or(0);
         (best < shapes.len()).then(|| shapes.swap_remove(best))
     }
 
