@@ -74,7 +74,8 @@ impl Prologue {
             && columns.is_multiple_of(4)
             && self.group.is_multiple_of(32)
             && (self.kind != GATED_NORM || self.group <= PIECE)
-            && cols.div_ceil(if self.kind == GATED_NORM { self.group } else { PIECE }) <= MOST_PIECES
+            && cols.div_ceil(if self.kind == GATED_NORM { self.group } else { PIECE })
+                <= MOST_PIECES
     }
 }
 
