@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use zinc_backend::{DeviceError, WeightSource};
 use zinc_plan::{Plan, TensorId, TensorInfo, TensorKind};
@@ -217,18 +217,24 @@ impl<'a> Loader<'a> {
 /// Copies `from`, which may have to be read from a file first, by as many threads as are worth it: one of them brings
 /// about a tenth of what the bus to a card takes.
 fn copy(to: &mut [u8], from: &[u8]) {
-    const LEAST: usize = 4 << 20;
-    let n_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let n_bytes = from.len().div_ceil(n_cores.min(MOST_COPIERS)).max(LEAST);
-    std::thread::scope(|scope| {
-        let mut parts = to.chunks_mut(n_bytes).zip(from.chunks(n_bytes));
-        let own = parts.next();
-        for (to, from) in parts {
-            scope.spawn(|| to.copy_from_slice(from));
-        }
-        if let Some((to, from)) = own {
+    const PART: usize = 4 << 20;
+    let parts = Mutex::new(to.chunks_mut(PART).zip(from.chunks(PART)));
+    let next = || parts.lock().ok()?.next();
+    let work = || {
+        while let Some((to, from)) = next() {
             to.copy_from_slice(from);
         }
+    };
+    let n_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let n_threads = n_cores.min(MOST_COPIERS).min(from.len().div_ceil(PART));
+    std::thread::scope(|scope| {
+        for _ in 1..n_threads {
+            // Those that there are do it all.
+            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
     });
 }
 
@@ -345,5 +351,21 @@ impl StateStore {
             return Err(binding(&tensor.name, "has another type or size than the plan says"));
         }
         Ok(state.buffer.address())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copy;
+
+    #[test]
+    fn threads_copy_every_byte() {
+        for n_bytes in [0, 1, 4 << 20, (4 << 20) + 1, 37 << 20] {
+            let from: Vec<u8> =
+                (0..n_bytes).map(|idx: usize| (idx * 31 + idx / 7919) as u8).collect();
+            let mut to = vec![0; n_bytes];
+            copy(&mut to, &from);
+            assert!(to == from, "{n_bytes} bytes");
+        }
     }
 }

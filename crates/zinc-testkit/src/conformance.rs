@@ -122,7 +122,16 @@ impl fmt::Display for Report {
 /// # Panics
 /// If the table cannot be read.
 pub fn check_device(device: &dyn Device) -> Report {
-    let cases = cases::all(device.caps()).expect("the case table is readable");
+    check_ops(device, |_| true)
+}
+
+/// Runs the cases of some operations.
+///
+/// # Panics
+/// As [`check_device`].
+pub fn check_ops(device: &dyn Device, is_wanted: impl Fn(OpKind) -> bool) -> Report {
+    let mut cases = cases::all(device.caps()).expect("the case table is readable");
+    cases.retain(|case| is_wanted(case.op));
     let check = |case: &Case| CaseReport {
         op: case.op,
         label: case.label(),
