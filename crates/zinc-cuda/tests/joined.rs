@@ -27,6 +27,17 @@ const HEAD_DIM: u32 = 32;
 const N_HEADS: u32 = 4;
 const N_KV_HEADS: u32 = 2;
 
+const ATTENTION: Attention = Attention {
+    n_heads: N_HEADS,
+    n_kv_heads: N_KV_HEADS,
+    k_dim: HEAD_DIM,
+    v_dim: HEAD_DIM,
+    scale: 0.2,
+    window: None,
+    page_size: PAGE_SIZE,
+    sinks: false,
+};
+
 fn limits(max_tokens: u32) -> Limits {
     Limits {
         max_tokens,
@@ -69,17 +80,7 @@ fn attention_plan(max_tokens: u32, dtype: GgmlType) -> Result<Plan, PlanError> {
     let caches =
         [b.cache("cache_k", GgmlType::F32, d_kv)?, b.cache("cache_v", GgmlType::F32, d_kv)?];
     b.kv_write("kv", [k, v], caches)?;
-    let attention = Attention {
-        n_heads: N_HEADS,
-        n_kv_heads: N_KV_HEADS,
-        k_dim: HEAD_DIM,
-        v_dim: HEAD_DIM,
-        scale: 0.2,
-        window: None,
-        page_size: PAGE_SIZE,
-        sinks: false,
-    };
-    let attended = b.attention("attention", attention, query, caches)?;
+    let attended = b.attention("attention", ATTENTION, query, caches)?;
     let gated = b.sigmoid_gate("gated", attended, gate)?;
     let w = b.weight("out.w", dtype, D_MODEL, N_HEADS * HEAD_DIM)?;
     let out = b.matmul("out", w, gated, None)?;
@@ -169,21 +170,11 @@ fn normed_values_plan(
     let (q, k) = (b.rope("q_rope", rope, q, table)?, b.rope("k_rope", rope, k, table)?);
     let caches = [b.cache("cache_k", dtype, d_kv)?, b.cache("cache_v", dtype, d_kv)?];
     b.kv_write("kv", [k, v], caches)?;
-    let attention = Attention {
-        n_heads: N_HEADS,
-        n_kv_heads: N_KV_HEADS,
-        k_dim: HEAD_DIM,
-        v_dim: HEAD_DIM,
-        scale: 0.2,
-        window: None,
-        page_size: PAGE_SIZE,
-        sinks: false,
-    };
-    let first = b.attention("attention", attention, q, caches)?;
+    let first = b.attention("attention", ATTENTION, q, caches)?;
     let q = project(&mut b, "next_q", N_HEADS)?;
     let q = normed(&mut b, "next_q_norm", q)?;
     let q = b.rope("next_q_rope", rope, q, table)?;
-    let second = b.attention("next_attention", attention, q, caches)?;
+    let second = b.attention("next_attention", ATTENTION, q, caches)?;
     let out = b.add("out", first, second)?;
     Ok(b.finish(vec![out]))
 }

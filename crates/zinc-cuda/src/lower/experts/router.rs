@@ -137,7 +137,7 @@ impl Lowering<'_> {
             unused: 0,
         };
         let n_cols = params.router.logits.cols + u32::from(gate.is_some());
-        let warps = self.router_warps(x.cols).unwrap_or(1);
+        let Some(warps) = self.router_warps(x.cols) else { return Ok(None) };
         let grid = [n_cols.div_ceil(warps), self.rows(Dim::Tokens), 1];
         let kernel = Kernel { module: "router", name: "router_product_f32" };
         let launch = Launch::new(kernel, params, grid, warps * 32);
