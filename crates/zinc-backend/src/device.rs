@@ -77,6 +77,19 @@ pub struct Weights(pub Arc<dyn Any + Send + Sync>);
 #[derive(Clone)]
 pub struct States(pub Arc<dyn Any + Send + Sync>);
 
+impl States {
+    /// What is inside, for the device that made it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Binding`] if another one did.
+    pub fn of_device<T: Any>(&self) -> Result<&T, DeviceError> {
+        self.0.downcast_ref().ok_or_else(|| DeviceError::Binding {
+            name: "states".into(),
+            reason: "belong to another device".into(),
+        })
+    }
+}
+
 /// What a plan is compiled against.
 pub struct Bindings<'a> {
     /// Holds every weight that the plan names.

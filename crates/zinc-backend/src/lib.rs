@@ -14,6 +14,7 @@
 mod device;
 mod error;
 mod profile;
+mod states;
 mod step;
 
 pub use device::{
@@ -22,5 +23,6 @@ pub use device::{
 };
 pub use error::DeviceError;
 pub use profile::{NodeTime, Profile, Profiling, host_read_bandwidth};
+pub use states::StateLayout;
 pub use step::{Returned, StepInputs, StepOutputs, StepSizes};
 pub use zinc_plan::{ActivationType, Caps};

@@ -172,13 +172,6 @@ impl Device for CpuDevice {
     }
 }
 
-fn state_store(states: &States) -> Result<&StateStore, DeviceError> {
-    states.0.downcast_ref().ok_or_else(|| DeviceError::Binding {
-        name: "states".into(),
-        reason: "belong to another device".into(),
-    })
-}
-
 impl StateAccess for CpuDevice {
     fn read_rows(
         &self,
@@ -187,7 +180,7 @@ impl StateAccess for CpuDevice {
         rows: Range<u32>,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
-        state_store(states)?.read_rows(dim, rows, out)
+        states.of_device::<StateStore>()?.read_rows(dim, rows, out)
     }
 
     fn write_rows(
@@ -197,6 +190,6 @@ impl StateAccess for CpuDevice {
         rows: Range<u32>,
         bytes: &[u8],
     ) -> Result<(), DeviceError> {
-        state_store(states)?.write_rows(dim, rows, bytes)
+        states.of_device::<StateStore>()?.write_rows(dim, rows, bytes)
     }
 }

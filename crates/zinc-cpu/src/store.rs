@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
-use zinc_backend::{DeviceError, WeightSource};
+use zinc_backend::{DeviceError, StateLayout, WeightSource};
 use zinc_plan::{Dim, Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -88,7 +88,6 @@ impl WeightStore {
 
 /// One cache.
 struct State {
-    dim: Dim,
     dtype: GgmlType,
     row_bytes: usize,
     n_rows: usize,
@@ -97,16 +96,16 @@ struct State {
 
 /// A model's states by name.
 pub(crate) struct StateStore {
-    by_name: HashMap<String, State>,
-    /// Names in the order of the plan.
-    names: Vec<String>,
+    /// In the order of the plan.
+    states: Vec<State>,
+    layout: StateLayout,
     /// Held during a step: executables that share states take turns.
     pub turn: Mutex<()>,
 }
 
 impl StateStore {
     pub(crate) fn new(plan: &Plan, available: u64) -> Result<StateStore, DeviceError> {
-        let (mut by_name, mut names) = (HashMap::new(), Vec::new());
+        let mut states = Vec::new();
         for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
             let needed = plan.max_bytes(id);
             let buffer = usize::try_from(needed).ok().and_then(Buffer::new);
@@ -117,31 +116,10 @@ impl StateStore {
                 available,
             })?;
             let n_rows = plan.limits.bound(tensor.shape.rows) as usize;
-            let (dim, dtype, row_bytes) = (tensor.shape.rows, tensor.dtype, tensor.row_bytes());
-            let state = State { dim, dtype, row_bytes, n_rows, buffer };
-            by_name.insert(tensor.name.clone(), state);
-            names.push(tensor.name.clone());
+            let (dtype, row_bytes) = (tensor.dtype, tensor.row_bytes());
+            states.push(State { dtype, row_bytes, n_rows, buffer });
         }
-        Ok(StateStore { by_name, names, turn: Mutex::new(()) })
-    }
-
-    /// States whose rows are `dim`, in the order of the plan, with the bytes of `rows` in each.
-    fn ranges(
-        &self,
-        dim: Dim,
-        rows: &Range<u32>,
-    ) -> Result<Vec<(&State, Range<usize>)>, DeviceError> {
-        let states = self.names.iter().filter_map(|name| Some((name, self.by_name.get(name)?)));
-        let range = |(name, state): (&String, &'_ State)| {
-            if rows.start > rows.end || rows.end as usize > state.n_rows {
-                let reason = format!("has {} rows, {rows:?} are asked for", state.n_rows);
-                return Err(DeviceError::Binding { name: name.clone(), reason });
-            }
-            let bytes = |row: u32| row as usize * state.row_bytes;
-            Ok(bytes(rows.start)..bytes(rows.end))
-        };
-        let states = states.filter(|(_, state)| state.dim == dim);
-        states.map(|(name, state)| Ok((state, range((name, state))?))).collect()
+        Ok(StateStore { states, layout: StateLayout::of(plan), turn: Mutex::new(()) })
     }
 
     /// As [`zinc_backend::StateAccess::read_rows`].
@@ -152,8 +130,8 @@ impl StateStore {
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        for (state, range) in self.ranges(dim, &rows)? {
-            out.extend_from_slice(Quiet::new(&turn, &state.buffer, range).bytes());
+        for (idx, range) in self.layout.ranges(dim, &rows)? {
+            out.extend_from_slice(Quiet::new(&turn, &self.states[idx].buffer, range).bytes());
         }
         Ok(())
     }
@@ -166,17 +144,8 @@ impl StateStore {
         bytes: &[u8],
     ) -> Result<(), DeviceError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let ranges = self.ranges(dim, &rows)?;
-        let n_needed: usize = ranges.iter().map(|(_, range)| range.len()).sum();
-        if n_needed != bytes.len() {
-            let reason = format!("{} bytes for rows of {n_needed}", bytes.len());
-            return Err(DeviceError::Binding { name: format!("{dim:?}"), reason });
-        }
-        let mut rest = bytes;
-        for (state, range) in ranges {
-            let (own, others) = rest.split_at(range.len());
-            Quiet::new(&turn, &state.buffer, range).bytes_mut().copy_from_slice(own);
-            rest = others;
+        for (idx, range, own) in self.layout.parts(dim, &rows, bytes)? {
+            Quiet::new(&turn, &self.states[idx].buffer, range).bytes_mut().copy_from_slice(own);
         }
         Ok(())
     }
@@ -184,10 +153,8 @@ impl StateStore {
     /// The rows of the state that `plan` calls `id`, if it has the type and size the plan says.
     pub(crate) fn bind(&self, plan: &Plan, id: TensorId) -> Result<Rows, DeviceError> {
         let tensor = plan.tensor(id);
-        let state = self
-            .by_name
-            .get(&tensor.name)
-            .ok_or_else(|| binding(tensor, "is not among the states"))?;
+        let state = self.layout.find(&tensor.name).and_then(|idx| self.states.get(idx));
+        let state = state.ok_or_else(|| binding(tensor, "is not among the states"))?;
         let n_rows = plan.limits.bound(tensor.shape.rows) as usize;
         if state.dtype != tensor.dtype
             || state.row_bytes != tensor.row_bytes()

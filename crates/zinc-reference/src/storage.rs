@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use zinc_backend::{DeviceError, WeightSource};
+use zinc_backend::{DeviceError, StateLayout, WeightSource};
 use zinc_plan::{Dim, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -64,7 +64,6 @@ impl WeightStore {
 
 /// One cache: raw rows in its own type.
 pub(crate) struct State {
-    dim: Dim,
     pub dtype: GgmlType,
     cols: usize,
     row_bytes: usize,
@@ -90,37 +89,20 @@ impl State {
     }
 }
 
-impl State {
-    /// The bytes of `rows`, to look at or to change.
-    fn with_rows(
-        &self,
-        rows: &Range<u32>,
-        look: impl FnOnce(&mut [u8]) -> Result<(), DeviceError>,
-    ) -> Result<(), DeviceError> {
-        let mut bytes = self.bytes.lock().map_err(|_| poisoned())?;
-        let range = rows.start as usize * self.row_bytes..rows.end as usize * self.row_bytes;
-        let bytes = bytes.get_mut(range).ok_or_else(|| DeviceError::Binding {
-            name: "states".into(),
-            reason: format!("rows {rows:?} lie outside"),
-        })?;
-        look(bytes)
-    }
-}
-
 fn poisoned() -> DeviceError {
     DeviceError::Lost { device: NAME.into(), reason: "a cache was left half written".into() }
 }
 
 /// A model's caches by name.
 pub(crate) struct StateStore {
-    by_name: HashMap<String, Arc<State>>,
     /// In the order of the plan.
-    ordered: Vec<Arc<State>>,
+    states: Vec<Arc<State>>,
+    layout: StateLayout,
 }
 
 impl StateStore {
     pub(crate) fn new(plan: &Plan) -> Result<Self, DeviceError> {
-        let (mut by_name, mut ordered) = (HashMap::new(), Vec::new());
+        let mut states = Vec::new();
         for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
             let needed = plan.max_bytes(id);
             let mut bytes = Vec::new();
@@ -133,17 +115,14 @@ impl StateStore {
             })?;
             bytes.resize(len, 0);
             let state = State {
-                dim: tensor.shape.rows,
                 dtype: tensor.dtype,
                 cols: tensor.shape.cols as usize,
                 row_bytes: tensor.row_bytes(),
                 bytes: Mutex::new(bytes),
             };
-            let state = Arc::new(state);
-            ordered.push(Arc::clone(&state));
-            by_name.insert(tensor.name.clone(), state);
+            states.push(Arc::new(state));
         }
-        Ok(Self { by_name, ordered })
+        Ok(Self { states, layout: StateLayout::of(plan) })
     }
 
     /// As [`zinc_backend::StateAccess::read_rows`].
@@ -153,11 +132,9 @@ impl StateStore {
         rows: Range<u32>,
         out: &mut Vec<u8>,
     ) -> Result<(), DeviceError> {
-        for state in self.ordered.iter().filter(|state| state.dim == dim) {
-            state.with_rows(&rows, |bytes| {
-                out.extend_from_slice(bytes);
-                Ok(())
-            })?;
+        for (idx, range) in self.layout.ranges(dim, &rows)? {
+            let held = self.states[idx].bytes.lock().map_err(|_| poisoned())?;
+            out.extend_from_slice(&held[range]);
         }
         Ok(())
     }
@@ -169,20 +146,11 @@ impl StateStore {
         rows: Range<u32>,
         bytes: &[u8],
     ) -> Result<(), DeviceError> {
-        let other = || DeviceError::Binding {
-            name: format!("{dim:?}"),
-            reason: format!("{} bytes are not those of rows {rows:?}", bytes.len()),
-        };
-        let mut rest = bytes;
-        for state in self.ordered.iter().filter(|state| state.dim == dim) {
-            state.with_rows(&rows, |place| {
-                let (own, others) = rest.split_at_checked(place.len()).ok_or_else(other)?;
-                place.copy_from_slice(own);
-                rest = others;
-                Ok(())
-            })?;
+        for (idx, range, own) in self.layout.parts(dim, &rows, bytes)? {
+            let mut held = self.states[idx].bytes.lock().map_err(|_| poisoned())?;
+            held[range].copy_from_slice(own);
         }
-        if rest.is_empty() { Ok(()) } else { Err(other()) }
+        Ok(())
     }
 
     /// The cache that `plan` calls `id`, if it is large enough.
@@ -192,7 +160,8 @@ impl StateStore {
             name: tensor.name.clone(),
             reason: reason.into(),
         };
-        let state = self.by_name.get(&tensor.name).ok_or_else(|| binding("is not allocated"))?;
+        let state = self.layout.find(&tensor.name).and_then(|idx| self.states.get(idx));
+        let state = state.ok_or_else(|| binding("is not allocated"))?;
         let len = state.bytes.lock().map_err(|_| binding("is poisoned"))?.len() as u64;
         if state.dtype != tensor.dtype || len != plan.max_bytes(id) {
             return Err(binding("has another type or size than the plan says"));
