@@ -3,7 +3,7 @@
 // read_words: n words of 16 bytes, each read once. Launch: any grid, 256 threads; a thread has four loads in flight.
 // Bytes moved: 16 n. Bound by memory, and by nothing else: its rate is what other kernels are compared with.
 // hold: runs for so many nanoseconds. Launch: one block of 32 threads. Moves nothing.
-#include "zinc.cuh"
+#include "system.cuh"
 
 struct ReadParams {
     const uint4 *data;
@@ -31,17 +31,6 @@ ZINC_KERNEL(256, 1) read_words(ZINC_PARAM ReadParams p) {
     }
     for (; i < p.n; i += step) sum ^= folded(p.data[i]);
     if (sum == NEVER) *p.sink = sum;
-}
-
-DEVICE u64 nanoseconds_now() {
-#ifdef ZINC_HOST
-    static u64 now = 0;
-    return now += 1000;
-#else
-    u64 now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-    return now;
-#endif
 }
 
 // Without pdl_launch: what follows is to begin when this ends.

@@ -1,17 +1,18 @@
 //! The device: which cards there are, what they can do, how one is opened.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use zinc_backend::{
-    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable, States,
-    Variant, WeightNeed, WeightSource, Weights,
+    ActivationType, Backend, Bindings, Caps, Device, DeviceError, DeviceInfo, Executable,
+    StateAccess, States, Variant, WeightNeed, WeightSource, Weights,
 };
-use zinc_plan::{OpKind, Plan};
+use zinc_plan::{Dim, OpKind, Plan};
 use zinc_quant::GgmlType;
 
 use crate::card::Card;
-use crate::driver::{CardInfo, Context, Driver};
+use crate::driver::{CardInfo, Context, Driver, NoDriver};
 use crate::exec::{self, CudaExecutable};
 use crate::lock::{CardLock, LockError};
 use crate::measure;
@@ -84,6 +85,14 @@ pub fn why_none() -> Option<String> {
                 format!("no card has compute capability 7.5 or more: {}", names.join(", "))
             })
         }
+    }
+}
+
+/// Why a driver that is installed has no device for us: it is too old, or does not start.
+pub fn why_unusable() -> Option<String> {
+    match Driver::load() {
+        Ok(_) | Err(NoDriver::Missing) => None,
+        Err(why) => Some(why.to_string()),
     }
 }
 
@@ -219,6 +228,28 @@ pub fn caps(name: &str, capability: u32, batch_invariant: bool) -> Caps {
     }
 }
 
+impl StateAccess for CudaDevice {
+    fn read_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        states.of_device::<StateStore>()?.read_rows(dim, &rows, out)
+    }
+
+    fn write_rows(
+        &self,
+        states: &States,
+        dim: Dim,
+        rows: Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        states.of_device::<StateStore>()?.write_rows(dim, &rows, bytes)
+    }
+}
+
 impl Device for CudaDevice {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -278,6 +309,10 @@ impl Device for CudaDevice {
             variants.push(variant("without wgmma", BEFORE_HOPPER, false));
         }
         variants
+    }
+
+    fn state_access(&self) -> Option<&dyn StateAccess> {
+        Some(self)
     }
 
     fn compile(

@@ -4,13 +4,17 @@
 //! function before any is called, so an old driver is one clear error and no crash later.
 
 mod api;
+mod stream;
 
 use std::ffi::{CStr, c_void};
 use std::path::Path;
 use std::ptr::{null, null_mut};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use api::Api;
+use stream::Gate;
+pub use stream::Stream;
 
 /// Oldest driver that loads the kernels in the binary: CUDA 13.0, driver 580.
 pub const MIN_CUDA: i32 = 13_000;
@@ -198,6 +202,9 @@ pub struct Context {
     device: i32,
     raw: *mut c_void,
     stream: *mut c_void,
+    gate: Mutex<Gate>,
+    /// See [`Context::was_last_used_by`].
+    last_user: AtomicU64,
 }
 
 // SAFETY: the driver's interface may be called from any thread; every call makes the context current first.
@@ -272,7 +279,8 @@ impl Context {
         // SAFETY: writes one handle, released in `drop`.
         let kept = unsafe { (driver.api.primary_ctx_retain)(&raw mut raw, device) };
         driver.check("cuDevicePrimaryCtxRetain", kept)?;
-        let mut context = Context { driver, device, raw, stream };
+        let (gate, last_user) = (Mutex::default(), AtomicU64::new(0));
+        let mut context = Context { driver, device, raw, stream, gate, last_user };
         context.enter()?;
         // SAFETY: writes one handle, destroyed in `drop`; 1 is CU_STREAM_NON_BLOCKING.
         let made = unsafe { (driver.api.stream_create)(&raw mut stream, 1) };
@@ -307,7 +315,7 @@ impl Context {
 
     /// Memory of the card; freed by [`Context::free`].
     pub(crate) fn alloc(&self, n_bytes: usize) -> Result<u64> {
-        self.enter()?;
+        let _stream = self.stream()?;
         let mut address = 0;
         // SAFETY: writes one address.
         let made = unsafe { (self.driver.api.mem_alloc)(&raw mut address, n_bytes.max(1)) };
@@ -315,7 +323,7 @@ impl Context {
     }
 
     pub(crate) fn free(&self, address: u64) {
-        if self.enter().is_ok() {
+        if let Ok(_stream) = self.stream() {
             // SAFETY: comes from `alloc` and is freed once, by its owner's `drop`. The call waits for the card.
             unsafe { (self.driver.api.mem_free)(address) };
         }
@@ -323,7 +331,7 @@ impl Context {
 
     /// Memory of the machine that the card copies from and to by itself.
     pub(crate) fn alloc_host(&self, n_bytes: usize) -> Result<*mut u8> {
-        self.enter()?;
+        let _stream = self.stream()?;
         let mut address = null_mut();
         // SAFETY: writes one pointer.
         let made = unsafe { (self.driver.api.mem_alloc_host)(&raw mut address, n_bytes.max(1)) };
@@ -331,85 +339,10 @@ impl Context {
     }
 
     pub(crate) fn free_host(&self, address: *mut u8) {
-        if self.enter().is_ok() {
+        if let Ok(_stream) = self.stream() {
             // SAFETY: comes from `alloc_host` and is freed once, by its owner's `drop`.
             unsafe { (self.driver.api.mem_free_host)(address.cast()) };
         }
-    }
-
-    /// Copies to the card, in the order of the stream.
-    ///
-    /// # Safety
-    /// `from` must stay readable and unchanged until the stream has passed; `to` must be `n_bytes` of the card's.
-    pub(crate) unsafe fn upload(&self, to: u64, from: *const u8, n_bytes: usize) -> Result<()> {
-        self.enter()?;
-        // SAFETY: the caller's promise.
-        let queued =
-            unsafe { (self.driver.api.memcpy_htod_async)(to, from.cast(), n_bytes, self.stream) };
-        self.driver.check("cuMemcpyHtoDAsync", queued)
-    }
-
-    /// Copies from the card, in the order of the stream.
-    ///
-    /// # Safety
-    /// `to` must stay writable and unread until the stream has passed; `from` must be `n_bytes` of the card's.
-    pub(crate) unsafe fn download(&self, to: *mut u8, from: u64, n_bytes: usize) -> Result<()> {
-        self.enter()?;
-        // SAFETY: the caller's promise.
-        let queued =
-            unsafe { (self.driver.api.memcpy_dtoh_async)(to.cast(), from, n_bytes, self.stream) };
-        self.driver.check("cuMemcpyDtoHAsync", queued)
-    }
-
-    /// Sets memory of the card to zeros, in the order of the stream.
-    pub(crate) fn zero(&self, address: u64, n_bytes: usize) -> Result<()> {
-        self.enter()?;
-        // SAFETY: the caller owns the range, see `memory::DeviceBuffer::zero`.
-        let queued = unsafe { (self.driver.api.memset_d8_async)(address, 0, n_bytes, self.stream) };
-        self.driver.check("cuMemsetD8Async", queued)
-    }
-
-    /// Waits until everything in the stream is done.
-    ///
-    /// # Errors
-    /// The driver's, also those of launches before.
-    pub fn synchronize(&self) -> Result<()> {
-        self.enter()?;
-        // SAFETY: the stream lives until `drop`.
-        let waited = unsafe { (self.driver.api.stream_synchronize)(self.stream) };
-        self.driver.check("cuStreamSynchronize", waited)
-    }
-
-    /// Puts a launch of `function` with one parameter, the bytes of a struct, into the stream.
-    ///
-    /// Kernels reach only memory of the card: whatever the addresses in `params` are, a wrong one
-    /// fails the context and harms no memory of this process.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn launch(&self, function: &Function, shape: &Shape, params: &[u8]) -> Result<()> {
-        self.enter()?;
-        let mut attribute = api::LaunchAttribute::overlap();
-        let config = api::LaunchConfig {
-            grid: shape.grid,
-            block: [shape.block, 1, 1],
-            shared: shape.shared,
-            stream: self.stream,
-            attributes: &raw mut attribute,
-            n_attributes: u32::from(shape.overlaps),
-        };
-        let mut params = [params.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the driver reads as many bytes as the kernel's parameter has, which `pipeline` has compared with
-        // the struct's size; config and attribute live over the call.
-        let queued = unsafe {
-            (self.driver.api.launch_kernel_ex)(
-                &raw const config,
-                function.raw,
-                params.as_mut_ptr(),
-                null_mut(),
-            )
-        };
-        self.driver.check("cuLaunchKernelEx", queued)
     }
 
     /// Records the launches that `body` makes, without running them.
@@ -418,14 +351,14 @@ impl Context {
     /// The driver's or those of `body`.
     pub fn record<E: From<DriverError>>(
         self: &Arc<Self>,
-        body: impl FnOnce() -> std::result::Result<(), E>,
+        body: impl FnOnce(&Stream<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<Graph, E> {
-        self.enter()?;
+        let stream = self.stream()?;
         let api = &self.driver.api;
         // SAFETY: the stream lives; 2 is CU_STREAM_CAPTURE_MODE_RELAXED: other threads are free.
         let begun = unsafe { (api.stream_begin_capture)(self.stream, 2) };
         self.driver.check("cuStreamBeginCapture", begun)?;
-        let result = body();
+        let result = body(&stream);
         let mut graph = null_mut();
         // SAFETY: ends the capture begun above and writes one handle.
         let ended = unsafe { (api.stream_end_capture)(self.stream, &raw mut graph) };
@@ -445,7 +378,7 @@ impl Context {
     /// # Errors
     /// The driver's: code of another card, or a PTX that is too new.
     pub fn load_module(self: &Arc<Self>, image: &[u8]) -> Result<Arc<Module>> {
-        self.enter()?;
+        let _stream = self.stream()?;
         let mut raw = null_mut();
         // SAFETY: reads an image that says its own length: a cubin whose cache entry was checked, or PTX with its NUL.
         let made =
@@ -520,7 +453,7 @@ impl Module {
     /// The driver's: no such kernel.
     pub fn function(self: &Arc<Self>, name: &CStr) -> Result<Function> {
         let driver = self.context.driver;
-        self.context.enter()?;
+        let _stream = self.context.stream()?;
         let mut raw = null_mut();
         // SAFETY: the module lives; writes one handle, valid as long as the module.
         let found =
@@ -548,7 +481,7 @@ impl Function {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if self.context.enter().is_ok() {
+        if let Ok(_stream) = self.context.stream() {
             // SAFETY: loaded once; functions hold the module.
             unsafe { (self.context.driver.api.module_unload)(self.raw) };
         }
@@ -556,19 +489,7 @@ impl Drop for Module {
 }
 
 impl Event {
-    /// Puts the mark into the stream.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn record(&self) -> Result<()> {
-        let context = &self.context;
-        context.enter()?;
-        // SAFETY: event and stream live.
-        let queued = unsafe { (context.driver.api.event_record)(self.raw, context.stream) };
-        context.driver.check("cuEventRecord", queued)
-    }
-
-    /// Waits until the stream has passed the mark.
+    /// Waits until the stream has passed the mark, which must not be behind a closed gate. Leaves the gate as it is.
     ///
     /// # Errors
     /// The driver's, also those of launches before the mark.
@@ -603,23 +524,9 @@ impl Drop for Event {
     }
 }
 
-impl Graph {
-    /// Puts the recorded launches into the stream.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn launch(&self) -> Result<()> {
-        let context = &self.context;
-        context.enter()?;
-        // SAFETY: graph and stream live.
-        let queued = unsafe { (context.driver.api.graph_launch)(self.raw, context.stream) };
-        context.driver.check("cuGraphLaunch", queued)
-    }
-}
-
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.context.enter().is_ok() {
+        if let Ok(_stream) = self.context.stream() {
             // SAFETY: made once, destroyed once; the driver waits for running launches of it.
             unsafe { (self.context.driver.api.graph_exec_destroy)(self.raw) };
         }

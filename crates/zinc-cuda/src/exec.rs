@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use zinc_backend::{
@@ -13,16 +14,26 @@ use zinc_plan::{InputKind, Plan, TensorId};
 use zinc_quant::GgmlType;
 
 use crate::device::Shared;
-use crate::driver::{DriverError, Event};
+use crate::driver::{DriverError, Event, Stream};
 use crate::lower::{self, Bucket, InputLayout, Lowered, Lowering, Nowhere, Places};
 use crate::measure;
 use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
 use crate::pipeline::Ready;
 use crate::record::Recording;
 use crate::store::{StateStore, WeightStore};
+use crate::turns::Turns;
 
-/// Steps that may be under way; results of older ones are no longer held.
-const N_SLOTS: usize = 4;
+/// Steps that may be under way, results of older ones being no longer held, and one that is queued ahead.
+const N_SLOTS: usize = 4 + 1;
+
+/// Turns that these steps may take: one that is given up between any two.
+const N_TURNS: u32 = 2 * N_SLOTS as u32 + 2;
+
+/// What the number of turns takes on the card.
+const TURNS_BYTES: u64 = 256;
+
+/// Most bytes of the inputs of a plan whose steps bring them themselves, and may be queued ahead.
+const MOST_BROUGHT: u64 = 64 << 10;
 
 /// Addresses of one executable.
 struct Addresses {
@@ -72,12 +83,11 @@ pub(crate) fn scratch_need(plan: &Plan, shared: &Shared) -> u64 {
     let scratch =
         needs(plan, shared).map_or(0, |needs| needs.persistent_bytes + needs.transient_bytes);
     let constants: u64 = plan.consts.iter().map(|table| table.data.len() as u64 * 4).sum();
-    scratch + constants + InputLayout::of(plan).n_bytes
+    scratch + constants + InputLayout::of(plan).n_bytes + TURNS_BYTES
 }
 
 /// A step under way.
 struct Slot {
-    inputs: PinnedBuffer,
     outputs: PinnedBuffer,
     done: Event,
     sizes: StepSizes,
@@ -111,6 +121,13 @@ pub(crate) struct CudaExecutable {
     outputs: Vec<Output>,
     slots: Vec<Slot>,
     n_steps: u64,
+    turns: Turns,
+    /// The newest of them that has begun, or been given up.
+    turn: u32,
+    /// Whether steps bring their inputs, and take turns on the card.
+    brings: bool,
+    /// Whether the step after the newest is queued, as one like the newest.
+    is_ahead: bool,
     profiling: Profiling,
     profile: Profile,
     /// The kernel that launches queue up behind when they are timed.
@@ -140,7 +157,14 @@ impl CudaExecutable {
         };
         let arena = new("activations", memory.arena_bytes)?;
         let input_layout = InputLayout::of(&plan);
-        let input_buffer = new("step inputs", input_layout.n_bytes)?;
+        // Behind the inputs the number of turns.
+        let input_buffer = new("step inputs", input_layout.n_bytes + TURNS_BYTES)?;
+        input_buffer.zero().map_err(|error| lost(&shared.name, &error))?;
+        let brings = input_layout.n_bytes <= MOST_BROUGHT;
+        let n_bytes = usize::try_from(input_layout.n_bytes).unwrap_or(usize::MAX);
+        let n_turns = if brings { N_TURNS } else { N_SLOTS as u32 };
+        let turns = Turns::new(&shared.context, n_bytes, n_turns);
+        let turns = turns.map_err(|error| lost(&shared.name, &error))?;
         let scratch = new("scratch", needs.persistent_bytes + needs.transient_bytes)?;
         let (constant_buffer, constants) = upload_constants(&plan, shared)?;
         let addresses = Addresses {
@@ -161,6 +185,10 @@ impl CudaExecutable {
             outputs: Vec::new(),
             slots: Vec::new(),
             n_steps: 0,
+            turns,
+            turn: 0,
+            brings,
+            is_ahead: false,
             profiling: Profiling::Off,
             profile: Profile::default(),
             hold: None,
@@ -198,11 +226,9 @@ impl CudaExecutable {
             at += usize::try_from(max_rows * operand.stride).unwrap_or(usize::MAX / 2);
         }
         self.outputs = outputs;
-        let n_inputs = usize::try_from(self.input_layout.n_bytes).unwrap_or(usize::MAX);
         let context = &self.shared.context;
         let slot = |_| {
             Ok(Slot {
-                inputs: PinnedBuffer::new(context, n_inputs)?,
                 outputs: PinnedBuffer::new(context, at)?,
                 done: context.event(false)?,
                 sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
@@ -231,7 +257,7 @@ impl CudaExecutable {
         if self.recordings.contains_key(&bucket) {
             return Ok(());
         }
-        let lowered = self.lowering(bucket).run()?;
+        let mut lowered = self.lowering(bucket).run()?;
         let (persistent, transient) = (lowered.persistent_bytes, lowered.transient_bytes);
         if persistent != self.persistent_bytes || transient > self.transient_bytes {
             let reason = format!(
@@ -240,37 +266,89 @@ impl CudaExecutable {
             );
             return Err(DeviceError::Plan { plan: self.plan.name.clone(), reason });
         }
+        if self.brings {
+            // What reads inputs before it waits must not begin earlier.
+            lowered.launches.iter_mut().take(1).for_each(|first| first.overlaps = false);
+            let count = self.input_buffer.address() + self.input_layout.n_bytes;
+            lowered.launches.insert(0, self.turns.launch(count, self.input_buffer.address()));
+        }
         let shared = &self.shared;
         let recording = Recording::new(&shared.context, &shared.name, &shared.pipeline, lowered)?;
         self.recordings.insert(bucket, recording);
         Ok(())
     }
 
-    /// Queues a step on the stream: inputs, launches, outputs, mark.
-    fn queue(
+    /// Has a step begin: the one that is queued ahead, if it is like this one.
+    fn start(
         &mut self,
         bucket: Bucket,
+        sizes: StepSizes,
         inputs: &StepInputs,
         slot: usize,
-    ) -> Result<(), DriverError> {
-        let sizes = self.slots[slot].sizes;
-        let n_bytes =
-            write_inputs(self.slots[slot].inputs.bytes_mut(), &self.input_layout, inputs, sizes);
-        self.slots[slot].inputs.upload(&self.input_buffer, 0, n_bytes)?;
+    ) -> Result<(), DeviceError> {
+        if std::mem::take(&mut self.is_ahead) {
+            self.turn = self.turn.wrapping_add(1);
+            if self.take_turn(sizes, inputs, slot) {
+                return Ok(());
+            }
+            // It does nothing, in this slot.
+            self.shared.context.stream().map(drop).map_err(|error| self.lost(&error))?;
+        }
+        self.prepare(bucket)?;
+        // The step that used the slot before is over.
+        self.slots[slot].done.wait().map_err(|error| self.lost(&error))?;
+        self.slots[slot].sizes = sizes;
+        self.slots[slot].whole_rows.clone_from(&inputs.whole_rows);
+        self.turn = self.turn.wrapping_add(1);
+        self.turns.begin(self.turn);
+        let bytes = self.turns.inputs(self.turn);
+        let n_bytes = write_inputs(bytes, &self.input_layout, inputs, sizes);
+        self.turns.go().store(self.turn, Ordering::Release);
+        self.queue(bucket, n_bytes, slot).map_err(|error| self.lost(&error))
+    }
+
+    /// Has the turn that is queued ahead go on with these inputs, if it waits for such ones. Whether it does.
+    fn take_turn(&mut self, sizes: StepSizes, inputs: &StepInputs, slot: usize) -> bool {
+        let of_slot = &self.slots[slot];
+        if of_slot.sizes != sizes
+            || of_slot.whole_rows != inputs.whole_rows
+            || self.profiling != Profiling::Off
+        {
+            return false;
+        }
+        self.turns.go_on(&self.shared.context, self.turn, |bytes| {
+            write_inputs(bytes, &self.input_layout, inputs, sizes);
+        })
+    }
+
+    /// Queues a step: inputs, launches, outputs, mark.
+    fn queue(&mut self, bucket: Bucket, n_bytes: usize, slot: usize) -> Result<(), DriverError> {
         self.profile.nodes.clear();
-        let mut n_copies = 1;
-        if let Some(recording) = self.recordings.get(&bucket) {
-            match (self.profiling, &self.hold) {
-                (Profiling::Nodes, Some(hold)) => {
-                    time_nodes(&self.shared, recording, hold, &mut self.profile)?;
-                }
-                _ => {
-                    recording.graph.launch()?;
-                    self.profile.n_submissions = 1;
-                }
+        let Some(recording) = self.recordings.get(&bucket) else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        let mut stream = shared.context.stream()?;
+        if !self.brings {
+            self.turns.upload(&stream, self.turn, n_bytes, &self.input_buffer)?;
+        }
+        match (self.profiling, &self.hold) {
+            (Profiling::Nodes, Some(hold)) => {
+                drop(stream);
+                time_nodes(&shared, recording, hold, &mut self.profile)?;
+                stream = shared.context.stream()?;
+            }
+            _ => {
+                stream.replay(&recording.graph)?;
+                self.profile.n_submissions = 1;
             }
         }
-        let Slot { outputs: pinned, whole_rows, .. } = &mut self.slots[slot];
+        self.profile.n_copies = u64::from(!self.brings) + self.queue_outputs(&stream, slot)?;
+        Ok(())
+    }
+
+    /// Queues what follows the launches of a step: its outputs, and its mark. How many copies that takes.
+    fn queue_outputs(&mut self, stream: &Stream<'_>, slot: usize) -> Result<u64, DriverError> {
+        let Slot { outputs: pinned, whole_rows, sizes, done, .. } = &mut self.slots[slot];
+        let mut n_copies = 0;
         for output in &self.outputs {
             let n_rows = sizes.rows(output.rows, &self.plan);
             let returned = Returned::new(output.has_top_k, n_rows, whole_rows);
@@ -283,12 +361,43 @@ impl CudaExecutable {
                 };
                 let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
                 let at = output.at + rows.start * output.stride as usize;
-                pinned.download(at, output.address + start, n_bytes)?;
+                pinned.download(stream, at, output.address + start, n_bytes)?;
                 n_copies += 1;
             }
         }
-        self.profile.n_copies = n_copies;
-        self.slots[slot].done.record()
+        stream.mark(done)?;
+        Ok(n_copies)
+    }
+
+    /// Queues the next step before it is known if it will be like the newest one: one token for each sequence, after a
+    /// step that was the same and nobody else's between.
+    fn queue_ahead(&mut self, bucket: Bucket) -> Result<(), DriverError> {
+        let slot_of = |ticket: u64| (ticket % N_SLOTS as u64) as usize;
+        let slot = slot_of(self.n_steps + 1);
+        let [last, newest] =
+            [self.n_steps - 1, self.n_steps].map(|step| &self.slots[slot_of(step)]);
+        let (sizes, whole_rows) = (newest.sizes, newest.whole_rows.clone());
+        let is_alike = last.sizes == sizes && last.whole_rows == whole_rows;
+        let is_alone = self.shared.context.was_last_used_by(self.input_buffer.address());
+        let is_decode = sizes.tokens == sizes.seqs && self.brings;
+        let Some(recording) = self.recordings.get(&bucket) else { return Ok(()) };
+        if !(is_alike && is_alone && is_decode && self.turns.pay())
+            || self.profiling != Profiling::Off
+        {
+            return Ok(());
+        }
+        self.slots[slot].done.wait()?;
+        self.slots[slot].sizes = sizes;
+        self.slots[slot].whole_rows = whole_rows;
+        let turn = self.turn.wrapping_add(1);
+        self.turns.begin(turn);
+        let shared = Arc::clone(&self.shared);
+        let mut stream = shared.context.stream()?;
+        stream.close(self.turns.go(), turn);
+        stream.replay(&recording.graph)?;
+        self.queue_outputs(&stream, slot)?;
+        self.is_ahead = true;
+        Ok(())
     }
 }
 
@@ -302,21 +411,20 @@ fn time_nodes(
     let context = &shared.context;
     // All launches are queued before the first one runs; else short ones would wait for this thread.
     let hold = measure::hold_launch(recording.launches.len());
-    context.launch(hold_function, &hold.shape(), &hold.params)?;
-    let mark = || {
-        let mark = context.event(true)?;
-        mark.record().map(|()| mark)
-    };
-    let mut marks = vec![mark()?];
+    let marks = (0..=recording.spans.len()).map(|_| context.event(true));
+    let marks = marks.collect::<Result<Vec<_>, _>>()?;
+    let stream = context.stream()?;
+    stream.launch(hold_function, &hold.shape(), &hold.params)?;
+    stream.mark(&marks[0])?;
     let mut launches = recording.launches.iter().peekable();
-    for span in &recording.spans {
+    for (span, mark) in recording.spans.iter().zip(&marks[1..]) {
         while let Some((launch, function)) = launches.next_if(|(launch, _)| launch.node < span.end)
         {
-            context.launch(function, &launch.shape(), &launch.params)?;
+            stream.launch(function, &launch.shape(), &launch.params)?;
         }
-        marks.push(mark()?);
+        stream.mark(mark)?;
     }
-    context.synchronize()?;
+    stream.synchronize()?;
     for (span, pair) in recording.spans.iter().zip(marks.windows(2)) {
         let seconds = f64::from(pair[1].ms_since(&pair[0])?.max(0.0)) / 1e3;
         let time = Duration::from_secs_f64(seconds);
@@ -326,17 +434,14 @@ fn time_nodes(
     Ok(())
 }
 
-/// Writes header and inputs; returns the bytes up to the last one that is used.
+/// Writes header and inputs; returns the bytes up to the last one that is used, in whole words of 16.
 fn write_inputs(
     bytes: &mut [u8],
     layout: &InputLayout,
     inputs: &StepInputs,
     sizes: StepSizes,
 ) -> usize {
-    let header = lower::header(sizes);
-    let header: &[u8] = bytemuck::cast_slice(&header);
-    let mut end = header.len();
-    bytes[..end].copy_from_slice(header);
+    let mut end = lower::HEADER_BYTES as usize;
     for (kind, offset, _) in &layout.parts {
         let values: &[u8] = match kind {
             InputKind::Hidden => bytemuck::cast_slice(&inputs.hidden),
@@ -344,8 +449,10 @@ fn write_inputs(
         };
         let start = *offset as usize;
         bytes[start..start + values.len()].copy_from_slice(values);
-        end = start + values.len();
+        end = (start + values.len()).next_multiple_of(16);
     }
+    let header = lower::header(sizes, end);
+    bytes[..lower::HEADER_BYTES as usize].copy_from_slice(bytemuck::cast_slice(&header));
     end
 }
 
@@ -364,10 +471,14 @@ fn upload_constants(plan: &Plan, shared: &Shared) -> Result<(DeviceBuffer, Vec<u
         let bytes: &[u8] = bytemuck::cast_slice(&table.data);
         pinned.bytes_mut()[*offset..*offset + bytes.len()].copy_from_slice(bytes);
     }
-    if n_bytes > 0 {
-        pinned.upload(&buffer, 0, n_bytes).map_err(failed)?;
-    }
-    shared.context.synchronize().map_err(failed)?;
+    let upload = || {
+        let stream = shared.context.stream()?;
+        if n_bytes > 0 {
+            pinned.upload(&stream, 0..n_bytes, &buffer, 0)?;
+        }
+        stream.synchronize()
+    };
+    upload().map_err(failed)?;
     let addresses = offsets.iter().map(|offset| buffer.address() + *offset as u64).collect();
     Ok((buffer, addresses))
 }
@@ -380,16 +491,12 @@ impl Executable for CudaExecutable {
     fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
         let sizes = inputs.check(&self.plan)?;
         let bucket = Bucket::of(&sizes, &self.plan);
-        self.prepare(bucket)?;
         let ticket = self.n_steps + 1;
         let slot = (ticket % N_SLOTS as u64) as usize;
-        // The step that used the slot is four steps old.
-        self.slots[slot].done.wait().map_err(|error| self.lost(&error))?;
-        self.slots[slot].sizes = sizes;
-        self.slots[slot].whole_rows.clone_from(&inputs.whole_rows);
+        self.start(bucket, sizes, inputs, slot)?;
         self.slots[slot].ticket = ticket;
-        self.queue(bucket, inputs, slot).map_err(|error| self.lost(&error))?;
         self.n_steps = ticket;
+        self.queue_ahead(bucket).map_err(|error| self.lost(&error))?;
         Ok(Ticket(ticket))
     }
 

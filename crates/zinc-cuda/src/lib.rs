@@ -16,7 +16,7 @@
 //! parameters are plain numbers. What changes inside a bucket is read from the card's memory.
 //!
 //! **Step data.** The inputs of a step lie in one buffer that a single copy fills. It begins with a header of
-//! three i32: actual tokens, sequences, wanted rows. Each input tensor follows at a fixed address, at the
+//! four i32: actual tokens, sequences, wanted rows, bytes of all. Each input tensor follows at a fixed address, at the
 //! size of the plan's limits, i32 row-major (hidden states f32). A kernel takes a `Count` ([`launch::Count`]) and
 //! compares its row with it; blocks past it do nothing (but wait, see below).
 //!
@@ -58,5 +58,6 @@ mod memory;
 pub mod pipeline;
 mod record;
 pub mod store;
+mod turns;
 
-pub use device::{CudaBackend, CudaDevice, CudaOptions, caps, why_none};
+pub use device::{CudaBackend, CudaDevice, CudaOptions, caps, why_none, why_unusable};

@@ -21,7 +21,7 @@ pub use crate::card::Card;
 use crate::launch::{Count, Launch, Rows};
 pub use experts::Grouping;
 
-/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, one unused, then counters
+/// Bytes of the step header at the start of the inputs: i32 tokens, sequences, wanted rows, bytes of all inputs, then counters
 /// that are zero when a step begins and that every launch leaves at zero.
 pub const HEADER_BYTES: u64 = 1024;
 /// Where the counters begin: of a small step's rows, or of what shares the work of a row.
@@ -29,10 +29,11 @@ const COUNTERS: u64 = 16;
 /// How many there are.
 const N_COUNTERS: u32 = (HEADER_BYTES - COUNTERS) as u32 / 4;
 
-/// The header of a step.
-pub fn header(sizes: StepSizes) -> [i32; HEADER_BYTES as usize / 4] {
+/// The header of a step whose inputs take `n_bytes` with it.
+pub fn header(sizes: StepSizes, n_bytes: usize) -> [i32; HEADER_BYTES as usize / 4] {
     let mut header = [0; HEADER_BYTES as usize / 4];
-    header[..3].copy_from_slice(&[sizes.tokens, sizes.seqs, sizes.out_rows].map(|n| n as i32));
+    let words = [sizes.tokens, sizes.seqs, sizes.out_rows, n_bytes];
+    header[..4].copy_from_slice(&words.map(|n| n as i32));
     header
 }
 

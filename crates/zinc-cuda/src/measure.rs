@@ -65,10 +65,11 @@ pub(crate) fn read_bandwidth(shared: &Shared) -> Result<f64, DeviceError> {
     let function = pipeline.function(&launch)?;
     let pass = || {
         let (begin, end) = (context.event(true)?, context.event(true)?);
-        begin.record()?;
-        context.launch(&function, &launch.shape(), &launch.params)?;
-        end.record()?;
-        context.synchronize()?;
+        let stream = context.stream()?;
+        stream.mark(&begin)?;
+        stream.launch(&function, &launch.shape(), &launch.params)?;
+        stream.mark(&end)?;
+        stream.synchronize()?;
         end.ms_since(&begin)
     };
     let mut ms_min = f32::INFINITY;

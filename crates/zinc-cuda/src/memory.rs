@@ -1,10 +1,12 @@
 //! Memory of the card and of the machine, freed with its owner.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use zinc_backend::DeviceError;
 
-use crate::driver::{Context, DriverError};
+use crate::driver::{Context, DriverError, Stream};
 
 /// Memory of the card.
 pub struct DeviceBuffer {
@@ -52,7 +54,7 @@ impl DeviceBuffer {
     /// # Errors
     /// The driver's.
     pub fn zero(&self) -> Result<(), DriverError> {
-        self.context.zero(self.address, self.n_bytes)
+        self.context.stream()?.zero(self.address, self.n_bytes)
     }
 }
 
@@ -96,38 +98,59 @@ impl PinnedBuffer {
         unsafe { std::slice::from_raw_parts_mut(self.address, self.n_bytes) }
     }
 
-    /// Copies the first `n_bytes` to `to`, in the order of the stream. They must not change until then.
+    /// Where it begins, for the card as well.
+    pub fn address(&self) -> u64 {
+        self.address as u64
+    }
+
+    /// The word `idx` of memory that is used by words, the card's stores among them.
+    pub fn word(&self, idx: usize) -> &AtomicU32 {
+        assert!(4 * idx + 4 <= self.n_bytes, "word out of bounds");
+        // SAFETY: inside this buffer, which is aligned to more; the owner looks at it in no other way (`turns`).
+        unsafe { AtomicU32::from_ptr(self.address.cast::<u32>().add(idx)) }
+    }
+
+    /// Copies `part` of the bytes to `to` at `offset`, in the order of the stream. They must not change from its turn on
+    /// until then.
     ///
     /// # Errors
     /// The driver's.
     pub fn upload(
         &self,
+        stream: &Stream<'_>,
+        part: Range<usize>,
         to: &DeviceBuffer,
         offset: usize,
-        n_bytes: usize,
     ) -> Result<(), DriverError> {
-        assert!(n_bytes <= self.n_bytes && offset + n_bytes <= to.n_bytes, "upload out of bounds");
+        let n_bytes = part.len();
+        assert!(part.end <= self.n_bytes && offset + n_bytes <= to.n_bytes, "upload out of bounds");
         // SAFETY: both ranges are inside their buffers; the owner of this buffer marks the stream with an event and
         // waits for it before changing or dropping the bytes (`exec`, `store`).
-        unsafe { self.context.upload(to.address + offset as u64, self.address, n_bytes) }
+        unsafe { stream.upload(to.address + offset as u64, self.address.add(part.start), n_bytes) }
     }
 
     /// Copies `n_bytes` at `from` to offset `to` here, in the order of the stream.
     ///
     /// # Errors
     /// The driver's.
-    pub fn download(&mut self, to: usize, from: u64, n_bytes: usize) -> Result<(), DriverError> {
+    pub fn download(
+        &mut self,
+        stream: &Stream<'_>,
+        to: usize,
+        from: u64,
+        n_bytes: usize,
+    ) -> Result<(), DriverError> {
         assert!(to + n_bytes <= self.n_bytes, "download out of bounds");
         // SAFETY: inside this buffer, which nobody reads before the event that its owner marks and waits for (`exec`);
         // `from` is an output of the executable's own arena.
-        unsafe { self.context.download(self.address.add(to), from, n_bytes) }
+        unsafe { stream.download(self.address.add(to), from, n_bytes) }
     }
 }
 
 impl Drop for PinnedBuffer {
     fn drop(&mut self) {
         // Nothing may still be copied from or to it.
-        let _ = self.context.synchronize();
+        let _ = self.context.stream().and_then(|stream| stream.synchronize());
         self.context.free_host(self.address);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zinc_backend::DeviceError;
 
-use crate::driver::{Context, DriverError, Graph};
+use crate::driver::{Context, DriverError, Graph, Stream};
 use crate::launch::Launch;
 use crate::lower::Lowered;
 use crate::memory::lost;
@@ -33,9 +33,9 @@ impl Recording {
         };
         let launches = lowered.launches.into_iter().map(with_function);
         let launches = launches.collect::<Result<Vec<_>, DeviceError>>()?;
-        let record = || {
+        let record = |stream: &Stream<'_>| {
             let launch = |(launch, function): &(Launch, Ready)| {
-                context.launch(function, &launch.shape(), &launch.params)
+                stream.launch(function, &launch.shape(), &launch.params)
             };
             launches.iter().try_for_each(launch)
         };

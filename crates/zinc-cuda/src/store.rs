@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use zinc_backend::{DeviceError, WeightSource};
-use zinc_plan::{Plan, TensorId, TensorInfo, TensorKind};
+use zinc_backend::{DeviceError, StateLayout, WeightSource};
+use zinc_plan::{Dim, Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
-use crate::driver::{Context, Event};
+use crate::driver::{Context, DriverError, Event};
 use crate::launch::{Kernel, Launch};
 use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
 use crate::pipeline::Pipeline;
@@ -189,25 +190,29 @@ impl<'a> Loader<'a> {
             let failed = |error| lost(self.device, &error);
             half.done.wait().map_err(failed)?;
             copy(&mut half.pinned.bytes_mut()[..part.len()], part);
+            let (bytes, n_rows) = (0..part.len(), (part.len() / row_bytes.max(1)) as u32);
+            let (from, at) = (half.staging.address(), buffer.address() + to);
+            let repack = layout.and_then(|_| repack_launch(source.dtype, cols, n_rows, from, at));
+            let function =
+                repack.as_ref().map(|launch| self.pipeline.function(launch)).transpose()?;
+            let stream = self.context.stream().map_err(failed)?;
             match layout {
                 None => {
-                    half.pinned.upload(buffer, to as usize, part.len()).map_err(failed)?;
+                    half.pinned.upload(&stream, bytes, buffer, to as usize).map_err(failed)?;
                     to += part.len() as u64;
                 }
                 Some(layout) => {
-                    half.pinned.upload(&half.staging, 0, part.len()).map_err(failed)?;
-                    let n_rows = (part.len() / row_bytes) as u32;
-                    let (from, at) = (half.staging.address(), buffer.address() + to);
-                    if let Some(launch) = repack_launch(source.dtype, cols, n_rows, from, at) {
-                        let function = self.pipeline.function(&launch)?;
-                        self.context
+                    half.pinned.upload(&stream, bytes, &half.staging, 0).map_err(failed)?;
+                    if let Some((launch, function)) = repack.zip(function) {
+                        stream
                             .launch(&function, &launch.shape(), &launch.params)
                             .map_err(failed)?;
                     }
                     to += u64::from(n_rows) * layout.row_bytes;
                 }
             }
-            half.done.record().map_err(failed)?;
+            stream.mark(&half.done).map_err(failed)?;
+            drop(stream);
             tell(part.len() as u64);
         }
         Ok(())
@@ -284,7 +289,8 @@ impl WeightStore {
             by_name.insert(source.name.clone(), Weight { dtype, rows, cols, address });
             offset += need(source);
         }
-        context.synchronize().map_err(|error| lost(device, &error))?;
+        let synchronize = context.stream().and_then(|stream| stream.synchronize());
+        synchronize.map_err(|error| lost(device, &error))?;
         Ok(WeightStore { by_name, _buffer: buffer })
     }
 
@@ -315,9 +321,15 @@ struct State {
     buffer: DeviceBuffer,
 }
 
-/// A model's states by name.
+/// A model's states.
 pub(crate) struct StateStore {
-    by_name: HashMap<String, State>,
+    context: Arc<Context>,
+    device: String,
+    /// In the order of the plan.
+    states: Vec<State>,
+    layout: StateLayout,
+    /// What copies to and from the host go through.
+    staging: Mutex<PinnedBuffer>,
 }
 
 impl StateStore {
@@ -327,25 +339,88 @@ impl StateStore {
         device: &str,
         plan: &Plan,
     ) -> Result<StateStore, DeviceError> {
-        let mut by_name = HashMap::new();
-        for (id, tensor) in plan.tensors_where(|tensor| tensor.kind == TensorKind::State) {
+        let states = plan.tensors_where(|tensor| tensor.kind == TensorKind::State);
+        let state = |(id, tensor): (TensorId, &TensorInfo)| {
             let what = format!("cache {}", tensor.name);
             let buffer = DeviceBuffer::new(context, device, &what, plan.max_bytes(id))?;
             buffer.zero().map_err(|error| lost(device, &error))?;
             let n_rows = plan.limits.bound(tensor.shape.rows);
-            let state = State { dtype: tensor.dtype, cols: tensor.shape.cols, n_rows, buffer };
-            by_name.insert(tensor.name.clone(), state);
-        }
-        Ok(StateStore { by_name })
+            Ok(State { dtype: tensor.dtype, cols: tensor.shape.cols, n_rows, buffer })
+        };
+        Ok(StateStore {
+            context: Arc::clone(context),
+            device: device.into(),
+            states: states.map(state).collect::<Result<_, DeviceError>>()?,
+            layout: StateLayout::of(plan),
+            staging: Mutex::new(PinnedBuffer::new(context, 0).map_err(|e| lost(device, &e))?),
+        })
+    }
+
+    /// As [`zinc_backend::StateAccess::read_rows`].
+    pub(crate) fn read_rows(
+        &self,
+        dim: Dim,
+        rows: &Range<u32>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let ranges = self.layout.ranges(dim, rows)?;
+        let n_bytes = ranges.iter().map(|(_, range)| range.len()).sum();
+        self.with_staging(n_bytes, |staging, context| {
+            let stream = context.stream()?;
+            let mut to = 0;
+            for (idx, range) in &ranges {
+                let from = self.states[*idx].buffer.address() + range.start as u64;
+                staging.download(&stream, to, from, range.len())?;
+                to += range.len();
+            }
+            stream.synchronize()?;
+            out.extend_from_slice(&staging.bytes()[..n_bytes]);
+            Ok(())
+        })
+    }
+
+    /// As [`zinc_backend::StateAccess::write_rows`].
+    pub(crate) fn write_rows(
+        &self,
+        dim: Dim,
+        rows: &Range<u32>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let parts = self.layout.parts(dim, rows, bytes)?;
+        self.with_staging(bytes.len(), |staging, context| {
+            staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+            let stream = context.stream()?;
+            let mut from = 0;
+            for (idx, range, _) in &parts {
+                let part = from..from + range.len();
+                staging.upload(&stream, part, &self.states[*idx].buffer, range.start)?;
+                from += range.len();
+            }
+            stream.synchronize()
+        })
+    }
+
+    /// Runs `copy` with staging of at least `n_bytes` that nothing is copied from or to, then or after.
+    fn with_staging(
+        &self,
+        n_bytes: usize,
+        copy: impl FnOnce(&mut PinnedBuffer, &Context) -> Result<(), DriverError>,
+    ) -> Result<(), DeviceError> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = || {
+            if staging.bytes().len() < n_bytes {
+                *staging = PinnedBuffer::new(&self.context, n_bytes)?;
+            }
+            copy(&mut staging, &self.context)
+        };
+        grown().map_err(|error| lost(&self.device, &error))
     }
 
     /// Where the state that `plan` calls `id` begins, if it has the type and size the plan says.
     pub(crate) fn bind(&self, plan: &Plan, id: TensorId) -> Result<u64, DeviceError> {
         let tensor: &TensorInfo = plan.tensor(id);
-        let state = self
-            .by_name
-            .get(&tensor.name)
-            .ok_or_else(|| binding(&tensor.name, "is not among the states"))?;
+        let state = self.layout.find(&tensor.name).and_then(|idx| self.states.get(idx));
+        let state = state.ok_or_else(|| binding(&tensor.name, "is not among the states"))?;
         let n_rows = plan.limits.bound(tensor.shape.rows);
         if (state.dtype, state.cols, state.n_rows) != (tensor.dtype, tensor.shape.cols, n_rows) {
             return Err(binding(&tensor.name, "has another type or size than the plan says"));

@@ -59,6 +59,7 @@ modules!(
         "rope",
         "router",
         "rows",
+        "step",
         "top_k",
     ]
     Hopper alone: [
