@@ -86,6 +86,24 @@ impl KernelHost {
         Ok(Arc::new(KernelHost { library, launch, alloc, free }))
     }
 
+    /// A folder with a CUDA driver that runs these kernels (`host/driver.cpp`), for processes that search it first. A card
+    /// that no other process of this machine sees.
+    ///
+    /// # Errors
+    /// As for [`KernelHost::build`].
+    pub fn driver(kernels: &Path, out: &Path) -> Result<PathBuf, TestError> {
+        let library = compile(kernels, out)?;
+        let folder = library.with_extension("driver");
+        std::fs::create_dir_all(&folder).map_err(|e| failed(&folder, e.to_string()))?;
+        let driver = folder.join("libcuda.so.1");
+        match std::fs::hard_link(&library, &driver) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(failed(&driver, error.to_string()))
+            }
+            _ => Ok(folder),
+        }
+    }
+
     /// Runs a kernel to its end. `params` are the bytes of its one parameter; the addresses in them are those of
     /// [`HostBuffer`]s, and an access outside of them ends the process with the kernel's name.
     ///
@@ -267,7 +285,7 @@ fn compile(kernels: &Path, out: &Path) -> Result<PathBuf, TestError> {
     });
     results.into_iter().collect::<Result<(), _>>()?;
     let mut link = compiler();
-    link.arg("-shared").args(jobs.iter().map(|(_, object)| object));
+    link.args(["-shared", "-pthread"]).args(jobs.iter().map(|(_, object)| object));
     finish(link, &library)?;
     Ok(library)
 }

@@ -64,7 +64,9 @@ pub fn open(name: &str, choice: Choice) -> anyhow::Result<Arc<dyn Device>> {
 
 fn unknown(name: &str, choice: Choice) -> anyhow::Error {
     let names: Vec<_> = devices(choice).into_iter().map(|info| info.name).collect();
-    let what = format!("no device called {}", report::printable(name));
+    let why = absent().into_iter().find(|(kind, _)| name.starts_with(kind));
+    let why = why.map_or(String::new(), |(_, why)| format!(": {why}"));
+    let what = format!("no device called {}{why}", report::printable(name));
     report::with_hint(what, format!("devices of this machine: {}", names.join(", ")))
 }
 
@@ -103,6 +105,9 @@ impl DeviceArgs {
             let device = open(name, choice)?;
             selftest::check(Arc::clone(&device)).with_context(|| failed(name))?;
             return Ok(device);
+        }
+        if let Some(why) = zinc_cuda::why_unusable() {
+            report::note(format!("warning: not using cuda: {why}"));
         }
         for info in devices(choice) {
             let tested = open(&info.name, choice)

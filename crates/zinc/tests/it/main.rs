@@ -7,6 +7,8 @@
 #[cfg(feature = "builtin-model")]
 mod builtin;
 mod chat;
+#[cfg(unix)]
+mod cuda;
 mod data;
 mod errors;
 #[path = "../../../zinc-catalog/tests/it/hub.rs"]
