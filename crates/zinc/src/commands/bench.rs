@@ -161,7 +161,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (loaded, _) = model::load(Arc::clone(&model), args.device.open()?, &options)?;
     let load_time = begin.elapsed();
     let traffic = Traffic::of(&model, &options)?;
-    let mut bench = Bench::new(&loaded, &options, args)?;
     let n_runs = tests.len() as u64 * u64::from(args.repetitions + 1);
     let mut progress = Progress::new("measuring", Unit::Runs);
     let mut n_done = 0;
@@ -171,6 +170,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             n_done += 1;
             progress.update(n_done, n_runs);
         };
+        // One after the other, so that the caches of both need not fit.
+        let mut bench = Bench::new(&loaded, &options, args, test)?;
         bench.measure(test.shortened(args.step.chunk))?;
         tick();
         let mut times = Vec::new();
@@ -203,7 +204,7 @@ impl Args {
     /// Tokens of steps in which some sequences generate while others still read what is before them,
     /// and of the last step.
     fn n_waiting_steps(&self) -> u64 {
-        if !self.needs_engine() {
+        if self.generate == 0 {
             return 0;
         }
         let n_drafted = if self.speculate == Speculation::Off { 0 } else { N_DRAFTED_MAX };
@@ -211,19 +212,19 @@ impl Args {
         let n_each = u64::from(self.step.chunk.saturating_sub(self.streams)) + 1;
         n_tokens.div_ceil(n_each) + u64::from(self.streams) + 1 + n_drafted
     }
-
-    /// Whether generating takes several sequences, or drafts.
-    fn needs_engine(&self) -> bool {
-        self.streams > 1 || self.speculate != Speculation::Off
-    }
 }
 
-/// What runs the tests.
+/// What runs a test: prompts alone, or answers as users get them.
+enum Runs {
+    Prompt(Box<Evaluator>),
+    Generate(Box<Engine>),
+}
+
+/// What runs the repetitions of one test.
 struct Bench<'a> {
     args: &'a Args,
-    evaluator: Evaluator,
-    /// For several sequences, or drafts.
-    engine: Option<Engine>,
+    runs: Runs,
+    n_vocab: u32,
     /// Whether runs are profiled.
     profiling: bool,
 }
@@ -233,13 +234,19 @@ impl<'a> Bench<'a> {
         loaded: &Arc<LoadedModel>,
         options: &EngineOptions,
         args: &'a Args,
+        test: Test,
     ) -> anyhow::Result<Bench<'a>> {
-        let evaluator = Evaluator::new(Arc::clone(loaded), options, &Taps::default())?;
-        let engine = match args.needs_engine() {
-            false => None,
-            true => Some(Engine::new(Arc::clone(loaded), options)?),
+        let runs = match test {
+            Test::Prompt(_) => {
+                let evaluator = Evaluator::new(Arc::clone(loaded), options, &Taps::default())?;
+                Runs::Prompt(Box::new(evaluator))
+            }
+            Test::Generate(_) => {
+                Runs::Generate(Box::new(Engine::new(Arc::clone(loaded), options)?))
+            }
         };
-        Ok(Bench { args, evaluator, engine, profiling: false })
+        let n_vocab = loaded.model().config().n_vocab;
+        Ok(Bench { args, runs, n_vocab, profiling: false })
     }
 
     /// What the steps of `test` do, of a first run with their operations timed and a second one.
@@ -249,38 +256,32 @@ impl<'a> Bench<'a> {
             self.measure(test)?;
         }
         self.profiling = false;
-        Ok(match (&mut self.engine, test) {
-            (Some(engine), Test::Generate(_)) => engine.take_profile(),
-            _ => self.evaluator.take_profile(),
+        Ok(match &mut self.runs {
+            Runs::Prompt(evaluator) => evaluator.take_profile(),
+            Runs::Generate(engine) => engine.take_profile(),
         })
     }
 
     /// Time of one run of `test` after filling the cache to the depth asked for.
     fn measure(&mut self, test: Test) -> anyhow::Result<Duration> {
-        let n_vocab = self.evaluator.model().config().n_vocab;
-        if let (Test::Generate(n), Some(engine)) = (test, &mut self.engine) {
-            return generate(engine, self.args, n, n_vocab, self.profiling);
-        }
-        let ids = tokens::pseudo_random((self.args.depth + test.n_tokens()) as usize, n_vocab);
-        let (before, measured) = ids.split_at(self.args.depth as usize);
-        self.evaluator.reset();
+        let Bench { args, n_vocab, profiling, .. } = *self;
+        let evaluator = match &mut self.runs {
+            Runs::Prompt(evaluator) => evaluator,
+            Runs::Generate(engine) => {
+                return generate(engine, args, test.n_tokens(), n_vocab, profiling);
+            }
+        };
+        let ids = tokens::pseudo_random((args.depth + test.n_tokens()) as usize, n_vocab);
+        let (before, measured) = ids.split_at(args.depth as usize);
+        evaluator.reset();
         if !before.is_empty() {
-            self.evaluator.eval(before)?;
+            evaluator.eval(before)?;
         }
-        self.evaluator.set_profiling(self.profiling);
+        evaluator.set_profiling(profiling);
         let begin = Instant::now();
-        match test {
-            Test::Prompt(_) => {
-                self.evaluator.eval(measured)?;
-            }
-            Test::Generate(_) => {
-                for id in measured {
-                    self.evaluator.eval(&[*id])?;
-                }
-            }
-        }
+        evaluator.eval(measured)?;
         let time = begin.elapsed();
-        self.evaluator.set_profiling(false);
+        evaluator.set_profiling(false);
         Ok(time)
     }
 }
