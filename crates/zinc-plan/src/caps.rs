@@ -18,8 +18,8 @@ pub struct Caps {
     /// A row has the same bits whatever the number of rows in the step. Devices that choose kernels
     /// by it, and so other orders of summation, say `false`.
     pub batch_invariant: bool,
-    /// Attention of many rows over f16 caches rounds queries and weights to f16 (tensor cores), and over quantised caches
-    /// keys and values as well.
+    /// Attention of many rows over f16 caches, latent attention among them, rounds queries and weights to f16 (tensor
+    /// cores), and over quantised caches keys and values as well.
     pub f16_attention: bool,
     /// Products of many rows with quantised weights are made of f16 values of both (tensor cores).
     pub f16_products: bool,

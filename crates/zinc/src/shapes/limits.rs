@@ -57,6 +57,9 @@ fn of_node(plan: &Plan, node: &Node, caps: &Caps) -> f64 {
         }
         Op::Attention(_) if caps.rounds_attention(tensor(1).dtype) => limit(op, "f16_products"),
         Op::Attention(_) => limit(op, tensor(1).dtype.name()),
+        Op::LatentAttention(_) if caps.rounds_attention(tensor(2).dtype) => {
+            limit(op, "f16_products")
+        }
         Op::LatentAttention(_) => limit(op, tensor(2).dtype.name()),
         // What a conversion loses is part of the limit of the product that it is for.
         Op::QuantizeAct => 0.0,
@@ -88,5 +91,6 @@ mod tests {
         assert_eq!(limit(OpKind::MatMul, "f32"), 1e-11);
         assert_eq!(limit(OpKind::Attention, "q8_0"), limit(OpKind::Attention, "f32"));
         assert_eq!(limit(OpKind::Attention, "f16_products"), 1e-6);
+        assert_eq!(limit(OpKind::LatentAttention, "f16_products"), 1e-6);
     }
 }

@@ -147,7 +147,11 @@ impl Entry for LatentAttention {
                 Ok(vec![b.latent_attention("y", attributes, queries, caches)?])
             };
             let mut case = context.case(&self.name, Some(dtype), feed, layout, Box::new(build));
-            case.nmse_max = context.nmse_of(dtype);
+            // Steps of fewer rows round nothing: the tensor cores' decode kernels are exact to f32 as well.
+            case.nmse_max = match case.layout.steps.iter().any(|step| step.len() >= 16) {
+                true => context.nmse_of_attention(dtype),
+                false => context.nmse_of(dtype),
+            };
             case
         };
         let types = context.kv_types.iter().copied();
