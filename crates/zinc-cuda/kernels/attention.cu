@@ -202,8 +202,8 @@ ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Ca
 // ---- quantised caches for many rows --------------------------------------------------------------------------------
 //
 // attention_widen_<type>: the keys and values that a step's rows see, rounded to f16, where attention_prefill reads them:
-// in a cache of one layer with the same rows. Launch: grid (positions / 64, sequences, 2 for keys and values), 128
-// threads, a block of 32 elements at a time. Bytes moved: three times those of the quantised cache.
+// in a cache of one layer with the same rows. Launch: grid (positions / 64, sequences, 2 for keys and values; of latent
+// attention for keys and ropes), 128 threads, a block of 32 elements at a time. Bytes moved: three times those of the quantised cache.
 
 struct WidenParams {
     AttentionParams base;
@@ -257,11 +257,12 @@ template <class Cache, int BYTES> DEVICE void widen(const WidenParams &params) {
         end = max(end, bounds[i]);
         before = max(before, bounds[4 + i]);
     }
-    const u8 *cache = (const u8 *)(blockIdx.z ? p.cache_v : p.cache_k);
+    bool is_rope = blockIdx.z > 0 && p.rope_dim > 0;
+    const u8 *cache = (const u8 *)(is_rope ? p.cache_rope : blockIdx.z ? p.cache_v : p.cache_k);
     uint4 *wide = blockIdx.z ? params.v : params.k;
     const int *pages = p.pages + (i64)seq * p.pages_per_seq;
     int start = blockIdx.x * KEY_BLOCK, first = max(start, -before), n_keys = min(start + KEY_BLOCK, end) - first;
-    int n_blocks = (int)(p.n_kv_heads * p.k_dim / 32);
+    int n_blocks = (int)(is_rope ? p.rope_dim / 32 : p.n_kv_heads * p.k_dim / 32);
 #pragma unroll 1
     for (int i = threadIdx.x; i < n_keys * n_blocks; i += 128) {
         int row = cache_row(pages, first + i / n_blocks, p.page_size, p.pages_per_seq);

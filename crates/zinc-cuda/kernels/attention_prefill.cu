@@ -7,10 +7,14 @@
 // heads of a group share what is read. Tiles with late positions come first.
 // 512 columns are two warps': each has half of them, of queries and of sums, and they add up their parts of the scores,
 // exchanged where the queries were that are in registers. 8 warps, or 4 for half the rows where one stage fits.
+// attention_prefill_latent_D_S: latent attention, one key head whose values are the first D columns of its keys, so they
+// are read and kept once. Behind them lie up to ROPE columns of the second cache, zeros where it has fewer; of these as
+// well a warp of two has half.
 // Keys come in blocks of 64 (32) at multiples of that, so a token's order of sums depends on its position and window
 // alone; a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
 // order: it passes over the keys of each.
-// Bound: tensor cores, 4 D operations a key, head and row. Each tile reads the keys that its rows see.
+// Bound: tensor cores, 4 D (and 2 ROPE) operations a key, head and row. Each tile reads the keys that its rows see, of
+// latent attention 2 (D + ROPE) bytes each.
 #include "attention.cuh"
 #include "ptx.cuh"
 
@@ -63,8 +67,20 @@ DEVICE bool is_first_of_seq(const Tile &tile, int token) {
     return true;
 }
 
-template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
-    enum { ROW = ROW_BYTES(D), N_KEYS = KEYS(D), TILE = N_KEYS * ROW, COLUMNS = D / SPLIT, N_FIRST = SPLIT > 1 ? 6 : 1 };
+template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
+    enum {
+        ROW = ROW_BYTES(D + ROPE),
+        N_KEYS = KEYS(D),
+        TILE = N_KEYS * ROW,
+        // From the keys of a stage to its values, and to the next stage.
+        VALUES = ROPE > 0 ? 0 : TILE,
+        STAGE = VALUES + TILE,
+        // Of each warp.
+        COLUMNS = D / SPLIT,
+        ROPE_COLUMNS = ROPE / SPLIT,
+        // At least the four steps whose place the scores take.
+        N_FIRST = SPLIT > 1 ? (ROPE > 0 ? 4 : 6) : 1,
+    };
 
     const AttentionParams &p;
     Tile &tile;
@@ -97,9 +113,23 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
             bool is_seen = from != NO_KEY;
             from = is_seen ? from + chunk : 0;
             copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_k + from, is_seen);
-            copy_async_16(to + TILE + key * ROW + chunk * 16, (const uint4 *)p.cache_v + from, is_seen);
+            if (ROPE == 0) copy_async_16(to + VALUES + key * ROW + chunk * 16, (const uint4 *)p.cache_v + from, is_seen);
         }
+        if constexpr (ROPE > 0) load_rope(slot, to + D * 2);
         copy_async_commit();
+    }
+
+    __device__ __forceinline__ void load_rope(int slot, u8 *to) const {
+        constexpr int CHUNKS = ROPE / 8;
+        u32 n_chunks = p.rope_dim / 8;
+#pragma unroll
+        for (int i = 0; i < N_KEYS * CHUNKS / (32 * WARPS); i++) {
+            int id = 32 * WARPS * i + threadIdx.x, key = id / CHUNKS, chunk = id % CHUNKS;
+            u32 place = tile.places[slot][key];
+            bool is_there = place != NO_KEY && chunk < (int)n_chunks;
+            u32 from = is_there ? place / (D / 8) * n_chunks + chunk : 0;
+            copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_rope + from, is_there);
+        }
     }
 
     __device__ __forceinline__ bool sees(int i, int key) const {
@@ -115,13 +145,16 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
 #pragma unroll
         for (int i = 0; i < N_KEYS / 2; i++) scores[i / 4][i % 4] = 0.0f;
         int b_row = lane % 8 + lane / 16 * 8, b_col = lane / 8 % 2 * 8 + first_column;
+        // The columns of other warps between this warp's and its columns of the rope.
+        int others = D - COLUMNS - first_column + first_column / COLUMNS * ROPE_COLUMNS;
 #pragma unroll
-        for (int d = 0; d < COLUMNS; d += 16) {
+        for (int column = 0; column < COLUMNS + ROPE_COLUMNS; column += 16) {
+            int d = column < COLUMNS ? column : column + others;
             u32 a[4], b[4];
-            if (SPLIT == 1 || d >= 16 * N_FIRST) read_queries(a, d);
+            if (SPLIT == 1 || column >= 16 * N_FIRST) read_queries(a, d);
             else
 #pragma unroll
-                for (int i = 0; i < 4; i++) a[i] = first[d / 16][i];
+                for (int i = 0; i < 4; i++) a[i] = first[column / 16][i];
 #pragma unroll
             for (int key = 0; key < N_KEYS; key += 16) {
                 load_matrix_x4(b, keys_at + (key + b_row) * ROW + (d + b_col) * 2);
@@ -151,7 +184,7 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
     // Adds a block of keys from `start` on; unless all rows see all of them, those that a row does not see count
     // nothing. Both ways give a row that sees them the same bits.
     __device__ __forceinline__ void add(float (&scores)[N_KEYS / 8][4], const u8 *keys_at, int start, bool see_all) {
-        const u8 *values_at = keys_at + TILE + first_column * 2;
+        const u8 *values_at = keys_at + VALUES + first_column * 2;
         int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
         if (!see_all) {
 #pragma unroll
@@ -211,9 +244,9 @@ template <int D, int STAGES, int WARPS, int SPLIT> struct Prefill {
     }
 };
 
-template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const PrefillParams &params) {
+template <int D, int STAGES, int WARPS, int SPLIT, int ROPE = 0> DEVICE void prefill(const PrefillParams &params) {
     const AttentionParams &p = params.base;
-    typedef Prefill<D, STAGES, WARPS, SPLIT> Work;
+    typedef Prefill<D, STAGES, WARPS, SPLIT, ROPE> Work;
     constexpr int ROWS = 16 * WARPS / SPLIT;
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(Tile, tile, 1);
@@ -237,6 +270,15 @@ template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const Pre
         int r = i / D, token = r / n_heads, head = first_head + r % n_heads;
         float q = token < n_tokens ? p.q.row(first_token + token)[head * D + i % D] : 0.0f;
         *(u16 *)(queries + r * Work::ROW + i % D * 2) = f32_to_f16(q);
+    }
+    if constexpr (ROPE > 0) {
+        int rope_dim = (int)p.rope_dim;
+        for (int i = threadIdx.x; i < ROWS * ROPE; i += 32 * WARPS) {
+            int r = i / ROPE, d = i % ROPE, token = r / n_heads, head = first_head + r % n_heads;
+            bool is_there = token < n_tokens && d < rope_dim;
+            float q = is_there ? p.q_rope.row(first_token + token)[head * rope_dim + d] : 0.0f;
+            *(u16 *)(queries + r * Work::ROW + (D + d) * 2) = f32_to_f16(q);
+        }
     }
     int first_row = warp / SPLIT * 16, first_column = warp % SPLIT * Work::COLUMNS;
     Work work = {p,        *tile,         queries + first_row * Work::ROW + first_column * 2, kv_head, lane, first_column,
@@ -274,11 +316,11 @@ template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const Pre
         if (STAGES > 1) work.load(0, ring);
         work.find_keys(1, (block + 1) * Work::N_KEYS, pass);
         for (; block < end; block++, slot ^= 1) {
-            u8 *keys_at = ring + (STAGES > 1 ? slot * 2 * Work::TILE : 0);
+            u8 *keys_at = ring + (STAGES > 1 ? slot * Work::STAGE : 0);
             if (STAGES > 1) copy_async_wait<0>();
             __syncthreads();
             if (STAGES > 1) {
-                if (block + 1 < end) work.load(slot ^ 1, ring + (slot ^ 1) * 2 * Work::TILE);
+                if (block + 1 < end) work.load(slot ^ 1, ring + (slot ^ 1) * Work::STAGE);
             } else {
                 work.load(slot, keys_at);
                 copy_async_wait<0>();
@@ -315,16 +357,23 @@ template <int D, int STAGES, int WARPS, int SPLIT> DEVICE void prefill(const Pre
     ZINC_KERNEL(32 * WARPS, 1) attention_prefill_##D##_##STAGES(ZINC_PARAM PrefillParams p) {       \
         prefill<D, STAGES, WARPS, SPLIT>(p);                                                        \
     }
+#define PREFILL_LATENT(D, STAGES, WARPS, SPLIT, ROPE)                                               \
+    ZINC_KERNEL(32 * WARPS, 1) attention_prefill_latent_##D##_##STAGES(ZINC_PARAM PrefillParams p) { \
+        prefill<D, STAGES, WARPS, SPLIT, ROPE>(p);                                                  \
+    }
 PREFILL(32, 2, 4, 1)
 PREFILL(64, 2, 4, 1)
 PREFILL(96, 1, 4, 1)
 PREFILL(96, 2, 4, 1)
 PREFILL(128, 1, 4, 1)
 PREFILL(128, 2, 4, 1)
+PREFILL_LATENT(32, 2, 4, 1, 32)
 // Needs more shared memory than a block of sm_75 has.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 PREFILL(256, 1, 4, 1)
 PREFILL(256, 2, 4, 1)
 PREFILL(512, 1, 4, 2)
 PREFILL(512, 2, 8, 2)
+PREFILL_LATENT(512, 1, 4, 2, 64)
+PREFILL_LATENT(512, 2, 8, 2, 64)
 #endif

@@ -148,7 +148,7 @@ fn kernels_for_many_rows_agree_with_the_reference() {
 fn attention_of_smaller_cards_agrees_with_the_reference() {
     let keep = |case: &Case| {
         let is_small = is_short(case) && case.dtype == Some(GgmlType::F16);
-        case.op == OpKind::Attention && is_small
+        matches!(case.op, OpKind::Attention | OpKind::LatentAttention) && is_small
     };
     for shared_kib in [64, 99, 163] {
         let card = Card { shared_per_block: shared_kib << 10, ..Card::HOPPER };

@@ -103,6 +103,20 @@ struct Widened {
     launch: Launch,
 }
 
+/// Columns for the rope behind those of the values, as the kernels for tensor cores keep a key: none of plain attention,
+/// and of latent attention what a kernel was compiled with. `None` where no kernel has such keys.
+fn rope_columns(params: &AttentionParams) -> Option<u32> {
+    let (width, rope) = (params.v_dim, params.rope_dim);
+    let columns = match width {
+        width if rope == 0 => WIDTHS.contains(&width).then_some(0)?,
+        32 => 32,
+        512 => 64,
+        _ => return None,
+    };
+    // Copies are of eight columns.
+    (params.k_dim == width && rope <= columns && rope.is_multiple_of(8)).then_some(columns)
+}
+
 /// Keys that a block takes together: `KEYS` of the kernels for tensor cores.
 fn step_keys(width: u32) -> u32 {
     if width > 128 { 32 } else { 64 }
@@ -245,8 +259,8 @@ impl Lowering<'_> {
         let params = AttentionParams { n_parts_most: self.most_parts(&params), ..params };
         // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
         let (params, at_once) = self.room_for_parts(params);
-        let is_plain = params.rope_dim == 0 && params.k_dim == width && WIDTHS.contains(&width);
-        if is_plain {
+        let rope = rope_columns(&params);
+        if let Some(rope) = rope {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
             let wide = self.room_to_widen(node, params, dtype);
             // Tiles of rows pay when their rows share keys.
@@ -254,7 +268,8 @@ impl Lowering<'_> {
             if shares_keys
                 && !self.batch_invariant
                 && (dtype == GgmlType::F16 || wide.is_some())
-                && let Some(launch) = self.prefill(wide.as_ref().map_or(params, |wide| wide.params))
+                && let Some(launch) =
+                    self.prefill(wide.as_ref().map_or(params, |wide| wide.params), rope)
             {
                 if let Some(wide) = wide {
                     self.push(wide.launch);
@@ -264,7 +279,7 @@ impl Lowering<'_> {
             }
         }
         let is_f16 = dtype == GgmlType::F16;
-        if is_plain
+        if rope == Some(0)
             && (is_f16 || dtype == GgmlType::Q8_0)
             && let Some((name, shared)) = decode_kernel(width, is_f16, self.card.shared_per_block)
         {
@@ -289,7 +304,7 @@ impl Lowering<'_> {
     }
 
     /// What makes the keys and values of a quantised cache that a step sees f16, for many rows; none where no bucket of
-    /// the plan does.
+    /// the plan does. Of latent attention the rope takes the place of the values.
     fn room_to_widen(
         &mut self,
         node: &Node,
@@ -305,14 +320,22 @@ impl Lowering<'_> {
         if self.batch_invariant || self.plan.limits.max_tokens < 16 {
             return None;
         }
-        let n_rows = self.plan.limits.bound(self.plan.tensor(node.reads[1]).shape.rows);
-        let n_bytes = n_rows * u64::from(params.n_kv_heads) * u64::from(params.k_dim) * 2;
-        let (k, v) = (self.transient(n_bytes), self.transient(n_bytes));
+        let is_latent = params.rope_dim > 0;
+        let cache = node.reads[if is_latent { 2 } else { 1 }];
+        let n_rows = self.plan.limits.bound(self.plan.tensor(cache).shape.rows);
+        let bytes = |cols: u32| n_rows * u64::from(cols) * 2;
+        let k_cols = params.n_kv_heads * params.k_dim;
+        let v_cols = if is_latent { params.rope_dim } else { k_cols };
+        let (k, v) = (self.transient(bytes(k_cols)), self.transient(bytes(v_cols)));
         let positions = self.plan.limits.pages_per_seq.saturating_mul(params.page_size);
         let grid = [positions.div_ceil(KEY_BLOCK), self.bucket.seqs, 2];
         let kernel = Kernel { module: "attention", name };
         let launch = Launch::new(kernel, WidenParams { base: params, k, v }, grid, 128);
-        Some(Widened { params: AttentionParams { cache_k: k, cache_v: v, ..params }, launch })
+        let params = match is_latent {
+            true => AttentionParams { cache_k: k, cache_v: k, cache_rope: v, ..params },
+            false => AttentionParams { cache_k: k, cache_v: v, ..params },
+        };
+        Some(Widened { params, launch })
     }
 
     /// Scratch for the results of parts, and the rows it is for.
@@ -352,11 +375,16 @@ impl Lowering<'_> {
         }
     }
 
-    /// The launch for many rows; none when a block has not enough shared memory.
-    fn prefill(&self, params: AttentionParams) -> Option<Launch> {
+    /// The launch for many rows, with so many columns for the rope; none when a block has not enough shared memory.
+    fn prefill(&self, params: AttentionParams, rope: u32) -> Option<Launch> {
         let (width, group) = (params.v_dim, params.n_heads / params.n_kv_heads);
         // Stages of keys and values, the rows of a tile, and the threads.
         let kernels: &[(u32, u32, u32, &str)] = match width {
+            32 if rope > 0 => &[(2, 64, 128, "attention_prefill_latent_32_2")],
+            512 if rope > 0 => &[
+                (2, 64, 256, "attention_prefill_latent_512_2"),
+                (1, 32, 128, "attention_prefill_latent_512_1"),
+            ],
             32 => &[(2, 64, 128, "attention_prefill_32_2")],
             64 => &[(2, 64, 128, "attention_prefill_64_2")],
             96 => &[(2, 64, 128, "attention_prefill_96_2"), (1, 64, 128, "attention_prefill_96_1")],
@@ -371,9 +399,12 @@ impl Lowering<'_> {
             }
             _ => &[],
         };
-        let (heads, row) = (group.min(16), row_bytes(width));
-        let keys = step_keys(width);
-        let need = |n_stages: u32, rows: u32| (rows + n_stages * 2 * keys) * row;
+        // At most 16, and the same number in all blocks of a group but the last: none has few rows.
+        let heads = group.div_ceil(group.div_ceil(16));
+        let row = row_bytes(width + rope);
+        // Latent values are the keys.
+        let keys = step_keys(width) * if rope > 0 { 1 } else { 2 };
+        let need = |n_stages: u32, rows: u32| (rows + n_stages * keys) * row;
         let limit = self.card.shared_per_block.saturating_sub(TILE_BYTES);
         let (n_stages, rows, threads, name) =
             *kernels.iter().find(|(n_stages, rows, ..)| need(*n_stages, *rows) <= limit)?;
