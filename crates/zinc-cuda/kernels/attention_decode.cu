@@ -10,6 +10,10 @@
 //   done: all but the row's own are of earlier steps.
 // attention_decode_q8_0_D_S: the same over q8_0 caches: quants become f16 on their way to the ring, scales lie behind each
 // row of them. Scores are scaled by blocks of 32, weights by those of values, with the step's largest near one.
+// attention_decode_latent_D_S: latent attention over f16 caches, one key head whose values are the first D columns of its
+// keys: they are read and kept once, with up to ROPE columns of the second cache behind them and zeros where it has fewer.
+// Still eight heads a block: sixteen would halve what comes from the second-level cache, but not what a warp reads of its
+// queries in shared memory, by count the larger time.
 // Bytes moved: keys and values once for eight heads. Bound: memory; at short contexts latency, that of one step.
 #include "attention.cuh"
 #include "ptx.cuh"
@@ -52,12 +56,14 @@ DEVICE void store_values(u8 *to, u32 *scales, const u32 (&words)[17]) {
     }
 }
 
-template <int D, int STAGES, bool IS_Q8> struct Decode {
+template <int D, int STAGES, bool IS_Q8, int ROPE> struct Decode {
     enum {
-        ROW = ROW_BYTES(D),
+        ROW = ROW_BYTES(D + ROPE),
         N_KEYS = KEYS(D),
         TILE = N_KEYS * ROW,
-        STAGE = 2 * TILE,
+        // From the keys of a stage to its values, and to the next stage.
+        VALUES = ROPE > 0 ? 0 : TILE,
+        STAGE = VALUES + TILE,
         CHUNKS = D / 8,
         // Of each warp.
         MY_KEYS = N_KEYS / 4,
@@ -103,7 +109,7 @@ template <int D, int STAGES, bool IS_Q8> struct Decode {
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 int id = i + 32 * j, piece = id % PIECES, key = id / PIECES % MY_KEYS;
-                u8 *row = to + (id < MY_KEYS * PIECES ? 0 : TILE) + key * ROW;
+                u8 *row = to + (id < MY_KEYS * PIECES ? 0 : VALUES) + key * ROW;
                 store_values(row + piece * 128, (u32 *)(row + D * 2) + piece, words[j]);
             }
         }
@@ -129,16 +135,53 @@ template <int D, int STAGES, bool IS_Q8> struct Decode {
             if (from == NOT_YET) continue;
             from = is_seen ? from + chunk : 0;
             copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_k + from, is_seen);
-            copy_async_16(to + TILE + key * ROW + chunk * 16, (const uint4 *)p.cache_v + from, is_seen);
+            if (ROPE == 0) copy_async_16(to + VALUES + key * ROW + chunk * 16, (const uint4 *)p.cache_v + from, is_seen);
+        }
+        if constexpr (ROPE > 0) load_rope(place, to + D * 2);
+    }
+
+    __device__ __forceinline__ void load_rope(u32 place, u8 *to) const {
+        constexpr int ROPE_CHUNKS = ROPE / 8;
+        u32 n_chunks = p.rope_dim / 8;
+#pragma unroll
+        for (int i = 0; i < MY_KEYS * ROPE_CHUNKS / 32; i++) {
+            int id = 32 * i + lane, key = id / ROPE_CHUNKS, chunk = id % ROPE_CHUNKS;
+            u32 of_key = __shfl_sync(FULL_WARP, place, key);
+            if (of_key == NOT_YET) continue;
+            bool is_there = of_key != NO_KEY && chunk < (int)n_chunks;
+            u32 from = is_there ? of_key / CHUNKS * n_chunks + chunk : 0;
+            copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_rope + from, is_there);
         }
     }
 
     // Begins to copy the row's own key and value, all warps together.
     __device__ __forceinline__ void load_own(u8 *stage) const {
         int chunk = threadIdx.x % CHUNKS, is_value = threadIdx.x / CHUNKS, key = keys.end - 1;
+        if constexpr (ROPE > 0) {
+            load_own_latent(stage + key % N_KEYS * ROW, place_of(key));
+            return;
+        }
         if (is_value > 1) return;
-        u8 *to = stage + is_value * TILE + key % N_KEYS * ROW + chunk * 16;
+        u8 *to = stage + is_value * VALUES + key % N_KEYS * ROW + chunk * 16;
         copy_async_16(to, (const uint4 *)(is_value ? p.cache_v : p.cache_k) + place_of(key) + chunk);
+    }
+
+    __device__ __forceinline__ void load_own_latent(u8 *to, u32 place) const {
+        int chunk = threadIdx.x, rope_chunk = chunk - CHUNKS, n_chunks = (int)p.rope_dim / 8;
+        if (chunk < CHUNKS) copy_async_16(to + chunk * 16, (const uint4 *)p.cache_k + place + chunk);
+        else if (rope_chunk < ROPE / 8) {
+            bool is_there = rope_chunk < n_chunks;
+            u32 from = is_there ? place / CHUNKS * (u32)n_chunks + rope_chunk : 0;
+            copy_async_16(to + chunk * 16, (const uint4 *)p.cache_rope + from, is_there);
+        }
+    }
+
+    // A number of a query, and in the lower rows its remainder.
+    __device__ __forceinline__ void store_query(u8 *to, float x) const {
+        x *= p.scale;
+        u16 upper = f32_to_f16(x);
+        *(u16 *)to = upper;
+        *(u16 *)(to + 8 * ROW) = f32_to_f16(x - f16_to_f32(upper));
     }
 
     // Scores of this warp's keys, minus infinity for those that the row does not see, to shared memory.
@@ -147,7 +190,7 @@ template <int D, int STAGES, bool IS_Q8> struct Decode {
         float scores[MY_KEYS / 8][2][4] = {};
         int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
 #pragma unroll(D > 128 ? 4 : 8)
-        for (int d = 0; d < D; d += 32) {
+        for (int d = 0; d < D + ROPE; d += 32) {
             u32 low[4], high[4], b[4];
             load_matrix_x4(low, queries + a_row * ROW + (d + a_col) * 2);
             load_matrix_x4(high, queries + a_row * ROW + (d + 16 + a_col) * 2);
@@ -188,7 +231,8 @@ template <int D, int STAGES, bool IS_Q8> struct Decode {
 };
 
 // What a part has come to: of head lane / 4, the same in all warps but for the columns.
-template <int D, bool IS_Q8> struct Part {
+template <int D, bool IS_Q8, int ROPE> struct Part {
+    enum { ROW = ROW_BYTES(D + ROPE) };
     float most, sum, sums[D / 32][4];
 
     __device__ __forceinline__ void begin() {
@@ -237,8 +281,8 @@ template <int D, bool IS_Q8> struct Part {
             float largest = 0.0f, products[N][4] = {};
 #pragma unroll
             for (int i = 0; i < KEYS(D) / 8; i++) {
-                const u8 *at = scales + (8 * i + lane % 4 * 2) * ROW_BYTES(D);
-                scaled[i] = make_float2(f16_to_f32(*(const u16 *)at), f16_to_f32(*(const u16 *)(at + ROW_BYTES(D))));
+                const u8 *at = scales + (8 * i + lane % 4 * 2) * ROW;
+                scaled[i] = make_float2(f16_to_f32(*(const u16 *)at), f16_to_f32(*(const u16 *)(at + ROW)));
                 largest = fmaxf(largest, fmaxf(scaled[i].x, scaled[i].y));
             }
             largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 1));
@@ -275,7 +319,7 @@ template <int D, bool IS_Q8> struct Part {
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 u32 b[4];
-                load_matrix_x4_transposed(b, values + (key + lane) * ROW_BYTES(D) + 16 * (first + i));
+                load_matrix_x4_transposed(b, values + (key + lane) * ROW + 16 * (first + i));
                 mma_f16(to[i], a[0], b[0], b[1]);
                 mma_f16(to[i], a[1], b[2], b[3]);
             }
@@ -306,8 +350,8 @@ template <int D, bool IS_Q8> struct Part {
     }
 };
 
-template <int D, int STAGES, bool IS_Q8 = false> DEVICE void decode(const AttentionParams &p) {
-    typedef Decode<D, STAGES, IS_Q8> Work;
+template <int D, int STAGES, bool IS_Q8 = false, int ROPE = 0> DEVICE void decode(const AttentionParams &p) {
+    typedef Decode<D, STAGES, IS_Q8, ROPE> Work;
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(Merge, merge, 1);
     u8 *queries = shared;
@@ -334,7 +378,7 @@ template <int D, int STAGES, bool IS_Q8 = false> DEVICE void decode(const Attent
     Step now, next;
     work.begin(now, blockIdx.x);
     next = now;
-    Part<D, IS_Q8> part;
+    Part<D, IS_Q8, ROPE> part;
     part.begin();
     if (!is_early) pdl_wait();
     // Steps before 0 only load.
@@ -358,11 +402,17 @@ template <int D, int STAGES, bool IS_Q8 = false> DEVICE void decode(const Attent
 #pragma unroll
                 for (int j = 0; j < N; j++) {
                     int i = from + 128 * j + threadIdx.x;
-                    u8 *to = queries + i * 2 + i / D * 16;
-                    x[j] *= p.scale;
-                    u16 upper = f32_to_f16(x[j]);
-                    *(u16 *)to = upper;
-                    *(u16 *)(to + 8 * Work::ROW) = f32_to_f16(x[j] - f16_to_f32(upper));
+                    work.store_query(queries + i * 2 + i / D * (Work::ROW - 2 * D), x[j]);
+                }
+            }
+            if constexpr (ROPE > 0) {
+                int rope_dim = (int)p.rope_dim;
+                const float *rope = p.q_rope.row(row) + first_head * rope_dim;
+#pragma unroll
+                for (int i = threadIdx.x; i < 8 * ROPE; i += 128) {
+                    int head = i / ROPE, d = i % ROPE;
+                    float x = head < n_heads && d < rope_dim ? rope[head * rope_dim + d] : 0.0f;
+                    work.store_query(queries + head * Work::ROW + (D + d) * 2, x);
                 }
             }
             if (is_early) {
@@ -388,7 +438,7 @@ template <int D, int STAGES, bool IS_Q8 = false> DEVICE void decode(const Attent
             work.advance(next);
         }
         if (step < 0) continue;
-        part.add(scores_at, stage + Work::TILE + warp * Work::MY_COLUMNS * 2);
+        part.add(scores_at, stage + Work::VALUES + warp * Work::MY_COLUMNS * 2);
         if (now.left == 1 || step + 1 == n_steps) {
             part.end(p, keys, now.part, row, first_head, n_heads);
             part.begin();
@@ -417,3 +467,12 @@ DECODE(512, 3)
 DECODE_Q8_0(64)
 DECODE_Q8_0(128)
 DECODE_Q8_0(256)
+
+#define DECODE_LATENT(D, STAGES, ROPE)                                                              \
+    ZINC_KERNEL(128, 1) attention_decode_latent_##D##_##STAGES(ZINC_PARAM AttentionParams p) {      \
+        decode<D, STAGES, false, ROPE>(p);                                                          \
+    }
+DECODE_LATENT(32, 3, 32)
+DECODE_LATENT(512, 1, 64)
+DECODE_LATENT(512, 2, 64)
+DECODE_LATENT(512, 3, 64)

@@ -88,17 +88,28 @@ fn launches_are_as_recorded() {
     }
 }
 
-/// A DeltaNet layer from its convolution to its recurrence, for one token and for a prompt.
+/// A DeltaNet layer from its convolution to its recurrence, and latent attention over two types of cache, for one token
+/// and for a prompt.
 #[test]
-fn launches_of_delta_net_are_as_recorded() {
+fn launches_of_operations_are_as_recorded() {
     let caps = zinc_cuda::caps("cuda", Card::HOPPER.capability, false);
     let cases = cases::all(&caps).expect("the case table is readable");
-    let is_it = |case: &&Case| case.op == OpKind::GatedDeltaNet && case.name == "convolved_chunks";
-    let case = cases.iter().find(is_it).expect("a case of a layer");
-    for (phase, max_tokens) in [("decode", 1), ("prefill", 512)] {
-        let plan = case.plan(limits(max_tokens)).expect("a plan");
-        let plan = passes::prepare(plan, &caps).expect("a supported plan");
-        let file = paths::testdata().join("launches").join(format!("gated_delta_net.{phase}.txt"));
-        snapshot::check(&file, &launches(&plan));
+    for (op, name, dtype, file) in [
+        (OpKind::GatedDeltaNet, "convolved_chunks", None, "gated_delta_net"),
+        (OpKind::LatentAttention, "real_chunks", Some(GgmlType::F16), "latent_attention"),
+        (OpKind::LatentAttention, "real_chunks", Some(GgmlType::Q8_0), "latent_attention_q8_0"),
+    ] {
+        let is_type = |case: &Case| dtype.is_none() || case.dtype == dtype;
+        let is_it = |case: &&Case| case.op == op && case.name == name && is_type(case);
+        let case = cases.iter().find(is_it).unwrap_or_else(|| panic!("no case {name}"));
+        for (phase, max_tokens) in [("decode", 1), ("prefill", 512)] {
+            let (page_size, pages) = (case.layout.page_size, 4096 / case.layout.page_size);
+            let limits =
+                Limits { page_size, pages_per_seq: pages, n_pages: pages, ..limits(max_tokens) };
+            let plan = case.plan(limits).expect("a plan");
+            let plan = passes::prepare(plan, &caps).expect("a supported plan");
+            let file = paths::testdata().join("launches").join(format!("{file}.{phase}.txt"));
+            snapshot::check(&file, &launches(&plan));
+        }
     }
 }

@@ -279,9 +279,10 @@ impl Lowering<'_> {
             }
         }
         let is_f16 = dtype == GgmlType::F16;
-        if rope == Some(0)
+        if let Some(rope) = rope
             && (is_f16 || dtype == GgmlType::Q8_0)
-            && let Some((name, shared)) = decode_kernel(width, is_f16, self.card.shared_per_block)
+            && let Some((name, shared)) =
+                decode_kernel((width, rope), is_f16, self.card.shared_per_block)
         {
             let kernel = Kernel { module: "attention_decode", name };
             self.attend_parts(params, at_once, kernel, (8, shared));
@@ -416,9 +417,20 @@ impl Lowering<'_> {
     }
 }
 
-/// The kernel for heads of `width` with the deepest ring that fits, and its shared memory.
-fn decode_kernel(width: u32, is_f16: bool, shared_per_block: u32) -> Option<(&'static str, u32)> {
+/// The kernel for heads of a width, with columns for the rope, that has the deepest ring that fits, and its shared memory.
+fn decode_kernel(
+    (width, rope): (u32, u32),
+    is_f16: bool,
+    shared_per_block: u32,
+) -> Option<(&'static str, u32)> {
     let kernels: &[(u32, &str)] = match width {
+        _ if !is_f16 && rope > 0 => &[],
+        32 if rope > 0 => &[(3, "attention_decode_latent_32_3")],
+        512 if rope > 0 => &[
+            (3, "attention_decode_latent_512_3"),
+            (2, "attention_decode_latent_512_2"),
+            (1, "attention_decode_latent_512_1"),
+        ],
         64 if !is_f16 => &[(2, "attention_decode_q8_0_64_2")],
         128 if !is_f16 => &[(2, "attention_decode_q8_0_128_2")],
         256 if !is_f16 => &[(2, "attention_decode_q8_0_256_2")],
@@ -439,9 +451,10 @@ fn decode_kernel(width: u32, is_f16: bool, shared_per_block: u32) -> Option<(&'s
         ],
         _ => &[],
     };
-    let (rows, keys) = (row_bytes(width), step_keys(width));
+    let (row, keys) = (row_bytes(width + rope), step_keys(width));
+    let stage = keys * row * if rope > 0 { 1 } else { 2 };
     // Queries, scores of two steps, keys and values of the stages.
-    let need = |n_stages: u32| 16 * rows + 2 * 8 * (keys + 8) * 4 + n_stages * 2 * keys * rows;
+    let need = |n_stages: u32| 16 * row + 2 * 8 * (keys + 8) * 4 + n_stages * stage;
     // Beside them, the weights of parts.
     let limit = shared_per_block.saturating_sub(MERGE_BYTES);
     let kernel = kernels.iter().find(|(n_stages, _)| need(*n_stages) <= limit);
