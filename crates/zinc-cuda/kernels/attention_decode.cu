@@ -454,6 +454,8 @@ DECODE(32, 3)
 DECODE(64, 3)
 DECODE(96, 2)
 DECODE(128, 1)
+// Need more shared memory than a block of sm_75 has.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 DECODE(128, 2)
 DECODE(128, 3)
 DECODE(256, 2)
@@ -461,6 +463,7 @@ DECODE(256, 3)
 DECODE(512, 1)
 DECODE(512, 2)
 DECODE(512, 3)
+#endif
 
 #define DECODE_Q8_0(D)                                                                              \
     ZINC_KERNEL(128, 1) attention_decode_q8_0_##D##_2(ZINC_PARAM AttentionParams p) { decode<D, 2, true>(p); }
@@ -474,5 +477,7 @@ DECODE_Q8_0(256)
     }
 DECODE_LATENT(32, 3, 32)
 DECODE_LATENT(512, 1, 64)
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 DECODE_LATENT(512, 2, 64)
 DECODE_LATENT(512, 3, 64)
+#endif
