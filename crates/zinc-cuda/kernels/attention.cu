@@ -203,7 +203,8 @@ ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Ca
 //
 // attention_widen_<type>: the keys and values that a step's rows see, rounded to f16, where attention_prefill reads them:
 // in a cache of one layer with the same rows. Launch: grid (positions / 64, sequences, 2 for keys and values; of latent
-// attention for keys and ropes), 128 threads, a block of 32 elements at a time. Bytes moved: three times those of the quantised cache.
+// attention for keys and ropes), 128 threads, a block of 32 elements at a time. Bytes moved: three times those of the
+// quantised cache.
 
 struct WidenParams {
     AttentionParams base;
