@@ -16,6 +16,7 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), Qua
         GgmlType::F64 => float::from_f64_bytes(bytes, out),
         GgmlType::F16 => float::from_f16_bytes(bytes, out),
         GgmlType::BF16 => float::from_bf16_bytes(bytes, out),
+        GgmlType::F8_E4M3 => float::from_e4m3_bytes(bytes, out),
         GgmlType::Q1_0 => blocks_to_f32::<_, Q1_0>(bytes, out),
         GgmlType::Q2_0 => blocks_to_f32::<_, Q2_0>(bytes, out),
         GgmlType::Q4_0 => blocks_to_f32::<_, Q4_0>(bytes, out),
@@ -60,6 +61,7 @@ pub fn quantize(ty: GgmlType, src: &[f32], out: &mut [u8]) -> Result<(), QuantEr
         GgmlType::F32 => float::to_f32_bytes(src, out),
         GgmlType::F16 => float::to_f16_bytes(src, out),
         GgmlType::BF16 => float::to_bf16_bytes(src, out),
+        GgmlType::F8_E4M3 => float::to_e4m3_bytes(src, out),
         GgmlType::Q4_0 => f32_to_blocks::<_, Q4_0>(src, out),
         GgmlType::Q4_1 => f32_to_blocks::<_, Q4_1>(src, out),
         GgmlType::Q5_0 => f32_to_blocks::<_, Q5_0>(src, out),
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros() {
-        for ty in QUANTIZABLE {
+        for ty in QUANTIZABLE.into_iter().chain([GgmlType::F8_E4M3]) {
             let mut bytes = vec![0; ty.row_bytes(64).unwrap()];
             let mut values = vec![1.0; 64];
             quantize(ty, &[0.0; 64], &mut bytes).unwrap();

@@ -1,10 +1,13 @@
-//! The tensor types a GGUF file can name, and how many bytes each takes.
+//! The tensor types a GGUF file can name, a type of caches beside them, and how many bytes each takes.
 
 use std::fmt;
 
 /// Type of a tensor's elements, with the id GGUF stores (`enum ggml_type` in `ggml.h`).
 ///
 /// Ids missing from this list (4, 5, 31–33, 36–38) belonged to formats that were withdrawn.
+///
+/// [`GgmlType::F8_E4M3`] is a type of caches only: it is not in [`GgmlType::ALL`], neither id nor name
+/// lead to it, and no file has it.
 #[allow(missing_docs)] // The variants are the format's own names; `layout` below gives their sizes.
 #[allow(non_camel_case_types)] // GGUF's spelling: `Q4_K` is what every file and tool calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,10 +48,12 @@ pub enum GgmlType {
     NVFP4 = 40,
     Q1_0 = 41,
     Q2_0 = 42,
+    /// 8-bit floats, see [`crate::e4m3_to_f32`]. The id is none of the format's and never will be.
+    F8_E4M3 = u32::MAX,
 }
 
 impl GgmlType {
-    /// Every type, in id order.
+    /// Every type of the format, in id order.
     #[rustfmt::skip]
     pub const ALL: [GgmlType; 35] = {
         use GgmlType::*;
@@ -67,6 +72,7 @@ impl GgmlType {
             F16 => ("f16", 1, 2),
             BF16 => ("bf16", 1, 2),
             F64 => ("f64", 1, 8),
+            F8_E4M3 => ("f8_e4m3", 1, 1),
             I8 => ("i8", 1, 1),
             I16 => ("i16", 1, 2),
             I32 => ("i32", 1, 4),
@@ -106,7 +112,7 @@ impl GgmlType {
         Self::ALL.into_iter().find(|ty| ty.id() == id)
     }
 
-    /// The id GGUF stores.
+    /// The id GGUF stores; of [`GgmlType::F8_E4M3`] one that no reader accepts.
     pub const fn id(self) -> u32 {
         self as u32
     }
@@ -116,7 +122,7 @@ impl GgmlType {
         self.layout().0
     }
 
-    /// The type with this name in any letter case: `q4_k`, `Q4_K`, `q4_K`.
+    /// The type of the format with this name in any letter case: `q4_k`, `Q4_K`, `q4_K`.
     pub fn from_name(name: &str) -> Option<GgmlType> {
         Self::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name))
     }
@@ -165,6 +171,16 @@ mod tests {
         for withdrawn in [4, 5, 31, 32, 33, 36, 37, 38, 43, u32::MAX] {
             assert_eq!(GgmlType::from_id(withdrawn), None);
         }
+    }
+
+    /// Whatever goes through all types, ids or names of the format cannot come to it.
+    #[test]
+    fn files_cannot_name_a_type_of_caches() {
+        let ty = GgmlType::F8_E4M3;
+        assert!(!GgmlType::ALL.contains(&ty));
+        assert_eq!(GgmlType::from_id(ty.id()), None);
+        assert_eq!(GgmlType::from_name(ty.name()), None);
+        assert_eq!(ty.row_bytes(7), Some(7));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Block formats of GGUF tensors: names, sizes, byte layouts, reference dequantisers and quantisers.
 //!
 //! Contract:
-//! - [`GgmlType`] knows every tensor type of the format, so that any file can be indexed and sized.
+//! - [`GgmlType`] knows every tensor type of the format, so that any file can be indexed and sized; and
+//!   [`GgmlType::F8_E4M3`], which only caches have.
 //! - [`dequantize`] is the definition of what a block's bytes mean. It is scalar, allocation-free and
 //!   bit-exact with ggml's reference; kernels are tested against it.
 //! - [`quantize`] is the deterministic reference quantiser of the simple formats, bit-exact with ggml's;
@@ -18,6 +19,7 @@ mod convert;
 mod error;
 mod float;
 mod fp4;
+mod fp8;
 mod ggml_type;
 mod iq1;
 mod iq2;
@@ -41,6 +43,7 @@ pub use block::{Block, F16Bits, QK_K, QuantizeBlock};
 pub use convert::{dequantize, quantize};
 pub use error::QuantError;
 pub use fp4::{FP4_VALUES, Mxfp4, Nvfp4};
+pub use fp8::{e4m3_from_f32, e4m3_to_f32};
 pub use ggml_type::GgmlType;
 pub use iq1::{Iq1M, Iq1S};
 pub use iq2::{Iq2S, Iq2Xs, Iq2Xxs};
