@@ -118,9 +118,10 @@ impl Header {
     /// Adds a tensor and tells how many bytes its data has; `dims` has the row length first.
     ///
     /// # Panics
-    /// If `dims` is not one to four sizes or rows are not whole blocks.
+    /// If `dims` is not one to four sizes, rows are not whole blocks, or `ty` is a type of caches only.
     pub fn tensor(&mut self, name: &str, ty: GgmlType, dims: &[u64]) -> u64 {
         assert!((1..=4).contains(&dims.len()), "{name}: {dims:?}");
+        assert_eq!(GgmlType::from_id(ty.id()), Some(ty), "{name}: {ty} is no type of files");
         let row_bytes = ty.row_bytes(dims[0] as usize);
         let row_bytes = row_bytes.unwrap_or_else(|| panic!("{name}: rows of {dims:?} {ty}"));
         let n_bytes = row_bytes as u64 * dims[1..].iter().product::<u64>();
