@@ -18,8 +18,8 @@ pub struct Caps {
     /// A row has the same bits whatever the number of rows in the step. Devices that choose kernels
     /// by it, and so other orders of summation, say `false`.
     pub batch_invariant: bool,
-    /// Attention of many rows over f16 caches, latent attention among them, rounds queries and weights to f16 (tensor
-    /// cores), and over quantised caches keys and values as well.
+    /// Attention of many rows over f16 and fp8 caches, latent attention among them, rounds queries and weights to f16
+    /// (tensor cores), and over quantised caches keys and values as well.
     pub f16_attention: bool,
     /// Products of many rows with quantised weights are made of f16 values of both (tensor cores).
     pub f16_products: bool,
@@ -42,7 +42,8 @@ pub enum ActivationType {
 impl Caps {
     /// Whether attention over caches of type `dtype` may round to f16: see [`Caps::f16_attention`].
     pub fn rounds_attention(&self, dtype: GgmlType) -> bool {
-        self.f16_attention && matches!(dtype, GgmlType::F16 | GgmlType::Q8_0 | GgmlType::Q4_0)
+        use GgmlType::{F8_E4M3, F16, Q4_0, Q8_0};
+        self.f16_attention && matches!(dtype, F16 | F8_E4M3 | Q8_0 | Q4_0)
     }
 
     /// The activation type for weights of type `weight` with rows of `cols` elements, or `None`

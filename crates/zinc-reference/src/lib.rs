@@ -59,8 +59,8 @@ impl ReferenceDevice {
             memory_free: 0,
             facts: Vec::new(),
         };
-        let kv_types =
-            vec![GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+        use GgmlType::{BF16, F8_E4M3, F16, F32, Q4_0, Q8_0};
+        let kv_types = vec![F32, F16, BF16, F8_E4M3, Q8_0, Q4_0];
         let matmul = GgmlType::ALL
             .into_iter()
             .filter(|ty| storage::is_readable(*ty))
