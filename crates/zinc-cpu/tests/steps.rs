@@ -62,6 +62,7 @@ fn float_models() -> Vec<(&'static str, Model)> {
             Model { mixer: Mixer::DeltaNet, head_dim: 21, n_dims: 20, ..base },
         ),
         ("bf16 cache", Model { cache: GgmlType::BF16, ..base }),
+        ("f8_e4m3 cache", Model { cache: GgmlType::F8_E4M3, ..base }),
         ("q4_0 cache", Model { cache: GgmlType::Q4_0, mixer: Mixer::Latent, ..base }),
         ("f16 cache", Model { cache: GgmlType::F16, ..base }),
         ("q8_0 cache", Model { cache: GgmlType::Q8_0, ..base }),

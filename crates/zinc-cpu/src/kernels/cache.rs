@@ -1,11 +1,13 @@
 //! Rows of a key or value cache as f32.
 
 use crate::simd::{Simd, scalar};
-use zinc_quant::GgmlType;
+use zinc_quant::{GgmlType, e4m3_to_f32};
 
 /// Types of a cache.
-pub(crate) const KV_TYPES: [GgmlType; 5] =
-    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+pub(crate) const KV_TYPES: [GgmlType; 6] = {
+    use GgmlType::{BF16, F8_E4M3, F16, F32, Q4_0, Q8_0};
+    [F32, F16, BF16, F8_E4M3, Q8_0, Q4_0]
+};
 
 /// Rows of a sequence's positions, one after another; its page table is a ring.
 pub(super) struct RingRows<'a> {
@@ -48,6 +50,7 @@ pub(crate) enum Cache<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
     BF16(&'a [u16]),
+    F8(&'a [u8]),
     /// Blocks of 34 bytes.
     Q8_0(&'a [u8]),
     /// Blocks of 18 bytes.
@@ -72,6 +75,12 @@ impl Cache<'_> {
                 let data = &data[row * n_cols + start..][..out.len()];
                 for (out, bits) in out.iter_mut().zip(data) {
                     *out = f32::from_bits(u32::from(*bits) << 16);
+                }
+            }
+            Cache::F8(data) => {
+                let data = &data[row * n_cols + start..][..out.len()];
+                for (out, code) in out.iter_mut().zip(data) {
+                    *out = e4m3_to_f32(*code);
                 }
             }
             Cache::Q8_0(data) => widen_blocks::<S, 34>(s, data, row, n_cols, start, out),

@@ -135,6 +135,7 @@ unsafe fn open_cache<'a>(operand: &Operand) -> Cache<'a> {
             GgmlType::F32 => Cache::F32(operand.rows.all()),
             GgmlType::F16 => Cache::F16(operand.rows.all()),
             GgmlType::BF16 => Cache::BF16(operand.rows.all()),
+            GgmlType::F8_E4M3 => Cache::F8(operand.rows.all()),
             GgmlType::Q4_0 => Cache::Q4_0(operand.rows.all()),
             _ => Cache::Q8_0(operand.rows.all()),
         }
