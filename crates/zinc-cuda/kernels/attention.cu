@@ -196,15 +196,16 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
 ZINC_KERNEL(128, 1) attention_f32(ZINC_PARAM AttentionParams p) { attend<F32Cache>(p); }
 ZINC_KERNEL(128, 1) attention_f16(ZINC_PARAM AttentionParams p) { attend<F16Cache>(p); }
 ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Cache>(p); }
+ZINC_KERNEL(128, 1) attention_f8_e4m3(ZINC_PARAM AttentionParams p) { attend<F8Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
 
-// ---- quantised caches for many rows --------------------------------------------------------------------------------
+// ---- 8-bit and quantised caches for many rows -----------------------------------------------------------------------
 //
 // attention_widen_<type>: the keys and values that a step's rows see, rounded to f16, where attention_prefill reads them:
 // in a cache of one layer with the same rows. Launch: grid (positions / 64, sequences, 2 for keys and values; of latent
 // attention for keys and ropes), 128 threads, a block of 32 elements at a time. Bytes moved: three times those of the
-// quantised cache.
+// cache, more for q4_0.
 
 struct WidenParams {
     AttentionParams base;
@@ -229,6 +230,19 @@ DEVICE void widen_block(const u8 *from, u32 (&to)[16], Q4_0Cache) {
         int four = halves[1 + i];
         to[i] = pack_f16(((four & 15) - 8) * scale, ((four >> 8 & 15) - 8) * scale);
         to[8 + i] = pack_f16(((four >> 4 & 15) - 8) * scale, ((four >> 12) - 8) * scale);
+    }
+}
+
+DEVICE void widen_block(const u8 *from, u32 (&to)[16], F8Cache) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint4 codes = ((const uint4 *)from)[i];
+        u32 words[4] = {codes.x, codes.y, codes.z, codes.w}, pairs[2];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            e4m3_to_f16(words[j], pairs);
+            to[8 * i + 2 * j] = pairs[0], to[8 * i + 2 * j + 1] = pairs[1];
+        }
     }
 }
 
@@ -276,5 +290,6 @@ template <class Cache, int BYTES> DEVICE void widen(const WidenParams &params) {
     }
 }
 
+ZINC_KERNEL(128, 1) attention_widen_f8_e4m3(ZINC_PARAM WidenParams p) { widen<F8Cache, 32>(p); }
 ZINC_KERNEL(128, 1) attention_widen_q8_0(ZINC_PARAM WidenParams p) { widen<Q8_0Cache, 34>(p); }
 ZINC_KERNEL(128, 1) attention_widen_q4_0(ZINC_PARAM WidenParams p) { widen<Q4_0Cache, 18>(p); }

@@ -9,7 +9,7 @@
 //
 // Exponentials are powers of two: scale has the factor log2(e) in it.
 #pragma once
-#include "zinc.cuh"
+#include "fp8.cuh"
 
 #define MOST_PARTS 64
 // Keys taken together inside a part; parts are multiples of it.
@@ -177,6 +177,9 @@ struct F16Cache {
 };
 struct Bf16Cache {
     DEVICE float at(const void *cache, i64 i) { return bf16_to_f32(((const u16 *)cache)[i]); }
+};
+struct F8Cache {
+    DEVICE float at(const void *cache, i64 i) { return e4m3_to_f32(((const u8 *)cache)[i]); }
 };
 struct Q8_0Cache {
     DEVICE float at(const void *cache, u64 i) {

@@ -14,6 +14,8 @@
 // keys: they are read and kept once, with up to ROPE columns of the second cache behind them and zeros where it has fewer.
 // Still eight heads a block: sixteen would halve what comes from the second-level cache, but not what a warp reads of its
 // queries in shared memory, by count the larger time.
+// attention_decode_f8_e4m3_D_S: as over f16 caches; codes come to the upper half of where their row will be, and the warp
+// that copied them widens them.
 // Bytes moved: keys and values once for eight heads. Bound: memory; at short contexts latency, that of one step.
 #include "attention.cuh"
 #include "ptx.cuh"
@@ -56,15 +58,22 @@ DEVICE void store_values(u8 *to, u32 *scales, const u32 (&words)[17]) {
     }
 }
 
-template <int D, int STAGES, bool IS_Q8, int ROPE> struct Decode {
+// Types of the caches.
+enum Cells { F16_CELLS, F8_CELLS, Q8_0_CELLS };
+
+template <int D, int STAGES, Cells CELLS, int ROPE> struct Decode {
     enum {
+        IS_Q8 = CELLS == Q8_0_CELLS,
+        IS_F8 = CELLS == F8_CELLS,
         ROW = ROW_BYTES(D + ROPE),
         N_KEYS = KEYS(D),
         TILE = N_KEYS * ROW,
         // From the keys of a stage to its values, and to the next stage.
         VALUES = ROPE > 0 ? 0 : TILE,
         STAGE = VALUES + TILE,
-        CHUNKS = D / 8,
+        // Of 16 bytes: of a row in the cache, and where they begin in a row of a stage.
+        CHUNKS = IS_F8 ? D / 16 : D / 8,
+        FROM = IS_F8 ? D : 0,
         // Of each warp.
         MY_KEYS = N_KEYS / 4,
         MY_COLUMNS = D / 4,
@@ -123,10 +132,11 @@ template <int D, int STAGES, bool IS_Q8, int ROPE> struct Decode {
         else if (mine >= keys.first && mine < keys.end) place = place_of(mine);
         u8 *to = stage + MY_KEYS * warp * ROW;
         if constexpr (IS_Q8) load_q8(place, to);
-        else load_f16(place, to);
+        else load_floats(place, to);
     }
 
-    __device__ __forceinline__ void load_f16(u32 place, u8 *to) const {
+    __device__ __forceinline__ void load_floats(u32 place, u8 *to) const {
+        to += FROM;
 #pragma unroll 8
         for (int i = 0; i < MY_KEYS * CHUNKS / 32; i++) {
             int id = 32 * i + lane, key = id / CHUNKS, chunk = id % CHUNKS;
@@ -162,7 +172,7 @@ template <int D, int STAGES, bool IS_Q8, int ROPE> struct Decode {
             return;
         }
         if (is_value > 1) return;
-        u8 *to = stage + is_value * VALUES + key % N_KEYS * ROW + chunk * 16;
+        u8 *to = stage + is_value * VALUES + key % N_KEYS * ROW + FROM + chunk * 16;
         copy_async_16(to, (const uint4 *)(is_value ? p.cache_v : p.cache_k) + place_of(key) + chunk);
     }
 
@@ -182,6 +192,34 @@ template <int D, int STAGES, bool IS_Q8, int ROPE> struct Decode {
         u16 upper = f32_to_f16(x);
         *(u16 *)to = upper;
         *(u16 *)(to + 8 * ROW) = f32_to_f16(x - f16_to_f32(upper));
+    }
+
+    // Makes f16 of this warp's codes of a stage, eight a lane at a time: all those of a row before it is written.
+    __device__ __forceinline__ void widen(u8 *stage) const {
+        constexpr int EIGHTS = D / 8, N = 4;
+        static_assert(!IS_F8 || 32 * N % EIGHTS == 0, "whole rows at a time");
+        stage += MY_KEYS * warp * ROW;
+#pragma unroll 1
+        for (int first = lane; first < 2 * MY_KEYS * EIGHTS; first += 32 * N) {
+            uint2 codes[N];
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                int id = first + 32 * j, key = id / EIGHTS;
+                u8 *row = stage + (key < MY_KEYS ? key * ROW : TILE + (key - MY_KEYS) * ROW);
+                codes[j] = *(const uint2 *)(row + D + id % EIGHTS * 8);
+            }
+            __syncwarp();
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                int id = first + 32 * j, key = id / EIGHTS;
+                u8 *row = stage + (key < MY_KEYS ? key * ROW : TILE + (key - MY_KEYS) * ROW);
+                u32 low[2], high[2];
+                e4m3_to_f16(codes[j].x, low);
+                e4m3_to_f16(codes[j].y, high);
+                *(uint4 *)(row + id % EIGHTS * 16) = make_uint4(low[0], low[1], high[0], high[1]);
+            }
+        }
+        __syncwarp();
     }
 
     // Scores of this warp's keys, minus infinity for those that the row does not see, to shared memory.
@@ -350,8 +388,8 @@ template <int D, bool IS_Q8, int ROPE> struct Part {
     }
 };
 
-template <int D, int STAGES, bool IS_Q8 = false, int ROPE = 0> DEVICE void decode(const AttentionParams &p) {
-    typedef Decode<D, STAGES, IS_Q8, ROPE> Work;
+template <int D, int STAGES, Cells CELLS = F16_CELLS, int ROPE = 0> DEVICE void decode(const AttentionParams &p) {
+    typedef Decode<D, STAGES, CELLS, ROPE> Work;
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(Merge, merge, 1);
     u8 *queries = shared;
@@ -372,13 +410,13 @@ template <int D, int STAGES, bool IS_Q8 = false, int ROPE = 0> DEVICE void decod
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
     Work work = {p, keys, pages, kv_head, warp, lane, keys.part_keys / Work::N_KEYS};
     int n_steps = n_parts * work.steps_per_part, last = (int)blockIdx.x + (n_parts - 1) * (int)p.n_splits;
-    bool has_own = last == keys.n_parts - 1, is_early = n_rows == 1 && !IS_Q8;
+    bool has_own = last == keys.n_parts - 1, is_early = n_rows == 1 && !Work::IS_Q8;
     if (has_own)
         n_steps += div_up(keys.end - keys.start - last * keys.part_keys, (int)Work::N_KEYS) - work.steps_per_part;
     Step now, next;
     work.begin(now, blockIdx.x);
     next = now;
-    Part<D, IS_Q8, ROPE> part;
+    Part<D, Work::IS_Q8, ROPE> part;
     part.begin();
     if (!is_early) pdl_wait();
     // Steps before 0 only load.
@@ -427,6 +465,7 @@ template <int D, int STAGES, bool IS_Q8 = false, int ROPE = 0> DEVICE void decod
             copy_async_wait<(STAGES > 1 ? STAGES - 2 : 0)>();
             // The copies of all lanes have arrived.
             __syncwarp();
+            if constexpr (Work::IS_F8) work.widen(stage);
             work.score(now, stage, queries, scores_at);
             // All copies have arrived, and all warps have read the stage that is filled next.
             __syncthreads();
@@ -466,14 +505,14 @@ DECODE(512, 3)
 #endif
 
 #define DECODE_Q8_0(D)                                                                              \
-    ZINC_KERNEL(128, 1) attention_decode_q8_0_##D##_2(ZINC_PARAM AttentionParams p) { decode<D, 2, true>(p); }
+    ZINC_KERNEL(128, 1) attention_decode_q8_0_##D##_2(ZINC_PARAM AttentionParams p) { decode<D, 2, Q8_0_CELLS>(p); }
 DECODE_Q8_0(64)
 DECODE_Q8_0(128)
 DECODE_Q8_0(256)
 
 #define DECODE_LATENT(D, STAGES, ROPE)                                                              \
     ZINC_KERNEL(128, 1) attention_decode_latent_##D##_##STAGES(ZINC_PARAM AttentionParams p) {      \
-        decode<D, STAGES, false, ROPE>(p);                                                          \
+        decode<D, STAGES, F16_CELLS, ROPE>(p);                                                      \
     }
 DECODE_LATENT(32, 3, 32)
 DECODE_LATENT(512, 1, 64)
@@ -481,3 +520,12 @@ DECODE_LATENT(512, 1, 64)
 DECODE_LATENT(512, 2, 64)
 DECODE_LATENT(512, 3, 64)
 #endif
+
+#define DECODE_F8_E4M3(D, STAGES)                                                                   \
+    ZINC_KERNEL(128, 1) attention_decode_f8_e4m3_##D##_##STAGES(ZINC_PARAM AttentionParams p) {      \
+        decode<D, STAGES, F8_CELLS>(p);                                                             \
+    }
+DECODE_F8_E4M3(64, 3)
+DECODE_F8_E4M3(128, 2)
+DECODE_F8_E4M3(128, 3)
+DECODE_F8_E4M3(256, 2)

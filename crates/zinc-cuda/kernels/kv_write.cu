@@ -1,10 +1,10 @@
 // KvWrite: row slots[t] of each cache becomes row t of k and v, converted to the cache's type: to the nearest,
-// ties to even, for 16-bit floats; blocks as zinc-quant's reference quantisers make them, bit for bit.
+// ties to even, for 16- and 8-bit floats; blocks as zinc-quant's reference quantisers make them, bit for bit.
 //
 // k, v: f32 rows. Caches: rows without gaps. Launch: grid (ceil(units / 64), rows, 2), 64 threads; a thread makes
 // one unit: four elements of a float type, or a block of 32. z = 0 writes keys, 1 values.
 // Reads 4 bytes per element, writes those of the type; bound by the launch in decode.
-#include "zinc.cuh"
+#include "fp8.cuh"
 
 struct KvWriteParams {
     Rows k, v;
@@ -41,6 +41,12 @@ ZINC_KERNEL(64, 1) kv_write_f16(ZINC_PARAM KvWriteParams p) {
 ZINC_KERNEL(64, 1) kv_write_bf16(ZINC_PARAM KvWriteParams p) {
     write_rows<u16, 4>(p, [](const float *x, int n, u16 *cache, i64 at) {
         for (int i = 0; i < n; i++) cache[at + i] = f32_to_bf16(x[i]);
+    });
+}
+
+ZINC_KERNEL(64, 1) kv_write_f8_e4m3(ZINC_PARAM KvWriteParams p) {
+    write_rows<u8, 4>(p, [](const float *x, int n, u8 *cache, i64 at) {
+        for (int i = 0; i < n; i++) cache[at + i] = f32_to_e4m3(x[i]);
     });
 }
 

@@ -10,6 +10,7 @@
 // queries. Keys and values may be the same rows, and there may be none of them. Heads and pieces have an even number of
 // columns, at most 512 are turned.
 // Reads the projections' results, writes as many numbers; bound by latency in decode.
+#include "fp8.cuh"
 #include "rope.cuh"
 
 #define MOST_PAIRS 256
@@ -30,7 +31,7 @@ struct PrepareParams {
 };
 
 // Types of the caches.
-enum Cell { F32_CELL, F16_CELL, BF16_CELL };
+enum Cell { F32_CELL, F16_CELL, BF16_CELL, F8_CELL };
 
 ZINC_KERNEL(256, 1) prepare(ZINC_PARAM PrepareParams p) {
     ZINC_STATIC_SHARED(Turn, turns, MOST_PAIRS);
@@ -85,6 +86,7 @@ ZINC_KERNEL(256, 1) prepare(ZINC_PARAM PrepareParams p) {
     }
     auto put = [&](int col, float value) {
         if (cell == F32_CELL) ((float *)y)[y_at + col] = value;
+        else if (cell == F8_CELL) ((u8 *)y)[y_at + col] = f32_to_e4m3(value);
         else ((u16 *)y)[y_at + col] = cell == F16_CELL ? f32_to_f16(value) : f32_to_bf16(value);
     };
     float scale = 1.0f;

@@ -29,8 +29,10 @@ pub(crate) const HOPPER: u32 = 90;
 const BEFORE_HOPPER: u32 = 89;
 
 /// Types of key and value caches.
-const KV_TYPES: [GgmlType; 5] =
-    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+const KV_TYPES: [GgmlType; 6] = {
+    use GgmlType::{BF16, F8_E4M3, F16, F32, Q4_0, Q8_0};
+    [F32, F16, BF16, F8_E4M3, Q8_0, Q4_0]
+};
 
 /// Weight types that are multiplied with activations in q8.
 const QUANTISED: [GgmlType; 11] = {

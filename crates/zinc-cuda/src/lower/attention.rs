@@ -131,6 +131,7 @@ impl Lowering<'_> {
             GgmlType::F32 => ("kv_write_f32", 4),
             GgmlType::F16 => ("kv_write_f16", 4),
             GgmlType::BF16 => ("kv_write_bf16", 4),
+            GgmlType::F8_E4M3 => ("kv_write_f8_e4m3", 4),
             GgmlType::Q8_0 => ("kv_write_q8_0", 32),
             GgmlType::Q4_0 => ("kv_write_q4_0", 32),
             other => return Err(self.unsupported(node, format!("a cache of type {other}"))),
@@ -278,11 +279,9 @@ impl Lowering<'_> {
                 return Ok(());
             }
         }
-        let is_f16 = dtype == GgmlType::F16;
         if let Some(rope) = rope
-            && (is_f16 || dtype == GgmlType::Q8_0)
             && let Some((name, shared)) =
-                decode_kernel((width, rope), is_f16, self.card.shared_per_block)
+                decode_kernel((width, rope), dtype, self.card.shared_per_block)
         {
             let kernel = Kernel { module: "attention_decode", name };
             self.attend_parts(params, at_once, kernel, (8, shared));
@@ -292,6 +291,7 @@ impl Lowering<'_> {
             GgmlType::F32 => "attention_f32",
             GgmlType::F16 => "attention_f16",
             GgmlType::BF16 => "attention_bf16",
+            GgmlType::F8_E4M3 => "attention_f8_e4m3",
             GgmlType::Q8_0 => "attention_q8_0",
             GgmlType::Q4_0 => "attention_q4_0",
             other => return Err(self.unsupported(node, format!("a cache of type {other}"))),
@@ -304,8 +304,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// What makes the keys and values of a quantised cache that a step sees f16, for many rows; none where no bucket of
-    /// the plan does. Of latent attention the rope takes the place of the values.
+    /// What makes the keys and values of an 8-bit or quantised cache that a step sees f16, for many rows; none where no
+    /// bucket of the plan does. Of latent attention the rope takes the place of the values.
     fn room_to_widen(
         &mut self,
         node: &Node,
@@ -313,6 +313,7 @@ impl Lowering<'_> {
         dtype: GgmlType,
     ) -> Option<Widened> {
         let name = match dtype {
+            GgmlType::F8_E4M3 => "attention_widen_f8_e4m3",
             GgmlType::Q8_0 => "attention_widen_q8_0",
             GgmlType::Q4_0 => "attention_widen_q4_0",
             _ => return None,
@@ -420,21 +421,26 @@ impl Lowering<'_> {
 /// The kernel for heads of a width, with columns for the rope, that has the deepest ring that fits, and its shared memory.
 fn decode_kernel(
     (width, rope): (u32, u32),
-    is_f16: bool,
+    dtype: GgmlType,
     shared_per_block: u32,
 ) -> Option<(&'static str, u32)> {
     let kernels: &[(u32, &str)] = match width {
-        _ if !is_f16 && rope > 0 => &[],
+        _ if dtype != GgmlType::F16 && rope > 0 => &[],
         32 if rope > 0 => &[(3, "attention_decode_latent_32_3")],
         512 if rope > 0 => &[
             (3, "attention_decode_latent_512_3"),
             (2, "attention_decode_latent_512_2"),
             (1, "attention_decode_latent_512_1"),
         ],
-        64 if !is_f16 => &[(2, "attention_decode_q8_0_64_2")],
-        128 if !is_f16 => &[(2, "attention_decode_q8_0_128_2")],
-        256 if !is_f16 => &[(2, "attention_decode_q8_0_256_2")],
-        _ if !is_f16 => &[],
+        64 if dtype == GgmlType::F8_E4M3 => &[(3, "attention_decode_f8_e4m3_64_3")],
+        128 if dtype == GgmlType::F8_E4M3 => {
+            &[(3, "attention_decode_f8_e4m3_128_3"), (2, "attention_decode_f8_e4m3_128_2")]
+        }
+        256 if dtype == GgmlType::F8_E4M3 => &[(2, "attention_decode_f8_e4m3_256_2")],
+        64 if dtype == GgmlType::Q8_0 => &[(2, "attention_decode_q8_0_64_2")],
+        128 if dtype == GgmlType::Q8_0 => &[(2, "attention_decode_q8_0_128_2")],
+        256 if dtype == GgmlType::Q8_0 => &[(2, "attention_decode_q8_0_256_2")],
+        _ if dtype != GgmlType::F16 => &[],
         32 => &[(3, "attention_decode_32_3")],
         64 => &[(3, "attention_decode_64_3")],
         96 => &[(2, "attention_decode_96_2")],

@@ -287,6 +287,7 @@ impl<'a> Lowering<'a> {
             GgmlType::F32 => Some(0),
             GgmlType::F16 => Some(1),
             GgmlType::BF16 => Some(2),
+            GgmlType::F8_E4M3 => Some(3),
             _ => None,
         }
     }
