@@ -15,8 +15,10 @@ use crate::{EngineError, Model};
 pub const DEFAULT_N_CTX: u32 = 8192;
 
 /// Element types of a key/value cache. A device may have fewer; its caps say which.
-pub const KV_TYPES: [GgmlType; 5] =
-    [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+pub const KV_TYPES: [GgmlType; 6] = {
+    use GgmlType::{BF16, F8_E4M3, F16, F32, Q4_0, Q8_0};
+    [F32, F16, BF16, F8_E4M3, Q8_0, Q4_0]
+};
 
 /// Sizes of an engine; none of them changes results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +182,7 @@ impl EngineOptions {
             return Err(EngineError::Option {
                 option: "cache type",
                 value: self.kv_type.to_string(),
-                allowed: "f32, f16, bf16, q8_0 or q4_0".into(),
+                allowed: "f32, f16, bf16, f8_e4m3, q8_0 or q4_0".into(),
             });
         }
         if self.speculation == Speculation::Mtp && model.config().n_mtp_layers == 0 {

@@ -124,7 +124,8 @@ pub struct StepArgs {
     /// Most prompt tokens computed in one step; more is faster and takes more memory
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub chunk: u32,
-    /// Element type of the key/value cache: f32, f16, bf16, q8_0, q4_0
+    /// Element type of the key/value cache: f32, f16, bf16, f8_e4m3, q8_0, q4_0; f8_e4m3
+    /// takes half of f16's memory, and values beyond 448 become 448
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type)]
     pub kv: GgmlType,
 }
@@ -137,7 +138,7 @@ pub fn parse_kv_type(name: &str) -> Result<GgmlType, String> {
     KV_TYPES
         .into_iter()
         .find(|ty| ty.name() == name.to_ascii_lowercase())
-        .ok_or_else(|| "the cache can be f32, f16, bf16, q8_0 or q4_0".into())
+        .ok_or_else(|| "the cache can be f32, f16, bf16, f8_e4m3, q8_0 or q4_0".into())
 }
 
 impl EngineArgs {

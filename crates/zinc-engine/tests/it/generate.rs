@@ -449,7 +449,7 @@ fn options_out_of_range_are_refused() {
         (exact(0), "chunk is 0; allowed: 1 to 65536"),
         (
             EngineOptions { kv_type: q4_k, ..exact(16) },
-            "cache type is Q4_K; allowed: f32, f16, bf16, q8_0 or q4_0",
+            "cache type is Q4_K; allowed: f32, f16, bf16, f8_e4m3, q8_0 or q4_0",
         ),
     ];
     for (options, expected) in cases {

@@ -99,7 +99,8 @@ fn smaller_caches_cost_little() {
     };
     for device in devices() {
         let loaded = load(&golden.gguf, device);
-        for (kv_type, tolerance) in [(GgmlType::F16, 5e-2), (GgmlType::Q8_0, 2e-1)] {
+        let types = [(GgmlType::F16, 5e-2), (GgmlType::F8_E4M3, 1.0), (GgmlType::Q8_0, 2e-1)];
+        for (kv_type, tolerance) in types {
             let options = EngineOptions { kv_type, ..exact(16) };
             for prompt in &prompts {
                 let what = format!("{kv_type} on {}", loaded.device().info().name);

@@ -47,7 +47,7 @@ pub struct Args {
     /// Compare up to this layer
     #[arg(long, value_name = "blk.N", value_parser = parse_layer)]
     to: Option<u32>,
-    /// Element type of the key/value cache: f32, f16, q8_0
+    /// Element type of the key/value cache: f32, f16, bf16, f8_e4m3, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = parse_kv_type)]
     kv: GgmlType,
     #[command(flatten)]
