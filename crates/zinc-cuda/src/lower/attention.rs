@@ -322,6 +322,10 @@ impl Lowering<'_> {
         if self.batch_invariant || self.plan.limits.max_tokens < 16 {
             return None;
         }
+        // Caches are read by blocks of 32; ropes in fp8 may be shorter.
+        if !params.rope_dim.is_multiple_of(32) {
+            return None;
+        }
         let is_latent = params.rope_dim > 0;
         let cache = node.reads[if is_latent { 2 } else { 1 }];
         let n_rows = self.plan.limits.bound(self.plan.tensor(cache).shape.rows);
