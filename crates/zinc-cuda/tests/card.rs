@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use zinc_backend::{Backend, Device};
 use zinc_cuda::{CudaBackend, CudaOptions};
-use zinc_plan::OpKind;
-use zinc_testkit::conformance::{check_device, check_ops};
+use zinc_testkit::cases::Case;
+use zinc_testkit::conformance::{check_cases, check_device};
 use zinc_testkit::golden_check;
 
 /// Golden models that every clone has.
@@ -39,14 +39,17 @@ fn case_table_holds_bit_for_bit_when_batch_invariant() {
     }
 }
 
-/// The table is long under a tool that watches every access: `ZINC_OPS=expert_matmul,router_top_k compute-sanitizer …`.
+/// The table is long under a tool that watches every access: `ZINC_OPS=matmul:q4_k,router_top_k compute-sanitizer …`.
 #[test]
-#[ignore = "a part of case_table_holds, for sanitizers; ZINC_OPS names the operations"]
+#[ignore = "a part of case_table_holds, for sanitizers; ZINC_OPS names operations, or operation:type"]
 fn cases_of_some_operations_hold() {
     let wanted = std::env::var("ZINC_OPS").unwrap_or_default();
-    let is_wanted = |op: OpKind| wanted.split(',').any(|name| name == op.name());
+    let is_wanted = |case: &Case| {
+        let of_type = case.dtype.map(|dtype| format!("{}:{dtype}", case.op.name()));
+        wanted.split(',').any(|name| name == case.op.name() || Some(name) == of_type.as_deref())
+    };
     for device in devices(false) {
-        let report = check_ops(&*device, is_wanted);
+        let report = check_cases(&*device, is_wanted);
         assert!(report.failures().is_empty(), "{report}");
         assert!(!report.cases.is_empty(), "no operation is called {wanted}");
     }

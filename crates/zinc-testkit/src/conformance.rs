@@ -122,16 +122,16 @@ impl fmt::Display for Report {
 /// # Panics
 /// If the table cannot be read.
 pub fn check_device(device: &dyn Device) -> Report {
-    check_ops(device, |_| true)
+    check_cases(device, |_| true)
 }
 
-/// Runs the cases of some operations.
+/// Runs some of the cases.
 ///
 /// # Panics
 /// As [`check_device`].
-pub fn check_ops(device: &dyn Device, is_wanted: impl Fn(OpKind) -> bool) -> Report {
+pub fn check_cases(device: &dyn Device, is_wanted: impl Fn(&Case) -> bool) -> Report {
     let mut cases = cases::all(device.caps()).expect("the case table is readable");
-    cases.retain(|case| is_wanted(case.op));
+    cases.retain(is_wanted);
     let check = |case: &Case| CaseReport {
         op: case.op,
         label: case.label(),
