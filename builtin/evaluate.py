@@ -189,19 +189,6 @@ def samples(reference, tokenizer, min_gap):
 
 
 @torch.no_grad()
-def golden_logits(reference, tokenizer, n=32):
-    """Token ids and float32 logits at every position of one prompt of `n` tokens."""
-    text = "<|im_start|>user\nHow do I run a model?<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer.encode(text)
-    ((output, _),) = reference.generate([ids], n, set())
-    ids = (ids + output)[:n]
-    reference.start(1, n)
-    logits = reference.logits(
-        torch.tensor([ids], device=reference.device), torch.arange(n, device=reference.device)[None]
-    )[0]
-    return {"tokens": np.array(ids, dtype=np.int32), "logits": logits.cpu().numpy().astype(np.float32)}
-
-
 def write_samples(path, kept):
     """A JSON array, one sample per line."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in kept)

@@ -196,21 +196,3 @@ def read(path):
             np.frombuffer(raw, dtype=np.float32).reshape(shape) if kind == _F32 else dequantize_q8_0(raw, shape)
         )
     return fields, arrays
-
-
-def write_safetensors(path, arrays):
-    """A safetensors file of int32 and float32 arrays."""
-    header, offset, data = {}, 0, b""
-    for name, array in arrays.items():
-        raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {
-            "dtype": {"int32": "I32", "float32": "F32"}[str(array.dtype)],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + len(raw)],
-        }
-        offset += len(raw)
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)

@@ -2,7 +2,7 @@
 
 python3 train.py                                     # one GPU, a few minutes
 python3 train.py --check zinc-demo.gguf              # held-out loss and accuracy
-python3 train.py --check zinc-demo.gguf --samples    # samples.json and golden.safetensors
+python3 train.py --check zinc-demo.gguf --samples    # samples.json
 """
 
 import argparse
@@ -179,14 +179,13 @@ def report(path, args, device):
 
 
 def write_references(path, out, device):
-    """`samples.json` and `golden.safetensors` for a GGUF file."""
+    """`samples.json` for a GGUF file."""
     _, tokenizer, reference = evaluate.load(path, device)
     kept, dropped = evaluate.samples(reference, tokenizer, MIN_GAP)
     for entry in kept + dropped:
         question = entry.get("raw") or entry["messages"][-1]["content"]
         print(f"[gap {entry['min_gap']:.3f}] {question!r}\n    {entry['output']!r}")
     evaluate.write_samples(out / "samples.json", kept)
-    gguf_file.write_safetensors(out / "golden.safetensors", evaluate.golden_logits(reference, tokenizer))
 
 
 def arguments():
@@ -194,7 +193,7 @@ def arguments():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
     parser.add_argument("--check", type=pathlib.Path, metavar="FILE", help="evaluate a GGUF file instead of training")
     parser.add_argument(
-        "--samples", action="store_true", help="write samples.json and golden.safetensors instead of measuring accuracy"
+        "--samples", action="store_true", help="write samples.json instead of measuring accuracy"
     )
     parser.add_argument("--wrong", type=pathlib.Path, metavar="FILE", help="write the wrong answers to a JSON file")
     parser.add_argument("--steps", type=int, default=4000)
