@@ -23,6 +23,6 @@ pub use device::{
 };
 pub use error::DeviceError;
 pub use profile::{NodeTime, Profile, Profiling, host_read_bandwidth};
-pub use states::StateLayout;
+pub use states::{StateLayout, StatePart};
 pub use step::{Returned, StepInputs, StepOutputs, StepSizes};
 pub use zinc_plan::{ActivationType, Caps};

@@ -22,6 +22,17 @@ struct StateRows {
     n_rows: u64,
 }
 
+/// Bytes for rows of one state.
+#[derive(Clone, Debug)]
+pub struct StatePart<'a> {
+    /// Its place in the plan's order.
+    pub idx: usize,
+    /// Where in the state they belong.
+    pub range: Range<usize>,
+    /// What belongs there.
+    pub bytes: &'a [u8],
+}
+
 impl StateLayout {
     /// That of the states which `plan` names.
     pub fn of(plan: &Plan) -> StateLayout {
@@ -72,7 +83,7 @@ impl StateLayout {
         dim: Dim,
         rows: &Range<u32>,
         bytes: &'a [u8],
-    ) -> Result<Vec<(usize, Range<usize>, &'a [u8])>, DeviceError> {
+    ) -> Result<Vec<StatePart<'a>>, DeviceError> {
         let ranges = self.ranges(dim, rows)?;
         let n_needed: usize = ranges.iter().map(|(_, range)| range.len()).sum();
         if n_needed != bytes.len() {
@@ -81,9 +92,9 @@ impl StateLayout {
         }
         let mut rest = bytes;
         let part = |(idx, range): (usize, Range<usize>)| {
-            let (own, others) = rest.split_at(range.len());
+            let (bytes, others) = rest.split_at(range.len());
             rest = others;
-            (idx, range, own)
+            StatePart { idx, range, bytes }
         };
         Ok(ranges.into_iter().map(part).collect())
     }

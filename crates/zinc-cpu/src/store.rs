@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
-use zinc_backend::{DeviceError, StateLayout, WeightSource};
+use zinc_backend::{DeviceError, StateLayout, StatePart, WeightSource};
 use zinc_plan::{Dim, Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -144,8 +144,8 @@ impl StateStore {
         bytes: &[u8],
     ) -> Result<(), DeviceError> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        for (idx, range, own) in self.layout.parts(dim, &rows, bytes)? {
-            Quiet::new(&turn, &self.states[idx].buffer, range).bytes_mut().copy_from_slice(own);
+        for StatePart { idx, range, bytes } in self.layout.parts(dim, &rows, bytes)? {
+            Quiet::new(&turn, &self.states[idx].buffer, range).bytes_mut().copy_from_slice(bytes);
         }
         Ok(())
     }

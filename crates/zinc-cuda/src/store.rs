@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use zinc_backend::{DeviceError, StateLayout, WeightSource};
+use zinc_backend::{DeviceError, StateLayout, StatePart, WeightSource};
 use zinc_plan::{Dim, Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -391,7 +391,7 @@ impl StateStore {
             staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             let stream = context.stream()?;
             let mut from = 0;
-            for (idx, range, _) in &parts {
+            for StatePart { idx, range, .. } in &parts {
                 let part = from..from + range.len();
                 staging.upload(&stream, part, &self.states[*idx].buffer, range.start)?;
                 from += range.len();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use zinc_backend::{DeviceError, StateLayout, WeightSource};
+use zinc_backend::{DeviceError, StateLayout, StatePart, WeightSource};
 use zinc_plan::{Dim, Plan, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -146,9 +146,9 @@ impl StateStore {
         rows: Range<u32>,
         bytes: &[u8],
     ) -> Result<(), DeviceError> {
-        for (idx, range, own) in self.layout.parts(dim, &rows, bytes)? {
+        for StatePart { idx, range, bytes } in self.layout.parts(dim, &rows, bytes)? {
             let mut held = self.states[idx].bytes.lock().map_err(|_| poisoned())?;
-            held[range].copy_from_slice(own);
+            held[range].copy_from_slice(bytes);
         }
         Ok(())
     }
