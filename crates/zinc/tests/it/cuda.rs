@@ -47,6 +47,20 @@ fn the_same_text_every_time_and_as_on_the_cpu() {
     assert_eq!(on_cpu.ok(), text);
 }
 
+/// Steps of several sequences, and of tokens that are only guesses, between those that are queued ahead.
+#[test]
+fn drafts_and_company_change_no_token() {
+    let place = Place::new();
+    let drafted = [&RUN[..], &["12", "--speculate", "lookup", "Once upon"]].concat();
+    assert_eq!(on_card(&place, "", &drafted).ok(), run(&place, "").ok());
+    let three = [
+        "bench", "-m", "m.gguf", "--device", "cuda0", "-p", "0", "-n", "4", "-b", "3", "-r", "1",
+        "--json",
+    ];
+    let result = on_card(&place, "", &three).json();
+    assert_eq!(result[0]["test"], "tg4 x3", "{result}");
+}
+
 #[test]
 fn an_old_driver_is_named() {
     let place = Place::new();
