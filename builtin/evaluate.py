@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-import numpy as np
 import torch
 
 import bpe
@@ -188,7 +187,6 @@ def samples(reference, tokenizer, min_gap):
     return kept, dropped
 
 
-@torch.no_grad()
 def write_samples(path, kept):
     """A JSON array, one sample per line."""
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in kept)
