@@ -1,6 +1,6 @@
 //! The whole backend, with a driver that runs the kernels on the host: steps, copies, and what a card says when
 //! something is wrong. Each test runs itself again as a process that finds that driver.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

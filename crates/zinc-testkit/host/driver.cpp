@@ -4,7 +4,7 @@
 // card has no machine code of its own.
 //
 // ZINC_TEST_DRIVER says what is not as usual: "version=12040", "memory=1000000" (bytes of the card),
-// "fail=cuGraphLaunch:3:719" (what the third call returns, and every later call of anything).
+// "fail=cuGraphLaunch:3:719" (what the third call returns, and every later one of those that can fail).
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -305,9 +305,9 @@ API cuStreamDestroy_v2(void *stream) {
     return FINE;
 }
 API cuStreamSynchronize(void *stream) {
-    ENTER("cuStreamSynchronize");
+    // First, so that nothing is copied later to what the caller frees.
     ((Stream *)stream)->drain();
-    return card().broken;
+    return card().enter("cuStreamSynchronize");
 }
 API cuStreamBeginCapture_v2(void *stream, unsigned) {
     ENTER("cuStreamBeginCapture");
@@ -356,19 +356,24 @@ API cuEventRecord(void *event, void *stream) {
     });
 }
 API cuEventSynchronize(void *event) {
-    ENTER("cuEventSynchronize");
     Event *mark = (Event *)event;
-    std::unique_lock<std::mutex> lock(mark->mutex);
-    mark->changed.wait(lock, [mark] { return mark->n_passed == mark->n_queued; });
-    return card().broken;
+    {
+        std::unique_lock<std::mutex> lock(mark->mutex);
+        mark->changed.wait(lock, [mark] { return mark->n_passed == mark->n_queued; });
+    }
+    return card().enter("cuEventSynchronize");
 }
 API cuEventElapsedTime(float *ms, void *begin, void *end) {
     *ms = (float)((((Event *)end)->seconds - ((Event *)begin)->seconds) * 1e3);
     return FINE;
 }
 API cuEventDestroy_v2(void *event) {
-    cuEventSynchronize(event);
-    delete (Event *)event;
+    Event *mark = (Event *)event;
+    {
+        std::unique_lock<std::mutex> lock(mark->mutex);
+        mark->changed.wait(lock, [mark] { return mark->n_passed == mark->n_queued; });
+    }
+    delete mark;
     return FINE;
 }
 API cuModuleLoadData(void **module, const void *image) {

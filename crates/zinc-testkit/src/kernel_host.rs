@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libloading::Library;
 
@@ -92,16 +92,19 @@ impl KernelHost {
     /// # Errors
     /// As for [`KernelHost::build`].
     pub fn driver(kernels: &Path, out: &Path) -> Result<PathBuf, TestError> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let library = compile(kernels, out)?;
         let folder = library.with_extension("driver");
         std::fs::create_dir_all(&folder).map_err(|e| failed(&folder, e.to_string()))?;
         let driver = folder.join("libcuda.so.1");
-        match std::fs::hard_link(&library, &driver) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(failed(&driver, error.to_string()))
-            }
-            _ => Ok(folder),
+        if !driver.exists() {
+            // Another process may be about to make it, too.
+            let partial = folder.join(format!("{}.part", std::process::id()));
+            std::fs::copy(&library, &partial).map_err(|e| failed(&partial, e.to_string()))?;
+            std::fs::rename(&partial, &driver).map_err(|e| failed(&driver, e.to_string()))?;
         }
+        Ok(folder)
     }
 
     /// Runs a kernel to its end. `params` are the bytes of its one parameter; the addresses in them are those of
@@ -251,6 +254,9 @@ fn options(host: &Path, kernels: &Path) -> Vec<String> {
 
 /// The library with all kernels of a folder.
 fn compile(kernels: &Path, out: &Path) -> Result<PathBuf, TestError> {
+    // Tests of one process ask side by side, and would write the same files.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let host = paths::workspace().join("crates/zinc-testkit/host");
     let options = options(&host, kernels);
     let mut headers = DefaultHasher::new();

@@ -7,7 +7,7 @@
 #[cfg(feature = "builtin-model")]
 mod builtin;
 mod chat;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod cuda;
 mod data;
 mod errors;
