@@ -211,7 +211,7 @@ pub trait Executable: Send {
     /// The plan it runs.
     fn plan(&self) -> &Plan;
 
-    /// Starts a step. Never waits for the device; a device without a queue of its own may do the
+    /// Starts a step. Never waits for it or a recent one; a device without a queue of its own may do the
     /// whole step here.
     ///
     /// # Errors

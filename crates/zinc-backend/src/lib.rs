@@ -5,7 +5,7 @@
 //! executable runs one step for one [`StepInputs`]: dispatch is dynamic once per step and static
 //! inside.
 //!
-//! **Contract.** `submit` never waits for the device; `wait` does, in the order of submission.
+//! **Contract.** `submit` never waits for its step; `wait` does, in the order of submission.
 //! Errors are operating errors (no memory, device lost); a step whose inputs break the plan's
 //! limits is refused with [`DeviceError::Step`] before anything runs. States are shared by all
 //! executables of a model and change only inside steps, and where [`StateAccess`] writes rows between

@@ -1,8 +1,8 @@
-// The first launch of a small step: waits for the step's turn and brings its inputs from the machine's memory.
+// The first launch of a step with few inputs: waits for its turn and brings them from the machine's memory.
 //
 // A step may be queued before it is known (`src/exec.rs`). Its turn has come when the host has written its inputs to
 // the slot of the turn and then the turn's number to `go`. A turn that does not come in time, or one that the host gives
-// up by writing a header of zeros, is a step without rows. Which it was is told in `fate`, one word a slot, so that
+// up by writing a header without rows, is a step without rows. Whether it waited in vain is told in `fate`, one word a slot, so that
 // host and card agree: the card says LEAVING, looks at `go` a last time, and says what it does.
 //
 // Launch: one block of 256 threads, alone: what follows may read inputs before its own wait, so nothing may follow

@@ -79,7 +79,7 @@ pub fn why_none() -> Option<String> {
     };
     match driver.cards() {
         Err(error) => Some(error.to_string()),
-        Ok(cards) if cards.is_empty() => Some("the NVIDIA driver finds no card".into()),
+        Ok(cards) if cards.is_empty() => Some(NoDriver::NoCard.to_string()),
         Ok(cards) => {
             let fits = |card: &CardInfo| card.capability >= MIN_CAPABILITY;
             let names: Vec<_> = cards.iter().map(|card| card.name.as_str()).collect();
@@ -93,7 +93,7 @@ pub fn why_none() -> Option<String> {
 /// Why a driver that is installed has no device for us: it is too old, or does not start.
 pub fn why_unusable() -> Option<String> {
     match Driver::load() {
-        Ok(_) | Err(NoDriver::Missing) => None,
+        Ok(_) | Err(NoDriver::Missing | NoDriver::NoCard) => None,
         Err(why) => Some(why.to_string()),
     }
 }

@@ -19,6 +19,9 @@ pub use stream::Stream;
 /// Oldest driver that loads the kernels in the binary: CUDA 13.0, driver 580.
 pub const MIN_CUDA: i32 = 13_000;
 
+/// `CUDA_ERROR_NO_DEVICE`.
+const NO_DEVICE: i32 = 100;
+
 /// What a driver call returned, in the driver's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverError {
@@ -80,6 +83,8 @@ pub enum NoDriver {
         /// Version of CUDA that it serves, `12.4`; empty when it does not say.
         found: String,
     },
+    /// There is no card, or all of them are hidden from this process.
+    NoCard,
     /// It is there but refuses to start.
     Failed(String),
 }
@@ -92,6 +97,7 @@ impl std::fmt::Display for NoDriver {
                 f,
                 "the NVIDIA driver is too old: it serves CUDA {found}, zinc needs 13.0; install driver 580 or newer"
             ),
+            NoDriver::NoCard => f.write_str("the NVIDIA driver finds no card"),
             NoDriver::Failed(reason) => write!(f, "the NVIDIA driver does not start: {reason}"),
         }
     }
@@ -112,7 +118,10 @@ impl Driver {
         let mut driver = Driver { api, version: 0 };
         // SAFETY: the first call of the library, as it demands; 0 is the only value of its flags.
         let started = driver.check("cuInit", unsafe { (driver.api.init)(0) });
-        started.map_err(|error| NoDriver::Failed(error.text))?;
+        started.map_err(|error| match error.code {
+            NO_DEVICE => NoDriver::NoCard,
+            _ => NoDriver::Failed(error.text),
+        })?;
         let mut version = 0;
         // SAFETY: writes one i32.
         let told = unsafe { (driver.api.driver_get_version)(&raw mut version) };
@@ -470,7 +479,7 @@ impl Function {
     /// The driver's: the card has less.
     pub fn allow_shared(&self, n_bytes: u32) -> Result<()> {
         let context = &self.module.context;
-        context.enter()?;
+        let _stream = context.stream()?;
         let value = i32::try_from(n_bytes).unwrap_or(i32::MAX);
         let set = context.driver.api.func_set_attribute;
         // SAFETY: the function lives; the attribute takes any number and checks it.

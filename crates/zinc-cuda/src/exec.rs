@@ -26,8 +26,8 @@ use crate::turns::Turns;
 /// Steps that may be under way, results of older ones being no longer held, and one that is queued ahead.
 const N_SLOTS: usize = 4 + 1;
 
-/// Turns that these steps may take: one that is given up between any two.
-const N_TURNS: u32 = 2 * N_SLOTS as u32 + 2;
+/// More turns than these steps may take, with one that is given up between any two; a power of two, as turns come round.
+const N_TURNS: u32 = 16;
 
 /// What the number of turns takes on the card.
 const TURNS_BYTES: u64 = 256;
@@ -128,6 +128,8 @@ pub(crate) struct CudaExecutable {
     brings: bool,
     /// Whether the step after the newest is queued, as one like the newest.
     is_ahead: bool,
+    /// Set while a step is queued, and for good if that fails: host and card may then count turns differently.
+    is_broken: bool,
     profiling: Profiling,
     profile: Profile,
     /// The kernel that launches queue up behind when they are timed.
@@ -162,7 +164,7 @@ impl CudaExecutable {
         input_buffer.zero().map_err(|error| lost(&shared.name, &error))?;
         let brings = input_layout.n_bytes <= MOST_BROUGHT;
         let n_bytes = usize::try_from(input_layout.n_bytes).unwrap_or(usize::MAX);
-        let n_turns = if brings { N_TURNS } else { N_SLOTS as u32 };
+        let n_turns = if brings { N_TURNS } else { N_TURNS / 2 };
         let turns = Turns::new(&shared.context, n_bytes, n_turns);
         let turns = turns.map_err(|error| lost(&shared.name, &error))?;
         let scratch = new("scratch", needs.persistent_bytes + needs.transient_bytes)?;
@@ -189,6 +191,7 @@ impl CudaExecutable {
             turn: 0,
             brings,
             is_ahead: false,
+            is_broken: false,
             profiling: Profiling::Off,
             profile: Profile::default(),
             hold: None,
@@ -294,9 +297,9 @@ impl CudaExecutable {
             // It does nothing, in this slot.
             self.shared.context.stream().map(drop).map_err(|error| self.lost(&error))?;
         }
-        self.prepare(bucket)?;
         // The step that used the slot before is over.
         self.slots[slot].done.wait().map_err(|error| self.lost(&error))?;
+        self.slots[slot].ticket = 0;
         self.slots[slot].sizes = sizes;
         self.slots[slot].whole_rows.clone_from(&inputs.whole_rows);
         self.turn = self.turn.wrapping_add(1);
@@ -387,6 +390,7 @@ impl CudaExecutable {
             return Ok(());
         }
         self.slots[slot].done.wait()?;
+        self.slots[slot].ticket = 0;
         self.slots[slot].sizes = sizes;
         self.slots[slot].whole_rows = whole_rows;
         let turn = self.turn.wrapping_add(1);
@@ -483,6 +487,13 @@ fn upload_constants(plan: &Plan, shared: &Shared) -> Result<(DeviceBuffer, Vec<u
     Ok((buffer, addresses))
 }
 
+impl Drop for CudaExecutable {
+    fn drop(&mut self) {
+        // A step may be queued that was never asked for, and reads what goes now.
+        let _ = self.shared.context.stream().and_then(|stream| stream.synchronize());
+    }
+}
+
 impl Executable for CudaExecutable {
     fn plan(&self) -> &Plan {
         &self.plan
@@ -491,12 +502,19 @@ impl Executable for CudaExecutable {
     fn submit(&mut self, inputs: &StepInputs) -> Result<Ticket, DeviceError> {
         let sizes = inputs.check(&self.plan)?;
         let bucket = Bucket::of(&sizes, &self.plan);
+        if self.is_broken {
+            let reason = "an earlier step could not be queued; restart zinc".into();
+            return Err(DeviceError::Lost { device: self.shared.name.clone(), reason });
+        }
+        self.prepare(bucket)?;
         let ticket = self.n_steps + 1;
         let slot = (ticket % N_SLOTS as u64) as usize;
+        self.is_broken = true;
         self.start(bucket, sizes, inputs, slot)?;
         self.slots[slot].ticket = ticket;
         self.n_steps = ticket;
         self.queue_ahead(bucket).map_err(|error| self.lost(&error))?;
+        self.is_broken = false;
         Ok(Ticket(ticket))
     }
 

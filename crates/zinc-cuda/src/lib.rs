@@ -5,7 +5,8 @@
 //! - `pipeline`: PTX and machine code in the binary to loaded kernels, with a cache on the disk. `record`: launches to
 //!   graphs.
 //! - [`measure`]: the card's bandwidth, and how launches are timed.
-//! - `store`: weights repacked on the card while they are read, and states. `exec`: steps. `lock`: one process a card.
+//! - `store`: weights repacked on the card while they are read, and states. `exec`: steps; `turns`: those that are queued
+//!   before they are known. `lock`: one process a card.
 //!
 //! `kernels/README.md` says how kernels are written; every kernel file there opens with formula, geometry and bound.
 //!
@@ -15,7 +16,7 @@
 //! ([`lower::Bucket`]). For each bucket that occurs, the plan is lowered once and recorded as a graph, so grids and
 //! parameters are plain numbers. What changes inside a bucket is read from the card's memory.
 //!
-//! **Step data.** The inputs of a step lie in one buffer that a single copy fills. It begins with a header of
+//! **Step data.** The inputs of a step lie in one buffer that a single copy or the step's first launch fills. It begins with a header of
 //! four i32: actual tokens, sequences, wanted rows, bytes of all. Each input tensor follows at a fixed address, at the
 //! size of the plan's limits, i32 row-major (hidden states f32). A kernel takes a `Count` ([`launch::Count`]) and
 //! compares its row with it; blocks past it do nothing (but wait, see below).
@@ -36,8 +37,8 @@
 //! **Scratch.** `Lowering::transient` gives memory that one node's launches may use, `Lowering::persistent` memory
 //! that later nodes of the step read too (the grouping of experts, values between the launches of a block of experts).
 //!
-//! **Dependent launch.** Every launch may start while the one before it still runs. So every thread block of every
-//! kernel calls `pdl_launch()` early and `pdl_wait()` before it touches what another launch may (`kernels/README.md`), on
+//! **Dependent launch.** Every launch but one that brings inputs, and the one after it, may start while the one before
+//! it still runs. So every thread block of every kernel calls `pdl_launch()` early and `pdl_wait()` before it touches what another launch may (`kernels/README.md`), on
 //! every path, also when it has nothing to do: the wait orders all launches before it, because they waited too.
 //!
 //! **Contract.** A result row's order of summation is fixed by operation, shape, type and kernel variant; which variant

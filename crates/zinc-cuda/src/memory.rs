@@ -92,7 +92,7 @@ impl PinnedBuffer {
         unsafe { std::slice::from_raw_parts(self.address, self.n_bytes) }
     }
 
-    /// The bytes. The caller has waited for whatever copies from or to them.
+    /// The bytes. The caller has waited for whatever copies from or to those that it looks at or changes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` is the only access.
         unsafe { std::slice::from_raw_parts_mut(self.address, self.n_bytes) }
@@ -124,8 +124,8 @@ impl PinnedBuffer {
     ) -> Result<(), DriverError> {
         let n_bytes = part.len();
         assert!(part.end <= self.n_bytes && offset + n_bytes <= to.n_bytes, "upload out of bounds");
-        // SAFETY: both ranges are inside their buffers; the owner of this buffer marks the stream with an event and
-        // waits for it before changing or dropping the bytes (`exec`, `store`).
+        // SAFETY: both ranges are inside their buffers; the owner of this buffer waits for an event behind the copy, or for
+        // the stream, before changing or dropping the bytes (`exec`, `store`).
         unsafe { stream.upload(to.address + offset as u64, self.address.add(part.start), n_bytes) }
     }
 
@@ -141,8 +141,8 @@ impl PinnedBuffer {
         n_bytes: usize,
     ) -> Result<(), DriverError> {
         assert!(to + n_bytes <= self.n_bytes, "download out of bounds");
-        // SAFETY: inside this buffer, which nobody reads before the event that its owner marks and waits for (`exec`);
-        // `from` is an output of the executable's own arena.
+        // SAFETY: inside this buffer, which nobody reads before its owner has waited for an event behind the copy, or for
+        // the stream; `from` is memory of the owner's: an executable's arena (`exec`), or states (`store`).
         unsafe { stream.download(self.address.add(to), from, n_bytes) }
     }
 }

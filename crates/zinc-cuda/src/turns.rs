@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use zinc_backend::StepSizes;
 
@@ -13,8 +14,12 @@ use crate::memory::{DeviceBuffer, PinnedBuffer};
 /// Longest wait for a turn: more than a host takes to choose a token, and less than what looks at a card would notice.
 const MOST_NANOSECONDS: u64 = 50_000_000;
 
-/// As many turns missed in a row, and none waits any more.
+/// As many turns missed in a row, and none waits for so many steps.
 const MOST_MISSED: u32 = 4;
+const N_PASSED: u32 = 1000;
+
+/// A card that does not say within this time what it does is lost, as the driver will say.
+const MOST_LEAVING: Duration = Duration::from_secs(1);
 
 /// What becomes of a turn, in its word; 0 until it is known.
 const LEAVING: u32 = 2;
@@ -43,6 +48,8 @@ pub(crate) struct Turns {
     n_slots: u32,
     /// Turns in a row that waited in vain although they were wanted.
     n_missed: u32,
+    /// Steps since then that were not queued ahead.
+    n_passed: u32,
 }
 
 impl Turns {
@@ -55,6 +62,7 @@ impl Turns {
             words: PinnedBuffer::new(context, 4 * (1 + n_slots as usize))?,
             n_slots,
             n_missed: 0,
+            n_passed: 0,
         })
     }
 
@@ -123,18 +131,40 @@ impl Turns {
     fn goes(&mut self, turn: u32) -> bool {
         // Either the card sees that it may go on, or this sees that the card is leaving.
         fence(Ordering::SeqCst);
+        let begin = Instant::now();
         let is_missed = loop {
             match self.fate(turn).load(Ordering::Acquire) {
-                LEAVING => std::hint::spin_loop(),
-                fate => break fate == LEFT,
+                LEAVING if begin.elapsed() < MOST_LEAVING => std::hint::spin_loop(),
+                fate => break fate == LEFT || fate == LEAVING,
             }
         };
         self.n_missed = if is_missed { self.n_missed + 1 } else { 0 };
         !is_missed
     }
 
-    /// Whether to queue steps ahead: not where the host is too slow for it, or runs launches one by one.
-    pub fn pay(&self) -> bool {
-        self.n_missed < MOST_MISSED
+    /// Whether to queue a step ahead: not while the host is too slow for it, or launches are made one by one.
+    pub fn pay(&mut self) -> bool {
+        if self.n_missed < MOST_MISSED {
+            return true;
+        }
+        self.n_passed += 1;
+        if self.n_passed == N_PASSED {
+            (self.n_missed, self.n_passed) = (MOST_MISSED - 1, 0);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StepBeginParams;
+    use crate::pipeline::{code, param_bytes};
+
+    #[test]
+    fn parameters_are_as_large_as_the_kernel_wants() {
+        for capability in [75, 80, 90] {
+            let code = code("step", capability).expect("in the binary");
+            assert_eq!(param_bytes(&code, "step_begin"), Some(size_of::<StepBeginParams>()));
+        }
     }
 }

@@ -113,8 +113,8 @@ impl Stream<'_> {
 
     /// Launches `function` with one parameter, the bytes of a struct.
     ///
-    /// Kernels reach only memory of the card: whatever the addresses in `params` are, a wrong one
-    /// fails the context and harms no memory of this process.
+    /// Kernels reach only memory of the card, and pinned memory of the machine, which [`crate::launch`] is given no address
+    /// of but by `turns`: a wrong address fails the context and harms no other memory of this process.
     ///
     /// # Errors
     /// The driver's.
