@@ -1,5 +1,6 @@
 //! The operation case table and the golden models on every card of this machine; without one there is nothing to test.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,19 +40,37 @@ fn case_table_holds_bit_for_bit_when_batch_invariant() {
     }
 }
 
-/// The table is long under a tool that watches every access: `ZINC_OPS=matmul:q4_k,router_top_k compute-sanitizer …`.
+/// What the operation of a case is called, and it with its type.
+fn parts_of(case: &Case) -> (String, Option<String>) {
+    let op = case.op.name();
+    (op.to_owned(), case.dtype.map(|dtype| format!("{op}:{dtype}")))
+}
+
+/// The table is long under a tool that watches every access: `sanitize.py` runs it in parts.
 #[test]
 #[ignore = "a part of case_table_holds, for sanitizers; ZINC_OPS names operations, or operation:type"]
 fn cases_of_some_operations_hold() {
     let wanted = std::env::var("ZINC_OPS").unwrap_or_default();
     let is_wanted = |case: &Case| {
-        let of_type = case.dtype.map(|dtype| format!("{}:{dtype}", case.op.name()));
-        wanted.split(',').any(|name| name == case.op.name() || Some(name) == of_type.as_deref())
+        let (op, of_type) = parts_of(case);
+        wanted.split(',').any(|name| name == op || Some(name) == of_type.as_deref())
     };
     for device in devices(false) {
         let report = check_cases(&*device, is_wanted);
         assert!(report.failures().is_empty(), "{report}");
         assert!(!report.cases.is_empty(), "no operation is called {wanted}");
+    }
+}
+
+#[test]
+#[ignore = "for sanitize.py"]
+fn parts_are_named() {
+    for device in devices(false) {
+        let cases = zinc_testkit::cases::all(device.caps()).expect("the case table is readable");
+        let parts = cases.iter().map(parts_of).map(|(op, of_type)| of_type.unwrap_or(op));
+        for part in parts.collect::<BTreeSet<_>>() {
+            println!("part {part}");
+        }
     }
 }
 
