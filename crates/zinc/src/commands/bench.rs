@@ -138,12 +138,16 @@ impl Test {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let tests = [Test::Prompt(args.prompt), Test::Generate(args.generate)];
     let tests: Vec<_> = tests.into_iter().filter(|test| test.n_tokens() > 0).collect();
-    let Some(longest) = tests.iter().map(|test| test.n_tokens()).max() else {
+    let n_tokens = |test: &Test| match *test {
+        Test::Prompt(n) => u64::from(n),
+        Test::Generate(n) => u64::from(n) + args.n_waiting_steps(),
+    };
+    let Some(longest) = tests.iter().map(n_tokens).max() else {
         let hint = "give -p or -n more than 0 tokens";
         return Err(report::usage("there is nothing to measure", hint).into());
     };
     let model = args.model.open()?;
-    let n_ctx = u64::from(args.depth) + u64::from(longest) + args.n_waiting_steps();
+    let n_ctx = u64::from(args.depth) + longest;
     let what =
         format!("--prompt {}, --generate {}, --depth {}", args.prompt, args.generate, args.depth);
     model::check_context(&model, n_ctx, &what, "give smaller numbers")?;
@@ -204,9 +208,6 @@ impl Args {
     /// Tokens of steps in which some sequences generate while others still read what is before them,
     /// and of the last step.
     fn n_waiting_steps(&self) -> u64 {
-        if self.generate == 0 {
-            return 0;
-        }
         let n_drafted = if self.speculate == Speculation::Off { 0 } else { N_DRAFTED_MAX };
         let n_tokens = u64::from(self.streams) * (u64::from(self.depth) + 1);
         let n_each = u64::from(self.step.chunk.saturating_sub(self.streams)) + 1;
