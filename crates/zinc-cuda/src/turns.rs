@@ -1,5 +1,6 @@
 //! Turns of an executable whose steps may be queued before they are known: `kernels/step.cu`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -83,6 +84,12 @@ impl Turns {
         Launch { overlaps: false, ..Launch::new(kernel, params, [1, 1, 1], 256) }
     }
 
+    /// Where in `inputs` those of `turn` are.
+    fn place(&self, turn: u32) -> Range<usize> {
+        let start = (turn % self.n_slots) as usize * self.stride;
+        start..start + self.stride
+    }
+
     /// Copies the inputs of `turn` to the card, where it does not bring them itself.
     pub fn upload(
         &self,
@@ -91,14 +98,14 @@ impl Turns {
         n_bytes: usize,
         to: &DeviceBuffer,
     ) -> Result<(), DriverError> {
-        let start = (turn % self.n_slots) as usize * self.stride;
+        let start = self.place(turn).start;
         self.inputs.upload(stream, start..start + n_bytes, to, 0)
     }
 
     /// Where the inputs of `turn` go, once the turn that had the place before is over.
     pub fn inputs(&mut self, turn: u32) -> &mut [u8] {
-        let start = (turn % self.n_slots) as usize * self.stride;
-        &mut self.inputs.bytes_mut()[start..start + self.stride]
+        let place = self.place(turn);
+        &mut self.inputs.bytes_mut()[place]
     }
 
     /// Makes ready for a turn that is not known yet: without rows as long as nobody says otherwise.
@@ -122,8 +129,8 @@ impl Turns {
     /// Has `turn`, which waits behind the gate, go on with the inputs that `write` writes. False if it does not wait any
     /// more, and has nothing to do.
     pub fn go_on(&mut self, context: &Context, turn: u32, write: impl FnOnce(&mut [u8])) -> bool {
-        let start = (turn % self.n_slots) as usize * self.stride;
-        let bytes = &mut self.inputs.bytes_mut()[start..start + self.stride];
+        let place = self.place(turn);
+        let bytes = &mut self.inputs.bytes_mut()[place];
         context.go_on(self.words.word(0), turn, || write(bytes)) && self.goes(turn)
     }
 
