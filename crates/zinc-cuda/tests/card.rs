@@ -1,13 +1,13 @@
 //! The operation case table and the golden models on every card of this machine; without one there is nothing to test.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use zinc_backend::{Backend, Device};
 use zinc_cuda::{CudaBackend, CudaOptions};
 use zinc_testkit::cases::Case;
-use zinc_testkit::conformance::{check_cases, check_device};
+use zinc_testkit::conformance::{Verdict, check_case, check_device};
 use zinc_testkit::golden_check;
 
 /// Golden models that every clone has.
@@ -40,37 +40,53 @@ fn case_table_holds_bit_for_bit_when_batch_invariant() {
     }
 }
 
-/// What the operation of a case is called, and it with its type.
-fn parts_of(case: &Case) -> (String, Option<String>) {
-    let op = case.op.name();
-    (op.to_owned(), case.dtype.map(|dtype| format!("{op}:{dtype}")))
+/// What the operation of a case is called, with its type where it has one.
+fn part_of(case: &Case) -> String {
+    match case.dtype {
+        Some(dtype) => format!("{}:{dtype}", case.op.name()),
+        None => case.op.name().to_owned(),
+    }
+}
+
+/// Runs the cases of `part`: an operation, `operation:type`, or of either every n-th case, `operation:type/k/n`.
+fn check_part(device: &dyn Device, part: &str) {
+    let mut fields = part.split('/');
+    let name = fields.next().unwrap_or_default();
+    let place: Vec<usize> =
+        fields.map(|field| field.parse().expect("k and n are numbers")).collect();
+    let (k, n) = match place[..] {
+        [] => (0, 1),
+        [k, n] if k < n => (k, n),
+        _ => panic!("{part} is not operation, operation:type or operation:type/k/n"),
+    };
+    let mut cases = zinc_testkit::cases::all(device.caps()).expect("the case table is readable");
+    cases.retain(|case| name == part_of(case) || name == case.op.name());
+    assert!(!cases.is_empty(), "no operation is called {name}");
+    for case in cases.iter().skip(k).step_by(n) {
+        println!("case {}", case.label());
+        let verdict = check_case(case, device);
+        assert!(!matches!(verdict, Verdict::Failed(_)), "{}: {verdict:?}", case.label());
+    }
 }
 
 /// The table is long under a tool that watches every access: `sanitize.py` runs it in parts.
 #[test]
-#[ignore = "a part of case_table_holds, for sanitizers; ZINC_OPS names operations, or operation:type"]
+#[ignore = "a part of case_table_holds, for sanitizers; ZINC_OPS names parts"]
 fn cases_of_some_operations_hold() {
     let wanted = std::env::var("ZINC_OPS").unwrap_or_default();
-    let is_wanted = |case: &Case| {
-        let (op, of_type) = parts_of(case);
-        wanted.split(',').any(|name| name == op || Some(name) == of_type.as_deref())
-    };
     for device in devices(false) {
-        let report = check_cases(&*device, is_wanted);
-        assert!(report.failures().is_empty(), "{report}");
-        assert!(!report.cases.is_empty(), "no operation is called {wanted}");
+        wanted.split(',').for_each(|part| check_part(&*device, part));
     }
 }
 
 #[test]
 #[ignore = "for sanitize.py"]
 fn parts_are_named() {
-    for device in devices(false) {
+    if let Some(device) = devices(false).first() {
         let cases = zinc_testkit::cases::all(device.caps()).expect("the case table is readable");
-        let parts = cases.iter().map(parts_of).map(|(op, of_type)| of_type.unwrap_or(op));
-        for part in parts.collect::<BTreeSet<_>>() {
-            println!("part {part}");
-        }
+        let mut n_cases = BTreeMap::new();
+        cases.iter().for_each(|case| *n_cases.entry(part_of(case)).or_insert(0) += 1);
+        n_cases.iter().for_each(|(part, n)| println!("part {part} {n}"));
     }
 }
 

@@ -1,73 +1,99 @@
 #!/usr/bin/env python3
 """compute-sanitizer on the operation table, part by part: the whole table takes hours under racecheck.
 
-usage: sanitize.py CARD_TEST [PART ...] [--tool racecheck] [--jobs N] [--limit SECONDS]
+usage: sanitize.py CARD_TEST [PART ...] [--tool racecheck] [--jobs N] [--cases N] [--limit SECONDS]
 
-CARD_TEST is what `cargo test -p zinc-cuda --test card --no-run` names. A part is an operation, or operation:type; by
-default all of them, as CARD_TEST lists them. So many run side by side, the longest operations first; one that takes longer
-than the limit is ended and named. Prints a line for each part, and exits with 1 if any found something or did not end.
+CARD_TEST is what `cargo test -p zinc-cuda --test card --no-run` names. A part is an operation, operation:type, or every n-th
+case of it, operation:type/k/n; without any, all of the table, at most so many cases to a part. So many parts run side by side
+on each card, the longest operations first; one that takes longer than the limit is ended and named, with its case. Prints a
+line for each part, and exits with 1 if any found something or did not end.
 """
 
 import argparse
 import concurrent.futures
 import os
+import queue
 import re
+import signal
 import subprocess
 import sys
 import time
 
-# By far the most cases; the rest takes a minute or less.
-LONG = ["matmul", "attention", "expert_matmul", "latent_attention", "kv_write", "gated_delta_net"]
+# By far the longest; the rest takes a minute or less.
+LONG = ["attention", "latent_attention", "matmul", "expert_matmul", "kv_write", "gated_delta_net"]
 
 
-def card_test(args, name, parts=""):
-    command = [args.card_test, "--ignored", "--exact", name, "--nocapture"]
-    return command, {**os.environ, "ZINC_OPS": parts}
+def card_test(args, name):
+    return [args.card_test, "--ignored", "--exact", name, "--nocapture"]
 
 
 def all_parts(args):
-    command, env = card_test(args, "parts_are_named")
-    output = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-    parts = [line[len("part ") :] for line in output.splitlines() if line.startswith("part ")]
+    """All of the table, a part at most `--cases` cases."""
+    output = subprocess.run(card_test(args, "parts_are_named"), capture_output=True, text=True, check=True).stdout
+    parts = []
+    for name, n_cases in re.findall(r"^part (\S+) (\d+)$", output, re.MULTILINE):
+        n = -(-int(n_cases) // args.cases)
+        parts += [f"{name}/{k}/{n}" if n > 1 else name for k in range(n)]
 
     def rank(part):
-        op = part.split(":")[0]
+        op = re.split("[:/]", part)[0]
         return LONG.index(op) if op in LONG else len(LONG)
 
     return sorted(parts, key=rank)
 
 
-def check(args, part):
+def check(args, part, cards):
     """The part, what became of it, and whether that is fine."""
-    command, env = card_test(args, "cases_of_some_operations_hold", part)
+    card = cards.get()
+    env = {**os.environ, "ZINC_OPS": part, "CUDA_VISIBLE_DEVICES": card}
     begin = time.monotonic()
+    command = ["compute-sanitizer", "--tool", args.tool, *card_test(args, "cases_of_some_operations_hold")]
+    tool = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
-        tool = ["compute-sanitizer", "--tool", args.tool]
-        result = subprocess.run(
-            [*tool, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=args.limit
-        )
+        output, _ = tool.communicate(timeout=args.limit)
     except subprocess.TimeoutExpired:
-        return part, f"did not end in {args.limit} s", False
-    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", result.stdout)
-    fine = result.returncode == 0 and bool(summary) and summary[-1].startswith("0 ")
+        os.killpg(tool.pid, signal.SIGKILL)
+        output, _ = tool.communicate()
+        cases = re.findall(r"^case (.*)$", output, re.MULTILINE)
+        return part, f"did not end in {args.limit} s, case {len(cases)} {cases[-1:]}", False
+    finally:
+        cards.put(card)
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", output)
+    fine = tool.returncode == 0 and bool(summary) and summary[-1].startswith("0 ")
     said = summary[-1] if summary else "no summary"
     if not fine:
-        said += "\n" + result.stdout[-4000:]
+        said += "\n" + output[-4000:]
     return part, f"{time.monotonic() - begin:.0f} s, {said}", fine
+
+
+def all_cards(args):
+    """The cards that may be used, each as often as parts may run on it."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
+        seen = ",".join(re.findall(r"^GPU (\d+)", listed, re.MULTILINE))
+    cards = queue.Queue()
+    for card in seen.split(",") * args.jobs:
+        cards.put(card)
+    return cards
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("card_test")
     parser.add_argument("--tool", default="racecheck", choices=["racecheck", "memcheck", "initcheck", "synccheck"])
-    parser.add_argument("--jobs", type=int, default=8)
-    parser.add_argument("--limit", type=int, default=3600)
+    parser.add_argument("--jobs", type=int, default=8, help="parts that run on a card")
+    parser.add_argument("--cases", type=int, default=8, help="cases of a part")
+    parser.add_argument("--limit", type=int, default=3600, help="seconds")
     parser.add_argument("parts", nargs="*")
     args = parser.parse_intermixed_args()
     parts = args.parts or all_parts(args)
+    cards = all_cards(args)
     failed = []
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(check, args, part) for part in parts]):
+    with concurrent.futures.ThreadPoolExecutor(cards.qsize()) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(check, args, part, cards) for part in parts]):
             part, said, fine = done.result()
             print(f"{part}: {said}", flush=True)
             if not fine:

@@ -122,16 +122,7 @@ impl fmt::Display for Report {
 /// # Panics
 /// If the table cannot be read.
 pub fn check_device(device: &dyn Device) -> Report {
-    check_cases(device, |_| true)
-}
-
-/// Runs some of the cases.
-///
-/// # Panics
-/// As [`check_device`].
-pub fn check_cases(device: &dyn Device, is_wanted: impl Fn(&Case) -> bool) -> Report {
-    let mut cases = cases::all(device.caps()).expect("the case table is readable");
-    cases.retain(is_wanted);
+    let cases = cases::all(device.caps()).expect("the case table is readable");
     let check = |case: &Case| CaseReport {
         op: case.op,
         label: case.label(),
