@@ -4,9 +4,12 @@
 usage: sanitize.py CARD_TEST [PART ...] [--tool racecheck] [--jobs N] [--cases N] [--limit SECONDS]
 
 CARD_TEST is what `cargo test -p zinc-cuda --test card --no-run` names. A part is an operation, operation:type, or every n-th
-case of it, operation:type/k/n; without any, all of the table, at most so many cases to a part. So many parts run side by side
-on each card, the longest operations first; one that takes longer than the limit is ended and named, with its case. Prints a
-line for each part, and exits with 1 if any found something or did not end.
+case of it, operation:type/k/n; without any, all of the table. Operations are cut into parts of at most so many cases, of one
+where a case may take minutes. So many parts run side by side on each card, the longest operations first; one that takes longer
+than the limit is ended and named, with its case. Prints a line for each part, and exits with 1 if any found something or did
+not end.
+
+racecheck keeps what it sees in host memory, tens of GB for the longest cases: fewer jobs where there is little.
 """
 
 import argparse
@@ -19,27 +22,31 @@ import subprocess
 import sys
 import time
 
-# By far the longest; the rest takes a minute or less.
+# By far the longest, in order; the rest takes a minute or less.
 LONG = ["attention", "latent_attention", "matmul", "expert_matmul", "kv_write", "gated_delta_net"]
+# Single cases take minutes under racecheck.
+ALONE = ["attention", "latent_attention"]
 
 
 def card_test(args, name):
     return [args.card_test, "--ignored", "--exact", name, "--nocapture"]
 
 
+def operation(part):
+    return re.split("[:/]", part)[0]
+
+
 def all_parts(args):
-    """All of the table, a part at most `--cases` cases."""
+    """Those asked for, operations cut into parts of a few cases."""
     output = subprocess.run(card_test(args, "parts_are_named"), capture_output=True, text=True, check=True).stdout
-    parts = []
+    parts = [part for part in args.parts if "/" in part]
     for name, n_cases in re.findall(r"^part (\S+) (\d+)$", output, re.MULTILINE):
-        n = -(-int(n_cases) // args.cases)
-        parts += [f"{name}/{k}/{n}" if n > 1 else name for k in range(n)]
-
-    def rank(part):
-        op = re.split("[:/]", part)[0]
-        return LONG.index(op) if op in LONG else len(LONG)
-
-    return sorted(parts, key=rank)
+        if not args.parts or name in args.parts or operation(name) in args.parts:
+            n = -(-int(n_cases) // (1 if operation(name) in ALONE else args.cases))
+            parts += [f"{name}/{k}/{n}" if n > 1 else name for k in range(n)]
+    if not parts:
+        sys.exit(f"no operation is called {' or '.join(args.parts)}")
+    return sorted(parts, key=lambda part: LONG.index(operation(part)) if operation(part) in LONG else len(LONG))
 
 
 def check(args, part, cards):
@@ -57,7 +64,7 @@ def check(args, part, cards):
         os.killpg(tool.pid, signal.SIGKILL)
         output, _ = tool.communicate()
         cases = re.findall(r"^case (.*)$", output, re.MULTILINE)
-        return part, f"did not end in {args.limit} s, case {len(cases)} {cases[-1:]}", False
+        return part, f"did not end in {args.limit} s, case {len(cases)} {cases[-1:]}\n{output[-4000:]}", False
     finally:
         cards.put(card)
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", output)
@@ -85,11 +92,11 @@ def main():
     parser.add_argument("card_test")
     parser.add_argument("--tool", default="racecheck", choices=["racecheck", "memcheck", "initcheck", "synccheck"])
     parser.add_argument("--jobs", type=int, default=8, help="parts that run on a card")
-    parser.add_argument("--cases", type=int, default=8, help="cases of a part")
+    parser.add_argument("--cases", type=int, default=4, help="cases of a part")
     parser.add_argument("--limit", type=int, default=3600, help="seconds")
     parser.add_argument("parts", nargs="*")
     args = parser.parse_intermixed_args()
-    parts = args.parts or all_parts(args)
+    parts = all_parts(args)
     cards = all_cards(args)
     failed = []
     with concurrent.futures.ThreadPoolExecutor(cards.qsize()) as pool:
