@@ -64,8 +64,8 @@ pub enum CatalogError {
     Full { path: PathBuf },
     #[error("{}: this is no model file: {reason}; hint: {hint}", path.display())]
     NotGguf { path: PathBuf, reason: String, hint: &'static str },
-    #[error("{}: {}; hint: zinc model pull {name} --force", path.display(), match .found { Some(found) => format!("has {found} bytes, it had {expected} when it was pulled"), None => "is gone".to_owned() })]
-    Damaged { name: String, path: PathBuf, expected: u64, found: Option<u64> },
+    #[error("{}: {}; hint: {hint}", path.display(), match .found { Some(found) => format!("has {found} bytes, it had {expected} when it was added"), None => "is gone".to_owned() })]
+    Damaged { path: PathBuf, expected: u64, found: Option<u64>, hint: String },
     #[error(
         "{name} is there already; hint: --name gives it another name, `zinc model rm {name}` removes the old"
     )]

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use zinc_gguf::{Gguf, GgufError};
+
 use crate::names::{self, PartName};
-use crate::pull::check_gguf;
 use crate::store::{self, Record, RecordedFile, Source, Store};
 use crate::{CatalogError, part};
 
@@ -42,6 +43,14 @@ impl Store {
         if self.find(&name, None)?.is_some_and(|record| record.name == name) {
             return Err(CatalogError::NameTaken { name });
         }
+        // Before hashing, which takes long: what was cut off is no model.
+        Gguf::open(&parts[0]).map_err(|error| {
+            let (path, reason) = match error {
+                GgufError::InFile { path, source } => (path, source.to_string()),
+                other => (parts[0].clone(), other.to_string()),
+            };
+            CatalogError::NotGguf { path, reason, hint: "get the file again" }
+        })?;
         let sizes: Result<Vec<u64>, _> = parts.iter().map(|path| size_of(path)).collect();
         let sizes = sizes?;
         let total = sizes.iter().sum();
@@ -52,7 +61,6 @@ impl Store {
         let dir = models.join("local").join(store::file_name(&name));
         let (mut files, mut before) = (Vec::new(), 0);
         for (source, size) in parts.iter().zip(sizes) {
-            check_gguf(source)?;
             let hash = part::hash_file(source, &mut |done| progress(before + done, total))?;
             let target = dir.join(source.file_name().unwrap_or_default());
             let (place, owner) = match mode {

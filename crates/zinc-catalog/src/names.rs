@@ -5,7 +5,7 @@ pub const BUILTIN_NAME: &str = "zinc-demo";
 
 /// `STEM-00001-of-00003.gguf`, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct PartName<'a> {
+pub struct PartName<'a> {
     /// What all parts have in common, with directories.
     pub stem: &'a str,
     /// From 1.
@@ -16,7 +16,7 @@ pub(crate) struct PartName<'a> {
 
 impl PartName<'_> {
     /// Understands the name of a part; `None` for a whole model.
-    pub(crate) fn parse(path: &str) -> Option<PartName<'_>> {
+    pub fn parse(path: &str) -> Option<PartName<'_>> {
         let (rest, count) = without_extension(path).rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
         let parse = |digits: &str| {
@@ -36,7 +36,7 @@ fn without_extension(path: &str) -> &str {
 }
 
 /// Whether the file is a language model, as far as its name says.
-pub(crate) fn is_model(path: &str) -> bool {
+pub fn is_model(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
     name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix")
 }

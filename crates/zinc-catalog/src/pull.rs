@@ -481,7 +481,7 @@ async fn check_elsewhere(
 }
 
 /// Refuses what is no GGUF file, such as the page of a portal that wants a login.
-pub(crate) fn check_gguf(path: &Path) -> Result<(), CatalogError> {
+fn check_gguf(path: &Path) -> Result<(), CatalogError> {
     use std::io::Read;
     let file = fs::File::open(path).map_err(|error| CatalogError::io(path, error))?;
     let mut head = Vec::new();

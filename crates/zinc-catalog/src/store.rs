@@ -257,10 +257,10 @@ impl Store {
             match found == Some(file.size) {
                 true => Ok(path),
                 false => Err(CatalogError::Damaged {
-                    name: record.name.clone(),
                     path,
                     expected: file.size,
                     found,
+                    hint: again(record),
                 }),
             }
         };
@@ -526,4 +526,15 @@ pub(crate) fn file_name(name: &str) -> String {
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// How to get the files of a model again.
+fn again(record: &Record) -> String {
+    let name = &record.name;
+    match &record.source {
+        Source::Import { path } => {
+            format!("zinc model rm {name}, then zinc model import {}", path.display())
+        }
+        _ => format!("zinc model pull {name} --force"),
+    }
 }

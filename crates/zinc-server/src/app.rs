@@ -1,11 +1,12 @@
 //! What every request of a server shares.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-use crate::auth::Keys;
+use crate::auth::{Hosts, Keys};
 use crate::error::too_busy;
 use crate::metrics::Metrics;
 use crate::models::{Loader, Registry};
@@ -28,6 +29,8 @@ pub struct App {
     pub options: ServeOptions,
     /// Who may use it.
     pub keys: Keys,
+    /// Under which names.
+    pub hosts: Hosts,
     /// Its models.
     pub registry: Arc<Registry>,
     /// What it counts.
@@ -53,12 +56,18 @@ impl Drop for Ticket {
 }
 
 impl App {
-    /// A server's state. To be called on the runtime that serves.
-    pub fn new(options: ServeOptions, models: Vec<KnownModel>, loader: Arc<dyn Loader>) -> App {
+    /// The state of a server that listens on `address`. To be called on the runtime that serves.
+    pub fn new(
+        address: SocketAddr,
+        options: ServeOptions,
+        models: Vec<KnownModel>,
+        loader: Arc<dyn Loader>,
+    ) -> App {
         let metrics = Arc::new(Metrics::default());
         let registry = Registry::new(models, options.models_max, loader, Arc::clone(&metrics));
         App {
             keys: Keys::new(options.api_keys.clone()),
+            hosts: Hosts::new(address, &options),
             options,
             registry: Arc::new(registry),
             metrics,

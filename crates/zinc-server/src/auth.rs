@@ -1,8 +1,11 @@
-//! API keys.
+//! API keys, and the names under which a server may be called.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::ApiError;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+
+use crate::{ApiError, ServeOptions};
 
 /// The keys that open the server; none at all leave it open.
 #[derive(Debug, Default)]
@@ -47,6 +50,55 @@ impl Keys {
             return Ok(());
         }
         Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "wrong API key"))
+    }
+}
+
+/// The names under which a server may be called.
+///
+/// A server that this machine alone reaches trusts its callers, but a page of any site can have its own
+/// name mean 127.0.0.1 and call the server as its own origin (DNS rebinding). Browsers tell that name.
+/// Where a key is needed or others reach the server anyway, the name protects nothing.
+#[derive(Debug)]
+pub struct Hosts {
+    /// Besides localhost and addresses; `None` allows every name.
+    allowed: Option<Vec<String>>,
+}
+
+impl Hosts {
+    /// What a server on `address` may be called.
+    pub fn new(address: SocketAddr, options: &ServeOptions) -> Hosts {
+        let origins = &options.cors_origins;
+        let is_open = !options.api_keys.is_empty() || origins.iter().any(|origin| origin == "*");
+        if is_open || !address.ip().is_loopback() {
+            return Hosts { allowed: None };
+        }
+        let host = |origin: &String| Some(origin.parse::<Uri>().ok()?.host()?.to_owned());
+        Hosts { allowed: Some(origins.iter().filter_map(host).collect()) }
+    }
+
+    /// Lets a request in that calls the server by a name of this machine. One that names no host comes
+    /// from no browser.
+    ///
+    /// # Errors
+    /// 403 under another name.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let (Some(allowed), Some(given)) = (&self.allowed, headers.get(header::HOST)) else {
+            return Ok(());
+        };
+        let given = String::from_utf8_lossy(given.as_bytes());
+        let host = given.parse::<Authority>();
+        let host = host.as_ref().map_or("", Authority::host).trim_matches(['[', ']']);
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let is_own = host == "localhost" || host.ends_with(".localhost");
+        if is_own || host.parse::<IpAddr>().is_ok() || allowed.contains(&host) {
+            return Ok(());
+        }
+        let shown: String = given.chars().take(64).collect();
+        let message = format!(
+            "this server answers to localhost and to addresses, not to {shown:?}; behind a proxy start it \
+             with --api-key, or with --cors and the origin of its pages",
+        );
+        Err(ApiError::new(StatusCode::FORBIDDEN, "wrong_host", message))
     }
 }
 

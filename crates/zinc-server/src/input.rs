@@ -2,8 +2,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
@@ -14,6 +15,9 @@ use crate::ApiError;
 use crate::app::App;
 use crate::http::Peer;
 use crate::layers::{RequestId, shown};
+
+/// How long a client may send nothing before it is told that its body is too large.
+const DRAIN_IDLE: Duration = Duration::from_millis(300);
 
 /// The JSON body of a request, and who sends it.
 pub struct Input {
@@ -102,22 +106,38 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
+/// Reads and forgets what a client goes on to send: most read no answer before they have sent all, and a
+/// connection closed before that is all they see of a refusal. Not beyond `max` bytes, and not from a
+/// client that waits for the answer.
+async fn drain(mut stream: BodyDataStream, max: u64) {
+    let mut n_bytes = 0;
+    while n_bytes < max {
+        match tokio::time::timeout(DRAIN_IDLE, stream.next()).await {
+            Ok(Some(Ok(chunk))) => n_bytes += chunk.len() as u64,
+            _ => return,
+        }
+    }
+}
+
 async fn collect(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
     let too_large = || {
         let message = format!("the body has more than {max} bytes, which is the limit");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     };
-    let hint = body.size_hint();
-    if hint.lower() > max as u64 {
+    let announced = body.size_hint().lower();
+    let mut stream = body.into_data_stream();
+    if announced > max as u64 {
+        drain(stream, announced).await;
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(hint.lower().min(1 << 20) as usize);
-    let mut stream = body.into_data_stream();
+    let mut bytes = Vec::with_capacity(announced.min(1 << 20) as usize);
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| {
             ApiError::bad_request("incomplete_body", format!("the body broke off: {error}"))
         })?;
         if bytes.len() + chunk.len() > max {
+            drop(bytes);
+            drain(stream, 2 * max as u64).await;
             return Err(too_large());
         }
         bytes.extend_from_slice(&chunk);

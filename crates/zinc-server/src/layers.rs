@@ -95,6 +95,7 @@ fn admit(app: &App, headers: &HeaderMap, path: &str) -> Result<(), ApiError> {
     if path == "/health" || ui::is_page(path) {
         return Ok(());
     }
+    app.hosts.check(headers)?;
     app.keys.check(headers)?;
     // Whoever watches the server may watch it end.
     if app.phase() != Phase::Serving && path != "/metrics" {

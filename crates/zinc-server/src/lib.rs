@@ -72,7 +72,8 @@ impl Server {
         loader: Arc<dyn Loader>,
     ) -> std::io::Result<Server> {
         let listener = TcpListener::bind(address).await?;
-        Ok(Server { listener, app: Arc::new(App::new(options, models, loader)) })
+        let app = App::new(listener.local_addr()?, options, models, loader);
+        Ok(Server { listener, app: Arc::new(app) })
     }
 
     /// Where it listens.

@@ -2,11 +2,23 @@
 
 use zinc_backend::{ActivationType, Device};
 use zinc_engine::Model;
+use zinc_quant::GgmlType;
 
 /// Allowed where both devices multiply in f32: rounding in another order, through all layers.
 const NMSE_EXACT: f64 = 1e-9;
 /// Allowed where a device quantises activations to 8 bits: about 0.4 % noise per product.
 const NMSE_QUANTIZED: f64 = 5e-3;
+
+/// Allowed where keys and values are rounded to 16 bits or less: what differs in the last bit of f32 is
+/// rounded apart now and then, and devices multiply f16 as it is.
+fn nmse_of_cache(ty: GgmlType) -> f64 {
+    match ty {
+        GgmlType::F32 => NMSE_EXACT,
+        GgmlType::F16 => 1e-6,
+        GgmlType::BF16 | GgmlType::Q8_0 => 1e-4,
+        _ => 2e-2,
+    }
+}
 
 /// Distance of two tensors.
 #[derive(Clone, Copy, Debug)]
@@ -40,15 +52,16 @@ pub fn compare(expected: &[f32], found: &[f32]) -> Difference {
     difference
 }
 
-/// Largest normalised error allowed between two devices that run `model`.
-pub fn tolerance(a: &dyn Device, b: &dyn Device, model: &Model) -> f64 {
+/// Largest normalised error allowed between two devices that run `model` with caches of type `kv`.
+pub fn tolerance(a: &dyn Device, b: &dyn Device, model: &Model, kv: GgmlType) -> f64 {
     let quantizes = |device: &dyn Device| {
         model.gguf().tensors().iter().any(|tensor| {
             let cols = tensor.dims.first().and_then(|n| u32::try_from(*n).ok()).unwrap_or(0);
             matches!(device.caps().activation(tensor.ty, cols), Some(ActivationType::Quantized(_)))
         })
     };
-    if quantizes(a) == quantizes(b) { NMSE_EXACT } else { NMSE_QUANTIZED }
+    let of_products = if quantizes(a) == quantizes(b) { NMSE_EXACT } else { NMSE_QUANTIZED };
+    of_products.max(nmse_of_cache(kv))
 }
 
 #[cfg(test)]

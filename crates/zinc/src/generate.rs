@@ -157,8 +157,8 @@ impl From<&Usage> for Timings {
     }
 }
 
-/// One line about an answer, for people.
-pub fn summary(answer: &Answer) -> String {
+/// One line about an answer, for people; `n_ctx` is the engine's context.
+pub fn summary(answer: &Answer, n_ctx: u32) -> String {
     let usage = &answer.usage;
     let timings = Timings::from(usage);
     let rate =
@@ -171,8 +171,18 @@ pub fn summary(answer: &Answer) -> String {
         parts.push(format!("first token after {}", seconds(usage.time_to_first_token())));
     }
     parts.push(format!("generated {} tokens{}", usage.n_generated, rate(timings.completion_tok_s)));
-    parts.push(reason_words(&answer.reason));
+    parts.push(match &answer.reason {
+        FinishReason::Length if is_full(usage, n_ctx) => {
+            format!("cut: the context of {n_ctx} tokens is full, --ctx N gives more")
+        }
+        reason => reason_words(reason),
+    });
     parts.join(" · ")
+}
+
+/// Whether an answer took all that was left of the context.
+pub fn is_full(usage: &Usage, n_ctx: u32) -> bool {
+    usage.n_prompt + usage.n_generated >= n_ctx as usize
 }
 
 fn seconds(time: Duration) -> String {

@@ -97,7 +97,8 @@ async fn imports() {
     let place = Place::new().await;
     let store = place.store();
     let source = place.path("My Model-Q8_0.gguf");
-    write(&source, &content(1000, 4));
+    let model = include_bytes!("../../../../testdata/golden/q_qwen3_small.q4_0.gguf");
+    write(&source, model);
     let import = |name: Option<&str>, mode| store.import(&source, name, mode, &mut |_, _| {});
     assert!(import(None, ImportMode::Refer).unwrap_err().to_string().contains("--name"));
     let refer = import(Some("refer"), ImportMode::Refer).unwrap();
@@ -110,12 +111,18 @@ async fn imports() {
         store.verify(record, &mut |_, _| {}).unwrap();
     }
     assert_eq!(store.remove(&refer).unwrap(), 0);
-    assert_eq!(store.remove(&copy).unwrap(), 1000);
+    assert_eq!(store.remove(&copy).unwrap(), model.len() as u64);
     store.remove(&link).unwrap();
     assert!(source.exists());
     assert_eq!(files(&place.home().models()), [""; 0]);
-    write(&source, b"no model");
-    assert!(matches!(import(Some("x"), ImportMode::Copy), Err(CatalogError::NotGguf { .. })));
+    let gone = import(Some("gone"), ImportMode::Refer).unwrap();
+    for wrong in [&b"no model"[..], &model[..model.len() - 1000]] {
+        write(&source, wrong);
+        assert!(matches!(import(Some("x"), ImportMode::Copy), Err(CatalogError::NotGguf { .. })));
+    }
+    fs::remove_file(&source).unwrap();
+    let error = store.paths(&gone).unwrap_err().to_string();
+    assert!(error.contains("is gone; hint: zinc model rm gone, then zinc model import"), "{error}");
 }
 
 #[tokio::test]

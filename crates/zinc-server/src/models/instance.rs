@@ -91,7 +91,7 @@ fn open(
     let worker = Worker::new(Arc::clone(&model), options, receiver, Arc::clone(&watch), counted)
         .map_err(|error| error.to_string())?;
     let instance = Instance {
-        chat: chat_format(&known, model.model()),
+        chat: known.chat_format(model.model()),
         known,
         n_ctx: worker.engine().n_ctx(),
         loaded: model,
@@ -105,14 +105,20 @@ fn open(
     Ok((instance, worker))
 }
 
-/// The model's chat format, or why it has a template that cannot be used.
-fn chat_format(known: &KnownModel, model: &Model) -> Result<Option<ChatFormat>, String> {
-    let Some(path) = &known.defaults.chat_template else {
-        return ChatFormat::new(model).map_err(|error| error.to_string());
-    };
-    let source = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let format = ChatFormat::from_templates(model.tokenizer(), &source, None);
-    format.map(Some).map_err(|error| format!("{}: {error}", path.display()))
+impl KnownModel {
+    /// The chat format of `model`, which is this one: of the template that it was given, else of its own.
+    ///
+    /// # Errors
+    /// Why it has a template that cannot be used.
+    pub fn chat_format(&self, model: &Model) -> Result<Option<ChatFormat>, String> {
+        let Some(path) = &self.defaults.chat_template else {
+            return ChatFormat::new(model).map_err(|error| error.to_string());
+        };
+        let source =
+            std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let format = ChatFormat::from_templates(model.tokenizer(), &source, None);
+        format.map(Some).map_err(|error| format!("{}: {error}", path.display()))
+    }
 }
 
 impl Instance {

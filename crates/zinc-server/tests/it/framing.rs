@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 
 use serde_json::json;
 
-use crate::support::{Response, TestServer, chat, request, streamed_content, with};
+use crate::support::{Response, Setup, TestServer, chat, request, streamed_content, with};
 
 #[test]
 fn a_stream_says_what_a_whole_answer_says() {
@@ -60,7 +60,7 @@ fn a_connection_serves_one_request_after_another() {
     let server = TestServer::plain();
     let mut stream = server.connect();
     for _ in 0..3 {
-        stream.write_all(b"GET /health HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut reader = BufReader::new(&stream);
         let (mut line, mut length) = (String::new(), 0);
         loop {
@@ -97,7 +97,7 @@ fn broken_requests_get_an_answer_or_the_door() {
     for (raw, status) in [
         (&b"GARBAGE\r\n\r\n"[..], 400),
         (b"GET / HTTP/1.1\r\nhost test\r\n\r\n", 400),
-        (b"POST /tokenize HTTP/1.1\r\nhost: t\r\ncontent-length: x\r\n\r\n", 400),
+        (b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n", 400),
     ] {
         let mut stream = server.connect();
         stream.write_all(raw).unwrap();
@@ -109,7 +109,7 @@ fn broken_requests_get_an_answer_or_the_door() {
         );
     }
     // Whoever sends a head without end may be cut off before all of it is sent.
-    let head = format!("GET / HTTP/1.1\r\nhost: t\r\nx: {}", "y".repeat(1 << 20));
+    let head = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(1 << 20));
     let mut stream = server.connect();
     let _ = stream.write_all(head.as_bytes());
     let mut answer = Vec::new();
@@ -119,8 +119,41 @@ fn broken_requests_get_an_answer_or_the_door() {
 }
 
 #[test]
+fn a_local_server_answers_to_no_name_of_another_site() {
+    let status = |server: &TestServer, host: &str| {
+        let request =
+            format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        server.raw(request.as_bytes()).status
+    };
+    let server = TestServer::plain();
+    for host in [
+        "localhost",
+        "LOCALHOST:8080",
+        "zinc.localhost",
+        "127.0.0.1:80",
+        "[::1]:8080",
+        "192.168.0.7",
+    ] {
+        assert_eq!(status(&server, host), 200, "{host}");
+    }
+    for host in ["evil.test", "evil.test:8080", "localhost.evil.test", "", "a b"] {
+        assert_eq!(status(&server, host), 403, "{host}");
+    }
+    assert_eq!(server.raw(b"GET /v1/models HTTP/1.0\r\n\r\n").status, 200);
+    drop(server);
+    // Where pages of a site may call the server, that site's proxy may too; where a key is needed, all.
+    let mut setup = Setup::default();
+    setup.options.cors_origins = vec!["https://app.test:8443".into()];
+    let server = TestServer::start(setup);
+    assert_eq!([status(&server, "app.test"), status(&server, "evil.test")], [200, 403]);
+    drop(server);
+    let mut setup = Setup::default();
+    setup.options.api_keys = vec!["k".into()];
+    assert_eq!(status(&TestServer::start(setup), "evil.test"), 401);
+}
+
+#[test]
 fn pages_of_other_sites_are_kept_out_unless_named() {
-    use crate::support::Setup;
     let preflight = "origin: http://app.test\r\naccess-control-request-method: POST\r\n\
                      access-control-request-headers: content-type\r\n";
     let server = TestServer::plain();

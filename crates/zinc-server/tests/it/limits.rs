@@ -48,7 +48,7 @@ fn whoever_goes_away_is_cancelled() {
     // And with the next request sent already, behind which its end is hidden.
     let mut hasty = server.connect();
     hasty.write_all(endless(json!({"stream": false})).as_bytes()).unwrap();
-    hasty.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\n\r\n").unwrap();
+    hasty.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     server.wait_for_metric("vllm:num_requests_running", |n| n == 1.0);
     drop(hasty);
     server.wait_for_metric("zinc_requests_cancelled_total", |n| n == 3.0);
@@ -122,7 +122,7 @@ fn more_requests_than_places_are_sent_away() {
 }
 
 /// The head of a request whose body does not come.
-const NO_BODY: &[u8] = b"POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\
+const NO_BODY: &[u8] = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 100\r\n\r\n{";
 
 #[test]
@@ -132,7 +132,7 @@ fn connections_are_bounded() {
     let server = TestServer::start(setup);
     // They are accepted in the order in which they came.
     let (half_head, half_body) = (server.connect(), server.connect());
-    (&half_head).write_all(b"GET /health HTTP/1.1\r\nhost: t\r\n").unwrap();
+    (&half_head).write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n").unwrap();
     (&half_body).write_all(NO_BODY).unwrap();
     let get = || server.get("/health").status;
     assert_eq!(get(), 503);
@@ -148,7 +148,7 @@ fn a_head_has_to_come() {
     setup.options.limits.header_timeout = Duration::from_millis(300);
     let server = TestServer::start(setup);
     let mut slow = server.connect();
-    slow.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\n").unwrap();
+    slow.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n").unwrap();
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).unwrap();
     let text = String::from_utf8_lossy(&rest);
@@ -166,9 +166,12 @@ fn bodies_have_to_come_and_are_bounded() {
     let server = TestServer::start(setup);
     let large = json!({"content": "x".repeat(2000)});
     assert_eq!(server.post("/tokenize", &large).error().0, 413);
+    // Who sends all before it reads is told all the same.
+    let huge = json!({"content": "x".repeat(30 << 20)});
+    assert_eq!(server.post("/tokenize", &huge).error().0, 413);
     // Without a length, too.
     let chunk = format!(
-        "POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
+        "POST /tokenize HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
         "x".repeat(2000)
     );
     assert_eq!(server.raw(chunk.as_bytes()).error().0, 413);

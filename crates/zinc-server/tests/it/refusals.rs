@@ -216,8 +216,8 @@ fn wrong_requests_are_told() {
     assert_eq!(server.send("POST", chat_path, "", "").error().1, "invalid_json");
     let deep = "[".repeat(100_000);
     assert_eq!(server.send("POST", chat_path, "", &deep).error().1, "invalid_json");
-    assert_eq!(server.raw(b"POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{\"content\":\"\xff\"}").status, 400);
-    let form = b"POST /tokenize HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 14\r\n\r\n{\"content\":\"\"}";
+    assert_eq!(server.raw(b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{\"content\":\"\xff\"}").status, 400);
+    let form = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 14\r\n\r\n{\"content\":\"\"}";
     assert_eq!(server.raw(form).error().0, 415);
     let response = server.get(chat_path);
     assert_eq!((response.error().0, response.header("allow")), (405, Some("post")));

@@ -195,7 +195,7 @@ impl Drop for TestServer {
 /// The bytes of a request.
 pub fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len(),
     )

@@ -91,6 +91,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let model = report::printable(&chat.model);
         screen.dim(&format!("{model} · {memory}\n/help shows the commands, Ctrl-D ends\n\n"));
     }
+    let mut failed = false;
     while let Some(text) = lines.message()? {
         interrupt::clear();
         let outcome = match text.strip_prefix('/') {
@@ -102,11 +103,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(Next::Quit) => break,
             Err(error) if report::is_broken_pipe(&error) => return Err(error),
             // A mistake, a full context or a refusing template do not end the conversation.
-            Err(error) => report::note(report::render(&error)),
+            Err(error) => {
+                failed = true;
+                report::note(report::render(&error));
+            }
         }
     }
     lines.save_history();
-    Ok(ExitCode::SUCCESS)
+    // Who types has read what went wrong; a program that pipes messages in sees the exit code alone.
+    let untold = failed && !std::io::stdin().is_terminal();
+    Ok(if untold { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 enum Next {
@@ -194,9 +200,11 @@ impl Chat<'_> {
             (answer.usage.n_prompt + answer.usage.n_generated, self.session()?.engine.n_ctx());
         match &answer.reason {
             FinishReason::Cancelled => self.screen.dim("[stopped]\n"),
-            FinishReason::Length if n_used >= n_ctx as usize => report::note(format!(
-                "The context of {n_ctx} tokens is full, the answer is cut. /clear starts anew; zinc chat --ctx N gives more room."
-            )),
+            FinishReason::Length if generate::is_full(&answer.usage, n_ctx) => {
+                report::note(format!(
+                    "The context of {n_ctx} tokens is full, the answer is cut. /clear starts anew; zinc chat --ctx N gives more room."
+                ))
+            }
             FinishReason::Length => self.screen.dim("[cut at the token limit of -n]\n"),
             FinishReason::TimeLimit => self.screen.dim("[cut at the time limit]\n"),
             FinishReason::StopToken(_)
@@ -345,8 +353,9 @@ impl Chat<'_> {
     }
 
     fn stats(&mut self) -> anyhow::Result<()> {
+        let n_ctx = self.session()?.engine.n_ctx();
         match &self.last {
-            Some(answer) => report::note(generate::summary(answer)),
+            Some(answer) => report::note(generate::summary(answer, n_ctx)),
             None => report::note("There is no answer yet."),
         }
         report::note(self.session()?.memory_line());

@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         false => Side::open(args, &model, against, against_chunk, tokens.len())?,
     };
     let names = common_tensors(args, &found, &expected)?;
-    let tolerance = tolerance(found.device().as_ref(), expected.device().as_ref(), &model);
+    let tolerance = tolerance(found.device().as_ref(), expected.device().as_ref(), &model, args.kv);
     let (worst_nmse, first) = first_difference(
         &names,
         &found.eval(&names, &tokens)?,

@@ -119,7 +119,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         output::text("\n")?;
     }
     if !args.quiet {
-        screen.dim(&format!("{}\n{}\n", generate::summary(&answer), session.memory_line()));
+        screen.dim(&format!(
+            "{}\n{}\n",
+            generate::summary(&answer, session.engine.n_ctx()),
+            session.memory_line()
+        ));
     }
     if let Some(profile) = profile.filter(|_| !args.json) {
         report::note(format_args!("\n{}", profile.for_people().trim_end()));

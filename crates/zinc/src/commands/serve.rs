@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use zinc_catalog::{PartName, Url, is_model};
 use zinc_engine::{EngineOptions, Model};
 use zinc_server::{
     Config, KnownModel, Limits, Loaded, Loader, LogFormat, ModelDefaults, ModelSource, ServeOptions,
@@ -34,11 +35,12 @@ pub struct Args {
     /// Download models that are not here without asking
     #[arg(long)]
     yes: bool,
-    /// Offer every GGUF file of this folder; a model is loaded when a request names it
+    /// Offer every model file of this folder; a model is loaded when a request names it. Files that
+    /// cannot be used are named and left out
     #[arg(long, value_name = "DIR")]
     models: Option<PathBuf>,
-    /// Address to listen on; 0.0.0.0 is every interface
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    /// Address to listen on, or localhost; 0.0.0.0 is every interface
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_host)]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
@@ -46,7 +48,7 @@ pub struct Args {
     /// Key that clients have to send; may be given several times
     #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     api_key: Vec<String>,
-    /// File with such keys, one a line
+    /// File with such keys, one a line; lines that begin with # are comments
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Answers computed at the same time
@@ -78,8 +80,9 @@ pub struct Args {
     /// Unload a model that nobody asked for this long
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     idle_unload: Option<u64>,
-    /// Let pages of this origin call the server from a browser; may be given several times, * is all
-    #[arg(long, value_name = "ORIGIN")]
+    /// Let pages of this origin, such as https://example.com, call the server from a browser; may be
+    /// given several times, * is all
+    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     cors: Vec<String>,
     #[command(flatten)]
     limits: LimitArgs,
@@ -211,7 +214,8 @@ fn api_keys(args: &Args) -> anyhow::Result<Vec<String>> {
     let mut keys = args.api_key.clone();
     if let Some(path) = &args.api_key_file {
         let text = input::read_text(path)?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
+        let lines = text.lines().map(str::trim).filter(is_key);
         let before = keys.len();
         keys.extend(lines.map(str::to_owned));
         if keys.len() == before {
@@ -241,7 +245,7 @@ fn known_models(
     let mut files: Vec<(String, Option<PathBuf>)> =
         chosen.iter().map(|chosen| (chosen_id(chosen), chosen.path.clone())).collect();
     if let Some(folder) = &args.models {
-        files.extend(folder_models(folder)?.into_iter().map(|path| (id_of(&path), Some(path))));
+        files.extend(usable_models(folder)?.into_iter().map(|path| (id_of(&path), Some(path))));
     }
     for (id, model) in &config.models {
         if let Some(path) = &model.path {
@@ -261,6 +265,13 @@ fn known_models(
         let authors = authors.map(|chosen| source::defaults(&chosen.sampling()));
         let defaults = config.for_model(&id).over(authors.unwrap_or_default());
         let known = KnownModel { defaults, id, aliases, path };
+        if known.path.is_some() && known.is_called(builtin::ID) {
+            let what = format!("only the built-in model is called {}", builtin::ID);
+            return Err(report::with_hint(
+                what,
+                "rename the file, or give it another name in --config",
+            ));
+        }
         let names = || std::iter::once(&known.id).chain(&known.aliases);
         if let Some(name) = names().find(|name| models.iter().any(|other| other.is_called(name))) {
             let what = format!("two models are called {}", report::printable(name));
@@ -310,11 +321,33 @@ fn chosen_id(chosen: &Chosen) -> String {
 
 /// A file's name without what every file's name has: the ending, and the number of a part.
 fn id_of(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    match stem.rsplit_once("-00001-of-") {
-        Some((name, _)) => name.to_owned(),
-        None => stem,
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match PartName::parse(&name) {
+        Some(part) => part.stem.to_owned(),
+        None => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     }
+}
+
+/// The models of a folder that zinc can run; a file that was cut off does not keep the others from being
+/// served.
+fn usable_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut refused = Vec::new();
+    let mut paths = folder_models(folder)?;
+    paths.retain(|path| match ModelArgs::of_file(Some(path.clone())).open() {
+        Ok(_) => true,
+        Err(error) => {
+            refused.push(error);
+            false
+        }
+    });
+    if paths.is_empty() {
+        let what = format!("{} has no model that can be used", folder.display());
+        return Err(refused.swap_remove(0).context(what));
+    }
+    for error in refused {
+        report::note(format!("warning: left out: {}", one_line(&error)));
+    }
+    Ok(paths)
 }
 
 /// The model files of a folder, in order of their names; later parts of a split model are not models.
@@ -324,8 +357,8 @@ fn folder_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     for entry in entries {
         let path = entry.with_context(|| format!("{}", folder.display()))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_later_part = name.contains("-of-") && !name.contains("-00001-of-");
-        if name.ends_with(".gguf") && !is_later_part {
+        let is_later_part = PartName::parse(&name).is_some_and(|part| part.number != 1);
+        if is_model(&name) && !is_later_part {
             paths.push(path);
         }
     }
@@ -335,6 +368,28 @@ fn folder_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         return Err(report::with_hint(what, "check the path after --models"));
     }
     Ok(paths)
+}
+
+fn parse_host(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(std::net::Ipv4Addr::LOCALHOST.into()),
+        _ => text.parse().map_err(|_| "expected an IP address of this machine or localhost".into()),
+    }
+}
+
+/// An origin as browsers send it: they compare letter by letter, so that any other text allows nothing.
+fn parse_origin(text: &str) -> Result<String, String> {
+    let wrong = || "expected *, or an origin such as https://example.com:8443".to_owned();
+    if text == "*" {
+        return Ok(text.into());
+    }
+    let origin = Url::parse(text).map_err(|_| wrong())?.origin();
+    let shown = origin.ascii_serialization();
+    match origin.is_tuple() {
+        true if shown == text => Ok(shown),
+        true => Err(format!("browsers send {shown} as origin of such pages")),
+        false => Err(wrong()),
+    }
 }
 
 /// Loads models as the flags say.
@@ -374,7 +429,8 @@ impl FileLoader {
 
     /// Refuses before the address is told what the first model's loading would: a device that this
     /// machine does not have, a file that is no model, a context that the model was not trained for. Of
-    /// the other models that flags name, `n_named` with the first, the files must be readable.
+    /// the other models that flags name, `n_named` with the first, the files must be readable, and of all
+    /// the templates that the configuration gives them.
     fn check(&self, models: &[KnownModel], n_named: usize) -> anyhow::Result<()> {
         self.device.check_name()?;
         let (first, others) = models.split_first().context("there is a first model")?;
@@ -382,6 +438,13 @@ impl FileLoader {
         self.n_ctx(&model, &first.defaults)?;
         for other in others.iter().take(n_named.saturating_sub(1)) {
             ModelArgs::of_file(other.path.clone()).open_gguf()?;
+        }
+        for known in models.iter().filter(|known| known.defaults.chat_template.is_some()) {
+            let model = ModelArgs::of_file(known.path.clone()).open()?;
+            known.chat_format(&model).map_err(|reason| {
+                let what = format!("--config: the chat template of {}: {reason}", known.id);
+                report::with_hint(what, "check the path and the template: zinc template --help")
+            })?;
         }
         Ok(())
     }

@@ -18,7 +18,8 @@ fn a_conversation() {
         "it never writes over a file: {}",
         outcome.stderr
     );
-    let text = outcome.ok();
+    assert_eq!(outcome.code, 1, "one file was not written");
+    let text = String::from_utf8(outcome.stdout).unwrap();
     let saved: serde_json::Value = serde_json::from_str(&read(&place.path("talk.json"))).unwrap();
     let messages = saved["messages"].as_array().unwrap();
     let said: Vec<_> = messages.iter().step_by(2).map(|message| &message["content"]).collect();
@@ -58,7 +59,7 @@ fn commands() {
     ] {
         assert!(outcome.stderr.contains(part), "{part:?} is not in: {}", outcome.stderr);
     }
-    outcome.ok();
+    assert_eq!(outcome.code, 1, "some of the commands were none");
     assert_eq!(read(&place.path("t.txt")), "## system\n\nBe brief.\n\n");
 }
 
@@ -70,8 +71,14 @@ fn a_full_context_is_told_and_survived() {
     let outcome = place.zinc_with(&[&CHAT[..], &["--ctx", "100"]].concat(), input.as_bytes());
     assert!(outcome.stderr.contains("the context holds 100"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("/clear"), "{}", outcome.stderr);
-    assert!(!outcome.ok().is_empty());
+    assert!(!outcome.stdout.is_empty());
+    assert_eq!(outcome.code, 1, "one of the messages was not answered");
     let args = ["chat", "-m", "m.gguf", "--temp", "0", "--ctx", "60", "--logit-bias", "257=-inf"];
     let outcome = place.zinc_with(&args, b"Hi\n");
     assert!(outcome.stderr.contains("The context of 60 tokens is full"), "{}", outcome.stderr);
+    outcome.ok();
+    let args =
+        ["run", "-m", "m.gguf", "--temp", "0", "--ctx", "60", "--logit-bias", "257=-inf", "Hi"];
+    let outcome = place.zinc(&args);
+    assert!(outcome.stderr.contains("the context of 60 tokens is full"), "{}", outcome.stderr);
 }

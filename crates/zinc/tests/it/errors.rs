@@ -348,4 +348,34 @@ fn what_cannot_be_served_is_said_before_the_address() {
     serve(&["-m", "m.gguf", "-m", "none.gguf"], &["none.gguf: no such file"]);
     serve(&["-m", "m.gguf", "--device", "tpu7"], &["no device called tpu7", "cpu"]);
     serve(&["-m", "m.gguf", "--ctx", "4096"], &["4096", "512"]);
+    // A template that clients would be blamed for.
+    place.write("broken.jinja", b"{% for %}");
+    for (template, part) in [("none.jinja", "No such file"), ("broken.jinja", "broken.jinja")] {
+        let config =
+            format!("[models.m]\npath = \"m.gguf\"\ndefaults = {{ chat_template = {template:?} }}");
+        place.write("c.toml", config.as_bytes());
+        serve(&["--config", "c.toml"], &["--config: the chat template of m", part]);
+    }
+    // Folders of which nothing can be served.
+    std::fs::create_dir(place.path("models")).unwrap();
+    place.write("models/no.gguf", b"no model");
+    serve(&["--models", "models"], &["models has no model that can be used", "no.gguf"]);
+    std::fs::copy(place.path("m.gguf"), place.path("models/zinc-demo.gguf")).unwrap();
+    serve(&["--models", "models"], &["only the built-in model is called zinc-demo", "--config"]);
+}
+
+#[test]
+fn origins_and_addresses_that_mean_nothing_are_refused() {
+    let place = Place::new();
+    for origin in [
+        "foo",
+        "app.test",
+        "http://app.test/",
+        "http://App.test",
+        "http://app.test:80",
+        "file:///x",
+    ] {
+        check(&place, &["serve", "--cors", origin], 2, &["--cors"]);
+    }
+    check(&place, &["serve", "--host", "example.com"], 2, &["--host", "localhost"]);
 }

@@ -65,7 +65,7 @@ impl Serve {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len(),
         )
@@ -247,6 +247,42 @@ fn a_client_that_goes_leaves_what_came() {
     assert!(net.hub.sent() <= bytes.len() as u64 - 5 * MIB as u64 + 2, "{}", net.hub.sent());
     assert_eq!(server.pull(REFERENCE).last().unwrap().0, "done");
     assert_eq!(server.ids(), ["m", REFERENCE]);
+}
+
+#[test]
+fn a_folder_is_served_without_what_cannot_be_used() {
+    let net = Net::new();
+    std::fs::create_dir(net.place.path("models")).unwrap();
+    let whole = demo();
+    for (name, bytes) in [
+        ("a-cut.gguf", &whole[..whole.len() / 2]),
+        ("Tree-of-Thought.gguf", &whole[..]),
+        ("UPPER.GGUF", &whole[..]),
+        ("mmproj-b.gguf", &whole[..]),
+        ("z-00002-of-00002.gguf", &whole[..]),
+        ("keys", b"# of the team\n k1 \n\nk2\n"),
+    ] {
+        net.place.write(&format!("models/{name}"), bytes);
+    }
+    let server = Serve::start(&net, &["--models", "models", "--host", "localhost"]);
+    let warning = "warning: left out: models/a-cut.gguf: ";
+    assert!(server.greeting.contains(warning), "{}", server.greeting);
+    assert_eq!(server.ids(), ["Tree-of-Thought", "UPPER"]);
+    let (question, answer) = sample();
+    assert_eq!(server.ask("UPPER", &question), answer);
+    drop(server);
+    let server = Serve::start(&net, &["--api-key-file", "models/keys"]);
+    let status = |key: &str| {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let head = format!(
+            "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
+        );
+        write!(stream, "{head}connection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(["k1", "k2", "# of the team"].map(status), ["200", "200", "401"]);
 }
 
 #[test]
