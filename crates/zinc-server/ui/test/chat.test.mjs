@@ -138,6 +138,7 @@ onPage('models are loaded, unloaded and pulled with progress', async (page) => {
   await page.waitForSelector('[data-pull="owl-4b"] progress[value]');
   await page.waitForSelector('[data-pull="owl-4b"] >> text=/ of 2\\.6 GB · 520 MB\\/s · .* left/');
   await page.waitForSelector('[data-pull="owl-4b"] >> text=the disk is full');
+  assert.equal(await page.innerText('[data-offer="owl-4b"] button'), 'Go on');
   await page.click('[data-pull="owl-4b"] button >> text=Go on');
   await page.waitForSelector('.notice >> text=owl-4b is here.');
   await page.waitForSelector('[data-model="owl-4b"]');

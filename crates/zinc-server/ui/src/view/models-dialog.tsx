@@ -161,7 +161,13 @@ function Offer({ entry }: { entry: CatalogEntry }) {
     entry.thinking && 'thinks',
     entry.tools && 'tools',
   ].filter(Boolean).join(' · ');
-  const isPulling = pulls.value.has(entry.id);
+  const running = pulls.value.get(entry.id);
+  const hasFailed = running !== undefined && running.problem !== null;
+  const isPulling = running !== undefined && !hasFailed;
+  const begin = () => {
+    if (hasFailed) cancelPull(entry.id);
+    void pull(entry.id);
+  };
   return (
     <li class="card" data-offer={entry.id}>
       <div class="card-text">
@@ -170,8 +176,8 @@ function Offer({ entry }: { entry: CatalogEntry }) {
         <FitText fit={entry.fit} />
       </div>
       <div class="row">
-        <button type="button" class="button" disabled={entry.installed || isPulling} onClick={() => void pull(entry.id)}>
-          {entry.installed ? 'Here' : isPulling ? 'Coming…' : 'Pull'}
+        <button type="button" class="button" disabled={entry.installed || isPulling} onClick={begin}>
+          {entry.installed ? 'Here' : isPulling ? 'Coming…' : hasFailed ? 'Go on' : 'Pull'}
         </button>
       </div>
     </li>
