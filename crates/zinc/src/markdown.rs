@@ -7,7 +7,7 @@
 mod table;
 mod wrap;
 
-use self::wrap::Wrap;
+pub use self::wrap::Wrap;
 
 const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";
@@ -22,7 +22,7 @@ const LINK_BYTES_MAX: usize = 1024;
 const HELD_BYTES_MAX: usize = 4096;
 
 /// A narrower terminal breaks lines itself.
-const WIDTH_MIN: usize = 20;
+pub const WIDTH_MIN: usize = 20;
 
 /// What the line is that comes in now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

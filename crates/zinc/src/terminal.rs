@@ -2,8 +2,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use terminal_size::{Height, Width, terminal_size_of};
+
 use crate::env;
-use crate::markdown::Markdown;
+use crate::markdown::{Markdown, WIDTH_MIN, Wrap};
 
 /// Where text goes, and what may be done to it there.
 #[derive(Clone, Copy)]
@@ -67,12 +69,58 @@ impl Screen {
     }
 }
 
+/// What a model thinks before it answers: on stderr, dimmed, and on a terminal wrapped between words.
+pub struct Thinking {
+    screen: Screen,
+    wrap: Option<Wrap>,
+    /// Something was written that is not ended.
+    is_open: bool,
+}
+
+impl Thinking {
+    /// Nothing yet.
+    pub fn new(screen: Screen) -> Thinking {
+        let width = columns(screen.style, terminal_size_of(io::stderr()));
+        let wrap = width.filter(|width| *width >= WIDTH_MIN).map(Wrap::new);
+        Thinking { screen, wrap, is_open: false }
+    }
+
+    /// Writes more of it; a word is held back until its end is known.
+    pub fn push(&mut self, text: &str) {
+        self.is_open = true;
+        let Some(wrap) = &mut self.wrap else {
+            return self.screen.dim(text);
+        };
+        let mut out = String::new();
+        for (idx, line) in harmless(text).split('\n').enumerate() {
+            if idx > 0 {
+                wrap.end(&mut out);
+                out.push('\n');
+            }
+            wrap.push(line, &mut out);
+        }
+        self.screen.dim(&out);
+    }
+
+    /// Writes what is held back and `gap`, if there was anything.
+    pub fn end(&mut self, gap: &str) {
+        if std::mem::take(&mut self.is_open) {
+            let mut out = String::new();
+            if let Some(wrap) = &mut self.wrap {
+                wrap.end(&mut out);
+            }
+            self.screen.dim(&(out + gap));
+        }
+    }
+}
+
 /// Columns of the terminal that stdout is; `None` if it is none.
 pub fn width() -> Option<usize> {
-    if !io::stdout().is_terminal() {
-        return None;
-    }
-    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
+    columns(io::stdout().is_terminal(), terminal_size_of(io::stdout()))
+}
+
+fn columns(is_terminal: bool, size: Option<(Width, Height)>) -> Option<usize> {
+    size.filter(|_| is_terminal).map(|(width, _)| width.0.into())
 }
 
 fn harmless(text: &str) -> String {

@@ -18,7 +18,7 @@ use crate::args::{
 };
 use crate::generate::{self, Answer, Piece};
 use crate::session::{Message, Session};
-use crate::terminal::Screen;
+use crate::terminal::{Screen, Thinking};
 use crate::{env, interrupt, output, report};
 
 /// Flags of `chat`.
@@ -152,24 +152,22 @@ impl Chat<'_> {
     /// Answers the last message.
     fn answer(&mut self) -> anyhow::Result<()> {
         let screen = self.screen;
-        let mut thinking = false;
+        let mut thinking = Thinking::new(screen);
         let mut markdown = screen.markdown();
         let (messages, limits) = (self.messages.clone(), &self.args.limits);
         let sampling = self.sampling.clone();
         let mut show = |piece: Piece<'_>| match piece {
             Piece::Reasoning(text) => {
-                thinking = true;
-                screen.dim(text);
+                thinking.push(text);
                 Ok(())
             }
             Piece::Text(text) => {
-                if std::mem::take(&mut thinking) {
-                    screen.dim("\n\n");
-                }
+                thinking.end("\n\n");
                 screen.render(text, &mut markdown)
             }
         };
         let answer = self.session()?.answer(&messages, &sampling, limits, &mut show);
+        thinking.end("");
         let answer = answer.map_err(|error| match generate::prompt_too_long(&error) {
             Some((n_prompt, n_ctx)) => {
                 let what = format!("the conversation has {n_prompt} tokens with this message, the context holds {n_ctx}");

@@ -15,7 +15,7 @@ use crate::generate::{self, Answer, Counts, Piece, Timings};
 use crate::profile::{self, ProfileArgs};
 use crate::progress::{Progress, Unit};
 use crate::session::{Message, Session};
-use crate::terminal::Screen;
+use crate::terminal::{Screen, Thinking};
 use crate::{input, interrupt, output, report};
 
 /// Flags of `run`.
@@ -153,7 +153,7 @@ fn answer(
     prompt: &str,
     screen: Screen,
 ) -> anyhow::Result<Answer> {
-    let mut thinking = false;
+    let mut thinking = Thinking::new(screen);
     let mut n_pieces = 0;
     let limit = args.limits.max_tokens.unwrap_or(session.engine.n_ctx());
     let mut progress = Progress::new("generating", Unit::Tokens);
@@ -166,15 +166,12 @@ fn answer(
         Piece::Reasoning(text) => {
             // Reasoning is no answer: a person may watch it, a program that wants it asks for --json.
             if screen.stderr && !args.quiet {
-                thinking = true;
-                screen.dim(text);
+                thinking.push(text);
             }
             Ok(())
         }
         Piece::Text(text) => {
-            if std::mem::take(&mut thinking) {
-                screen.dim("\n");
-            }
+            thinking.end("\n");
             screen.text(text)
         }
     };
@@ -193,5 +190,7 @@ fn answer(
     let system = args.chat.system.as_ref().map(|text| Message::new("system", text));
     let user = Message::new("user", prompt.trim_end_matches(['\r', '\n']));
     let messages: Vec<_> = system.into_iter().chain([user]).collect();
-    session.answer(&messages, sampling, &args.limits, &mut show)
+    let answer = session.answer(&messages, sampling, &args.limits, &mut show);
+    thinking.end("\n");
+    answer
 }

@@ -3,7 +3,7 @@
 /// Wraps the text of one line after another. A word is held back until its end is known, at most as
 /// much of it as a line holds.
 #[derive(Debug)]
-pub(super) struct Wrap {
+pub struct Wrap {
     /// Columns of the terminal.
     width: usize,
     /// Columns that the line has by now.
