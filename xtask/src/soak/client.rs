@@ -135,7 +135,7 @@ impl Client {
     /// Announces more than the server takes.
     pub fn oversized(&self) -> Result<()> {
         let head = format!(
-            "POST {PATH} HTTP/1.1\r\nhost: soak\r\ncontent-type: application/json\r\n\
+            "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              connection: close\r\ncontent-length: {}\r\n\r\n",
             64 << 20,
         );
@@ -165,7 +165,7 @@ impl Client {
 
     /// How many requests the server has counted as those of clients that had gone.
     pub fn n_gone(&self) -> Result<u64> {
-        let request = "GET /metrics HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let mut answer = self.send(request.as_bytes(), false)?;
         let mut n_gone = 0;
         while let Some(line) = answer.line()? {
@@ -247,7 +247,7 @@ fn body(question: u64, stream: bool) -> String {
 
 fn request(body: &str) -> String {
     format!(
-        "POST {PATH} HTTP/1.1\r\nhost: soak\r\ncontent-type: application/json\r\n\
+        "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          connection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len(),
     )
