@@ -4,6 +4,9 @@
 //! yet begin is held back. A call is told as soon as its tool is known and its arguments have begun;
 //! from then on its arguments are valid JSON whatever follows, and characters that do not fit are text.
 //! Until then a text that turns out not to be a call is text again, with every character.
+//!
+//! An answer that was cut off, by a limit or a stop string, is not made whole: a call's arguments break off
+//! where the text did and have no end, and of a call whose tool is not known yet nothing is told.
 
 mod calls;
 mod harmony;
@@ -36,14 +39,15 @@ pub enum Delta {
         /// The tool.
         name: String,
     },
-    /// A piece of a call's arguments; the pieces joined are a JSON object.
+    /// A piece of a call's arguments; the pieces joined are a JSON object, or the begin of one in an answer
+    /// that was cut off.
     ToolCallArguments {
         /// Which call.
         index: usize,
         /// The next characters of the JSON.
         json: String,
     },
-    /// A call's arguments are complete.
+    /// A call's arguments are complete. Every call has an end unless the answer was cut off in it.
     ToolCallEnd {
         /// Which call.
         index: usize,
@@ -93,16 +97,36 @@ impl AnswerParser {
         self.advance("", true)
     }
 
+    /// Ends, instead of [`AnswerParser::finish`], an answer that was cut off before the model ended it: gives
+    /// out text that was held back, and of a call no more than what came of it.
+    pub fn cut(&mut self) -> Vec<Delta> {
+        let mut out = Deltas::default();
+        match &mut self.reader {
+            Reader::Harmony(parser) => parser.cut(&mut out),
+            Reader::Marked { think, calls } => {
+                read_parts(think, calls, "", true, &mut out);
+                if let Some(calls) = calls {
+                    calls.cut(&mut out);
+                }
+            }
+        }
+        out.list
+    }
+
+    /// Whether [`AnswerParser::cut`] found a call that was not complete.
+    pub fn broke_off(&self) -> bool {
+        match &self.reader {
+            Reader::Harmony(parser) => parser.broke_off(),
+            Reader::Marked { calls, .. } => calls.as_ref().is_some_and(|calls| calls.broke_off()),
+        }
+    }
+
     fn advance(&mut self, text: &str, at_end: bool) -> Vec<Delta> {
         let mut out = Deltas::default();
         match &mut self.reader {
             Reader::Harmony(parser) => parser.push(text, at_end, &mut out),
             Reader::Marked { think, calls } => {
-                think.push(text, at_end, &mut |part| match (part, &mut *calls) {
-                    (Part::Reasoning(text), _) => out.reasoning(text),
-                    (Part::Text(text), Some(calls)) => calls.push(text, false, &mut out),
-                    (Part::Text(text), None) => out.content(text),
-                });
+                read_parts(think, calls, text, at_end, &mut out);
                 if let (true, Some(calls)) = (at_end, calls) {
                     calls.push("", true, &mut out);
                 }
@@ -110,6 +134,21 @@ impl AnswerParser {
         }
         out.list
     }
+}
+
+/// Takes reasoning from the text, and calls from the rest.
+fn read_parts(
+    think: &mut ThinkSplitter,
+    calls: &mut Option<Box<CallParser>>,
+    text: &str,
+    at_end: bool,
+    out: &mut Deltas,
+) {
+    think.push(text, at_end, &mut |part| match (part, &mut *calls) {
+        (Part::Reasoning(text), _) => out.reasoning(text),
+        (Part::Text(text), Some(calls)) => calls.push(text, false, out),
+        (Part::Text(text), None) => out.content(text),
+    });
 }
 
 /// Deltas of one push; neighbours of a kind are joined.

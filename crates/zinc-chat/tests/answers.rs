@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use support::syntaxes::{TEMPLATES, call, format_of};
 use support::{Said, parse, small_tokenizer, small_tools};
-use zinc_chat::{AnswerParser, ChatFormat, ChatInput, ChatPrompt, Tools};
+use zinc_chat::{AnswerParser, ChatFormat, ChatInput, ChatPrompt, Delta, Tools};
 
 fn prompt(opens_thinking: bool) -> ChatPrompt {
     ChatPrompt { opens_thinking, ..ChatPrompt::plain(Vec::new()) }
@@ -59,6 +59,74 @@ fn calls_are_told_and_text_stays_text() {
                 assert_eq!(found.calls.len(), 1, "{name} by {n}");
             }
         }
+    }
+}
+
+/// What a text says of calls whose arguments may break off: content, arguments by call, ended calls, and
+/// whether one broke off.
+fn cut_off(format: &ChatFormat, text: &str, n: usize) -> (String, Vec<String>, usize, bool) {
+    let mut parser = AnswerParser::new(format, &prompt(false), &small_tools());
+    let chars: Vec<char> = text.chars().collect();
+    let pieces = chars.chunks(n).map(String::from_iter);
+    let mut deltas: Vec<Delta> = pieces.flat_map(|piece: String| parser.push(&piece)).collect();
+    deltas.extend(parser.cut());
+    let (mut content, mut calls, mut n_ended) = (String::new(), Vec::new(), 0);
+    for delta in deltas {
+        match delta {
+            Delta::Content(text) => content.push_str(&text),
+            Delta::Reasoning(text) => panic!("{text:?} is no reasoning"),
+            Delta::ToolCallStart { .. } => calls.push(String::new()),
+            Delta::ToolCallArguments { index, json } => calls[index].push_str(&json),
+            Delta::ToolCallEnd { .. } => n_ended += 1,
+        }
+    }
+    (content, calls, n_ended, parser.broke_off())
+}
+
+#[test]
+fn a_call_that_is_cut_off_stays_as_far_as_it_came() {
+    for (name, calls) in TEMPLATES {
+        let format = format_of(&small_tokenizer(), calls);
+        let text = call(name, "get_weather");
+        let all = cut_off(&format, &text, 1).1[0].clone();
+        assert!(serde_json::from_str::<serde_json::Value>(&all).is_ok(), "{name} {all}");
+        for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
+            let begin = &text[..at];
+            let (content, calls, n_ended, broke_off) = cut_off(&format, begin, 1);
+            assert_eq!(cut_off(&format, begin, 1000), cut_off(&format, begin, 1), "{name} {begin}");
+            // The first characters of a mark may be any text's; without marks all of it may be.
+            let is_text = content.len() < 4 || (name == "llama3" && calls.is_empty());
+            assert!(is_text && begin.starts_with(&content), "{name} {begin:?}: {content:?}");
+            match calls.as_slice() {
+                [] => assert_eq!(n_ended, 0, "{name} {begin:?}"),
+                [arguments] => {
+                    assert!(all.starts_with(arguments), "{name} {begin:?}: {arguments}");
+                    assert_eq!(n_ended == 1, *arguments == all, "{name} {begin:?}: {arguments}");
+                    assert_eq!(broke_off, n_ended == 0, "{name} {begin:?}");
+                }
+                more => panic!("{name} {begin:?}: {more:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_before_the_one_that_is_cut_off_is_whole() {
+    let format = format_of(&small_tokenizer(), TEMPLATES[0].1);
+    let whole = call("hermes", "get_weather");
+    let rome = "{\"city\": \"Rome\", \"days\": 2}".to_owned();
+    for n in [1, 1000] {
+        let found = cut_off(&format, &format!("{whole}\n<tool_call>\n{{\"name\": \"get_we"), n);
+        assert_eq!(found, (String::new(), vec![rome.clone()], 1, true));
+        let begun = "{\"city\": \"Ro";
+        let text =
+            format!("{whole}\n<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {begun}");
+        let found = cut_off(&format, &text, n);
+        assert_eq!(found, (String::new(), vec![rome.clone(), begun.to_owned()], 1, true));
+        let found = cut_off(&format, &format!("{whole}\n<tool"), n);
+        assert_eq!(found, (String::new(), vec![rome.clone()], 1, true));
+        let found = cut_off(&format, &format!("{whole}\nand a <"), n);
+        assert_eq!(found, ("and a <".to_owned(), vec![rome.clone()], 1, false));
     }
 }
 

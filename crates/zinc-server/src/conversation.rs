@@ -277,13 +277,13 @@ pub enum Part {
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The model ended it.
+    /// The model ended it, or a stop token did.
     Turn,
-    /// A stop string did; the text is with the run.
+    /// A stop string did; the text is with the run. The last call may have no end.
     StopString,
-    /// It is as long as it may be.
+    /// It is as long as it may be. The last call may have no end.
     Length,
-    /// It calls tools.
+    /// It calls tools, and all calls are whole.
     ToolCalls,
 }
 
@@ -390,20 +390,37 @@ impl Talk {
             What::Finished { reason, text, .. } => {
                 let deltas = self.parsers[choice].push(&text);
                 self.give(choice, deltas);
-                let deltas = self.parsers[choice].finish();
+                let is_cut = self.is_cut(&reason);
+                let parser = &mut self.parsers[choice];
+                let deltas = if is_cut { parser.cut() } else { parser.finish() };
+                // Calls that are whole are what the answer says, whatever ended it behind them.
+                let is_broken = parser.broke_off();
                 self.give(choice, deltas);
                 let end = match reason {
                     FinishReason::Length => End::Length,
-                    _ if self.has_calls[choice] => End::ToolCalls,
+                    _ if self.has_calls[choice] && !is_broken => End::ToolCalls,
                     FinishReason::StopString(stop) => {
                         self.stop_strings[choice] = Some(stop);
                         End::StopString
                     }
                     _ => End::Turn,
                 };
-                self.ready.push_back(Piece { choice, what: Part::Finished(end) });
+                let end = Part::Finished(end);
+                self.ready.push_back(Piece { choice, what: end });
             }
             What::Taken | What::PromptToken { .. } | What::Embedding(_) | What::Failed(_) => {}
+        }
+    }
+
+    /// Whether an answer ended for a reason other than that the model ended it.
+    fn is_cut(&self, reason: &FinishReason) -> bool {
+        match reason {
+            FinishReason::Length | FinishReason::StopString(_) => true,
+            FinishReason::StopToken(id) => {
+                let vocab = self.run.visit.lease.tokenizer().vocab();
+                !vocab.is_end_of_generation(*id)
+            }
+            _ => false,
         }
     }
 

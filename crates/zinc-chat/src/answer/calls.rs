@@ -27,6 +27,7 @@ pub(super) struct CallParser {
     started: Option<usize>,
     /// Its arguments are not complete.
     is_open: bool,
+    broke_off: bool,
 }
 
 enum State {
@@ -83,6 +84,7 @@ impl CallParser {
             n_calls: 0,
             started: None,
             is_open: false,
+            broke_off: false,
         }
     }
 
@@ -97,6 +99,61 @@ impl CallParser {
                 Next::Fail => self.fail(out),
             }
         }
+    }
+
+    /// Ends an answer that was cut off. Arguments stay as far as they came; a call whose tool is known
+    /// begins, if it had not; marks and names before that are no text.
+    pub fn cut(&mut self, out: &mut Deltas) {
+        if matches!(self.state, State::Text | State::Close | State::After) {
+            // What may close the last call closes it.
+            let closes = match self.state {
+                State::Close => self.syntax.close.at(self.held.trim_start()),
+                State::After => self.syntax.section_close.at(self.held.trim_start()),
+                _ => Found::No,
+            };
+            if let (Found::No, Some((at, ..))) = (closes, self.first_opener())
+                && is_markup(&self.held[at..])
+            {
+                self.held.truncate(at);
+                self.held.truncate(self.held.trim_end().len());
+                self.broke_off = true;
+            }
+            return self.push("", true, out);
+        }
+        let is_complete = self.started.is_some() && !self.is_open;
+        let name = match &self.state {
+            State::Mid { name } | State::Begin { name, .. } | State::Python { name } => {
+                Some(name.clone())
+            }
+            State::Params(reader) => Some(reader.name().to_owned()),
+            State::Object(reader) => reader.name().and_then(|name| self.tool(name)),
+            _ => None,
+        };
+        if let (None, Some(name)) = (self.started, &name) {
+            self.start(name, out);
+        }
+        if self.started.is_none() && self.syntax.is_bare() && self.n_calls == 0 {
+            // No mark tells it from an answer that is JSON.
+            return self.push("", true, out);
+        }
+        if let (Some(index), true) = (self.started, self.is_open) {
+            let rest = match &self.state {
+                State::Arguments { scan, .. } => scan.rest(),
+                State::Params(reader) => reader.rest(&self.held),
+                State::Object(reader) => reader.rest(),
+                _ => String::new(),
+            };
+            out.arguments(index, &rest);
+        }
+        self.broke_off = !is_complete;
+        self.held.clear();
+        self.raw.clear();
+        self.state = State::Text;
+    }
+
+    /// Whether [`CallParser::cut`] found a call that was not complete.
+    pub fn broke_off(&self) -> bool {
+        self.broke_off
     }
 
     fn is_at_rest(&self) -> bool {
@@ -573,6 +630,11 @@ impl CallParser {
         }
         Next::Fail
     }
+}
+
+/// Whether the begin of a mark is enough of one: a bracket, or a word, may be text that goes on otherwise.
+fn is_markup(begin: &str) -> bool {
+    begin.len() >= 4 && !begin.starts_with(char::is_alphanumeric)
 }
 
 /// The next character of Gemma's syntax, its quotation mark as one; `None` if that may be incomplete.

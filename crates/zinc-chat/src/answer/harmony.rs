@@ -41,17 +41,47 @@ pub(super) struct HarmonyParser {
     state: State,
     held: String,
     n_calls: usize,
+    broke_off: bool,
 }
 
 impl HarmonyParser {
     pub fn new(tools: Tools) -> Self {
-        Self { tools, state: State::Header, held: String::new(), n_calls: 0 }
+        Self { tools, state: State::Header, held: String::new(), n_calls: 0, broke_off: false }
     }
 
     /// Takes more text; at the end, nothing stays held back.
     pub fn push(&mut self, text: &str, at_end: bool, out: &mut Deltas) {
         self.held.push_str(text);
         while self.step(at_end, out) {}
+    }
+
+    /// Ends an answer that was cut off: a call's arguments stay as far as they came, and the header of a
+    /// call is no text.
+    pub fn cut(&mut self, out: &mut Deltas) {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Called { name, .. } => {
+                out.start(self.n_calls, &name);
+                self.broke_off = true;
+            }
+            State::Call { index, scan } => {
+                out.arguments(index, &scan.rest());
+                self.broke_off = true;
+            }
+            State::Header if is_header(self.held.trim_start()) => {
+                self.broke_off = self.held.contains("to=");
+            }
+            State::Ended => {}
+            state => {
+                self.state = state;
+                return self.push("", true, out);
+            }
+        }
+        self.held.clear();
+    }
+
+    /// Whether [`HarmonyParser::cut`] found a call that was not complete.
+    pub fn broke_off(&self) -> bool {
+        self.broke_off
     }
 
     /// Makes one transition; false if more text is needed.
@@ -217,6 +247,12 @@ impl HarmonyParser {
         self.state = State::Content;
         true
     }
+}
+
+/// Whether a text that was cut off is the begin of a header.
+fn is_header(begin: &str) -> bool {
+    let heads = [CHANNEL, START, MESSAGE, "to="];
+    begin.len() > 2 && heads.iter().any(|head| begin.starts_with(head) || head.starts_with(begin))
 }
 
 /// Bytes at the end of `text` that may begin one of `marks`.

@@ -102,6 +102,12 @@ impl JsonScan {
         self.open_text.then_some('"').into_iter().chain(closing).collect()
     }
 
+    /// What was not passed on, as JSON that breaks off where the characters did.
+    pub(crate) fn rest(&self) -> String {
+        // The place of a number is kept until the number is complete.
+        format!("{}{}", self.pending.trim_end_matches('\u{0}'), self.number)
+    }
+
     /// The characters taken that were not passed on.
     pub(crate) fn held_source(&self) -> &str {
         &self.source
@@ -411,6 +417,25 @@ mod tests {
         check(r#"{"a": [1, 2, 1e999, "#, r#"{"a": [1, 2]}"#);
         check("{\"a\": \"x\ny\"}", r#"{"a": "x\ny"}"#);
         check(r#"{"a": {"b": [{}, [], "c"#, r#"{"a": {"b": [{}, [], "c"]}}"#);
+    }
+
+    #[test]
+    fn what_is_cut_off_ends_as_it_came() {
+        for text in [
+            r#"{"a": "x\"#,
+            r#"{"a": "x\ud83d"#,
+            r#"{"a": 1, "b"#,
+            r#"{"a": [1, -2."#,
+            r#"{"a": 12, "b": tr"#,
+            r#"{"a": 12 "#,
+        ] {
+            let mut scan = JsonScan::new(Dialect::Json);
+            let mut out = String::new();
+            for c in text.chars() {
+                assert_eq!(scan.push(c, &mut out), Ok(Step::More), "{text}");
+            }
+            assert_eq!(out + &scan.rest(), text);
+        }
     }
 
     #[test]

@@ -108,6 +108,14 @@ impl ObjectReader {
         }
     }
 
+    /// What of the arguments was not passed on when the answer was cut off.
+    pub fn rest(&self) -> String {
+        match &self.state {
+            State::Arguments(scan) => scan.rest(),
+            _ => String::new(),
+        }
+    }
+
     /// Takes a character; arguments go to `out`.
     pub fn push(&mut self, c: char, out: &mut String) -> Result<ObjectEvent, Bad> {
         let is_blank = matches!(c, ' ' | '\t' | '\n' | '\r');

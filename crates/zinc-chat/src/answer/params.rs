@@ -98,6 +98,22 @@ impl ParamReader {
         (value + "}", std::mem::take(&mut self.raw))
     }
 
+    /// What of a value stands in `held`, or was not passed on, when the answer was cut off: nothing of one
+    /// that may be text as well as JSON.
+    pub fn rest(&self, held: &str) -> String {
+        let State::Value { kind, at_begin: false, text, end } = &self.state else {
+            return String::new();
+        };
+        // What may begin the closing mark is no part of the value.
+        let value = &held[..end.find(held).map_or(held.len(), |(at, _)| at)];
+        let value = value.strip_suffix('\n').filter(|_| self.marks.lines).unwrap_or(value);
+        match kind {
+            Kind::Text => escaped(value),
+            Kind::Json => format!("{text}{value}"),
+            Kind::Either(_) => String::new(),
+        }
+    }
+
     /// Reads on in `held`; JSON that is certain goes to `out`.
     pub fn step(
         &mut self,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, chat, with};
+use crate::support::{TestServer, chat, streamed_content, with};
 
 fn tool() -> Value {
     json!({"type": "function", "function": {
@@ -41,6 +41,146 @@ fn a_required_call_is_made_and_streamed() {
         ("get_weather", arguments)
     );
     assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+/// A call of [`tool`] that is to be cut off, in the three APIs.
+fn to_be_cut(path: &str, more: Value) -> Value {
+    let function = tool()["function"].clone();
+    let parameters = function["parameters"].clone();
+    let ask = "What is the weather in Paris?";
+    let body = match path {
+        "/v1/chat/completions" => with(
+            chat(ask),
+            json!({"tools": [tool()], "tool_choice": "required", "max_tokens": 200}),
+        ),
+        "/v1/responses" => json!({
+            "input": ask, "temperature": 0, "max_output_tokens": 200, "tool_choice": "required",
+            "tools": [with(function, json!({"type": "function"}))],
+        }),
+        _ => with(
+            chat(ask),
+            json!({
+                "tools": [{"name": "get_weather", "input_schema": parameters}],
+                "tool_choice": {"type": "any"}, "max_tokens": 200,
+            }),
+        ),
+    };
+    with(body, more)
+}
+
+/// Name, arguments and content that a chat completion tells, streamed, and why it ended.
+fn streamed_call(server: &TestServer, body: &Value) -> (String, String, String, String) {
+    let chunks =
+        server.post("/v1/chat/completions", &with(body.clone(), json!({"stream": true}))).chunks();
+    let (mut name, mut arguments) = (String::new(), String::new());
+    for chunk in &chunks {
+        let function = &chunk["choices"][0]["delta"]["tool_calls"][0]["function"];
+        name.push_str(function["name"].as_str().unwrap_or_default());
+        arguments.push_str(function["arguments"].as_str().unwrap_or_default());
+    }
+    let reason = chunks.last().unwrap()["choices"][0]["finish_reason"].as_str().unwrap();
+    (name, arguments, streamed_content(&chunks, 0), reason.to_owned())
+}
+
+#[test]
+fn a_call_that_is_cut_off_is_not_made_whole() {
+    let server = TestServer::plain();
+    let path = "/v1/chat/completions";
+    let whole = server.ok(path, &to_be_cut(path, json!({})));
+    let n = whole["usage"]["completion_tokens"].as_u64().unwrap();
+    let all = |answer: &Value| {
+        let function = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        function["arguments"].as_str().map(str::to_owned)
+    };
+    let full = all(&whole).unwrap();
+    for max_tokens in 1..n {
+        let body = to_be_cut(path, json!({"max_tokens": max_tokens}));
+        let answer = server.ok(path, &body);
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "length", "{answer}");
+        let content = choice["message"]["content"].as_str().unwrap_or_default();
+        assert_eq!(content, "", "{answer}");
+        let arguments = all(&answer);
+        assert!(arguments.as_ref().is_none_or(|begun| full.starts_with(begun)), "{answer}");
+        let streamed = streamed_call(&server, &body);
+        let name = arguments.as_ref().map_or("", |_| "get_weather").to_owned();
+        let expected = (name, arguments.unwrap_or_default(), String::new(), "length".to_owned());
+        assert_eq!(streamed, expected);
+    }
+    let city: Value = serde_json::from_str(&full).unwrap();
+    let last: String = city["city"].as_str().unwrap().chars().skip(1).collect();
+    for (stop, before) in [(last.as_str(), &full[..full.find(&last).unwrap()]), ("city", "{\"")] {
+        let body = to_be_cut(path, json!({"stop": [stop]}));
+        let answer = server.ok(path, &body);
+        assert_eq!(all(&answer).as_deref(), Some(before), "{answer}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+        assert_eq!(answer["choices"][0]["message"]["content"], Value::Null);
+        let streamed = ("get_weather".to_owned(), before.to_owned(), String::new(), "stop".into());
+        assert_eq!(streamed_call(&server, &body), streamed);
+    }
+    // Before its name is there, nothing is told; behind its end it is a call.
+    let nameless = server.ok(path, &to_be_cut(path, json!({"stop": ["get_"]})));
+    assert_eq!(nameless["choices"][0]["message"]["content"], "");
+    assert!(nameless["choices"][0]["message"].get("tool_calls").is_none(), "{nameless}");
+    assert_eq!(nameless["choices"][0]["finish_reason"], "stop");
+    let closed = server.ok(path, &to_be_cut(path, json!({"stop": ["}\n"]})));
+    assert_eq!(all(&closed), Some(full));
+    assert_eq!(closed["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[test]
+fn a_response_whose_call_is_cut_off_is_incomplete() {
+    let server = TestServer::plain();
+    let path = "/v1/responses";
+    let whole = server.ok(path, &to_be_cut(path, json!({})));
+    let full = whole["output"][0]["arguments"].as_str().unwrap().to_owned();
+    let n = whole["usage"]["output_tokens"].as_u64().unwrap();
+    for (more, reason) in [
+        (json!({"max_output_tokens": n - 5}), "max_output_tokens"),
+        (json!({"stop": ["city"]}), "stop"),
+    ] {
+        let body = to_be_cut(path, more);
+        let cut = server.ok(path, &body);
+        assert_eq!(cut["status"], "incomplete", "{cut}");
+        assert_eq!(cut["incomplete_details"]["reason"], reason);
+        let item = &cut["output"][0];
+        assert_eq!(
+            (&item["type"], &item["status"]),
+            (&json!("function_call"), &json!("incomplete"))
+        );
+        let begun = item["arguments"].as_str().unwrap();
+        assert!(full.starts_with(begun) && begun.len() < full.len(), "{cut}");
+        let events = server.post(path, &with(body, json!({"stream": true}))).events();
+        let names: Vec<&str> = events.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(!names.contains(&"response.function_call_arguments.done"), "{names:?}");
+        assert_eq!(names[names.len() - 2..], ["response.output_item.done", "response.incomplete"]);
+    }
+}
+
+#[test]
+fn a_message_whose_call_is_cut_off_tells_whole_members() {
+    let server = TestServer::plain();
+    let path = "/v1/messages";
+    let whole = server.ok(path, &to_be_cut(path, json!({})));
+    let n = whole["usage"]["output_tokens"].as_u64().unwrap();
+    let city = whole["content"][0]["input"]["city"].as_str().unwrap();
+    let last: String = city.chars().skip(1).collect();
+    for (more, reason, stop) in [
+        (json!({"stop_sequences": [last]}), "stop_sequence", json!(last)),
+        (json!({"max_tokens": n - 5}), "max_tokens", Value::Null),
+    ] {
+        let body = to_be_cut(path, more);
+        let cut = server.ok(path, &body);
+        assert_eq!((&cut["stop_reason"], &cut["stop_sequence"]), (&json!(reason), &stop), "{cut}");
+        let block = &cut["content"][0];
+        assert_eq!((&block["type"], &block["input"]), (&json!("tool_use"), &json!({})), "{cut}");
+        let events = server.post(path, &with(body, json!({"stream": true}))).events();
+        let data = events.iter().map(|(_, data)| serde_json::from_str::<Value>(data).unwrap());
+        let text: String = data
+            .filter_map(|data| data["delta"]["partial_json"].as_str().map(str::to_owned))
+            .collect();
+        assert!(text.starts_with("{\"city\":") && !text.ends_with('}'), "{text}");
+    }
 }
 
 #[test]

@@ -137,15 +137,21 @@ impl Writer {
 
     /// Ends the answer.
     pub fn finish(&mut self, end: End, usage: Value) {
-        let (status, event) = match end {
-            End::Length => ("incomplete", "response.incomplete"),
-            _ => ("completed", "response.completed"),
+        // A call that is still open was cut off. OpenAI has no stop strings here, so no word for them.
+        let cut_by = match end {
+            End::Length => Some("max_output_tokens"),
+            _ if self.open == Some(Open::Call) => Some("stop"),
+            _ => None,
+        };
+        let (status, event) = match cut_by {
+            Some(_) => ("incomplete", "response.incomplete"),
+            None => ("completed", "response.completed"),
         };
         self.close(status);
         self.response["status"] = json!(status);
         self.response["usage"] = usage;
-        if end == End::Length {
-            self.response["incomplete_details"] = json!({"reason": "max_output_tokens"});
+        if let Some(reason) = cut_by {
+            self.response["incomplete_details"] = json!({"reason": reason});
         }
         let response = self.response.clone();
         self.event(event, json!({"response": response}));
@@ -211,7 +217,9 @@ impl Writer {
     /// Ends the item that is being written.
     fn close(&mut self, status: &str) {
         let Some(open) = self.open.take() else { return };
-        if open == Open::Call {
+        if open == Open::Call && status == "incomplete" {
+            // Arguments that broke off are not done.
+        } else if open == Open::Call {
             let arguments = self.last()["arguments"].clone();
             let name = self.last()["name"].clone();
             let done = json!({"arguments": arguments, "name": name});
