@@ -1,6 +1,8 @@
 //! What the three conversation APIs (chat completions, responses, messages) have in common: from a
 //! conversation to the engine, and from the engine's text to pieces of messages.
 
+mod spelled;
+
 use std::collections::VecDeque;
 
 use serde_json::{Map, Value};
@@ -11,6 +13,7 @@ use zinc_chat::{
 use zinc_engine::sampler::TokenLogprobs;
 use zinc_engine::{FinishReason, Steer};
 
+use self::spelled::Spelled;
 use crate::ApiError;
 use crate::models::Instance;
 use crate::run::{Order, Run, Totals, Visit};
@@ -166,14 +169,15 @@ impl Ask {
         };
         let parsers = (0..self.sampling.n).map(|_| parser()).collect();
         let opens_thinking = prompt.opens_thinking;
+        let shown_special = format.shown_special().to_vec();
         let order = Order {
             guides: self.guides(instance, &spec, &prompt)?,
             max_tokens: self.max_tokens,
-            shown_special: format.shown_special().to_vec(),
+            shown_special: shown_special.clone(),
             ids: prompt.ids,
             ..Order::default()
         };
-        Ok(Prepared { n_prompt: order.ids.len(), order, parsers, opens_thinking })
+        Ok(Prepared { n_prompt: order.ids.len(), order, parsers, opens_thinking, shown_special })
     }
 
     /// The tools that the answer may call.
@@ -232,6 +236,8 @@ pub struct Prepared {
     order: Order,
     parsers: Vec<AnswerParser>,
     opens_thinking: bool,
+    /// Control tokens that belong to the text.
+    shown_special: Vec<u32>,
     /// Tokens of the prompt.
     pub n_prompt: usize,
 }
@@ -263,12 +269,13 @@ pub struct Piece {
 pub enum Part {
     /// A piece of the message.
     Delta(Delta),
-    /// A token, before the pieces that it completes.
+    /// A token of the content, before the piece that it is part of; only if log-probabilities were asked
+    /// for.
     Token {
         /// Its id.
         id: u32,
-        /// Its log-probabilities, if asked for.
-        logprobs: Option<TokenLogprobs>,
+        /// Its log-probabilities.
+        logprobs: TokenLogprobs,
     },
     /// The answer is over.
     Finished(End),
@@ -291,6 +298,9 @@ pub enum End {
 pub struct Talk {
     run: Run,
     parsers: Vec<AnswerParser>,
+    shown_special: Vec<u32>,
+    /// Tokens whose place in an answer is not known yet.
+    spelled: Vec<Spelled>,
     has_calls: Vec<bool>,
     /// Whether an answer's last text was reasoning.
     is_thinking: Vec<bool>,
@@ -310,12 +320,14 @@ pub async fn start(visit: Visit, ask: Ask) -> Result<(Talk, usize), ApiError> {
         (visit, ask.sampling, prepared)
     };
     let (visit, sampling, prepared) = away(work).await?;
-    let Prepared { order, parsers, opens_thinking, n_prompt } = prepared?;
+    let Prepared { order, parsers, opens_thinking, shown_special, n_prompt } = prepared?;
     let run = visit.start(vec![order], &sampling).await?;
     let n = parsers.len();
     let talk = Talk {
         run,
         parsers,
+        shown_special,
+        spelled: (0..n).map(|_| Spelled::default()).collect(),
         has_calls: vec![false; n],
         is_thinking: vec![opens_thinking; n],
         n_reasoning: 0,
@@ -382,7 +394,12 @@ impl Talk {
     fn take(&mut self, choice: usize, what: What) {
         match what {
             What::Token { id, text, logprobs } => {
-                self.ready.push_back(Piece { choice, what: Part::Token { id, logprobs } });
+                if let Some(logprobs) = logprobs {
+                    let vocab = self.run.visit.lease.tokenizer().vocab();
+                    let is_shown = !vocab.is_special(id) || self.shown_special.contains(&id);
+                    let piece = if is_shown { vocab.piece(id) } else { &[] };
+                    self.spelled[choice].push(id, piece, logprobs);
+                }
                 let deltas = self.parsers[choice].push(&text);
                 self.give(choice, deltas);
                 self.n_reasoning += usize::from(self.is_thinking[choice]);
@@ -425,10 +442,24 @@ impl Talk {
     }
 
     fn give(&mut self, choice: usize, deltas: Vec<Delta>) {
+        let is_call = |delta: &Delta| !matches!(delta, Delta::Content(_) | Delta::Reasoning(_));
+        let ends_in_call = deltas.last().is_some_and(is_call);
         for delta in deltas {
+            match &delta {
+                Delta::Content(text) => {
+                    for (id, logprobs) in self.spelled[choice].take(text) {
+                        self.ready.push_back(Piece { choice, what: Part::Token { id, logprobs } });
+                    }
+                }
+                Delta::Reasoning(text) => drop(self.spelled[choice].take(text)),
+                _ => {}
+            }
             self.is_thinking[choice] = matches!(delta, Delta::Reasoning(_));
             self.has_calls[choice] |= matches!(delta, Delta::ToolCallStart { .. });
             self.ready.push_back(Piece { choice, what: Part::Delta(delta) });
+        }
+        if ends_in_call {
+            self.spelled[choice].pass_call();
         }
     }
 }

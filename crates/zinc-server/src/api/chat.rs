@@ -190,20 +190,13 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
         .await
         .map_err(|error| error.in_words_of(&[("prompt", "messages")]))?;
     if body.flag("stream") != Some(true) {
-        return whole(talk, n, &head).await;
+        return whole(talk, n, &head, wants_logprobs).await;
     }
     let options = body.object("stream_options");
     let include_usage = options.and_then(|options| options.flag("include_usage")) == Some(true);
     let choices = (0..n).map(|_| Choice::default()).collect();
-    let mut stream = Stream {
-        talk,
-        head,
-        include_usage,
-        wants_logprobs,
-        choices,
-        out: String::new(),
-        is_over: false,
-    };
+    let mut stream =
+        Stream { talk, head, include_usage, choices, out: String::new(), is_over: false };
     for choice in 0..n {
         stream.push(choice, json!({"role": "assistant", "content": ""}), None);
     }
@@ -346,20 +339,22 @@ impl Message {
     }
 }
 
-async fn whole(mut talk: Talk, n: usize, head: &Head) -> Result<Response, ApiError> {
+async fn whole(
+    mut talk: Talk,
+    n: usize,
+    head: &Head,
+    wants_logprobs: bool,
+) -> Result<Response, ApiError> {
     let mut messages: Vec<Message> = (0..n).map(|_| Message::default()).collect();
-    let mut wants_logprobs = false;
     while let Some(piece) = talk.next().await {
         let Piece { choice, what } = piece?;
         let message = &mut messages[choice];
         match what {
             Part::Delta(delta) => message.add(delta),
-            Part::Token { id, logprobs: Some(logprobs) } => {
-                wants_logprobs = true;
+            Part::Token { id, logprobs } => {
                 let tokenizer = talk.visit().lease.tokenizer();
                 message.logprobs.push(common::token_logprobs(tokenizer, id, &logprobs));
             }
-            Part::Token { .. } => {}
             Part::Finished(end) => message.reason = finish_reason(end),
         }
     }
@@ -382,7 +377,6 @@ struct Stream {
     talk: Talk,
     head: Head,
     include_usage: bool,
-    wants_logprobs: bool,
     choices: Vec<Choice>,
     out: String,
     is_over: bool,
@@ -418,11 +412,9 @@ impl Stream {
         match what {
             Part::Delta(delta) => self.take_delta(choice, delta),
             Part::Token { id, logprobs } => {
-                if let (true, Some(logprobs)) = (self.wants_logprobs, logprobs) {
-                    let tokenizer = self.talk.visit().lease.tokenizer();
-                    let entry = common::token_logprobs(tokenizer, id, &logprobs);
-                    self.choices[choice].logprobs.push(entry);
-                }
+                let tokenizer = self.talk.visit().lease.tokenizer();
+                let entry = common::token_logprobs(tokenizer, id, &logprobs);
+                self.choices[choice].logprobs.push(entry);
             }
             Part::Finished(end) => {
                 self.flush(choice);

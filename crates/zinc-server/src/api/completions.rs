@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use zinc_chat::{ResponseFormat, with_bos};
 use zinc_engine::FinishReason;
 use zinc_engine::sampler::TokenLogprobs;
-use zinc_token::{EncodeOptions, Tokenizer};
+use zinc_token::{DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer};
 
 use super::common::{
     self, BOOKKEEPING, CONSTRAINTS, FINGERPRINT, MODEL, RESPONSE_FORMAT, STREAM, finite,
@@ -224,13 +224,11 @@ impl Tokens {
         tokenizer: &Tokenizer,
         id: u32,
         logprobs: Option<&TokenLogprobs>,
-        at: &mut usize,
+        offset: usize,
     ) {
-        let text = |id: u32| String::from_utf8_lossy(tokenizer.vocab().piece(id)).into_owned();
-        let token = text(id);
-        self.offsets.push(*at);
-        *at += token.chars().count();
-        self.tokens.push(token);
+        let text = |id: u32| token_text(tokenizer.vocab().piece(id));
+        self.offsets.push(offset);
+        self.tokens.push(text(id));
         self.logprobs.push(logprobs.map(|logprobs| finite(logprobs.logprob)));
         self.top.push(logprobs.map_or(Value::Null, |logprobs| {
             // Tokens of one spelling share an entry, the more probable one's.
@@ -243,11 +241,23 @@ impl Tokens {
         }));
     }
 
-    fn take(&mut self) -> Value {
-        let Tokens { tokens, logprobs, top, offsets } = std::mem::take(self);
+    /// The first `n` of them.
+    fn take(&mut self, n: usize) -> Value {
         json!({
-            "tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
+            "tokens": Vec::from_iter(self.tokens.drain(..n)),
+            "token_logprobs": Vec::from_iter(self.logprobs.drain(..n)),
+            "top_logprobs": Vec::from_iter(self.top.drain(..n)),
+            "text_offset": Vec::from_iter(self.offsets.drain(..n)),
         })
+    }
+}
+
+/// A token's text; part of a character as OpenAI writes it, so that tokens of different bytes differ.
+fn token_text(piece: &[u8]) -> String {
+    let bytes = || piece.iter().map(|byte| format!("\\x{byte:02x}"));
+    match std::str::from_utf8(piece) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("bytes:{}", String::from_iter(bytes())),
     }
 }
 
@@ -257,8 +267,15 @@ struct Choice {
     text: String,
     tokens: Tokens,
     wants_logprobs: bool,
-    /// Characters before the next token.
+    /// Characters of the text so far.
+    n_chars: usize,
+    /// Characters of the text that are complete before the next token, and what finds them.
     offset: usize,
+    decoder: StreamDecoder,
+    /// No token of the answer has come.
+    is_in_prompt: bool,
+    /// A stop string took text away.
+    is_stopped: bool,
     reason: Option<&'static str>,
 }
 
@@ -270,18 +287,47 @@ impl Choice {
             (Some(text), true) => text.clone(),
             (None, true) => tokenizer.decode(&prompt.ids, true),
         };
+        let n_chars = text.chars().count();
         Choice {
             text,
+            n_chars,
+            offset: 0,
+            decoder: StreamDecoder::new(DecodeOptions::default()),
             tokens: Tokens::default(),
             wants_logprobs: logprobs.is_some(),
-            offset: 0,
+            is_in_prompt: true,
+            is_stopped: false,
             reason: None,
         }
     }
 
+    fn push_text(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.n_chars += text.chars().count();
+    }
+
+    fn push_token(&mut self, tokenizer: &Tokenizer, id: u32, logprobs: Option<&TokenLogprobs>) {
+        self.tokens.push(tokenizer, id, logprobs, self.offset);
+        self.offset += self.decoder.push(tokenizer, id).chars().count();
+    }
+
+    /// The first token of the answer comes: its text goes on behind the prompt's.
+    fn begin_answer(&mut self) {
+        if std::mem::take(&mut self.is_in_prompt) {
+            self.offset = self.n_chars;
+            let options = DecodeOptions { skip_special: true, at_text_start: false };
+            self.decoder = StreamDecoder::new(options);
+        }
+    }
+
     fn take_json(&mut self, index: usize) -> Value {
-        let logprobs = match self.wants_logprobs && !self.tokens.tokens.is_empty() {
-            true => self.tokens.take(),
+        // A token is told with the text that it begins; what a stop string took away is not.
+        let n_told = match self.reason {
+            Some(_) if !self.is_stopped => self.tokens.offsets.len(),
+            _ => self.tokens.offsets.partition_point(|offset| *offset < self.n_chars),
+        };
+        let logprobs = match self.wants_logprobs && n_told > 0 {
+            true => self.tokens.take(n_told),
             false => Value::Null,
         };
         json!({
@@ -305,16 +351,18 @@ impl Answers {
         let choice = &mut self.choices[choice];
         match what {
             What::PromptToken { id, logprobs } => {
-                choice.tokens.push(tokenizer, id, logprobs.as_ref(), &mut choice.offset);
+                choice.push_token(tokenizer, id, logprobs.as_ref());
             }
             What::Token { id, text, logprobs } => {
-                choice.text.push_str(&text);
+                choice.begin_answer();
+                choice.push_text(&text);
                 if choice.wants_logprobs {
-                    choice.tokens.push(tokenizer, id, logprobs.as_ref(), &mut choice.offset);
+                    choice.push_token(tokenizer, id, logprobs.as_ref());
                 }
             }
             What::Finished { reason, text, .. } => {
-                choice.text.push_str(&text);
+                choice.push_text(&text);
+                choice.is_stopped = matches!(reason, FinishReason::StopString(_));
                 choice.reason = Some(match reason {
                     FinishReason::Length => "length",
                     _ => "stop",
@@ -348,8 +396,8 @@ impl Stream {
         let index = update.choice;
         self.answers.take(update);
         let choice = &mut self.answers.choices[index];
-        let is_silent =
-            choice.text.is_empty() && choice.reason.is_none() && choice.tokens.tokens.is_empty();
+        // Tokens without text wait for it.
+        let is_silent = choice.text.is_empty() && choice.reason.is_none();
         if is_silent {
             return;
         }

@@ -197,11 +197,10 @@ impl Answer {
         match self.talk.next().await {
             Some(Ok(piece)) => match piece.what {
                 Part::Delta(delta) => self.writer.take(delta),
-                Part::Token { id, logprobs: Some(logprobs) } => {
+                Part::Token { id, logprobs } => {
                     let tokenizer = self.talk.visit().lease.tokenizer();
                     self.writer.add_logprobs(common::token_logprobs(tokenizer, id, &logprobs));
                 }
-                Part::Token { .. } => {}
                 Part::Finished(end) => {
                     let usage = usage(&self.talk);
                     self.writer.finish(end, usage);

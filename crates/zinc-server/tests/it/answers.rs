@@ -102,6 +102,92 @@ fn log_probabilities_belong_to_their_tokens() {
     assert_eq!(streamed.flatten().cloned().collect::<Vec<_>>(), entries);
 }
 
+/// The tokens that an answer's log-probabilities are told of, joined; they are the same when streamed.
+fn told_tokens(server: &TestServer, body: &Value) -> (String, Value) {
+    let answer = server.ok(CHAT, body);
+    let choice = &answer["choices"][0];
+    let entries = choice["logprobs"]["content"].as_array().unwrap();
+    let chunks = server.post(CHAT, &with(body.clone(), json!({"stream": true}))).chunks();
+    let streamed =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array());
+    assert_eq!(streamed.flatten().cloned().collect::<Vec<_>>(), *entries);
+    let tokens = entries.iter().map(|entry| entry["token"].as_str().unwrap());
+    (tokens.collect(), choice["message"].clone())
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_content() {
+    let server = TestServer::plain();
+    let base = |more| with(with(chat("What is 2 + 3?"), json!({"logprobs": true})), more);
+    for more in [
+        json!({"reasoning_effort": "high", "max_tokens": 300}),
+        json!({"reasoning_effort": "high", "max_tokens": 300, "thinking_budget": 6}),
+    ] {
+        let (tokens, message) = told_tokens(&server, &base(more));
+        assert!(message["reasoning_content"].is_string(), "{message}");
+        assert_eq!(tokens, message["content"].as_str().unwrap());
+    }
+    // What a stop string takes away is not content.
+    let story = |more| with(with(chat("Tell me a story."), json!({"logprobs": true})), more);
+    let (whole, _) = told_tokens(&server, &story(json!({"max_tokens": 40})));
+    let word = whole.split(' ').nth(4).unwrap();
+    let (tokens, message) = told_tokens(&server, &story(json!({"max_tokens": 40, "stop": [word]})));
+    let content = message["content"].as_str().unwrap();
+    assert_eq!((tokens.trim_end(), content), (content.trim_end(), &whole[..content.len()]));
+    // Calls are not either.
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}},
+                        "required": ["city"]});
+    let tool =
+        json!({"type": "function", "function": {"name": "get_weather", "parameters": schema}});
+    let more = json!({"tools": [tool], "tool_choice": "required", "max_tokens": 100});
+    let (tokens, message) = told_tokens(&server, &base(more));
+    assert_eq!((tokens.as_str(), &message["content"]), ("", &Value::Null));
+    assert!(message["tool_calls"][0]["function"]["name"].is_string());
+}
+
+#[test]
+fn offsets_are_those_of_the_text() {
+    let server = TestServer::plain();
+    let body = json!({"prompt": "é🦊 Once there was a", "max_tokens": 12, "temperature": 0, "logprobs": 5, "echo": true});
+    let path = "/v1/completions";
+    let answer = server.ok(path, &body);
+    let (text, logprobs) = (&answer["choices"][0]["text"], &answer["choices"][0]["logprobs"]);
+    let text: Vec<char> = text.as_str().unwrap().chars().collect();
+    let tokens = logprobs["tokens"].as_array().unwrap();
+    let offsets = logprobs["text_offset"].as_array().unwrap();
+    assert_eq!(tokens.len(), offsets.len());
+    assert_eq!(offsets[..7], [0, 0, 1, 1, 1, 1, 2]);
+    let mut n_whole = 0;
+    for (token, offset) in tokens.iter().zip(offsets) {
+        let (token, offset) = (token.as_str().unwrap(), offset.as_u64().unwrap() as usize);
+        // Special tokens have no text.
+        if !token.starts_with("bytes:") && !token.starts_with("<|") {
+            n_whole += 1;
+            assert!(text[offset..].iter().collect::<String>().starts_with(token), "{answer}");
+        }
+    }
+    assert!(n_whole > 6 && tokens.iter().any(|t| t.as_str().unwrap().starts_with("bytes:\\x")));
+    for top in logprobs["top_logprobs"].as_array().unwrap().iter().filter_map(Value::as_object) {
+        // The five most probable, and the token itself.
+        assert!((5..=6).contains(&top.len()) && !top.contains_key("\u{FFFD}"), "{top:?}");
+    }
+    // Streamed, a token comes with the text that it begins, and all of them come.
+    let streamed = server.post(path, &with(body.clone(), json!({"stream": true}))).chunks();
+    let list = |chunk: &Value, name: &str| {
+        chunk["choices"][0]["logprobs"][name].as_array().cloned().unwrap_or_default()
+    };
+    for name in ["tokens", "text_offset"] {
+        let all: Vec<Value> = streamed.iter().flat_map(|chunk| list(chunk, name)).collect();
+        assert_eq!(Value::from(all), logprobs[name]);
+    }
+    let word: String =
+        text[19..].iter().collect::<String>().trim().split(' ').nth(1).unwrap().into();
+    let stopped = server.ok(path, &with(body, json!({"stop": word})));
+    let n = stopped["choices"][0]["text"].as_str().unwrap().chars().count() as u64;
+    let offsets = stopped["choices"][0]["logprobs"]["text_offset"].as_array().unwrap();
+    assert!(offsets.iter().all(|offset| offset.as_u64().unwrap() < n), "{stopped}");
+}
+
 #[test]
 fn completions_echo_and_score() {
     let server = TestServer::plain();

@@ -90,10 +90,6 @@ impl Writer {
 
     /// Writes a piece of the answer.
     pub fn take(&mut self, delta: Delta) {
-        if !matches!(delta, Delta::Content(_)) {
-            // Only texts have a place for them.
-            self.logprobs.clear();
-        }
         match delta {
             Delta::Content(text) => {
                 self.open_text(Open::Message);
