@@ -320,9 +320,14 @@ impl GuideFactory {
     ) -> Result<Matcher, ChatError> {
         let mut all = TopLevelGrammar::from_lark(grammar.finish(expression));
         all.grammars.extend(own);
-        self.tables.matcher(all).map_err(|error| {
-            ChatError::constraint("the constraint on the answer", schema::first_line(&error))
-        })
+        let refused = |what: &str| ChatError::constraint("the constraint on the answer", what);
+        let matcher = self.tables.matcher(all);
+        let matcher = matcher.map_err(|error| refused(&schema::first_line(&error)))?;
+        // That nothing can be said is found out now, not in the middle of an answer.
+        match matcher.clone().compute_mask_or_eos() {
+            Ok(_) => Ok(matcher),
+            Err(_) => Err(refused("no text satisfies it")),
+        }
     }
 }
 

@@ -99,15 +99,71 @@ fn what_cannot_be_held_is_refused_with_its_place() {
         (json!({"properties": {"a": {"required": true}}}), ".properties.a.required", "names"),
         (json!({"type": "string", "minLength": -1}), ".minLength", "negative"),
         (json!({"properties": {"a": "string"}}), ".properties.a", "schema"),
+        (
+            json!({"properties": {"b": {"pattern": "[a-z]+"}, "a": {"type": "string", "pattern": "a("}}}),
+            ".properties.a.pattern",
+            "unclosed group",
+        ),
+        (
+            json!({"type": "object", "patternProperties": {"a{3,1}": {}}}),
+            ".patternProperties",
+            "start must be",
+        ),
+        // What refers to itself and never ends.
+        (json!({"$ref": "#"}), ".$ref", "refers to itself"),
+        (
+            json!({"type": "object", "properties": {"x": {"$ref": "#/properties/x"}}, "required": ["x"]}),
+            ".properties.x.$ref",
+            "refers to itself",
+        ),
+        (
+            json!({"type": "object", "properties": {"x": {"$ref": "#/properties/x"}}}),
+            ".properties.x.$ref",
+            "refers to itself",
+        ),
+        (
+            json!({"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}),
+            ".properties.x.$ref",
+            "refers to itself",
+        ),
+        (
+            json!({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/a"}]},
+                          "b": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}},
+                "$ref": "#/$defs/a"}),
+            ".$defs.a.anyOf[0].$ref",
+            "refers to itself",
+        ),
     ] {
         let message = refused(ResponseFormat::JsonSchema(schema.clone()));
         let is_told = message.starts_with(&format!("{at}{place}: ")) && message.contains(keyword);
         assert!(is_told, "{schema}: {message}");
     }
-    assert!(refused(ResponseFormat::Regex("a(".into())).starts_with("guided_regex: "));
+    let regex = refused(ResponseFormat::Regex("a(".into()));
+    assert!(regex.starts_with("guided_regex: ") && regex.contains("unclosed group"), "{regex}");
+    for lark in ["start: x\nx: x \"a\"", "start: A\nA: /a/ & /b/"] {
+        assert_eq!(refused(ResponseFormat::Lark(lark.into())), "grammar: no text satisfies it");
+    }
     assert!(refused(ResponseFormat::Lark("start: x".into())).starts_with("grammar: "));
     assert!(refused(ResponseFormat::Gbnf("root = x".into())).starts_with("grammar: line 1"));
     assert!(refused(ResponseFormat::Choice(Vec::new())).starts_with("guided_choice: "));
+}
+
+#[test]
+fn what_refers_to_itself_and_ends_is_held() {
+    let tokenizer = small_tokenizer();
+    for schema in [
+        json!({"type": "object", "additionalProperties": false,
+               "properties": {"next": {"$ref": "#"}, "n": {"type": "integer", "maximum": 9, "minimum": 0}}}),
+        json!({"type": "array", "items": {"$ref": "#"}, "maxItems": 2}),
+        json!({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}, {"type": "null"}]},
+                         "b": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1, "maxItems": 2}},
+               "$ref": "#/$defs/b"}),
+    ] {
+        let mut guide = plain(&tokenizer, &ResponseFormat::JsonSchema(schema.clone())).unwrap();
+        let (text, ended) = Draw::new(5).answer(guide.as_mut(), &tokenizer, 4000);
+        assert_eq!(ended, Ended::Complete, "{schema}: {text}");
+        check_json(&schema, &text);
+    }
 }
 
 fn tools() -> Tools {
@@ -203,6 +259,11 @@ fn partly_held() -> Vec<(Value, &'static str, Value)> {
             closed(json!({"a": word, "b": unique}), json!({})),
             ".properties.b.uniqueItems",
             closed(json!({"a": word, "b": tags}), json!({})),
+        ),
+        (
+            closed(json!({"a": word, "b": {"$ref": "#/properties/b"}}), json!({})),
+            ".properties.b.$ref",
+            closed(json!({"a": word, "b": {}}), json!({})),
         ),
         (
             closed(json!({"a": number, "b": {"type": "obj"}}), json!({})),

@@ -1,6 +1,6 @@
 //! JSON schemas: what can be held, and where something cannot.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::{Map, Value, json};
 
@@ -98,7 +98,8 @@ pub(super) fn check(schema: &Value, at: &str) -> Result<(), ChatError> {
 pub(super) fn weakened(schema: &Value, at: &str, more: &[&str]) -> (Value, Vec<ChatError>) {
     let mut schema = schema.clone();
     let mut unheld = Vec::new();
-    weaken(&mut schema, at, 0, more, &mut unheld);
+    let endless = endless(&schema);
+    weaken(&mut schema, at, 0, &LeftOut { more, endless: &endless }, &mut unheld);
     (schema, unheld)
 }
 
@@ -108,7 +109,21 @@ pub(super) fn narrowing(schema: &Value) -> Vec<&'static str> {
     NARROWING.into_iter().filter(has).collect()
 }
 
-fn weaken(schema: &mut Value, at: &str, depth: usize, more: &[&str], unheld: &mut Vec<ChatError>) {
+/// What is left out of a schema apart from what is never held.
+struct LeftOut<'a> {
+    /// Keywords.
+    more: &'a [&'a str],
+    /// Targets of references.
+    endless: &'a [String],
+}
+
+fn weaken(
+    schema: &mut Value,
+    at: &str,
+    depth: usize,
+    more: &LeftOut<'_>,
+    unheld: &mut Vec<ChatError>,
+) {
     if depth > MAX_DEPTH {
         unheld.push(ChatError::constraint(at, "the schema is nested too deeply"));
         *schema = json!(true);
@@ -171,7 +186,7 @@ fn leave_out(fields: &mut Map<String, Value>, keyword: &str) {
 }
 
 /// What is wrong with a keyword, apart from the schemas in it.
-fn fault(key: &str, value: &Value, place: &str, more: &[&str]) -> Option<ChatError> {
+fn fault(key: &str, value: &Value, place: &str, left_out: &LeftOut<'_>) -> Option<ChatError> {
     let unsupported = |what: String| Some(ChatError::constraint(place, what));
     let malformed = |expected: &str| Some(ChatError::schema(place, format!("expected {expected}")));
     let is_list_of = |is_right: fn(&Value) -> bool| {
@@ -180,7 +195,7 @@ fn fault(key: &str, value: &Value, place: &str, more: &[&str]) -> Option<ChatErr
     match key {
         // The default says nothing.
         "uniqueItems" if *value == json!(false) => None,
-        key if UNSUPPORTED.contains(&key) || more.contains(&key) => {
+        key if UNSUPPORTED.contains(&key) || left_out.more.contains(&key) => {
             unsupported(format!("the keyword {key:?} is not supported; leave it out"))
         }
         "type" if !is_type(value) && !is_list_of(is_type) => {
@@ -206,6 +221,9 @@ fn fault(key: &str, value: &Value, place: &str, more: &[&str]) -> Option<ChatErr
         "$ref" if !value.as_str().is_some_and(|target| target.starts_with('#')) => {
             unsupported(format!("\"$ref\" to {value} is not supported; refer to #/$defs/..."))
         }
+        "$ref" if left_out.endless.iter().any(|target| value == target) => unsupported(format!(
+            "no JSON satisfies {value}: it refers to itself, and nothing lets it end"
+        )),
         key if HOLDS_SCHEMAS.contains(&key) && !value.is_object() => {
             malformed("an object of schemas")
         }
@@ -230,31 +248,141 @@ pub(super) fn refused(schema: &Value, at: &str, error: &str) -> ChatError {
     let words = first_line(error);
     let named =
         ["oneOf", "multipleOf", "pattern", "minProperties", "maxProperties", "allOf", "$ref"];
-    let place = named
-        .iter()
-        .filter(|keyword| words.contains(**keyword))
-        .find_map(|keyword| place_of(schema, keyword, at));
+    let by_keyword = || {
+        let mut named = named.iter().filter(|keyword| words.contains(**keyword));
+        named.find_map(|keyword| place_of(schema, keyword, at))
+    };
+    let is_quoted = |pattern: &str| words.ends_with(&format!(" in {pattern:?}"));
+    let by_pattern = place_where(schema, at, &|key, value| match (key, value) {
+        ("pattern", Value::String(pattern)) => is_quoted(pattern),
+        ("patternProperties", Value::Object(members)) => members.keys().any(|key| is_quoted(key)),
+        _ => false,
+    });
+    let place = by_pattern.or_else(by_keyword);
     ChatError::constraint(place.unwrap_or_else(|| at.to_owned()), words)
 }
 
 /// The part of llguidance's message that speaks of the cause.
 pub(super) fn first_line(error: &str) -> String {
-    let line = error.lines().find(|line| !line.trim().is_empty()).unwrap_or("it is refused");
-    line.trim().chars().take(300).collect()
+    let mut lines = error.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines.next().unwrap_or("it is refused");
+    // An error of a regular expression shows the expression, a mark below it, and then the reason.
+    let source = lines.next().filter(|_| line.ends_with(':'));
+    let reason = lines.find_map(|line| line.strip_prefix("error: "));
+    let whole = match (source, reason) {
+        (Some(source), Some(reason)) => format!("{line} {reason} in {source:?}"),
+        _ => line.to_owned(),
+    };
+    whole.chars().take(300).collect()
 }
 
 fn place_of(schema: &Value, keyword: &str, at: &str) -> Option<String> {
+    place_where(schema, at, &|key, _| key == keyword)
+}
+
+/// The place of the first keyword that `is_it`, which is given its name and value.
+fn place_where(schema: &Value, at: &str, is_it: &dyn Fn(&str, &Value) -> bool) -> Option<String> {
     match schema {
-        Value::Object(fields) if fields.contains_key(keyword) => Some(format!("{at}.{keyword}")),
         Value::Object(fields) => {
-            fields.iter().find_map(|(key, value)| place_of(value, keyword, &format!("{at}.{key}")))
+            let own = fields.iter().find(|(key, value)| is_it(key, value));
+            let inner = || {
+                let mut fields = fields.iter();
+                fields.find_map(|(key, value)| place_where(value, &format!("{at}.{key}"), is_it))
+            };
+            own.map(|(key, _)| format!("{at}.{key}")).or_else(inner)
         }
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .find_map(|(i, value)| place_of(value, keyword, &format!("{at}[{i}]"))),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(i, value)| place_where(value, &format!("{at}[{i}]"), is_it))
+        }
         _ => None,
     }
+}
+
+/// References of a schema to schemas that no finite JSON satisfies, because they refer to themselves and
+/// nothing lets them end. A grammar of them begins, and is stuck or never ends.
+fn endless(root: &Value) -> Vec<String> {
+    let mut targets = HashMap::new();
+    collect_targets(root, root, 0, &mut targets);
+    let mut left: Vec<(&str, &Value)> = targets.into_iter().collect();
+    // Least fixed point: a target ends if it does with those that do. Longer chains are left to llguidance.
+    for _ in 0..MAX_DEPTH {
+        let names: HashSet<&str> = left.iter().map(|(name, _)| *name).collect();
+        let n_before = left.len();
+        left.retain(|(_, target)| !has_end(target, &names, 0));
+        if left.len() == n_before {
+            return left.into_iter().map(|(name, _)| name.to_owned()).collect();
+        }
+    }
+    Vec::new()
+}
+
+fn collect_targets<'a>(
+    root: &'a Value,
+    schema: &'a Value,
+    depth: usize,
+    targets: &mut HashMap<&'a str, &'a Value>,
+) {
+    if depth > 2 * MAX_DEPTH {
+        return;
+    }
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(name)) = fields.get("$ref")
+                && let Some(target) = name.strip_prefix('#').and_then(|at| root.pointer(at))
+            {
+                targets.insert(name, target);
+            }
+            fields.values().for_each(|value| collect_targets(root, value, depth + 1, targets));
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|value| collect_targets(root, value, depth + 1, targets));
+        }
+        _ => {}
+    }
+}
+
+/// Whether JSON of a schema can be finite if that of the `endless` references cannot.
+fn has_end(schema: &Value, endless: &HashSet<&str>, depth: usize) -> bool {
+    let Some(fields) = schema.as_object().filter(|_| depth <= MAX_DEPTH) else { return true };
+    let ends = |schema: &Value| has_end(schema, endless, depth + 1);
+    let is_type = |name: &str| match fields.get("type") {
+        Some(Value::String(only)) => only == name,
+        _ => false,
+    };
+    if let Some(Value::String(target)) = fields.get("$ref")
+        && endless.contains(target.as_str())
+    {
+        return false;
+    }
+    for keyword in ["anyOf", "oneOf"] {
+        if let Some(Value::Array(options)) = fields.get(keyword)
+            && !options.is_empty()
+            && !options.iter().any(ends)
+        {
+            return false;
+        }
+    }
+    if let Some(Value::Array(all)) = fields.get("allOf")
+        && !all.iter().all(ends)
+    {
+        return false;
+    }
+    if is_type("object") {
+        let required = fields.get("required").and_then(Value::as_array);
+        let names = required.into_iter().flatten().filter_map(Value::as_str);
+        let properties = names.filter_map(|name| fields.get("properties")?.get(name));
+        return properties.into_iter().all(ends);
+    }
+    let n_items = fields.get("minItems").and_then(Value::as_u64).unwrap_or(0) as usize;
+    if is_type("array") && n_items > 0 {
+        let first = fields.get("prefixItems").and_then(Value::as_array);
+        let n_first = first.map_or(0, Vec::len);
+        let first = first.into_iter().flatten().take(n_items);
+        let more = fields.get("items").filter(|_| n_items > n_first);
+        return first.chain(more).all(ends);
+    }
+    true
 }
 
 /// A schema as llguidance is given it: with the blanks that are allowed.

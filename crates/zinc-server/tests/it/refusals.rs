@@ -102,6 +102,19 @@ fn wrong_bodies_are_named() {
         ),
         (
             "/v1/completions",
+            json!({"prompt": "x", "guided_json": {"type": "object", "required": ["a"],
+                   "properties": {"a": {"$ref": "#/properties/a"}}}}),
+            "unsupported_value",
+            json!("response_format.json_schema.schema.properties.a.$ref"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "grammar": "root ::= root \"a\""}),
+            "unsupported_value",
+            json!("grammar"),
+        ),
+        (
+            "/v1/completions",
             json!({"prompt": "x", "guided_regex": "a", "response_format": {"type": "json_object"}}),
             "invalid_value",
             json!("guided_regex"),
