@@ -14,7 +14,8 @@ pub struct ChatInput {
     pub messages: Vec<Value>,
     /// Tools to show to the model.
     pub tools: Tools,
-    /// The template's switch for thinking, if anything is to be said about it.
+    /// The template's switch for thinking, if anything is to be said about it. Off, a constrained answer
+    /// begins at once, whether the template has a switch or not.
     pub thinking: Option<bool>,
     /// How much to think, in the template's own words (`low`, `medium`, `high`).
     pub reasoning_effort: Option<String>,

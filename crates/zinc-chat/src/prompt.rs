@@ -18,7 +18,8 @@ pub struct ChatPrompt {
     pub ids: Vec<u32>,
     /// Whether the answer begins inside the model's reasoning.
     pub opens_thinking: bool,
-    /// Whether the prompt itself ended the model's reasoning, so that none is to be expected.
+    /// Whether no reasoning is to be expected: the prompt itself ended it, or it was switched off and the
+    /// prompt does not begin it.
     pub closes_thinking: bool,
 }
 
@@ -76,6 +77,11 @@ impl ChatFormat {
             text.truncate(end);
         }
         let (opens_thinking, closes_thinking) = self.thinking_at_end(&text, input);
+        // What the template read, its own variables first.
+        let own = |name: &&str| input.template_kwargs.get(*name)?.as_bool();
+        let is_off =
+            self.thinking_switches().iter().find_map(own).or(input.thinking) == Some(false);
+        let closes_thinking = closes_thinking || (is_off && !opens_thinking);
         let ids = shield.encode(tokenizer, &text);
         Ok(ChatPrompt { text: shield.reveal(&text), ids, opens_thinking, closes_thinking })
     }

@@ -123,3 +123,28 @@ fn what_is_no_message_is_told_with_its_place() {
         tool(json!({"name": "a", "parameters": 1})).unwrap_err().to_string().contains("parameters")
     );
 }
+
+#[test]
+fn thinking_that_is_switched_off_is_not_expected() {
+    let source = "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}{% endfor %}{% if enable_thinking is defined and not enable_thinking %}/no_think{% endif %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let switched = ChatFormat::from_templates(&small_tokenizer(), source, None).unwrap();
+    assert!(switched.supports_thinking_switch() && switched.thinking().is_some());
+    let plain = support::syntaxes::format_of(&small_tokenizer(), "");
+    let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Hi"})]);
+    let expects = |format: &ChatFormat, input: &ChatInput| {
+        !format.prompt(&small_tokenizer(), input).unwrap().closes_thinking
+    };
+    assert!(expects(&switched, &input) && expects(&plain, &input));
+    input.thinking = Some(false);
+    assert!(!expects(&switched, &input) && !expects(&plain, &input));
+    // Where the prompt begins it, it is there.
+    input.messages.push(json!({"role": "assistant", "content": "<think>so"}));
+    input.continue_final_message = true;
+    assert!(expects(&switched, &input));
+    let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Hi"})]);
+    input.template_kwargs.insert("enable_thinking".into(), json!(false));
+    assert!(!expects(&switched, &input));
+    input.template_kwargs.insert("enable_thinking".into(), json!(true));
+    input.thinking = Some(false);
+    assert!(expects(&switched, &input));
+}

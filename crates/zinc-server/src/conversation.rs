@@ -120,7 +120,7 @@ impl Ask {
         }
         let mut input = ChatInput::new(self.messages.clone());
         input.tools = tools;
-        input.thinking = switch.filter(|_| format.supports_thinking_switch());
+        input.thinking = switch.filter(|on| !on || format.supports_thinking_switch());
         input.reasoning_effort = thinking.effort.clone().filter(|effort| effort != "none");
         input.template_kwargs = self.template_kwargs.clone();
         input.continue_final_message = self.continue_final_message;

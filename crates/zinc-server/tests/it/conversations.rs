@@ -331,6 +331,39 @@ fn thinking_is_told_apart_and_limited() {
 }
 
 #[test]
+fn without_thinking_a_constrained_answer_begins_at_once() {
+    let server = TestServer::plain();
+    let schema = json!({"type": "string", "enum": ["x", "y"]});
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "choice", "schema": schema}});
+    let off = json!({"chat_template_kwargs": {"enable_thinking": false}});
+    for seed in 0..12 {
+        let base = with(
+            chat("Is it x or y? Think about it."),
+            json!({"seed": seed, "temperature": 1, "max_tokens": 60}),
+        );
+        for body in [
+            with(base.clone(), json!({"reasoning_effort": "none", "response_format": format})),
+            with(with(base.clone(), off.clone()), json!({"guided_regex": "[xy]"})),
+            with(
+                with(base.clone(), off.clone()),
+                json!({"tools": [tool()], "tool_choice": "required"}),
+            ),
+        ] {
+            let answer = server.ok("/v1/chat/completions", &body);
+            let message = &answer["choices"][0]["message"];
+            assert!(message.get("reasoning_content").is_none(), "{body} {answer}");
+            let content = message["content"].as_str();
+            let is_right = match body.get("tools") {
+                None => content.is_some_and(|text| ["x", "y", "\"x\"", "\"y\""].contains(&text)),
+                Some(_) => message["tool_calls"][0]["function"]["name"] == "get_weather",
+            };
+            assert!(is_right, "{body} {answer}");
+        }
+    }
+}
+
+#[test]
 fn responses_whole_and_streamed() {
     let server = TestServer::plain();
     let body = json!({"input": "Tell me a story.", "temperature": 0, "max_output_tokens": 12,
