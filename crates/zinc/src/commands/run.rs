@@ -102,6 +102,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         false => None,
     };
+    let ends_as_line = screen.stdout || (!args.raw && session.format.is_some());
     if args.json {
         output::json(&Report {
             model: args.model.name(),
@@ -114,8 +115,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             timings: Timings::from(&answer.usage),
             profile: profile.as_ref(),
         })?;
-    } else if screen.stdout && !answer.text.is_empty() && !answer.text.ends_with('\n') {
-        // The next shell prompt belongs on a line of its own; a file gets the text alone.
+    } else if ends_as_line && !answer.text.is_empty() && !answer.text.ends_with('\n') {
+        // Answers are lines, for files and pipes as well; the continuation of a text is what it is.
         output::text("\n")?;
     }
     if !args.quiet {

@@ -24,7 +24,7 @@ fn run_prints_the_text_alone() {
     assert!(!text.is_empty());
     assert_eq!(place.zinc(&args).ok(), text, "greedy is exact");
     let report = place.zinc(&[&args[..], &["--json"]].concat()).json();
-    assert_eq!(report["text"], text);
+    assert_eq!(format!("{}\n", report["text"].as_str().unwrap()), text, "a line for pipes");
     assert_eq!(report["ids"].as_array().unwrap().len(), 12);
     assert_eq!(report["finish_reason"], "length");
     assert_eq!(report["usage"]["completion_tokens"], 12);
