@@ -155,6 +155,10 @@ impl Ask {
             return Err(ApiError::unsupported(self.thinking.budget_field, what));
         }
         let callable = self.callable(&tools)?;
+        let must_call = matches!(self.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+        if must_call || self.format != ResponseFormat::Text {
+            self.sampling.refuse_longer()?;
+        }
         let spec = GuideSpec {
             response_format: self.format.clone(),
             tools: callable,

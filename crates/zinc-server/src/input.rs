@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::Response;
 use futures_util::StreamExt as _;
 use serde_json::Value;
@@ -76,6 +76,34 @@ impl FromRequest<Arc<App>> for Input {
     }
 }
 
+/// A value of a query, decoded; the first of its name.
+///
+/// # Errors
+/// It is no text.
+pub fn query_value(uri: &Uri, name: &str) -> Result<Option<String>, ApiError> {
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    let found = pairs.find_map(|pair| match pair.split_once('=') {
+        Some((key, value)) => (key == name).then_some(value),
+        None => (pair == name).then_some(""),
+    });
+    let Some(value) = found else { return Ok(None) };
+    let value = value.as_bytes();
+    let (mut bytes, mut at) = (Vec::with_capacity(value.len()), 0);
+    while let Some(&byte) = value.get(at) {
+        let hex = value.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        let decoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let (byte, n) = match (byte, decoded) {
+            (b'%', Some(decoded)) => (decoded, 3),
+            (b'+', _) => (b' ', 1),
+            (byte, _) => (byte, 1),
+        };
+        bytes.push(byte);
+        at += n;
+    }
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_| ApiError::field(name, "the value in the query is no text"))
+}
+
 async fn read(request: Request, app: &App) -> Result<Value, ApiError> {
     check_type(request.headers())?;
     let limits = &app.options.limits;
@@ -143,4 +171,22 @@ async fn collect(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded() {
+        let value = |uri: &str| {
+            let uri: Uri = uri.parse().expect("an address");
+            query_value(&uri, "model").map_err(|error| error.param)
+        };
+        assert_eq!(value("/props"), Ok(None));
+        assert_eq!(value("/props?models=a"), Ok(None));
+        assert_eq!(value("/props?x=1&model=a%2Fb+c%3a%&model=d"), Ok(Some("a/b c:%".into())));
+        assert_eq!(value("/props?model"), Ok(Some(String::new())));
+        assert_eq!(value("/props?model=%FF"), Err(Some("model".into())));
+    }
 }

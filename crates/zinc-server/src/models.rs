@@ -172,6 +172,18 @@ impl Registry {
         inner.slots.get(inner.active).map(|slot| (Arc::clone(&slot.known), slot.status()))
     }
 
+    /// The model called `name`; without a name, the active one.
+    ///
+    /// # Errors
+    /// 404 if there is none.
+    pub fn named(&self, name: Option<&str>) -> Result<(Arc<KnownModel>, Status), ApiError> {
+        let inner = self.lock();
+        let slot = inner.slots.get(inner.find(name)?).ok_or_else(|| {
+            ApiError::new(StatusCode::NOT_FOUND, "model_not_found", "there is no model")
+        })?;
+        Ok((Arc::clone(&slot.known), slot.status()))
+    }
+
     /// Adds a model that came while the server runs, unless its name is taken, and gives its id.
     pub fn add(&self, known: KnownModel) -> String {
         let mut inner = self.lock();

@@ -80,15 +80,19 @@ pub fn document() -> Value {
     })
 }
 
-/// axum's `{*id}` in OpenAPI's form, and the parameters of the path.
+/// axum's `{*id}` in OpenAPI's form, and the parameters of the path and its query.
 fn path_of(path: &str) -> (String, Vec<Value>) {
-    let parameters = match path.contains("{*id}") {
-        true => vec![json!({
+    let parameters = match path {
+        "/props" => vec![json!({
+            "name": "model", "in": "query", "required": false, "schema": {"type": "string"},
+            "description": "The model; without it, the active one.",
+        })],
+        path if path.contains("{*id}") => vec![json!({
             "name": "id", "in": "path", "required": true,
             "schema": {"type": "string", "minLength": 1}, "description": "The model.",
             "example": "zinc-demo",
         })],
-        false => Vec::new(),
+        _ => Vec::new(),
     };
     (path.replace("{*id}", "{id}"), parameters)
 }

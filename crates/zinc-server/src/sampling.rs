@@ -186,6 +186,20 @@ impl Sampling {
         })
     }
 
+    /// Refuses what puts off the end of an answer, for one that a schema, a grammar or a call ends.
+    ///
+    /// # Errors
+    /// With the field.
+    pub fn refuse_longer(&self) -> Result<(), ApiError> {
+        let what =
+            "a schema, a grammar or a required call ends the answer; leave out one of the two";
+        match self {
+            _ if self.min_tokens > 0 => Err(ApiError::unsupported("min_tokens", what)),
+            _ if self.ignore_eos => Err(ApiError::unsupported("ignore_eos", what)),
+            _ => Ok(()),
+        }
+    }
+
     /// One answer with the model's defaults.
     pub fn plain(defaults: &ModelDefaults) -> Sampling {
         Sampling {

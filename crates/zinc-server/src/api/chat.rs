@@ -211,9 +211,7 @@ pub fn conversation(body: &Body<'_>, sampling: Sampling) -> Result<Ask, ApiError
     let mut ask = Ask::new(body.list("messages").to_vec(), sampling);
     ask.tools = body.list("tools").to_vec();
     ask.thinking = common::thinking(body.text("reasoning_effort"), "reasoning_effort");
-    if let Some(kwargs) = body.object("chat_template_kwargs") {
-        ask.template_kwargs = kwargs.map().clone();
-    }
+    ask.template_kwargs = common::template_kwargs(body)?;
     // The field's usual name for the switch, whatever the template calls it.
     if let Some(Value::Bool(switch)) = ask.template_kwargs.get("enable_thinking") {
         ask.thinking.switch = Some(*switch);

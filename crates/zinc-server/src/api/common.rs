@@ -1,6 +1,6 @@
 //! Tables and values that several APIs share.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use zinc_chat::{ResponseFormat, ToolChoice};
 use zinc_engine::sampler::TokenLogprobs;
 use zinc_token::Tokenizer;
@@ -243,6 +243,33 @@ pub fn thinking(effort: Option<&str>, field: &'static str) -> Thinking {
         effort: effort.map(str::to_owned),
         budget: None,
         budget_field: "thinking_budget",
+    }
+}
+
+/// What a template is given by the request's own fields, or by the model.
+const OWN_VARIABLES: [&str; 8] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+];
+
+/// Further variables of the template.
+///
+/// # Errors
+/// They name what something else sets.
+pub fn template_kwargs(body: &Body<'_>) -> Result<Map<String, Value>, ApiError> {
+    let Some(kwargs) = body.object("chat_template_kwargs") else { return Ok(Map::new()) };
+    match OWN_VARIABLES.iter().find(|name| kwargs.map().contains_key(**name)) {
+        None => Ok(kwargs.map().clone()),
+        Some(name) => {
+            let what = "the request's own fields, or the model, set this variable; leave it out";
+            Err(ApiError::unsupported(kwargs.path(name), what))
+        }
     }
 }
 

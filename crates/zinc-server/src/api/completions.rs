@@ -93,8 +93,9 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
     let include_usage = options.and_then(|options| options.flag("include_usage")) == Some(true);
     let json = input.json;
     let n = sampling.n;
+    let own = sampling.clone();
     let work = move || {
-        let orders = orders(&json, &visit.lease, n, echo);
+        let orders = orders(&json, &visit.lease, &own, echo);
         (visit, orders)
     };
     let (visit, orders) = away(work).await?;
@@ -120,7 +121,7 @@ pub async fn handle(State(app): State<Arc<App>>, input: Input) -> Result<Respons
 fn orders(
     json: &Value,
     instance: &Instance,
-    n: usize,
+    sampling: &Sampling,
     echo: bool,
 ) -> Result<Vec<(Prompt, Order)>, ApiError> {
     let body = BODY.check(json)?;
@@ -133,10 +134,13 @@ fn orders(
         max => max,
     };
     let format = common::constraint(&body, common::response_format(&body, "response_format")?)?;
+    if format != ResponseFormat::Text {
+        sampling.refuse_longer()?;
+    }
     let order = |prompt: Prompt| {
         let mut guides = Vec::new();
         if format != ResponseFormat::Text {
-            for _ in 0..n {
+            for _ in 0..sampling.n {
                 let guide = instance.guides()?.plain_guide(instance.tokenizer(), &format);
                 guides.extend(guide.map_err(refusal)?);
             }

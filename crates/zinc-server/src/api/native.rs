@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::Uri;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 use zinc_engine::SamplingParams;
@@ -13,7 +13,7 @@ use super::chat;
 use super::common::{ANY_OBJECT, MODEL, short};
 use crate::app::{App, Phase, shutting_down};
 use crate::conversation::away;
-use crate::input::Input;
+use crate::input::{Input, query_value};
 use crate::models::Status;
 use crate::reply;
 use crate::run::Visit;
@@ -171,11 +171,10 @@ pub async fn slots(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn props(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+pub async fn props(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
     let list = app.registry.list();
-    let Some((known, status)) = app.registry.active() else {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", "there is no model"));
-    };
+    let name = query_value(&uri, "model")?.filter(|name| !name.is_empty());
+    let (known, status) = app.registry.named(name.as_deref())?;
     let mut props = json!({
         "model_alias": known.id,
         "model_path": path_of(&known),

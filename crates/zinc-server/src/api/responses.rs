@@ -70,9 +70,7 @@ fn read(body: &Body<'_>, instance: &Instance) -> Result<Ask, ApiError> {
     }
     let effort = body.object("reasoning").and_then(|reasoning| reasoning.text("effort"));
     ask.thinking = common::thinking(effort, "reasoning.effort");
-    if let Some(kwargs) = body.object("chat_template_kwargs") {
-        ask.template_kwargs = kwargs.map().clone();
-    }
+    ask.template_kwargs = common::template_kwargs(body)?;
     Ok(ask)
 }
 

@@ -126,6 +126,49 @@ fn wrong_bodies_are_named() {
             json!("grammar"),
         ),
         (
+            "/v1/completions",
+            json!({"prompt": "x", "guided_regex": "a", "min_tokens": 9, "max_tokens": 20}),
+            "unsupported_value",
+            json!("min_tokens"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"grammar": "root ::= \"a\"", "ignore_eos": true})),
+            "unsupported_value",
+            json!("ignore_eos"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(
+                chat("x"),
+                json!({
+                    "tools": [{"type": "function", "function": {"name": "f"}}],
+                    "tool_choice": "required", "min_tokens": 2,
+                }),
+            ),
+            "unsupported_value",
+            json!("min_tokens"),
+        ),
+        (
+            "/v1/chat/completions",
+            with(chat("x"), json!({"chat_template_kwargs": {"messages": []}})),
+            "unsupported_value",
+            json!("chat_template_kwargs.messages"),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "x", "chat_template_kwargs": {"a": 1, "tools": []}}),
+            "unsupported_value",
+            json!("chat_template_kwargs.tools"),
+        ),
+        (
+            "/apply-template",
+            json!({"messages": [{"role": "user", "content": "x"}],
+                   "chat_template_kwargs": {"add_generation_prompt": false}}),
+            "unsupported_value",
+            json!("chat_template_kwargs.add_generation_prompt"),
+        ),
+        (
             "/v1/responses",
             json!({"input": "x", "previous_response_id": "r"}),
             "unsupported_value",
@@ -235,6 +278,10 @@ fn wrong_requests_are_told() {
     let response = server.get(chat_path);
     assert_eq!((response.error().0, response.header("allow")), (405, Some("post")));
     assert_eq!(server.get("/nope").error(), (404, "not_found".into(), Value::Null));
+    let nobody = server.get("/props?model=no%2Fbody");
+    assert_eq!(nobody.error(), (404, "model_not_found".into(), json!("model")));
+    assert!(nobody.text().contains("no/body"), "{}", nobody.text());
+    assert_eq!(server.get("/props?model=demo").json()["model_alias"], "demo");
 }
 
 #[test]
