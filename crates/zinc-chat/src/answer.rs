@@ -71,10 +71,11 @@ impl AnswerParser {
             _ if format.is_harmony() => {
                 Reader::Harmony(Box::new(HarmonyParser::new(tools.clone())))
             }
-            Some(Syntax::Calls(syntax)) if !tools.is_empty() => Reader::Marked {
-                think: ThinkSplitter::new(format.thinking(), prompt),
-                calls: Some(Box::new(CallParser::new((**syntax).clone(), tools.clone()))),
-            },
+            Some(Syntax::Calls(syntax)) if !tools.is_empty() || prompt.opens_call => {
+                let calls = CallParser::new((**syntax).clone(), tools.clone(), prompt.opens_call);
+                let think = ThinkSplitter::new(format.thinking(), prompt);
+                Reader::Marked { think, calls: Some(Box::new(calls)) }
+            }
             _ => {
                 Reader::Marked { think: ThinkSplitter::new(format.thinking(), prompt), calls: None }
             }

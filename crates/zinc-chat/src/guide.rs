@@ -84,7 +84,7 @@ impl GuideFactory {
             budget: spec.thinking_budget,
             is_open: prompt.opens_thinking,
         });
-        let plan = self.plan(tokenizer, format, thinking.as_ref(), spec)?;
+        let plan = self.plan(tokenizer, format, prompt, thinking.as_ref(), spec)?;
         let has_budget = thought.as_ref().is_some_and(|thought| thought.budget.is_some());
         if matches!(plan, Plan::Free) && !has_budget {
             return Ok(None);
@@ -114,6 +114,7 @@ impl GuideFactory {
         &self,
         tokenizer: &Tokenizer,
         format: &ChatFormat,
+        prompt: &ChatPrompt,
         thinking: Option<&Thinking>,
         spec: &GuideSpec,
     ) -> Result<Plan, ChatError> {
@@ -130,7 +131,7 @@ impl GuideFactory {
             (Some((syntax, tools)), true) if !must_call => {
                 self.watch(tokenizer, syntax, &tools, spec)
             }
-            (chosen, _) => self.whole(tokenizer, format, chosen, thinking, spec),
+            (chosen, _) => self.whole(tokenizer, format, prompt, chosen, thinking, spec),
         }
     }
 
@@ -164,6 +165,7 @@ impl GuideFactory {
         &self,
         tokenizer: &Tokenizer,
         format: &ChatFormat,
+        prompt: &ChatPrompt,
         chosen: Option<(&Syntax, Vec<&Tool>)>,
         thinking: Option<&Thinking>,
         spec: &GuideSpec,
@@ -177,17 +179,23 @@ impl GuideFactory {
             let mut options = Vec::new();
             if let (Some(syntax), false) = (syntax, held.is_empty()) {
                 let parallel = spec.parallel_tool_calls;
-                options.push(CallRules::new(&mut grammar, held, parallel).whole(syntax)?);
+                options.push(
+                    CallRules::new(&mut grammar, held, parallel)
+                        .whole(syntax, prompt.opens_call)?,
+                );
             }
             let rules = answer_rules(&mut grammar, &spec.response_format)?;
             if let Some(rules) = &rules {
-                options.push(match format.is_harmony() {
-                    true => {
+                options.push(match format.syntax() {
+                    Some(Syntax::Calls(calls)) if prompt.opens_call => {
+                        format!("{} {}", grammar.literal(&calls.text_open), rules.expression)
+                    }
+                    Some(Syntax::Harmony) => {
                         let start = grammar.literal("<|start|>assistant");
                         let head = grammar.literal("<|channel|>final<|message|>");
                         format!("({start})? {head} {}", rules.expression)
                     }
-                    false => rules.expression.clone(),
+                    _ => rules.expression.clone(),
                 });
             }
             let rules = rules.unwrap_or(AnswerRules { expression: String::new(), own: None });

@@ -7,6 +7,7 @@ use zinc_token::template::TemplateInput;
 use crate::format::{ChatFormat, SpecialTexts};
 use crate::input::normalize;
 use crate::shield::Shield;
+use crate::syntax::Syntax;
 use crate::{ChatError, ChatInput};
 
 /// A rendered conversation.
@@ -21,12 +22,21 @@ pub struct ChatPrompt {
     /// Whether no reasoning is to be expected: the prompt itself ended it, or it was switched off and the
     /// prompt does not begin it.
     pub closes_thinking: bool,
+    /// Whether the prompt ends with the mark that opens a call, as it does for every answer in formats where
+    /// texts have a recipient too.
+    pub opens_call: bool,
 }
 
 impl ChatPrompt {
     /// A prompt of tokens that no template made: the answer is plain text.
     pub fn plain(ids: Vec<u32>) -> Self {
-        Self { text: String::new(), ids, opens_thinking: false, closes_thinking: true }
+        Self {
+            text: String::new(),
+            ids,
+            opens_thinking: false,
+            closes_thinking: true,
+            opens_call: false,
+        }
     }
 }
 
@@ -82,8 +92,13 @@ impl ChatFormat {
         let is_off =
             self.thinking_switches().iter().find_map(own).or(input.thinking) == Some(false);
         let closes_thinking = closes_thinking || (is_off && !opens_thinking);
+        let opens_call = match self.syntax() {
+            Some(Syntax::Calls(calls)) => render.add_generation_prompt && calls.is_opened_by(&text),
+            _ => false,
+        };
         let ids = shield.encode(tokenizer, &text);
-        Ok(ChatPrompt { text: shield.reveal(&text), ids, opens_thinking, closes_thinking })
+        let text = shield.reveal(&text);
+        Ok(ChatPrompt { text, ids, opens_thinking, closes_thinking, opens_call })
     }
 }
 

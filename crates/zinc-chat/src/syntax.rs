@@ -36,6 +36,9 @@ pub(crate) struct CallSyntax {
     pub parallel: bool,
     /// Blanks that the template writes between two calls.
     pub between: String,
+    /// For templates whose prompts end with `open`, whatever the answer is to be: what opens a text there.
+    /// Empty for all others.
+    pub text_open: String,
 }
 
 /// What a call is made of.
@@ -122,6 +125,11 @@ impl CallSyntax {
             Form::Object { .. } | Form::Keyed | Form::Python => {}
         }
         marks
+    }
+
+    /// Whether the prompt of an answer ends with the opening mark.
+    pub(crate) fn is_opened_by(&self, prompt: &str) -> bool {
+        !self.text_open.is_empty() && prompt.ends_with(self.open.first_text())
     }
 
     /// Whether no mark tells a call from text: then only the begin of the answer can.

@@ -10,7 +10,8 @@ use support::schemas::{check_json, schemas};
 use support::syntaxes::{TEMPLATES, call, format_of};
 use support::{builtin, marked_tokenizer, parse, small_tokenizer, tokenizer};
 use zinc_chat::{
-    AnswerParser, ChatError, ChatPrompt, GuideFactory, GuideSpec, ResponseFormat, ToolChoice, Tools,
+    AnswerParser, ChatError, ChatFormat, ChatInput, ChatPrompt, GuideFactory, GuideSpec,
+    ResponseFormat, ToolChoice, Tools,
 };
 use zinc_engine::{Allowed, Steer};
 use zinc_token::{EncodeOptions, Tokenizer};
@@ -195,7 +196,7 @@ fn check_calls(name: &str, text: &str, said: &support::Said, tools: &Tools) {
 }
 
 fn prompt(opens_thinking: bool, closes_thinking: bool) -> ChatPrompt {
-    ChatPrompt { text: String::new(), ids: Vec::new(), opens_thinking, closes_thinking }
+    ChatPrompt { opens_thinking, closes_thinking, ..ChatPrompt::plain(Vec::new()) }
 }
 
 #[test]
@@ -316,6 +317,55 @@ fn what_cannot_be_held_of_a_tool_leaves_the_rest() {
             let said = parse(AnswerParser::new(&format, &prompt, &tools), &text, 3);
             check_calls(name, &text, &said, &tool(&rest, false));
         }
+    }
+}
+
+/// As Functionary 3.2 has it: every prompt ends with the mark that opens a call.
+const RECIPIENTS: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% if m.content %}>>>all\n{{ m.content }}{% endif %}{% for c in m.tool_calls or [] %}>>>{{ c.function.name }}\n{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}{% endfor %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>>>>{% endif %}";
+
+#[test]
+fn a_call_that_the_prompt_opens() {
+    let tokenizer = small_tokenizer();
+    let factory = GuideFactory::new(&tokenizer).unwrap();
+    let format = ChatFormat::from_templates(&tokenizer, RECIPIENTS, None).unwrap();
+    let tools = tools();
+    let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Hi"})]);
+    input.tools = tools.clone();
+    let prompt = format.prompt(&tokenizer, &input).unwrap();
+    assert!(prompt.opens_call && prompt.text.ends_with(">>>"), "{prompt:?}");
+    let choice = ResponseFormat::Choice(vec!["yes".into()]);
+    let forced = GuideSpec {
+        tools: tools.clone(),
+        tool_choice: ToolChoice::Required,
+        ..GuideSpec::default()
+    };
+    let text = GuideSpec { response_format: choice, ..GuideSpec::default() };
+    for seed in 0..5 {
+        let draw = |spec: &GuideSpec| {
+            let mut guide = factory.guide(&tokenizer, &format, &prompt, spec).unwrap().unwrap();
+            Draw::new(seed).answer(guide.as_mut(), &tokenizer, 3000)
+        };
+        let (answer, ended) = draw(&forced);
+        assert_eq!(ended, Ended::Complete, "{answer}");
+        let said = parse(AnswerParser::new(&format, &prompt, &tools), &answer, 3);
+        check_calls("recipients", &answer, &said, &tools);
+        assert_eq!(said.content.trim(), "", "{answer}");
+        assert_eq!(draw(&text), ("all\nyes".to_owned(), Ended::Complete));
+    }
+    let none = Tools::default();
+    for n in [1, 4, 1000] {
+        let said = |text: &str, tools| parse(AnswerParser::new(&format, &prompt, tools), text, n);
+        for tools in [&tools, &none] {
+            assert_eq!(said("all\nHello >>> you", tools).content, "Hello >>> you");
+            assert_eq!(said("allow me", tools).content, "allow me");
+            assert_eq!(said("", tools).content, "");
+        }
+        let both =
+            said("all\nI look.>>>now\n{}>>>get_weather\n{\"city\": \"Rome\", \"days\": 1}", &tools);
+        let rome = json!({"city": "Rome", "days": 1});
+        assert_eq!(both.content, "I look.");
+        assert_eq!(both.calls, [("now".to_owned(), json!({})), ("get_weather".to_owned(), rome)]);
+        assert_eq!(said("now\n{}", &tools).calls.len(), 1);
     }
 }
 

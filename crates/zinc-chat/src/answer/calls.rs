@@ -31,6 +31,8 @@ pub(super) struct CallParser {
 }
 
 enum State {
+    /// Behind an opening mark that the prompt ends with: a call begins, or a text with a mark of its own.
+    Opened,
     Text,
     /// The section has begun.
     Section,
@@ -72,11 +74,12 @@ enum Next {
 }
 
 impl CallParser {
-    pub fn new(syntax: CallSyntax, tools: Tools) -> Self {
+    /// A parser of an answer that begins with text, or, if `is_opened`, behind the mark that opens a call.
+    pub fn new(syntax: CallSyntax, tools: Tools, is_opened: bool) -> Self {
         Self {
             syntax,
             tools,
-            state: State::Text,
+            state: if is_opened { State::Opened } else { State::Text },
             held: String::new(),
             raw: String::new(),
             has_text: false,
@@ -162,6 +165,7 @@ impl CallParser {
 
     fn step(&mut self, at_end: bool, out: &mut Deltas) -> Next {
         match &mut self.state {
+            State::Opened => self.opened(at_end),
             State::Text => self.text(at_end, out),
             State::Section => self.section(),
             State::Open => self.open(),
@@ -216,6 +220,20 @@ impl CallParser {
     fn end(&mut self, out: &mut Deltas, index: usize) {
         self.is_open = false;
         out.end(index);
+    }
+
+    fn opened(&mut self, at_end: bool) -> Next {
+        let text_open = self.syntax.text_open.as_str();
+        if self.held.starts_with(text_open) {
+            self.held.drain(..text_open.len());
+            self.state = State::Text;
+            return Next::Go;
+        }
+        if text_open.starts_with(self.held.as_str()) && !at_end {
+            return Next::Wait;
+        }
+        self.state = if self.held.is_empty() { State::Text } else { self.form_state() };
+        Next::Go
     }
 
     fn text(&mut self, at_end: bool, out: &mut Deltas) -> Next {

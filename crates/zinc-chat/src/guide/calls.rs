@@ -30,12 +30,13 @@ impl<'a, 'g> CallRules<'a, 'g> {
         Self { grammar, tools, parallel }
     }
 
-    /// An answer that is nothing but calls.
+    /// An answer that is nothing but calls; the prompt may have opened the first.
     ///
     /// # Errors
     /// What a tool's schema asks for and the syntax cannot hold.
-    pub fn whole(&mut self, syntax: &Syntax) -> Result<String, ChatError> {
+    pub fn whole(&mut self, syntax: &Syntax, is_opened: bool) -> Result<String, ChatError> {
         match syntax {
+            Syntax::Calls(syntax) if is_opened => self.rest(syntax),
             Syntax::Harmony => {
                 let call = self.harmony_call()?;
                 Ok(format!(

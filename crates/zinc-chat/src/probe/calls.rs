@@ -137,7 +137,32 @@ impl Probe<'_> {
             }
             other => finish(other, second.as_ref().unwrap_or(other))?,
         };
-        Some(assemble(&before, between.as_deref(), &behind, form))
+        let syntax = assemble(&before, between.as_deref(), &behind, form);
+        Some(self.opened_by_prompt(syntax, &plain))
+    }
+
+    /// A syntax whose opening mark stands between calls alone, because the prompt of every answer ends with
+    /// it (`>>>NAME` and `>>>all`): with that mark, and what opens texts behind it in the conversation
+    /// `plain`.
+    fn opened_by_prompt(&self, syntax: CallSyntax, plain: &str) -> CallSyntax {
+        let open = syntax.between.trim().to_owned();
+        let prompt = self.render(json!([user()]), |input| input.tools = Some(tools()));
+        let text_open = plain.rfind(ANSWER).and_then(|at| {
+            let before = &plain[..at];
+            Some(&before[before.rfind(&open)? + open.len()..])
+        });
+        match (prompt, text_open) {
+            (Some(prompt), Some(text_open))
+                if syntax.is_bare()
+                    && matches!(syntax.form, Form::Named { .. })
+                    && !(open.is_empty() || text_open.trim().is_empty())
+                    && prompt.ends_with(&open) =>
+            {
+                let (open, text_open) = (Mark::new(&open), text_open.to_owned());
+                CallSyntax { open, text_open, between: String::new(), ..syntax }
+            }
+            _ => syntax,
+        }
     }
 }
 
@@ -306,6 +331,7 @@ fn assemble(before: &str, between: Option<&str>, behind: &str, form: Form) -> Ca
         other_opens: Vec::new(),
         parallel: between.is_some(),
         between: between.unwrap_or_default().to_owned(),
+        text_open: String::new(),
     };
     if let (true, Some(before), Some(behind)) = (has_objects, before_list, behind_list)
         && between.is_none_or(list_of)

@@ -48,6 +48,7 @@ fn think_tag(source: &str) -> Option<(String, String)> {
 
 fn calls(name: &'static str, form: Form) -> CallSyntax {
     CallSyntax {
+        text_open: String::new(),
         name,
         section_open: Mark::default(),
         section_close: Mark::default(),
