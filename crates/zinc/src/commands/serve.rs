@@ -264,23 +264,7 @@ fn known_models(
         let authors = chosen.iter().find(|chosen| chosen_id(chosen) == id);
         let authors = authors.map(|chosen| source::defaults(&chosen.sampling()));
         let defaults = config.for_model(&id).over(authors.unwrap_or_default());
-        let known = KnownModel { defaults, id, aliases, path };
-        if known.path.is_some() && known.is_called(builtin::ID) {
-            let what = format!("only the built-in model is called {}", builtin::ID);
-            return Err(report::with_hint(
-                what,
-                "rename the file, or give it another name in --config",
-            ));
-        }
-        let names = || std::iter::once(&known.id).chain(&known.aliases);
-        if let Some(name) = names().find(|name| models.iter().any(|other| other.is_called(name))) {
-            let what = format!("two models are called {}", report::printable(name));
-            return Err(report::with_hint(
-                what,
-                "rename a file, or give it another name in --config",
-            ));
-        }
-        models.push(known);
+        add(&mut models, KnownModel { defaults, id, aliases, path })?;
     }
     if names_none {
         let builtin = KnownModel {
@@ -308,6 +292,22 @@ fn known_models(
         ));
     }
     Ok(models)
+}
+
+/// Adds a model whose names are nobody else's.
+fn add(models: &mut Vec<KnownModel>, known: KnownModel) -> anyhow::Result<()> {
+    const HINT: &str = "rename the file, or give it another name in --config";
+    if known.path.is_some() && known.is_called(builtin::ID) {
+        let what = format!("only the built-in model is called {}", builtin::ID);
+        return Err(report::with_hint(what, HINT));
+    }
+    let mut names = std::iter::once(&known.id).chain(&known.aliases);
+    if let Some(name) = names.find(|name| models.iter().any(|other| other.is_called(name))) {
+        let what = format!("two models are called {}", report::printable(name));
+        return Err(report::with_hint(what, HINT));
+    }
+    models.push(known);
+    Ok(())
 }
 
 /// What requests call a model: its name, of a file what its name says.
