@@ -44,7 +44,7 @@ pub use home::{Home, hub_token};
 pub use http::{Auth, Http, Patience};
 pub use hub::{Hub, Repo, RepoFile, Variant};
 pub use import::ImportMode;
-pub use names::{BUILTIN_NAME, PartName, bits_per_weight, is_model};
+pub use names::{BUILTIN_NAME, PartName, bits_per_weight};
 pub use pull::{Event, Listener, Plan, PlannedFile, Puller};
 pub use reference::{HubReference, Reference};
 pub use reqwest::Url;

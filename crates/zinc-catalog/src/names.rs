@@ -36,7 +36,7 @@ fn without_extension(path: &str) -> &str {
 }
 
 /// Whether the file is a language model, as far as its name says.
-pub fn is_model(path: &str) -> bool {
+pub(crate) fn is_model(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
     name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix")
 }

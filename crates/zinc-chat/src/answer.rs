@@ -10,7 +10,7 @@
 
 mod calls;
 mod harmony;
-mod json;
+pub(crate) mod json;
 mod object;
 mod params;
 mod python;

@@ -329,14 +329,40 @@ impl GuideFactory {
         let mut all = TopLevelGrammar::from_lark(grammar.finish(expression));
         all.grammars.extend(own);
         let refused = |what: &str| ChatError::constraint("the constraint on the answer", what);
-        let matcher = self.tables.matcher(all);
-        let matcher = matcher.map_err(|error| refused(&schema::first_line(&error)))?;
-        // That nothing can be said is found out now, not in the middle of an answer.
-        match matcher.clone().compute_mask_or_eos() {
-            Ok(_) => Ok(matcher),
-            Err(_) => Err(refused("no text satisfies it")),
+        let n_bytes = serde_json::to_string(&all).map_or(usize::MAX, |text| text.len());
+        if n_bytes > GRAMMAR_BYTES_MAX {
+            let what = format!("it has {n_bytes} bytes as a grammar, at most {GRAMMAR_BYTES_MAX}");
+            return Err(refused(&what));
         }
+        let compiled = deep(|| {
+            let matcher = self.tables.matcher(all)?;
+            // That nothing can be said is found out now, not in the middle of an answer.
+            match matcher.clone().compute_mask_or_eos() {
+                Ok(_) => Ok(matcher),
+                Err(error) => match error.to_string() {
+                    stuck if stuck.contains("NoExtension") => Err("no text satisfies it".into()),
+                    other => Err(other),
+                },
+            }
+        });
+        compiled.and_then(|result| result).map_err(|error| refused(&schema::first_line(&error)))
     }
+}
+
+/// Largest grammar that is compiled, as JSON.
+const GRAMMAR_BYTES_MAX: usize = 1 << 20;
+
+/// Stack of the thread that compiles: llguidance follows references and rules by recursion, and a chain of
+/// them takes at most a few kilobytes for each of the grammar's lines. It is address space until used.
+const STACK_BYTES: usize = 512 << 20;
+
+/// Runs `work` where deep recursion does not end the process.
+fn deep<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, work).map_err(|error| error.to_string())?;
+        thread.join().map_err(|_| "its compiler failed".to_owned())
+    })
 }
 
 /// Where the schema of an answer stands in a request.

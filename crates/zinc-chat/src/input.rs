@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use zinc_token::template::DateTime;
 
 use crate::ChatError;
+use crate::answer::json::{Dialect, JsonScan, Step};
 
 /// A conversation to be rendered.
 #[derive(Clone, Debug)]
@@ -262,6 +263,41 @@ fn reasoning<'a>(fields: &'a Map<String, Value>, at: &str) -> Result<Option<&'a 
     Ok(None)
 }
 
+/// Whether a text is the begin of an object that it does not end.
+fn breaks_off(text: &str) -> bool {
+    let mut scan = JsonScan::new(Dialect::Json);
+    let mut out = String::new();
+    text.starts_with('{') && text.chars().all(|c| scan.push(c, &mut out) == Ok(Step::More))
+}
+
+/// A call's arguments as an object: of a text that broke off, the members that are whole. Templates, and
+/// Anthropic's API, have no other place for them; that they are not all is told by the reason why the answer
+/// ended.
+pub fn whole_members(arguments: &str) -> Value {
+    if let Ok(input) = serde_json::from_str(arguments) {
+        return input;
+    }
+    let (mut depth, mut in_text, mut is_escaped) = (0, false, false);
+    let mut ends = Vec::new();
+    for (at, c) in arguments.char_indices() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if in_text => is_escaped = true,
+            '"' => in_text = !in_text,
+            '{' | '[' if !in_text => depth += 1,
+            '}' | ']' if !in_text => depth -= 1,
+            ',' if !in_text && depth == 1 => ends.push(at),
+            _ => {}
+        }
+    }
+    // A number at the end may go on, and so is not whole.
+    if !arguments.ends_with(|c: char| c.is_ascii_digit()) {
+        ends.push(arguments.len());
+    }
+    let object = |end: &usize| serde_json::from_str(&format!("{}}}", &arguments[..*end])).ok();
+    ends.iter().rev().find_map(object).unwrap_or_else(|| json!({}))
+}
+
 fn tool_call(call: &Value, at: &str, style: MessageStyle) -> Result<Value, ChatError> {
     let wrong = |field: &str, what: &str| ChatError::message(format!("{at}.{field}"), what);
     let Some(name) = call["function"]["name"].as_str() else {
@@ -271,6 +307,8 @@ fn tool_call(call: &Value, at: &str, style: MessageStyle) -> Result<Value, ChatE
     let object = match call["function"].get("arguments") {
         None | Some(Value::Null) => empty,
         Some(Value::String(text)) if text.trim().is_empty() => empty,
+        // A call that was cut off comes back as it was told: the template gets what of it is whole.
+        Some(Value::String(text)) if breaks_off(text.trim()) => whole_members(text.trim()),
         Some(Value::String(text)) => serde_json::from_str(text)
             .ok()
             .filter(Value::is_object)
@@ -286,4 +324,27 @@ fn tool_call(call: &Value, at: &str, style: MessageStyle) -> Result<Value, ChatE
         out["id"] = json!(id);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_broke_off_keep_their_whole_members() {
+        let check = |arguments: &str, input: Value| {
+            assert_eq!(whole_members(arguments), input, "{arguments}");
+        };
+        check("", json!({}));
+        check("{", json!({}));
+        check(r#"{"city": "P"#, json!({}));
+        check(r#"{"city": "P\""#, json!({}));
+        check(r#"{"city": "Paris""#, json!({"city": "Paris"}));
+        check(r#"{"city": "Pa,ris", "n": 1"#, json!({"city": "Pa,ris"}));
+        check(r#"{"n": 12 "#, json!({"n": 12}));
+        check(r#"{"n": 1, "list": [1, {"a": 2}, "#, json!({"n": 1}));
+        check(r#"{"list": [1, {"a": 2}]"#, json!({"list": [1, {"a": 2}]}));
+        check(r#"{"a": {"b": 1}, "c""#, json!({"a": {"b": 1}}));
+        check(r#"{"a": true}"#, json!({"a": true}));
+    }
 }

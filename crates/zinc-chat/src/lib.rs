@@ -28,6 +28,6 @@ pub use answer::{AnswerParser, Delta};
 pub use error::ChatError;
 pub use format::{ChatFormat, SpecialTexts, Thinking, template_source};
 pub use guide::GuideFactory;
-pub use input::{ChatInput, Tool, Tools};
+pub use input::{ChatInput, Tool, Tools, whole_members};
 pub use prompt::{ChatPrompt, with_bos};
 pub use spec::{GuideSpec, ResponseFormat, ToolChoice};

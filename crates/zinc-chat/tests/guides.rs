@@ -70,6 +70,48 @@ fn texts_of_other_forms() {
     check(ResponseFormat::Choice(vec!["{}".into()]), &|text| text == "{}");
 }
 
+/// Recursion as deep as the request is long, and names that are listed again and again.
+#[test]
+fn long_chains_and_repeated_names_end_nothing() {
+    const N: usize = 4000;
+    let tokenizer = small_tokenizer();
+    let mut chain = json!({"$ref": "#/$defs/d0", "$defs": {}});
+    let mut optional = chain.clone();
+    let mut rules = String::from("root ::= r0\n");
+    let mut lark = String::from("start: r0\n");
+    for i in 0..N {
+        let next = json!({"$ref": format!("#/$defs/d{}", i + 1)});
+        optional["$defs"][format!("d{i}")] = json!({"type": "object", "properties": {"a": next}});
+        chain["$defs"][format!("d{i}")] = next;
+        rules.push_str(&format!("r{i} ::= r{}\n", i + 1));
+        lark.push_str(&format!("r{i}: r{}\n", i + 1));
+    }
+    for schema in [&mut chain, &mut optional] {
+        schema["$defs"][format!("d{N}")] = json!({"type": "null"});
+    }
+    rules.push_str(&format!("r{N} ::= \"x\"\n"));
+    lark.push_str(&format!("r{N}: \"x\"\n"));
+    let mut again = json!({"type": "null"});
+    for _ in 0..60 {
+        again = json!({"type": "object", "properties": {"a": again}, "required": ["a", "a", "a"]});
+    }
+    let again = json!({"$ref": "#/$defs/x", "$defs": {"x": again}});
+    // Taken or refused, in time and without an end of the process.
+    for format in [
+        ResponseFormat::JsonSchema(chain),
+        ResponseFormat::JsonSchema(optional),
+        ResponseFormat::JsonSchema(again),
+        ResponseFormat::Gbnf(rules),
+        ResponseFormat::Lark(lark),
+    ] {
+        let _ = plain(&tokenizer, &format);
+    }
+    let large =
+        json!({"enum": (0..N).map(|i| "x".repeat(300) + &i.to_string()).collect::<Vec<_>>()});
+    let error = plain(&tokenizer, &ResponseFormat::JsonSchema(large)).err().unwrap().to_string();
+    assert!(error.contains("at most 1048576"), "{error}");
+}
+
 #[test]
 fn what_cannot_be_held_is_refused_with_its_place() {
     let tokenizer = small_tokenizer();

@@ -111,6 +111,10 @@ fn what_is_no_message_is_told_with_its_place() {
     let call = json!([{"function": {"name": "f", "arguments": "[1]"}}]);
     let at = "messages[1].tool_calls[0].function.arguments";
     assert_eq!(error(json!({"role": "assistant", "tool_calls": call})), at);
+    for wrong in ["{city: \"x\"}", "{\"a\" 1", "x", "{} {"] {
+        let call = json!([{"function": {"name": "f", "arguments": wrong}}]);
+        assert_eq!(error(json!({"role": "assistant", "tool_calls": call})), at, "{wrong}");
+    }
     let mut input = ChatInput::new(vec![json!({"role": "user", "content": "Hi"})]);
     input.tools = small_tools();
     assert!(matches!(format.prompt(&tokenizer, &input), Err(ChatError::NoTools)));
@@ -147,4 +151,20 @@ fn thinking_that_is_switched_off_is_not_expected() {
     input.template_kwargs.insert("enable_thinking".into(), json!(true));
     input.thinking = Some(false);
     assert!(expects(&switched, &input));
+}
+
+#[test]
+fn of_a_call_that_was_cut_off_the_template_gets_what_is_whole() {
+    let tokenizer = small_tokenizer();
+    let source = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}";
+    let format = ChatFormat::from_templates(&tokenizer, source, None).unwrap();
+    let call = json!({"id": "1", "type": "function",
+        "function": {"name": "f", "arguments": "{\"a\": 1, \"city\": \"Par"}});
+    let input = ChatInput::new(vec![
+        json!({"role": "user", "content": "Hi"}),
+        json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+        json!({"role": "tool", "tool_call_id": "1", "content": "rain"}),
+    ]);
+    let text = format.prompt(&tokenizer, &input).unwrap().text;
+    assert!(text.contains("\"a\"") && !text.contains("city"), "{text}");
 }

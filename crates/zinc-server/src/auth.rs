@@ -57,7 +57,8 @@ impl Keys {
 ///
 /// A server that this machine alone reaches trusts its callers, but a page of any site can have its own
 /// name mean 127.0.0.1 and call the server as its own origin (DNS rebinding). Browsers tell that name.
-/// Where a key is needed or others reach the server anyway, the name protects nothing.
+/// Where a key is needed the name is not. On other addresses names of this machine are not known, and the
+/// server warns that everybody may use it.
 #[derive(Debug)]
 pub struct Hosts {
     /// Besides localhost and addresses; `None` allows every name.
@@ -69,10 +70,14 @@ impl Hosts {
     pub fn new(address: SocketAddr, options: &ServeOptions) -> Hosts {
         let origins = &options.cors_origins;
         let is_open = !options.api_keys.is_empty() || origins.iter().any(|origin| origin == "*");
-        if is_open || !address.ip().is_loopback() {
+        if is_open || !address.ip().to_canonical().is_loopback() {
             return Hosts { allowed: None };
         }
-        let host = |origin: &String| Some(origin.parse::<Uri>().ok()?.host()?.to_owned());
+        let host = |origin: &String| {
+            let origin = origin.parse::<Uri>().ok()?;
+            let is_site = matches!(origin.scheme_str(), Some("http" | "https"));
+            origin.host().filter(|_| is_site).map(str::to_owned)
+        };
         Hosts { allowed: Some(origins.iter().filter_map(host).collect()) }
     }
 
@@ -89,13 +94,17 @@ impl Hosts {
         let host = given.parse::<Authority>();
         let host = host.as_ref().map_or("", Authority::host).trim_matches(['[', ']']);
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let is_own = host == "localhost" || host.ends_with(".localhost");
-        if is_own || host.parse::<IpAddr>().is_ok() || allowed.contains(&host) {
+        // Names that no public server of names has: single words, and those kept for local networks.
+        let is_local = match host.rsplit_once('.') {
+            Some((_, last)) => ["localhost", "local", "internal"].contains(&last),
+            None => !host.is_empty(),
+        };
+        if is_local || host.parse::<IpAddr>().is_ok() || allowed.contains(&host) {
             return Ok(());
         }
         let shown: String = given.chars().take(64).collect();
         let message = format!(
-            "this server answers to localhost and to addresses, not to {shown:?}; behind a proxy start it \
+            "this server answers to local names and to addresses, not to {shown:?}; behind a proxy start it \
              with --api-key, or with --cors and the origin of its pages",
         );
         Err(ApiError::new(StatusCode::FORBIDDEN, "wrong_host", message))

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::body::{BodyDataStream, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::Response;
@@ -16,7 +16,9 @@ use crate::app::App;
 use crate::http::Peer;
 use crate::layers::{RequestId, shown};
 
-/// How long a client may send nothing before it is told that its body is too large.
+/// How long the rest of a body that is too large is read, and how long nothing of it may come, before its
+/// client is told.
+const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_IDLE: Duration = Duration::from_millis(300);
 
 /// The JSON body of a request, and who sends it.
@@ -91,6 +93,8 @@ pub fn query_value(uri: &Uri, name: &str) -> Result<Option<String>, ApiError> {
     let (mut bytes, mut at) = (Vec::with_capacity(value.len()), 0);
     while let Some(&byte) = value.get(at) {
         let hex = value.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        // A sign is no digit.
+        let hex = hex.filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
         let decoded = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
         let (byte, n) = match (byte, decoded) {
             (b'%', Some(decoded)) => (decoded, 3),
@@ -107,12 +111,23 @@ pub fn query_value(uri: &Uri, name: &str) -> Result<Option<String>, ApiError> {
 async fn read(request: Request, app: &App) -> Result<Value, ApiError> {
     check_type(request.headers())?;
     let limits = &app.options.limits;
-    let bytes =
-        tokio::time::timeout(limits.body_timeout, collect(request.into_body(), limits.body_bytes));
-    let bytes = bytes.await.map_err(|_| {
+    // Who asks before it sends gets its answer at once.
+    let asks = request.headers().contains_key(header::EXPECT);
+    let body = request.into_body();
+    let announced = body.size_hint().lower();
+    let mut stream = body.into_data_stream();
+    let bytes = collect(&mut stream, announced, limits.body_bytes);
+    let bytes = tokio::time::timeout(limits.body_timeout, bytes).await.map_err(|_| {
         let message = "the body did not arrive in time";
         ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
-    })??;
+    })?;
+    if let Err(error) = &bytes
+        && error.status == StatusCode::PAYLOAD_TOO_LARGE
+        && !asks
+    {
+        let _ = tokio::time::timeout(DRAIN, drain(stream, 2 * limits.body_bytes)).await;
+    }
+    let bytes = bytes?;
     serde_json::from_slice(&bytes).map_err(|error| {
         let message = format!("the body is no JSON: {error}");
         ApiError::bad_request("invalid_json", message)
@@ -135,27 +150,27 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Reads and forgets what a client goes on to send: most read no answer before they have sent all, and a
-/// connection closed before that is all they see of a refusal. Not beyond `max` bytes, and not from a
-/// client that waits for the answer.
-async fn drain(mut stream: BodyDataStream, max: u64) {
+/// connection closed before that is all they see of a refusal. Not beyond `max` bytes.
+async fn drain(mut stream: BodyDataStream, max: usize) {
     let mut n_bytes = 0;
     while n_bytes < max {
         match tokio::time::timeout(DRAIN_IDLE, stream.next()).await {
-            Ok(Some(Ok(chunk))) => n_bytes += chunk.len() as u64,
+            Ok(Some(Ok(chunk))) => n_bytes += chunk.len(),
             _ => return,
         }
     }
 }
 
-async fn collect(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
+async fn collect(
+    stream: &mut BodyDataStream,
+    announced: u64,
+    max: usize,
+) -> Result<Vec<u8>, ApiError> {
     let too_large = || {
         let message = format!("the body has more than {max} bytes, which is the limit");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     };
-    let announced = body.size_hint().lower();
-    let mut stream = body.into_data_stream();
     if announced > max as u64 {
-        drain(stream, announced).await;
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(announced.min(1 << 20) as usize);
@@ -164,8 +179,6 @@ async fn collect(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
             ApiError::bad_request("incomplete_body", format!("the body broke off: {error}"))
         })?;
         if bytes.len() + chunk.len() > max {
-            drop(bytes);
-            drain(stream, 2 * max as u64).await;
             return Err(too_large());
         }
         bytes.extend_from_slice(&chunk);

@@ -10,9 +10,10 @@ use crate::routes::{ROUTES, Route};
 use crate::schema::Components;
 
 /// Statuses that every route may answer with, apart from its own.
-const ERRORS: [(&str, &str); 13] = [
+const ERRORS: [(&str, &str); 14] = [
     ("400", "A field is wrong or not supported; the error names it."),
     ("401", "A key is missing or wrong."),
+    ("403", "A server without keys was called by the name of another site."),
     ("404", "There is no such model."),
     ("405", "The route has no such method."),
     ("408", "The body did not arrive in time."),

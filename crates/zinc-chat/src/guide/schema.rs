@@ -305,7 +305,8 @@ fn endless(root: &Value) -> Vec<String> {
     let mut targets = HashMap::new();
     collect_targets(root, root, 0, &mut targets);
     let mut left: Vec<(&str, &Value)> = targets.into_iter().collect();
-    // Least fixed point: a target ends if it does with those that do. Longer chains are left to llguidance.
+    // Least fixed point: a target ends if it does with those that do. What longer chains hide shows when the
+    // first mask is computed.
     for _ in 0..MAX_DEPTH {
         let names: HashSet<&str> = left.iter().map(|(name, _)| *name).collect();
         let n_before = left.len();
@@ -370,8 +371,10 @@ fn has_end(schema: &Value, endless: &HashSet<&str>, depth: usize) -> bool {
     }
     if is_type("object") {
         let required = fields.get("required").and_then(Value::as_array);
-        let names = required.into_iter().flatten().filter_map(Value::as_str);
-        let properties = names.filter_map(|name| fields.get("properties")?.get(name));
+        // A name that is listed again is looked at once.
+        let names: HashSet<&str> =
+            required.into_iter().flatten().filter_map(Value::as_str).collect();
+        let properties = names.into_iter().filter_map(|name| fields.get("properties")?.get(name));
         return properties.into_iter().all(ends);
     }
     let n_items = fields.get("minItems").and_then(Value::as_u64).unwrap_or(0) as usize;

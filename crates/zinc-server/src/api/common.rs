@@ -264,8 +264,14 @@ const OWN_VARIABLES: [&str; 8] = [
 /// They name what something else sets.
 pub fn template_kwargs(body: &Body<'_>) -> Result<Map<String, Value>, ApiError> {
     let Some(kwargs) = body.object("chat_template_kwargs") else { return Ok(Map::new()) };
-    match OWN_VARIABLES.iter().find(|name| kwargs.map().contains_key(**name)) {
-        None => Ok(kwargs.map().clone()),
+    let mut variables = kwargs.map().clone();
+    // What says nothing is let through: nothing, and that an answer is wanted.
+    variables.retain(|name, value| {
+        let says_nothing = value.is_null() || (name == "add_generation_prompt" && *value == true);
+        !(says_nothing && OWN_VARIABLES.contains(&name.as_str()))
+    });
+    match OWN_VARIABLES.iter().find(|name| variables.contains_key(**name)) {
+        None => Ok(variables),
         Some(name) => {
             let what = "the request's own fields, or the model, set this variable; leave it out";
             Err(ApiError::unsupported(kwargs.path(name), what))

@@ -559,7 +559,7 @@ impl Writer {
         if matches!(open, Open::Tool) {
             let arguments = std::mem::take(&mut self.arguments);
             if let Some(block) = self.blocks.last_mut() {
-                block["input"] = whole_members(&arguments);
+                block["input"] = zinc_chat::whole_members(&arguments);
             }
         }
         let index = self.blocks.len() - 1;
@@ -569,33 +569,6 @@ impl Writer {
             &json!({"type": "content_block_stop", "index": index}),
         );
     }
-}
-
-/// A call's input: of arguments that broke off, the members that are whole. The API has no other place for
-/// them than an object; that they are not all is told by the reason why the answer ended.
-fn whole_members(arguments: &str) -> Value {
-    if let Ok(input) = serde_json::from_str(arguments) {
-        return input;
-    }
-    let (mut depth, mut in_text, mut is_escaped) = (0, false, false);
-    let mut ends = Vec::new();
-    for (at, c) in arguments.char_indices() {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' if in_text => is_escaped = true,
-            '"' => in_text = !in_text,
-            '{' | '[' if !in_text => depth += 1,
-            '}' | ']' if !in_text => depth -= 1,
-            ',' if !in_text && depth == 1 => ends.push(at),
-            _ => {}
-        }
-    }
-    // A number at the end may go on, and so is not whole.
-    if !arguments.ends_with(|c: char| c.is_ascii_digit()) {
-        ends.push(arguments.len());
-    }
-    let object = |end: &usize| serde_json::from_str(&format!("{}}}", &arguments[..*end])).ok();
-    ends.iter().rev().find_map(object).unwrap_or_else(|| json!({}))
 }
 
 /// Why the answer ended, in Anthropic's words, and the stop string that did it.
@@ -678,28 +651,5 @@ impl Script for Stream {
             }
         }
         Some(std::mem::take(&mut self.out)).filter(|out| !out.is_empty())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_that_broke_off_keep_their_whole_members() {
-        let check = |arguments: &str, input: Value| {
-            assert_eq!(whole_members(arguments), input, "{arguments}");
-        };
-        check("", json!({}));
-        check("{", json!({}));
-        check(r#"{"city": "P"#, json!({}));
-        check(r#"{"city": "P\""#, json!({}));
-        check(r#"{"city": "Paris""#, json!({"city": "Paris"}));
-        check(r#"{"city": "Pa,ris", "n": 1"#, json!({"city": "Pa,ris"}));
-        check(r#"{"n": 12 "#, json!({"n": 12}));
-        check(r#"{"n": 1, "list": [1, {"a": 2}, "#, json!({"n": 1}));
-        check(r#"{"list": [1, {"a": 2}]"#, json!({"list": [1, {"a": 2}]}));
-        check(r#"{"a": {"b": 1}, "c""#, json!({"a": {"b": 1}}));
-        check(r#"{"a": true}"#, json!({"a": true}));
     }
 }

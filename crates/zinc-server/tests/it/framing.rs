@@ -133,6 +133,9 @@ fn a_local_server_answers_to_no_name_of_another_site() {
         "127.0.0.1:80",
         "[::1]:8080",
         "192.168.0.7",
+        "my-machine:8080",
+        "host.docker.internal:80",
+        "nas.local",
     ] {
         assert_eq!(status(&server, host), 200, "{host}");
     }

@@ -166,15 +166,24 @@ fn bodies_have_to_come_and_are_bounded() {
     let server = TestServer::start(setup);
     let large = json!({"content": "x".repeat(2000)});
     assert_eq!(server.post("/tokenize", &large).error().0, 413);
-    // Who sends all before it reads is told all the same.
-    let huge = json!({"content": "x".repeat(30 << 20)});
-    assert_eq!(server.post("/tokenize", &huge).error().0, 413);
+    // Who asks first, or announces far more, is told before it sends.
+    let head = "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    for more in ["expect: 100-continue\r\ncontent-length: 1500", "content-length: 90000000000"] {
+        assert_eq!(server.raw(format!("{head}{more}\r\n\r\n").as_bytes()).error().0, 413);
+    }
     // Without a length, too.
     let chunk = format!(
         "POST /tokenize HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
         "x".repeat(2000)
     );
     assert_eq!(server.raw(chunk.as_bytes()).error().0, 413);
+    drop(server);
+    // Who sends all before it reads is told all the same.
+    let mut setup = Setup::default();
+    setup.options.limits.body_bytes = 16 << 20;
+    let server = TestServer::start(setup);
+    let huge = json!({"content": "x".repeat(30 << 20)});
+    assert_eq!(server.post("/tokenize", &huge).error().0, 413);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use zinc_catalog::{PartName, Url, is_model};
+use zinc_catalog::{PartName, Url};
 use zinc_engine::{EngineOptions, Model};
 use zinc_server::{
     Config, KnownModel, Limits, Loaded, Loader, LogFormat, ModelDefaults, ModelSource, ServeOptions,
@@ -333,8 +333,8 @@ fn id_of(path: &Path) -> String {
 fn usable_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut refused = Vec::new();
     let mut paths = folder_models(folder)?;
-    paths.retain(|path| match ModelArgs::of_file(Some(path.clone())).open() {
-        Ok(_) => true,
+    paths.retain(|path| match check_file(path) {
+        Ok(()) => true,
         Err(error) => {
             refused.push(error);
             false
@@ -350,6 +350,13 @@ fn usable_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Whether a file is of a model that zinc can run, without its vocabulary, which takes longest.
+fn check_file(path: &Path) -> anyhow::Result<()> {
+    let gguf = ModelArgs::of_file(Some(path.to_owned())).open_gguf()?;
+    zinc_models::Model::from_gguf(&gguf).with_context(|| format!("{}", path.display()))?;
+    Ok(())
+}
+
 /// The model files of a folder, in order of their names; later parts of a split model are not models.
 fn folder_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("{}", folder.display()))?;
@@ -358,7 +365,8 @@ fn folder_models(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let path = entry.with_context(|| format!("{}", folder.display()))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_later_part = PartName::parse(&name).is_some_and(|part| part.number != 1);
-        if is_model(&name) && !is_later_part {
+        let is_gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if is_gguf && !is_later_part {
             paths.push(path);
         }
     }
@@ -380,15 +388,21 @@ fn parse_host(text: &str) -> Result<IpAddr, String> {
 /// An origin as browsers send it: they compare letter by letter, so that any other text allows nothing.
 fn parse_origin(text: &str) -> Result<String, String> {
     let wrong = || "expected *, or an origin such as https://example.com:8443".to_owned();
-    if text == "*" {
+    // null is the origin of pages that are files.
+    if ["*", "null"].contains(&text) {
         return Ok(text.into());
     }
-    let origin = Url::parse(text).map_err(|_| wrong())?.origin();
-    let shown = origin.ascii_serialization();
-    match origin.is_tuple() {
-        true if shown == text => Ok(shown),
-        true => Err(format!("browsers send {shown} as origin of such pages")),
-        false => Err(wrong()),
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let origin = url.origin();
+    // Of other schemes, such as those of extensions, the origin is the address as it is.
+    let shown = match (origin.is_tuple(), url.host_str()) {
+        (true, _) => origin.ascii_serialization(),
+        (false, Some(_)) if url.path().is_empty() => url.to_string(),
+        _ => return Err(wrong()),
+    };
+    match shown == text {
+        true => Ok(shown),
+        false => Err(format!("browsers send {shown} as origin of such pages")),
     }
 }
 

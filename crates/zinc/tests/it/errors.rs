@@ -374,6 +374,7 @@ fn origins_and_addresses_that_mean_nothing_are_refused() {
         "http://App.test",
         "http://app.test:80",
         "file:///x",
+        "tauri://localhost/",
     ] {
         check(&place, &["serve", "--cors", origin], 2, &["--cors"]);
     }

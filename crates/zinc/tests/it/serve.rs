@@ -258,7 +258,7 @@ fn a_folder_is_served_without_what_cannot_be_used() {
         ("a-cut.gguf", &whole[..whole.len() / 2]),
         ("Tree-of-Thought.gguf", &whole[..]),
         ("UPPER.GGUF", &whole[..]),
-        ("mmproj-b.gguf", &whole[..]),
+        ("gemma-imatrix-Q4_0.gguf", &whole[..]),
         ("z-00002-of-00002.gguf", &whole[..]),
         ("keys", b"# of the team\n k1 \n\nk2\n"),
     ] {
@@ -267,7 +267,7 @@ fn a_folder_is_served_without_what_cannot_be_used() {
     let server = Serve::start(&net, &["--models", "models", "--host", "localhost"]);
     let warning = "warning: left out: models/a-cut.gguf: ";
     assert!(server.greeting.contains(warning), "{}", server.greeting);
-    assert_eq!(server.ids(), ["Tree-of-Thought", "UPPER"]);
+    assert_eq!(server.ids(), ["Tree-of-Thought", "UPPER", "gemma-imatrix-Q4_0"]);
     let (question, answer) = sample();
     assert_eq!(server.ask("UPPER", &question), answer);
     drop(server);
