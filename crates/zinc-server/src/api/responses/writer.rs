@@ -213,25 +213,28 @@ impl Writer {
     /// Ends the item that is being written.
     fn close(&mut self, status: &str) {
         let Some(open) = self.open.take() else { return };
-        if open == Open::Call && status == "incomplete" {
+        match open {
             // Arguments that broke off are not done.
-        } else if open == Open::Call {
-            let arguments = self.last()["arguments"].clone();
-            let name = self.last()["name"].clone();
-            let done = json!({"arguments": arguments, "name": name});
-            self.item_event("response.function_call_arguments.done", done);
-        } else {
-            let part = self.last()["content"][0].clone();
-            let mut done = json!({"text": part["text"]});
-            let name = match open {
-                Open::Message => {
-                    done["logprobs"] = part["logprobs"].clone();
-                    "response.output_text.done"
-                }
-                _ => "response.reasoning_text.done",
-            };
-            self.part_event(name, done);
-            self.part_event("response.content_part.done", json!({"part": part}));
+            Open::Call if status == "incomplete" => {}
+            Open::Call => {
+                let arguments = self.last()["arguments"].clone();
+                let name = self.last()["name"].clone();
+                let done = json!({"arguments": arguments, "name": name});
+                self.item_event("response.function_call_arguments.done", done);
+            }
+            Open::Message | Open::Reasoning => {
+                let part = self.last()["content"][0].clone();
+                let mut done = json!({"text": part["text"]});
+                let name = match open {
+                    Open::Message => {
+                        done["logprobs"] = part["logprobs"].clone();
+                        "response.output_text.done"
+                    }
+                    _ => "response.reasoning_text.done",
+                };
+                self.part_event(name, done);
+                self.part_event("response.content_part.done", json!({"part": part}));
+            }
         }
         if let Some(item) = self.at(&[]) {
             item["status"] = json!(status);
