@@ -112,6 +112,6 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
                 if (y != nullptr) y[col + i] = v[i];
             }
         if (p.quants != nullptr) write_q8(v, col < group, p.quants, p.scales, (u64)row * group + col);
-        if (packs && col < div_up(group, 64) * 64) write_panel(p.panels, row, col, v, power_of_two(-exponent));
+        if (packs && col < div_up(group, PANEL_PAIR) * PANEL_PAIR) write_panel(p.panels, row, col, v, power_of_two(-exponent));
     }
 }

@@ -5,6 +5,8 @@ struct PackParams {
     Rows x;
     Count n;
     Panels to;
+    // Columns that are multiplied together; each so many begin a panel of their own, at multiples of `padded`.
+    u32 segment, padded;
 };
 
 // Values that a thread keeps between finding the largest one and writing, four at a time.
@@ -17,12 +19,14 @@ ZINC_KERNEL(512, 2) pack_panels(ZINC_PARAM PackParams p) {
     pdl_launch();
     const int n_rows = p.n.get();
     pdl_wait();
-    const int row = blockIdx.x, cols = (int)p.x.cols, first = 4 * threadIdx.x, step = 4 * blockDim.x;
+    const int row = blockIdx.x, segment = (int)p.segment, padded = (int)p.padded;
+    const int end = (int)p.x.cols / segment * padded, first = 4 * threadIdx.x, step = 4 * blockDim.x;
     if (row >= n_rows) return;
     const float *x = p.x.row(row);
-    auto fetch = [&](float (&v)[4], int col) {
+    auto fetch = [&](float (&v)[4], int at) {
+        int n = at < padded ? 0 : at / padded, in_segment = at - n * padded, col = n * segment + in_segment;
 #pragma unroll
-        for (int i = 0; i < 4; i++) v[i] = col + i < cols ? x[col + i] : 0.0f;
+        for (int i = 0; i < 4; i++) v[i] = at < end && in_segment + i < segment ? x[col + i] : 0.0f;
     };
     float kept[KEPT][4], most = 0.0f;
 #pragma unroll
@@ -31,22 +35,22 @@ ZINC_KERNEL(512, 2) pack_panels(ZINC_PARAM PackParams p) {
     for (int j = 0; j < KEPT; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) most = fmaxf(most, fabsf(kept[j][i]));
-    for (int col = first + KEPT * step; col < cols; col += step) {
+    for (int at = first + KEPT * step; at < end; at += step) {
         float v[4];
-        fetch(v, col);
+        fetch(v, at);
 #pragma unroll
         for (int i = 0; i < 4; i++) most = fmaxf(most, fabsf(v[i]));
     }
-    const int exponent = panel_exponent(block_max(most, maxima)), end = div_up(cols, 64) * 64;
+    const int exponent = panel_exponent(block_max(most, maxima));
     const float scale = power_of_two(-exponent);
     if (threadIdx.x == 0) p.to.factors[row] = power_of_two(exponent);
 #pragma unroll
     for (int j = 0; j < KEPT; j++)
         if (first + j * step < end) write_panel(p.to, row, first + j * step, kept[j], scale);
-    for (int col = first + KEPT * step; col < end; col += step) {
+    for (int at = first + KEPT * step; at < end; at += step) {
         float v[4];
-        fetch(v, col);
-        write_panel(p.to, row, col, v, scale);
+        fetch(v, at);
+        write_panel(p.to, row, at, v, scale);
     }
 }
 
@@ -95,8 +99,8 @@ struct GatherPanelsParams {
     int *targets;
     const int *offsets, *starts, *pairs;
     u32 n_groups, to_groups, n_experts, n_slots;
-    // Slot j of a row begins at element j * slot_cols; cols elements are gathered.
-    u32 slot_cols, cols;
+    // Slot j of a row begins at panel j * slot_panels; so many panels are gathered.
+    u32 slot_panels, n_panels;
 };
 
 // Rows of panels in the order of the experts. A warp a row: grid ceil(rows / 8), 256 threads. Moves 4 bytes a value.
@@ -116,16 +120,22 @@ ZINC_KERNEL(256, 4) gather_panels(ZINC_PARAM GatherPanelsParams p) {
     if (pair >= p.offsets[low + 1]) return;
     const u32 target = (u32)p.pairs[pair], from_row = target / p.n_slots, slot = target % p.n_slots;
     if (lane == 0) p.targets[row] = (int)target, p.to_factors[row] = p.factors[from_row];
-    const u32 first = slot * p.slot_cols / 8, n_chunks = (u32)div_up((int)p.cols, 64) * 8;
-    for (u32 c = lane; c < n_chunks; c += 32) {
+    const u32 first = slot * p.slot_panels * 8;
+    for (u32 c = lane; c < p.n_panels * 8; c += 32) {
         u32 at = first + c;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (c * 8 < p.cols)
-            v = *(const uint4 *)(p.panels + ((u64)(at / 8) * p.n_groups + from_row / 8) * 1024 + from_row % 8 * 128 +
-                                 ((at % 8 ^ from_row % 8) << 4));
-        *(uint4 *)(p.to + ((u64)(c / 8) * p.to_groups + row / 8) * 1024 + row % 8 * 128 + ((c % 8 ^ row % 8) << 4)) = v;
+        const u8 *from = p.panels + ((u64)(at / 8) * p.n_groups + from_row / 8) * 1024 + from_row % 8 * 128;
+        u8 *to = p.to + ((u64)(c / 8) * p.to_groups + row / 8) * 1024 + row % 8 * 128;
+        *(uint4 *)(to + ((c % 8 ^ row % 8) << 4)) = *(const uint4 *)(from + ((at % 8 ^ from_row % 8) << 4));
     }
 }
+
+// Where the columns of a further product of a launch go.
+struct SplitSegment {
+    float *out;
+    u32 out_stride, first_col;
+};
+
+#define SPLIT_MORE 3
 
 struct ReduceSplitsParams {
     Count n;
@@ -133,7 +143,8 @@ struct ReduceSplitsParams {
     const float *residual;
     float *out;
     u32 out_stride, residual_stride;
-    u32 n_out, splits, rows, unused;
+    u32 n_out, splits, rows, n_segments;
+    SplitSegment more[SPLIT_MORE];
 };
 
 // out = sum of parts [splits][rows][n_out] in their order, + residual. Four columns a thread; grid (ceil(n_out / 1024),
@@ -152,5 +163,8 @@ ZINC_KERNEL(256, 4) reduce_splits(ZINC_PARAM ReduceSplitsParams p) {
         float4 v = *(const float4 *)(p.residual + (u64)row * p.residual_stride + col);
         sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
     }
-    *(float4 *)(p.out + (u64)row * p.out_stride + col) = sum;
+    float *out = p.out + (u64)row * p.out_stride + col;
+    for (u32 i = 0; i < p.n_segments && col >= (int)p.more[i].first_col; i++)
+        out = p.more[i].out + (u64)row * p.more[i].out_stride + col - p.more[i].first_col;
+    *(float4 *)out = sum;
 }

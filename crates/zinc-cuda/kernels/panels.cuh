@@ -1,11 +1,12 @@
 // Activations for gemm.cuh: rows of f32 as panels of f16, with a factor for each row.
 //
-// A panel has 64 elements along k of all rows: [k / 64][row / 8] groups of 8 rows of 128 bytes, whose 16-byte chunk c
-// lies at c ^ (row % 8), as wgmma wants it. In each 16 elements the order is 0 1 4 5 8 9 12 13, 2 3 6 7 10 11 14 15: a
-// lane's four weights of a word are then its four of the tensor core. Elements past the end of the row are zero; rows
-// past the last are not written and never shown. The factor is a power of two that brings the row's largest value to
-// [256, 512), so nothing overflows whatever the model's values: what is lost is f16's rounding, and of values below
-// 2^-23 of the row's largest more.
+// A panel has 64 elements along k of all rows: [panel][row / 8] groups of 8 rows of 128 bytes, whose 16-byte chunk c
+// lies at c ^ (row % 8), as wgmma wants it. Two panels have 128 elements, four blocks of 32, in the order in which the
+// four lanes of gemm.cuh that share a weight row turn one block each to f16: slice 2 w + h of 16 has elements 16 h + 4 w
+// .. + 3 of the four blocks, first the elements 0 and 2 of each block, then 1 and 3. Elements past the end of the row are
+// zero; rows past the last are not written and never shown. The factor is a power of two that brings the row's largest
+// value to [256, 512), so nothing overflows whatever the model's values: what is lost is f16's rounding, and of values
+// below 2^-23 of the row's largest more.
 #pragma once
 #include "ptx.cuh"
 #include "zinc.cuh"
@@ -25,12 +26,16 @@ DEVICE int panel_exponent(float most) {
 
 DEVICE float power_of_two(int exponent) { return __uint_as_float((u32)(127 + exponent) << 23); }
 
+// Elements of the two panels that belong together.
+#define PANEL_PAIR 128
+
 // Four neighbouring values of a row, from a column that is a multiple of four; `scale` is one over the factor.
 DEVICE void write_panel(const Panels &p, u32 row, u32 col, const float (&v)[4], float scale) {
-    u8 *to = p.data + ((u64)(col / 64) * p.n_groups + row / 8) * 1024 + row % 8 * 128 + col % 16;
-    const u32 chunk = col % 64 / 16 * 2, turn = row % 8;
-    *(u32 *)(to + ((chunk ^ turn) << 4)) = pack_f16_fast(v[0] * scale, v[1] * scale);
-    *(u32 *)(to + ((chunk + 1 ^ turn) << 4)) = pack_f16_fast(v[2] * scale, v[3] * scale);
+    const u32 block = col / 32 % 4, word = col % 16 / 4, half = col / 16 % 2;
+    const u32 panel = col / PANEL_PAIR * 2 + word / 2, chunk = (word % 2 * 2 + half) * 2, turn = row % 8;
+    u8 *to = p.data + ((u64)panel * p.n_groups + row / 8) * 1024 + row % 8 * 128 + block * 4;
+    *(u32 *)(to + ((chunk ^ turn) << 4)) = pack_f16_fast(v[0] * scale, v[2] * scale);
+    *(u32 *)(to + ((chunk + 1 ^ turn) << 4)) = pack_f16_fast(v[1] * scale, v[3] * scale);
 }
 
 // The largest of the block's values, for all threads. `places` holds one float for each warp.

@@ -4,7 +4,7 @@
 #include "bulk.cuh"
 
 #ifdef ZINC_HOST
-DEVICE void copy_async_8(void *to, const void *from) { zh::copy_later(to, from, 8, 8); }
+template <int N> DEVICE void copy_async(u32 to, const void *from) { zh::copy_later(zh::dynamic_shared() + to, from, N, N); }
 DEVICE void group_barrier(u32 id) { zh::sync_group(id, 128); }
 template <int N> DEVICE void give_registers() {}
 template <int N> DEVICE void take_registers() {}
@@ -23,10 +23,19 @@ DEVICE u32 mul_f16x2(u32 a, u32 b) {
 DEVICE u32 fma_f16x2(u32 a, u32 b, u32 c) {
     return zh_f16x2([&](float (&part)(u32)) { return fmaf(part(a), part(b), part(c)); });
 }
+DEVICE u32 and_or(u32 a, u32 b, u32 c) { return (a & b) | c; }
 #else
-// As copy_async_16 of ptx.cuh.
-DEVICE void copy_async_8(void *to, const void *from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from) : "memory");
+// a & b | c, as one instruction whatever is constant.
+DEVICE u32 and_or(u32 a, u32 b, u32 c) {
+    u32 r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+
+// As copy_async_16 of ptx.cuh, of N bytes to an address in shared memory that is a number already.
+template <int N> DEVICE void copy_async(u32 to, const void *from) {
+    if constexpr (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(N) : "memory");
 }
 
 // Barrier of 128 threads; 0 is the block's own.
@@ -60,7 +69,15 @@ DEVICE u32 fma_f16x2(u32 a, u32 b, u32 c) {
 // a[0] row 16 w + g, k 2t 2t+1; a[1] row g+8; a[2], a[3] the same rows, k 8+2t 9+2t; d[4 j + i] column 8 j + 2t + i % 2
 // of row g, or g+8 for i > 1. b by its descriptor; d is overwritten where `add` is 0.
 template <int N> DEVICE void wgmma(float *d, const u32 *a, u64 b, u32 add) {
-    if constexpr (N == 64)
+    if constexpr (N == 32)
+        asm volatile(
+            "{.reg .pred p; setp.ne.b32 p, %21, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+            "{%16, %17, %18, %19}, %20, p, 1, 1, 0;}"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+              "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+    else if constexpr (N == 64)
         asm volatile(
             "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "

@@ -217,7 +217,7 @@ pub struct Lowering<'a> {
     /// Results that are written over what they are made from.
     in_place: Vec<(TensorId, TensorId)>,
     /// Where activations are kept as panels, and those that are there.
-    panel_places: Vec<(TensorId, u64)>,
+    panel_places: Vec<linear::PanelPlace>,
     panels: Vec<(TensorId, linear::Panels)>,
     /// Results that launches of earlier nodes have written, and activations that products make themselves.
     written: Vec<TensorId>,

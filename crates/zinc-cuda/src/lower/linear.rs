@@ -18,7 +18,7 @@ use zinc_quant::GgmlType;
 
 use super::Grouping;
 use beside::Beside;
-pub use gemm::Panels;
+pub use gemm::{PanelPlace, Panels};
 
 /// The number of an activation in the kernels.
 pub fn activation(act: Activation) -> u32 {
@@ -126,7 +126,8 @@ impl Lowering<'_> {
         let product = self.product(node, weight, None, Matrices::One)?;
         let product = Product { residual, ..product };
         let n_others = self.n_side_by_side(node, matmul);
-        if n_others == 0 || !self.takes_few_rows(&product) {
+        let x = node.reads[1];
+        if n_others == 0 || !(self.is_in_panels(x) || self.takes_few_rows(&product)) {
             return self.multiply(node, product);
         }
         let mut others = Vec::with_capacity(n_others);
@@ -137,6 +138,9 @@ impl Lowering<'_> {
             others.push(self.product(other, weight, None, Matrices::One)?);
         }
         self.resume = self.node + 1 + n_others;
+        if self.multiply_panels(x, &product, &others) {
+            return Ok(());
+        }
         self.multiply_rows(node, &product, &others)
     }
 
@@ -279,7 +283,7 @@ impl Lowering<'_> {
             }
             (_, GgmlType::Q8_1) if matvec::is_known(dtype) => {
                 let x = node.reads[node.op.n_weight_operands()];
-                if !self.multiply_panels(x, product) && !self.multiply_tiles(product) {
+                if !self.multiply_panels(x, product, &[]) && !self.multiply_tiles(product) {
                     self.multiply_rows(node, product, &[])?;
                 }
                 Ok(())

@@ -242,7 +242,7 @@ impl Lowering<'_> {
         let quantizes = |node: &&Node| node.op == Op::QuantizeAct && node.reads[0] == id;
         let Some(node) = self.plan.nodes.iter().find(quantizes) else { return false };
         let (id, tensor) = (node.writes[0], self.plan.tensor(node.writes[0]));
-        let has_place = self.panel_places.iter().any(|(of, _)| *of == id);
+        let has_place = self.panel_places.iter().any(|place| place.id == id);
         let has_panels = has_place && self.rows(tensor.shape.rows) >= Grouping::MIN_TOKENS;
         tensor.dtype == GgmlType::Q8_1 && !has_panels
     }

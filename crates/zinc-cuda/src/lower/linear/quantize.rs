@@ -38,14 +38,17 @@ impl Lowering<'_> {
         let quantizes = |other: &&Node| other.op == Op::QuantizeAct && other.reads[0] == y;
         let Some(quantize) = plan.nodes.iter().find(quantizes) else { return Ok(None) };
         let out = self.operand(quantize.writes[0])?;
-        if n_groups != 1 || out.dtype != GgmlType::Q8_1 {
+        let place = self.panel_places.iter().find(|place| place.id == quantize.writes[0]);
+        let is_cut = place.is_some_and(|place| place.segment != out.cols);
+        if n_groups != 1 || is_cut || out.dtype != GgmlType::Q8_1 {
             return Ok(None);
         }
         self.written.push(quantize.writes[0]);
         let is_y = |id: &TensorId| plan.locate(*id).0 == y;
         let reads = |node: &Node| node.writes != quantize.writes && node.reads.iter().any(is_y);
         let keeps_floats = plan.nodes.iter().any(reads) || plan.outputs.iter().any(is_y);
-        if let Some(panels) = self.panels_of(quantize.writes[0], out.rows) {
+        if let Some(to) = self.panels_of(quantize.writes[0], out.rows) {
+            let panels = to.panels;
             return Ok(Some(Quantized { quants: 0, scales: 0, panels, keeps_floats }));
         }
         let max_rows = plan.limits.bound(out.rows);
