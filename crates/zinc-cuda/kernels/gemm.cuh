@@ -136,6 +136,24 @@ template <class F> struct Source {
     }
 };
 
+// Whether q are numbers of two bits of exponent and one of mantissa, whose f16 has eight zeros at the end.
+template <class F> struct IsE2M1 {
+    static constexpr bool VALUE = false;
+};
+template <> struct IsE2M1<MXFP4> {
+    static constexpr bool VALUE = true;
+};
+
+// The eight numbers of a word as upper bytes of f16, elements 4 w .. in x and 16 + 4 w .. in y.
+DEVICE void e2m1_bytes(u32 q, u32 &x, u32 &y) {
+    // Nibbles 0 .. 3 and 4 .. 7: 0, 0.5, 1, 1.5, 2, 3, 4, 6 by their lower three bits, then their signs.
+    const u32 codes = q & 0x77777777u, even = q << 4;
+    u32 first = __byte_perm(0x3e3c3800u, 0x46444240u, codes), second = __byte_perm(0x3e3c3800u, 0x46444240u, codes >> 16);
+    first = and_or(sign_bytes(q, even, 0x9d8c), 0x80808080u, first);
+    second = and_or(sign_bytes(q, even, 0xbfae), 0x80808080u, second);
+    x = __byte_perm(first, second, 0x6420), y = __byte_perm(first, second, 0x7531);
+}
+
 // What a lane holds of a row for half a part: block t of four.
 template <class F> struct Row32 {
     u32 low[4], high[F::HIGH ? F::HIGH / 4 : 1], scale, more;
@@ -159,7 +177,11 @@ template <class F> struct Row32 {
     // scale is rounded to f16 and the product again.
     __device__ __forceinline__ void words(u32 w, u32 (&out)[4]) const {
         u32 x, y;
-        if constexpr (F::NIBBLES) {
+        if constexpr (IsE2M1<F>::VALUE) {
+            e2m1_bytes(low[w], x, y);
+            out[0] = __byte_perm(x, 0, 0x2404), out[1] = x & 0xff00ff00u;
+            out[2] = __byte_perm(y, 0, 0x2404), out[3] = y & 0xff00ff00u;
+        } else if constexpr (F::NIBBLES) {
             const u32 low_zero = 0x64006400 + F::Z * 0x00010001, high_zero = 0x54005400 + F::Z * 0x00100010;
             x = low[w], y = x >> 8;
             out[0] = sub_f16x2(and_or(x, 0x000f000f, 0x64006400), low_zero), out[1] = sub_f16x2(and_or(y, 0x000f000f, 0x64006400), low_zero);
@@ -202,6 +224,8 @@ template <class F> DEVICE void part_scales(u32 (&scales)[2], const u8 *part, u32
             float d0, d1 = 0.0f, m = 0.0f;
             fetch_scales<F>(p2, p3, 4 * i + t, words);
             F::scales(words, 4 * i + t, d0, d1, m);
+            // MXFP4's is that of twice the numbers.
+            if (IsE2M1<F>::VALUE) d0 *= 2.0f;
             scales[i] = pack_f16_fast(d0, F::TWO ? d1 : m);
         }
     }

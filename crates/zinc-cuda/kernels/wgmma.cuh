@@ -24,11 +24,27 @@ DEVICE u32 fma_f16x2(u32 a, u32 b, u32 c) {
     return zh_f16x2([&](float (&part)(u32)) { return fmaf(part(a), part(b), part(c)); });
 }
 DEVICE u32 and_or(u32 a, u32 b, u32 c) { return (a & b) | c; }
+DEVICE u32 sign_bytes(u32 a, u32 b, u32 select) {
+    u32 result = 0;
+    for (int i = 0; i < 4; i++) {
+        u32 at = select >> (4 * i) & 7, byte = (at < 4 ? a : b) >> (8 * (at % 4)) & 255;
+        result |= (byte & 128 ? 255u : 0u) << (8 * i);
+    }
+    return result;
+}
 #else
 // a & b | c, as one instruction whatever is constant.
 DEVICE u32 and_or(u32 a, u32 b, u32 c) {
     u32 r;
     asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+
+// Four bytes, 255 or 0 by the highest bit of the bytes of a and b (0 .. 3, 4 .. 7) that the nibbles of `select` name, each
+// of which has its own highest bit set.
+DEVICE u32 sign_bytes(u32 a, u32 b, u32 select) {
+    u32 r;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(select));
     return r;
 }
 
