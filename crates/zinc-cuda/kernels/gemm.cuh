@@ -67,6 +67,20 @@ template <class F, int N> struct Layout {
     static_assert(PART % 16 == 0, "planes are copied 16 bytes at a time");
 };
 
+// Rows of x of a tile: the matrix that multiplies them, their first group of 8 in the panels, and their number.
+struct TokenTile {
+    u32 matrix, group, rows;
+};
+
+DEVICE TokenTile token_tile(const GemmParams &p, u32 tile, u32 n_token_tiles, u32 n_rows, u32 n) {
+    const u32 t = tile / p.splits % n_token_tiles;
+    if (p.tiles) {
+        const int *entry = p.tiles + 1 + 3 * t;
+        return {(u32)entry[0], (u32)entry[1], (u32)entry[2]};
+    }
+    return {0, t * (n / 8), min(n, n_rows - t * n)};
+}
+
 // What a block computes next.
 struct Work {
     u64 w0, w1, matrix;
@@ -75,17 +89,11 @@ struct Work {
     u32 out_stride, n_out, group, rows, first_row, part0, part1, split;
 };
 
-DEVICE Work work_of(const GemmParams &p, u32 tile, u32 n_token_tiles, u32 tile_rows, u32 n_rows, u32 n_parts, u32 n) {
+DEVICE Work work_of(const GemmParams &p, u32 tile, const TokenTile &of, u32 n_token_tiles, u32 tile_rows, u32 n_parts) {
     Work w;
-    w.split = tile % p.splits, tile /= p.splits;
-    u32 t = tile % n_token_tiles, row_tile = tile / n_token_tiles;
-    w.matrix = 0;
-    if (p.tiles) {
-        const int *entry = p.tiles + 1 + 3 * t;
-        w.matrix = entry[0], w.group = entry[1], w.rows = entry[2];
-    } else {
-        w.group = t * (n / 8), w.rows = min(n, n_rows - t * n);
-    }
+    w.matrix = of.matrix, w.group = of.group, w.rows = of.rows;
+    w.split = tile % p.splits;
+    const u32 row_tile = tile / p.splits / n_token_tiles;
     w.w0 = p.w0 + w.matrix * p.matrix_bytes0, w.w1 = p.w1 + w.matrix * p.matrix_bytes1;
     w.bias = p.bias0, w.out = p.out, w.out_stride = p.out_stride, w.n_out = p.n_out;
     u32 first_tile = 0;
@@ -301,8 +309,8 @@ template <class F, int N> DEVICE void gemm(const GemmParams &p) {
         barriers_ready();
     }
     __syncthreads();
-    pdl_wait();
-    const bool pair = p.w1 != 0;
+    const bool pair = p.w1 != 0, grouped = p.tiles != nullptr;
+    if (grouped) pdl_wait();
     const u32 n_groups = blockDim.x / 128 - 1, tile_rows = (pair ? 32 : 64) * n_groups;
     const u32 n_steps = div_up(p.n_in, PANEL_PAIR) * 2, n_parts = div_up(n_steps, 4), n_blocks = p.n_in / 32;
     const u32 n_rows = min((u32)p.n.get(), p.rows), n_token_tiles = p.tiles ? p.tiles[0] : div_up(n_rows, N);
@@ -312,9 +320,10 @@ template <class F, int N> DEVICE void gemm(const GemmParams &p) {
     // Registers of the threads that only copy go to those that multiply; a thread begins with 128, or 168.
     if (threadIdx.x >= 128 * n_groups) {
         give_registers<L::G == 3 ? 56 : 40>();
+        if (!grouped) pdl_wait();
         if (threadIdx.x > 128 * n_groups) return;
         for (u32 tile = blockIdx.x; tile < n_tiles; tile += gridDim.x) {
-            Work w = work_of(p, tile, n_token_tiles, tile_rows, n_rows, n_parts, N);
+            Work w = work_of(p, tile, token_tile(p, tile, n_token_tiles, n_rows, N), n_token_tiles, tile_rows, n_parts);
             const u64 panel = (u64)p.x.n_groups * 1024;
             const u8 *from = p.x.data + 4 * w.part0 * panel + w.group * 1024;
             for (u32 k = 4 * w.part0; k < min(4 * w.part1, n_steps); k += L::PANELS) {
@@ -342,8 +351,13 @@ template <class F, int N> DEVICE void gemm(const GemmParams &p) {
         // Where the lane's operands lie in a part: rows row0 and row0 + 8, block lane % 4.
         u32 read = row0 * 128 + (((lane & 3) ^ (row0 & 1) * 4) * 16);
         keep(read);
+        bool waits = !grouped;
+        TokenTile next = {0, 0, 0};
+        if (blockIdx.x < n_tiles) next = token_tile(p, blockIdx.x, n_token_tiles, n_rows, N);
         for (u32 tile = blockIdx.x; tile < n_tiles; tile += gridDim.x) {
-            Work w = work_of(p, tile, n_token_tiles, tile_rows, n_rows, n_parts, N);
+            Work w = work_of(p, tile, next, n_token_tiles, tile_rows, n_parts);
+            // Asked for now, the next tile's are there when they are wanted.
+            if (tile + gridDim.x < n_tiles) next = token_tile(p, tile + gridDim.x, n_token_tiles, n_rows, N);
             // Row r of the warp in the tile's rows of its matrix, within the weight.
             auto row_of = [&](u32 r) {
                 r += group * 64 + warp * 16;
@@ -359,6 +373,12 @@ template <class F, int N> DEVICE void gemm(const GemmParams &p) {
             for (int i = 0; i < L::DEPTH - 1; i++) {
                 if (w.part0 + i < w.part1) source.copy(ring_at + i * L::PART, n_blocks, w.part0 + i);
                 copy_async_commit();
+            }
+            // The first weights are under way before the launches before this one are done.
+            if (waits) pdl_wait(), waits = false;
+            if (grouped && lane <= N / 32) {
+                const u32 row = w.group * 8 + min(lane * 32, w.rows - 1);
+                prefetch(p.x.factors + row), prefetch(p.targets + row);
             }
             float acc[N / 2];
 #pragma unroll
@@ -431,6 +451,7 @@ template <class F, int N> DEVICE void gemm(const GemmParams &p) {
             }
             group_barrier(group + 1);
         }
+        if (waits) pdl_wait();
     }
 }
 
