@@ -134,6 +134,22 @@ fn check_cut(case: &Case, device: &dyn Device) -> Result<bool, String> {
     }
 }
 
+/// The large tiles of products with weights in floats, which take many results on a real card.
+#[test]
+fn large_tiles_of_floats_keep_the_bits_of_rows() {
+    let card = Card { n_multiprocessors: 1, ..Card::HOPPER };
+    let options = Options { card, ..options(true, Schedule::Reverse) };
+    let keep = |case: &Case| {
+        use OpKind::*;
+        let is_float = [GgmlType::F32, GgmlType::F16, GgmlType::BF16].map(Some);
+        let rows = 9..=MOST_ROWS_TO_CUT;
+        let is_product = matches!(case.op, MatMul | MatMulAdd | GateUpAct);
+        is_product && is_float.contains(&case.dtype) && rows.contains(&case.layout.n_rows())
+    };
+    let device = HostDevice::new(options);
+    check_all(&device, keep, |case| check_cut(case, &device));
+}
+
 /// The kernels for many rows, whose sums have other orders.
 #[test]
 fn kernels_for_many_rows_agree_with_the_reference() {

@@ -17,6 +17,9 @@ const COLUMNS: u32 = 1024;
 /// Groups up to this length are normalised by a warp each, longer ones by a block.
 pub(super) const LONGEST_OF_WARP: u32 = 512;
 
+/// Columns that a warp of those blocks keeps: `PIECES` pieces of `norm.cu`.
+const COLUMNS_OF_WARP: u32 = 4 * 128;
+
 /// `EmbedParams` of `embed.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
@@ -239,7 +242,8 @@ impl Lowering<'_> {
                         params.y.data = 0;
                     }
                 }
-                launch(name, params, n, (group / 4).next_power_of_two().clamp(128, 1024))
+                let block = group.div_ceil(COLUMNS_OF_WARP) * 32;
+                launch(name, params, n, block.min(1024))
             }
             (name, _) => launch(name, params, n.div_ceil(8), 256),
         };
