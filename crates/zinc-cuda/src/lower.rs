@@ -214,6 +214,8 @@ pub struct Lowering<'a> {
     /// Bytes kept for persistent scratch, before the transient one.
     persistent_limit: u64,
     pub(crate) groupings: Vec<(TensorId, Grouping)>,
+    /// Fewest rows that products with experts take together, expert by expert.
+    least_grouped: u32,
     /// Results that are written over what they are made from.
     in_place: Vec<(TensorId, TensorId)>,
     /// Where activations are kept as panels, and those that are there.
@@ -265,6 +267,7 @@ impl<'a> Lowering<'a> {
             transient_max: 0,
             persistent_limit,
             groupings: Vec::new(),
+            least_grouped: Grouping::least_rows(plan),
             in_place: Vec::new(),
             panel_places: Vec::new(),
             panels: Vec::new(),

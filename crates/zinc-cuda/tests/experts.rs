@@ -26,6 +26,8 @@ use zinc_testkit::random::Rng;
 const N_LAYERS: u32 = 2;
 /// Rows of the table that tokens are taken from.
 const N_VOCAB: u32 = 11;
+/// What tests run: the first three of them, or all.
+const TOKENS: [i32; 11] = [3, 10, 4, 0, 7, 9, 1, 5, 2, 8, 6];
 
 /// What is added to the chosen experts.
 #[derive(Clone, Copy, PartialEq)]
@@ -266,19 +268,35 @@ fn plan(block: &Block, max_tokens: u32) -> (Plan, Vec<WeightSource>) {
     (graph.b.finish(outs.split_off(1)), graph.weights)
 }
 
-/// What each layer gives for all tokens, at most `max_tokens` in a step; with `apart` so that nothing is joined.
+/// What each layer gives for three tokens, at most `max_tokens` in a step; with `apart` so that nothing is joined.
 fn run(block: &Block, device: &dyn Device, max_tokens: u32, apart: bool) -> Vec<Vec<f32>> {
+    run_tokens(block, device, max_tokens, apart, 3)
+}
+
+/// The same for so many tokens.
+fn run_tokens(
+    block: &Block,
+    device: &dyn Device,
+    max_tokens: u32,
+    apart: bool,
+    n_tokens: usize,
+) -> Vec<Vec<f32>> {
     let (mut plan, sources) = plan(block, max_tokens);
     if apart {
         let of_layer = |layer: u32| ["logits", "down"].map(|part| format!("blk.{layer}.{part}"));
         let names: Vec<_> = (0..N_LAYERS).flat_map(of_layer).collect();
         plan.add_outputs(&names).expect("values of the plan");
     }
-    run_plan(plan, sources, device)
+    run_plan(plan, sources, device, n_tokens)
 }
 
-/// All outputs of a plan for a few tokens, in steps as large as it takes.
-fn run_plan(plan: Plan, sources: Vec<WeightSource>, device: &dyn Device) -> Vec<Vec<f32>> {
+/// All outputs of a plan for the first `n_tokens`, in steps as large as it takes.
+fn run_plan(
+    plan: Plan,
+    sources: Vec<WeightSource>,
+    device: &dyn Device,
+    n_tokens: usize,
+) -> Vec<Vec<f32>> {
     let plan = passes::prepare(plan, device.caps()).expect("a supported plan");
     let weights = device.bind_weights(sources, &mut |_, _| ()).expect("memory");
     let states = device.alloc_states(&plan).expect("memory");
@@ -286,7 +304,7 @@ fn run_plan(plan: Plan, sources: Vec<WeightSource>, device: &dyn Device) -> Vec<
     let mut found = vec![Vec::new(); plan.outputs.len()];
     let max_tokens = plan.limits.max_tokens as usize;
     let mut exec = device.compile(Arc::new(plan), &bind).expect("kernels for all");
-    for tokens in [3, 10, 4].chunks(max_tokens) {
+    for tokens in TOKENS[..n_tokens].chunks(max_tokens) {
         let n = tokens.len();
         let inputs = StepInputs {
             token_ids: tokens.to_vec(),
@@ -365,6 +383,23 @@ fn blocks_of_all_families_are_joined() {
     let wide = Block { d_model: 544, d_ff: 32, n_experts_used: 2, down_type, shared, ..QWEN };
     check("norms of long rows", &wide);
     check("long rows", &Block { d_ff: 768, n_experts_used: 2, ..QWEN });
+}
+
+/// As many rows as a step may have whose experts are not grouped.
+#[test]
+fn blocks_of_many_experts_are_joined_in_larger_steps() {
+    let block = Block { n_experts: 32, n_experts_used: 2, shared: Shared::None, ..QWEN };
+    let n_tokens = TOKENS.len();
+    let apart =
+        run_tokens(&block, &device((false, false, Schedule::Forward, 3)), 3, true, n_tokens);
+    for way in [(false, true, Schedule::Random(5), 11), (true, false, Schedule::Forward, 11)] {
+        let found = run_tokens(&block, &device(way), way.3, false, n_tokens);
+        for (layer, (found, apart)) in found.iter().zip(&apart).enumerate() {
+            if let Err(at) = same_bits(found, apart) {
+                panic!("{way:?}: element {at} of layer {layer} differs");
+            }
+        }
+    }
 }
 
 /// The launches of the first layer by the kernels' names. Each has as many bytes of parameters as its kernel takes.

@@ -6,8 +6,8 @@ use zinc_backend::DeviceError;
 use zinc_plan::{Dim, Node, Op, RmsNorm, Shape, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
+use super::Lowering;
 use super::rows::LONGEST_OF_WARP;
-use super::{Grouping, Lowering};
 use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Most steps of a launch: `MOST_STEPS` of `post_norm.cu`.
@@ -242,9 +242,7 @@ impl Lowering<'_> {
         let quantizes = |node: &&Node| node.op == Op::QuantizeAct && node.reads[0] == id;
         let Some(node) = self.plan.nodes.iter().find(quantizes) else { return false };
         let (id, tensor) = (node.writes[0], self.plan.tensor(node.writes[0]));
-        let has_place = self.panel_places.iter().any(|place| place.id == id);
-        let has_panels = has_place && self.rows(tensor.shape.rows) >= Grouping::MIN_TOKENS;
-        tensor.dtype == GgmlType::Q8_1 && !has_panels
+        tensor.dtype == GgmlType::Q8_1 && !self.has_panels(id, tensor.shape.rows)
     }
 
     /// Whether only later steps read a step's result, as their value.

@@ -216,9 +216,8 @@ impl Lowering<'_> {
         let takes_row = |node: &Node| {
             let few = match node.op {
                 Op::MatMul(_) | Op::GateUpAct(_) => rows <= 1,
-                Op::HeadMatMul(_) | Op::ExpertMatMul(_) | Op::ExpertGateUpAct(_) => {
-                    rows < Grouping::MIN_TOKENS
-                }
+                Op::HeadMatMul(_) => rows < Grouping::MIN_TOKENS,
+                Op::ExpertMatMul(_) | Op::ExpertGateUpAct(_) => rows < self.least_grouped,
                 _ => return false,
             };
             let is_whole = plan.tensor(node.reads[0]).shape.cols == shape.cols;

@@ -4,7 +4,6 @@ use zinc_backend::DeviceError;
 use zinc_plan::{Dim, ExpertCombine, Op, TensorId};
 use zinc_quant::GgmlType;
 
-use super::Grouping;
 use super::block::{self, ExpertBlock, Uses};
 use crate::launch::{Count, Kernel, Launch, Rows};
 use crate::lower::Lowering;
@@ -77,14 +76,14 @@ impl Lowering<'_> {
                 offsets.push((*id, n_bytes));
                 let shape = self.plan.tensor(*id).shape;
                 let n_rows =
-                    self.plan.limits.bound(shape.rows).min(u64::from(Grouping::MIN_TOKENS) - 1);
+                    self.plan.limits.bound(shape.rows).min(u64::from(self.least_grouped) - 1);
                 n_bytes += (n_rows * u64::from(shape.cols) * 4).next_multiple_of(64);
             }
             most_bytes = most_bytes.max(n_bytes);
         }
         // Asked for whatever the bucket, so that later nodes find their scratch at the same place.
         let scratch = self.persistent(most_bytes);
-        if self.rows(Dim::Tokens) < Grouping::MIN_TOKENS {
+        if self.rows(Dim::Tokens) < self.least_grouped {
             self.moved = offsets.into_iter().map(|(id, offset)| (id, scratch + offset)).collect();
             self.expert_blocks = blocks;
             self.routers = routers;
@@ -100,7 +99,7 @@ impl Lowering<'_> {
         let is_known = name(weight.dtype).is_some() && n_slots <= MOST_SLOTS;
         // In all small steps, so that buckets agree.
         let has_room = |n_rows| self.joined_shape(block, n_rows).is_some();
-        is_known && ids.rows == Dim::Tokens && (1..Grouping::MIN_TOKENS).all(has_room)
+        is_known && ids.rows == Dim::Tokens && (1..self.least_grouped).all(has_room)
     }
 
     /// Shape of the launch for a step of `n_rows`.

@@ -222,12 +222,10 @@ fn is_wide(operand: &Operand) -> bool {
 }
 
 impl Lowering<'_> {
-    /// Whether steps of so many rows go through panels.
-    fn has_panels(&self, rows: u32) -> bool {
-        self.card.capability == HOPPER
-            && self.card.shared_per_block > SHARED
-            && !self.batch_invariant
-            && rows >= Grouping::MIN_TOKENS
+    /// Whether `id` is kept as panels in this step.
+    pub(in crate::lower) fn has_panels(&self, id: TensorId, dim: Dim) -> bool {
+        let place = self.panel_places.iter().find(|place| place.id == id);
+        place.is_some_and(|place| self.rows(dim) >= place.least_rows)
     }
 
     /// Gives every result of `QuantizeAct` that goes to such products only a place for its panels; those that are
@@ -236,7 +234,8 @@ impl Lowering<'_> {
     /// # Errors
     /// As [`Lowering::operand`].
     pub(in crate::lower) fn place_panels(&mut self) -> Result<(), DeviceError> {
-        if self.card.capability != HOPPER || self.batch_invariant {
+        let has_room = self.card.shared_per_block > SHARED;
+        if self.card.capability != HOPPER || !has_room || self.batch_invariant {
             return Ok(());
         }
         // Last reader of what a place holds, and its bytes.
@@ -244,7 +243,9 @@ impl Lowering<'_> {
         let mut placed = Vec::new();
         for (idx, node) in self.plan.nodes.iter().enumerate() {
             let (Op::QuantizeAct, [id]) = (node.op, &node.writes[..]) else { continue };
-            let Some((last, segment)) = self.last_reader(*id)? else { continue };
+            let Some(Readers { last, segment, least_rows }) = self.readers_of_panels(*id)? else {
+                continue;
+            };
             // A norm writes panels as soon as it runs.
             let is_norm =
                 |other: &Node| matches!(other.op, Op::RmsNorm(_)) && other.writes == node.reads;
@@ -258,19 +259,18 @@ impl Lowering<'_> {
                 places.len() - 1
             });
             places[place] = (last, places[place].1.max(bytes));
-            placed.push((*id, place, segment));
+            placed.push((place, PanelPlace { id: *id, address: 0, segment, least_rows }));
         }
         let addresses: Vec<u64> = places.iter().map(|(_, bytes)| self.persistent(*bytes)).collect();
         let placed = placed.into_iter();
-        self.panel_places = placed
-            .map(|(id, place, segment)| PanelPlace { id, address: addresses[place], segment })
-            .collect();
+        self.panel_places =
+            placed.map(|(idx, place)| PanelPlace { address: addresses[idx], ..place }).collect();
         Ok(())
     }
 
-    /// The last node that reads `id`, if all that do take panels, and the columns that they multiply together.
-    fn last_reader(&self, id: TensorId) -> Result<Option<(usize, u32)>, DeviceError> {
-        let mut last: Option<(usize, u32)> = None;
+    /// The nodes that read `id`, if all of them take panels.
+    fn readers_of_panels(&self, id: TensorId) -> Result<Option<Readers>, DeviceError> {
+        let mut readers: Option<Readers> = None;
         if self.plan.outputs.iter().any(|output| self.plan.locate(*output).0 == id) {
             return Ok(None);
         }
@@ -279,14 +279,19 @@ impl Lowering<'_> {
             let reads = |read: &TensorId| *read == id || self.plan.locate(*read).0 == id;
             if node.reads.iter().any(reads) {
                 let segment = self.plan.tensor(node.reads[0]).shape.cols;
-                let differs = last.is_some_and(|(_, other)| other != segment);
+                let differs = readers.is_some_and(|readers| readers.segment != segment);
                 if differs || !node.reads.contains(&id) || !self.takes_panels(node)? {
                     return Ok(None);
                 }
-                last = Some((idx, segment));
+                let least_rows = match node.op {
+                    Op::ExpertMatMul(_) | Op::ExpertGateUpAct(_) => self.least_grouped,
+                    _ => Grouping::MIN_TOKENS,
+                };
+                let least_rows = readers.map_or(0, |readers| readers.least_rows).max(least_rows);
+                readers = Some(Readers { last: idx, segment, least_rows });
             }
         }
-        Ok(last)
+        Ok(readers)
     }
 
     fn takes_panels(&self, node: &Node) -> Result<bool, DeviceError> {
@@ -330,7 +335,7 @@ impl Lowering<'_> {
     pub(in crate::lower) fn panels_of(&mut self, id: TensorId, dim: Dim) -> Option<PanelsOf> {
         let rows = self.rows(dim);
         let place = self.panel_places.iter().find(|place| place.id == id).copied();
-        let PanelPlace { address, segment, .. } = place.filter(|_| self.has_panels(rows))?;
+        let PanelPlace { address, segment, .. } = place.filter(|_| self.has_panels(id, dim))?;
         let panels = Panels::at(address, self.plan.limits.bound(dim), rows);
         self.panels.push((id, panels));
         Some(PanelsOf { panels, segment })
@@ -578,6 +583,18 @@ pub struct PanelPlace {
     address: u64,
     /// Columns that are multiplied together.
     pub segment: u32,
+    /// Fewest rows of steps that have them as panels.
+    least_rows: u32,
+}
+
+/// The nodes that read activations.
+#[derive(Clone, Copy)]
+struct Readers {
+    /// The last of them.
+    last: usize,
+    /// As in [`PanelPlace`].
+    segment: u32,
+    least_rows: u32,
 }
 
 /// Panels that are to be written.
