@@ -99,6 +99,14 @@ fn goldens_agree() {
     }
 }
 
+/// The same with the kernels for large steps, whose rows may differ with the step.
+#[test]
+fn goldens_agree_by_the_size_of_steps() {
+    for device in devices(false) {
+        golden_check::check_all(&device, N_IN_CLONE);
+    }
+}
+
 #[test]
 fn a_card_that_is_not_there_is_named() {
     let error = CudaBackend::default().open("cuda99").err().expect("no such card").to_string();

@@ -71,6 +71,11 @@ impl ModelRunner {
         &self.model
     }
 
+    /// The device it runs on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
     /// Whether the device converts activations to 8 bits for some product of this model.
     ///
     /// # Errors
