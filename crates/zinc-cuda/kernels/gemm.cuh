@@ -8,8 +8,9 @@
 // No function may be called here that is not inlined: accumulators would be saved around it, and every wgmma waited for.
 // The sum of a row goes along k in steps of 16, inside a step as the tensor core has it: its order depends on the
 // length of the row alone, whatever N. With splits the row is cut in so many parts that reduce_splits adds.
-// Grid (up to one block a multiprocessor), 128 G + 128 threads. Bound: up to 64 rows of x the weights' bytes, and close
-// to them turning weights to f16, 13 instructions for eight of Q4_K and as many again for all else; above, tensor cores.
+// Grid (up to one block a multiprocessor), 128 G + 128 threads. Bound: instructions up to 128 rows of x, of which turning
+// weights to f16 takes 13 for eight of Q4_K and all else as many again (2 TB/s of weights for 32 rows on an H200); above,
+// the tensor cores.
 #pragma once
 #include "act.cuh"
 #include "formats.cuh"

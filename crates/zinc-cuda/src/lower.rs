@@ -267,7 +267,7 @@ impl<'a> Lowering<'a> {
             transient_max: 0,
             persistent_limit,
             groupings: Vec::new(),
-            least_grouped: Grouping::least_rows(plan),
+            least_grouped: Grouping::least_rows(plan, card),
             in_place: Vec::new(),
             panel_places: Vec::new(),
             panels: Vec::new(),

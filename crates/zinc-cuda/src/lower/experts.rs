@@ -7,7 +7,8 @@ pub(super) mod router;
 use zinc_backend::DeviceError;
 use zinc_plan::{ExpertCombine, Gating, GroupScore, Node, Op, Plan, RouterTopK, TensorId};
 
-use super::Lowering;
+use super::{Card, Lowering};
+use crate::device::HOPPER;
 use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Experts that the router's kernel has room for: `MOST_EXPERTS` of `router.cuh`.
@@ -86,10 +87,17 @@ impl Grouping {
     /// Pairs of one expert that are multiplied together.
     pub const TILE: u32 = 64;
 
+    /// Most that [`Grouping::least_rows`] gives: what lies beside experts is made row by row below it, too.
+    const MOST_LEAST: u32 = 40;
+
     /// Fewest tokens of a bucket whose pairs are grouped in this plan: where there are three pairs for four experts. With
     /// fewer most experts have one pair at most, and turning their weights for several rows does not pay: 16 sequences of
-    /// qwen3.5-35b-a3b (256 experts, 8 chosen) 1,478 tok/s grouped and 2,062 apart, 24 of them 1,889 and 1,825 (H200).
-    pub(super) fn least_rows(plan: &Plan) -> u32 {
+    /// qwen3.5-35b-a3b (256 experts, 8 chosen) 1,478 tok/s grouped and 2,062 apart, 24 of them 1,889 and 1,825 (H200). On
+    /// other cards, whose grouped products are other kernels, nothing was measured.
+    pub(super) fn least_rows(plan: &Plan, card: Card) -> u32 {
+        if card.capability != HOPPER {
+            return Grouping::MIN_TOKENS;
+        }
         let of_router = |node: &Node| match node.op {
             Op::RouterTopK(_) => {
                 let [n_experts, k]: [u32; 2] =
@@ -99,7 +107,7 @@ impl Grouping {
             _ => None,
         };
         let least = plan.nodes.iter().filter_map(of_router).max();
-        least.unwrap_or(0).max(Grouping::MIN_TOKENS)
+        least.unwrap_or(0).clamp(Grouping::MIN_TOKENS, Grouping::MOST_LEAST)
     }
 }
 

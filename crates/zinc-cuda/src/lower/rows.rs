@@ -3,7 +3,7 @@
 use zinc_backend::DeviceError;
 use zinc_plan::{
     Activation, Dim, Embed, GatedAct, HeadSlice, L2Norm, Node, RmsNorm, Rope, RopeMode, Scale,
-    Softcap, TensorId,
+    Softcap, TensorId, TensorKind,
 };
 use zinc_quant::GgmlType;
 
@@ -252,6 +252,11 @@ impl Lowering<'_> {
     }
 
     pub(super) fn rms_norm(&mut self, node: &Node, norm: RmsNorm) -> Result<(), DeviceError> {
+        // The kernel reads them before what other launches of the step write.
+        let kind = self.plan.tensor(node.reads[1]).kind;
+        if !matches!(kind, TensorKind::Weight | TensorKind::Const(_)) {
+            return Err(self.unsupported(node, "norm weights that the step computes"));
+        }
         let w = self.operand(node.reads[1])?.address;
         let names = ("rms_norm_warp", Some("rms_norm_block"));
         self.norm(node, names, (norm.group, norm.eps), (w, None))

@@ -4,6 +4,7 @@ use zinc_backend::DeviceError;
 use zinc_plan::{Dim, Node, Op, TensorId};
 use zinc_quant::GgmlType;
 
+use super::matvec::MORE;
 use super::{Matrices, Product};
 use crate::device::HOPPER;
 use crate::launch::{Count, Kernel, Launch, Rows};
@@ -15,8 +16,6 @@ const SHARED: u32 = 226 << 10;
 const MOST_TILE: u32 = 256;
 /// `PANEL_PAIR` of `panels.cuh`: rows are cut into so many elements, the last ones zeros.
 const PANEL_PAIR: u32 = 128;
-/// Further products of a launch, as in the kernels.
-const MORE: usize = 3;
 /// Bytes for the results of splits, kept whatever the bucket.
 const PARTS_BYTES: u64 = 16 << 20;
 /// Microseconds that a launch which adds splits up takes besides moving their bytes, and bytes moved in one.
@@ -555,7 +554,8 @@ impl Lowering<'_> {
                 let waves = n_tiles.div_ceil(n_sms) as f64;
                 let moved = row_bytes as f64 * f64::from(splits + 1);
                 let reduce = if splits > 1 { REDUCE_US + moved / BYTES_PER_US } else { 0.0 };
-                let steps = n_steps / f64::from(splits);
+                // Of the longest split.
+                let steps = n_steps.min((4 * n_parts.div_ceil(u64::from(splits))) as f64);
                 let us = waves * (steps * step_us + variant.tile_us) + reduce;
                 if best.as_ref().is_none_or(|(least, _)| us < *least) {
                     let grid = u32::try_from(n_tiles.min(n_sms)).unwrap_or(1);

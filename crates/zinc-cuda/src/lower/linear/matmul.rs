@@ -1,7 +1,6 @@
 //! Products of many rows with quantised weights, on tensor cores.
 
 use super::{Matrices, Product};
-use crate::device::HOPPER;
 use crate::launch::{Count, Kernel, Launch};
 use crate::lower::{Grouping, Lowering, q8_scales};
 use zinc_quant::GgmlType;
@@ -70,12 +69,7 @@ impl Lowering<'_> {
     pub(super) fn takes_few_rows(&self, product: &Product) -> bool {
         let quantised =
             name(product.weight.weight.dtype).is_some() && product.x.dtype == GgmlType::Q8_1;
-        // What Hopper cards take in panels is for tiles; the rest, beside experts, for as few rows as those.
-        let least = match self.card.capability {
-            HOPPER => self.least_grouped,
-            _ => Grouping::MIN_TOKENS,
-        };
-        let few = self.rows(product.out.rows) < least || self.batch_invariant;
+        let few = self.rows(product.out.rows) < self.least_grouped || self.batch_invariant;
         quantised && (few || SHARED > self.card.shared_per_block)
     }
 
