@@ -49,6 +49,8 @@ struct Inner {
     no_ranges: bool,
     no_length: bool,
     gate: Option<Arc<Gate>>,
+    /// Addresses of files that were told before are of no use when this has changed.
+    run: u64,
     /// Requests of the content network that carried a token.
     leaked: u64,
 }
@@ -201,6 +203,11 @@ impl FakeHub {
         }
     }
 
+    /// What clients that were killed have asked for and the Hub has not read yet comes too late.
+    pub fn forget_clients(&self) {
+        self.inner().run += 1;
+    }
+
     /// New connections do not stall; those that do are left to the client, which has gone.
     pub fn forget_stalled(&self) {
         self.inner().gate = None;
@@ -266,7 +273,10 @@ impl FakeHub {
             return refuse(404, "EntryNotFound");
         };
         let redirect = [
-            ("location", format!("http://{}/cdn/{name}?signature=secret", self.cdn)),
+            (
+                "location",
+                format!("http://{}/cdn/{name}?signature=secret&run={}", self.cdn, inner.run),
+            ),
             ("x-linked-etag", format!("\"{}\"", file.sha256)),
             ("x-linked-size", file.size.to_string()),
             ("x-repo-commit", "c0ffee".into()),
@@ -274,8 +284,11 @@ impl FakeHub {
         (StatusCode::FOUND, redirect).into_response()
     }
 
-    fn cdn_answer(&self, name: &str, headers: &HeaderMap) -> Response {
+    fn cdn_answer(&self, name: &str, query: &str, headers: &HeaderMap) -> Response {
         let mut inner = self.inner();
+        if query.split_once("run=").is_some_and(|(_, run)| run != inner.run.to_string()) {
+            return StatusCode::GONE.into_response();
+        }
         inner.leaked += u64::from(headers.contains_key("authorization"));
         let Some(file) = inner.files.get(name).cloned() else {
             return StatusCode::NOT_FOUND.into_response();
@@ -382,7 +395,9 @@ fn listing(
 async fn answer(State(hub): State<FakeHub>, request: Request) -> Response {
     let path = request.uri().path().trim_start_matches('/').to_owned();
     match path.strip_prefix("cdn/") {
-        Some(name) => hub.cdn_answer(name, request.headers()),
+        Some(name) => {
+            hub.cdn_answer(name, request.uri().query().unwrap_or_default(), request.headers())
+        }
         None => hub.hub_answer(&path, request.headers()),
     }
 }

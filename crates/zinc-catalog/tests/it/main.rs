@@ -76,6 +76,7 @@ impl Place {
     /// Pulls until `n` more bytes are written down to be there, then gives up.
     async fn give_up_after(&self, text: &str, n: usize) {
         let wanted = self.n_saved() + n as u64;
+        self.hub.forget_clients();
         self.hub.stall_after(n);
         let saved = async {
             while self.n_saved() < wanted {

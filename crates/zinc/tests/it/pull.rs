@@ -78,6 +78,7 @@ fn killed_at_any_moment_a_pull_goes_on() {
         // Somewhere before the end of what is missing; the Hub sends so much and no more.
         let n = (random >> 33) % (bytes.len() as u64 - net.n_saved());
         let wanted = net.n_saved() + n;
+        net.hub.forget_clients();
         net.hub.reset_sent();
         net.hub.stall_after(n as usize);
         let mut child = net.spawn(&pull);
