@@ -366,6 +366,11 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Whether no launch of a step writes `id`, so that kernels may read it before they wait for other launches.
+    fn is_constant(&self, id: TensorId) -> bool {
+        matches!(self.plan.tensor(id).kind, TensorKind::Weight | TensorKind::Const(_))
+    }
+
     /// The error for what no kernel does.
     pub fn unsupported(&self, node: &Node, reason: impl Into<String>) -> DeviceError {
         let reason = format!("{} of {}: {}", node.op.kind().name(), node.label, reason.into());

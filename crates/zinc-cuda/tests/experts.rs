@@ -345,6 +345,15 @@ const WAYS: [Way; 3] = [
     (false, false, Schedule::Forward, 1),
 ];
 
+/// Panics unless all layers have the same bits.
+fn assert_same(found: &[Vec<f32>], apart: &[Vec<f32>], label: &str) {
+    for (layer, (found, apart)) in found.iter().zip(apart).enumerate() {
+        if let Err(at) = same_bits(found, apart) {
+            panic!("{label}: element {at} of layer {layer} differs");
+        }
+    }
+}
+
 /// The joined launches give the bits of the single ones, whatever the memory and the mode, and in the first layer nearly
 /// the numbers of the reference, whose activations are not rounded to 8 bits: the second one may choose other experts.
 fn check(name: &str, block: &Block, ways: &[Way]) {
@@ -359,11 +368,7 @@ fn check(name: &str, block: &Block, ways: &[Way]) {
     assert!(error < 1e-2, "{name}: nmse {error:e}");
     for way in ways {
         let found = run(block, &device(*way), way.3, false);
-        for (layer, (found, apart)) in found.iter().zip(&apart).enumerate() {
-            if let Err(at) = same_bits(found, apart) {
-                panic!("{name}, {way:?}: element {at} of layer {layer} differs");
-            }
-        }
+        assert_same(&found, &apart, &format!("{name}, {way:?}"));
     }
 }
 
@@ -394,11 +399,7 @@ fn blocks_of_many_experts_are_joined_in_larger_steps() {
         run_tokens(&block, &device((false, false, Schedule::Forward, 3)), 3, true, n_tokens);
     for way in [(false, true, Schedule::Random(5), 11), (true, false, Schedule::Forward, 11)] {
         let found = run_tokens(&block, &device(way), way.3, false, n_tokens);
-        for (layer, (found, apart)) in found.iter().zip(&apart).enumerate() {
-            if let Err(at) = same_bits(found, apart) {
-                panic!("{way:?}: element {at} of layer {layer} differs");
-            }
-        }
+        assert_same(&found, &apart, &format!("{way:?}"));
     }
 }
 

@@ -7,13 +7,11 @@ use zinc_plan::{Dim, Node, Op, RmsNorm, Shape, TensorId, TensorKind};
 use zinc_quant::GgmlType;
 
 use super::Lowering;
-use super::rows::LONGEST_OF_WARP;
+use super::rows::{COLUMNS_OF_WARP, LONGEST_OF_WARP, threads_of_row};
 use crate::launch::{Count, Kernel, Launch, Rows};
 
 /// Most steps of a launch: `MOST_STEPS` of `post_norm.cu`.
 const MOST_STEPS: usize = 4;
-/// Columns that a warp keeps in registers: four pieces of 128.
-const COLUMNS_OF_WARP: u32 = 512;
 /// Most columns of a row, for a block of 16 warps.
 const MOST_COLUMNS: u32 = 16 * COLUMNS_OF_WARP;
 
@@ -137,7 +135,7 @@ impl Lowering<'_> {
                 to.to = self.float_rows(step.result)?;
             }
         }
-        let block = norm.group.div_ceil(COLUMNS_OF_WARP) * 32;
+        let block = threads_of_row(norm.group);
         let kernel = Kernel { module: "post_norm", name: "post_norm" };
         self.push(Launch::new(kernel, params, [self.rows(dim), 1, 1], block));
         Ok(Some(last.nodes.end - idx))
@@ -216,11 +214,10 @@ impl Lowering<'_> {
     fn whole_norm(&self, idx: usize) -> Option<RmsNorm> {
         let node = self.plan.nodes.get(idx)?;
         let Op::RmsNorm(norm) = node.op else { return None };
-        let kind = self.plan.tensor(node.reads[1]).kind;
         let is_whole = norm.group == self.plan.tensor(node.writes[0]).shape.cols
             && (LONGEST_OF_WARP + 1..=MOST_COLUMNS).contains(&norm.group)
             && norm.group.is_multiple_of(4)
-            && matches!(kind, TensorKind::Weight | TensorKind::Const(_));
+            && self.is_constant(node.reads[1]);
         is_whole.then_some(norm)
     }
 
@@ -242,7 +239,7 @@ impl Lowering<'_> {
         let quantizes = |node: &&Node| node.op == Op::QuantizeAct && node.reads[0] == id;
         let Some(node) = self.plan.nodes.iter().find(quantizes) else { return false };
         let (id, tensor) = (node.writes[0], self.plan.tensor(node.writes[0]));
-        tensor.dtype == GgmlType::Q8_1 && !self.has_panels(id, tensor.shape.rows)
+        tensor.dtype == GgmlType::Q8_1 && self.panel_place(id, tensor.shape.rows).is_none()
     }
 
     /// Whether only later steps read a step's result, as their value.

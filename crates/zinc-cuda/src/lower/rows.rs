@@ -3,7 +3,7 @@
 use zinc_backend::DeviceError;
 use zinc_plan::{
     Activation, Dim, Embed, GatedAct, HeadSlice, L2Norm, Node, RmsNorm, Rope, RopeMode, Scale,
-    Softcap, TensorId, TensorKind,
+    Softcap, TensorId,
 };
 use zinc_quant::GgmlType;
 
@@ -17,8 +17,13 @@ const COLUMNS: u32 = 1024;
 /// Groups up to this length are normalised by a warp each, longer ones by a block.
 pub(super) const LONGEST_OF_WARP: u32 = 512;
 
-/// Columns that a warp of those blocks keeps: `PIECES` pieces of `norm.cu`.
-const COLUMNS_OF_WARP: u32 = 4 * 128;
+/// Columns that a warp of those blocks keeps in registers: four pieces of 128, in `norm.cu` and `post_norm.cu`.
+pub(super) const COLUMNS_OF_WARP: u32 = 4 * 128;
+
+/// Threads of a block that normalises a row of so many columns.
+pub(super) fn threads_of_row(cols: u32) -> u32 {
+    (cols.div_ceil(COLUMNS_OF_WARP) * 32).min(1024)
+}
 
 /// `EmbedParams` of `embed.cu`.
 #[repr(C)]
@@ -242,8 +247,7 @@ impl Lowering<'_> {
                         params.y.data = 0;
                     }
                 }
-                let block = group.div_ceil(COLUMNS_OF_WARP) * 32;
-                launch(name, params, n, block.min(1024))
+                launch(name, params, n, threads_of_row(group))
             }
             (name, _) => launch(name, params, n.div_ceil(8), 256),
         };
@@ -253,8 +257,7 @@ impl Lowering<'_> {
 
     pub(super) fn rms_norm(&mut self, node: &Node, norm: RmsNorm) -> Result<(), DeviceError> {
         // The kernel reads them before what other launches of the step write.
-        let kind = self.plan.tensor(node.reads[1]).kind;
-        if !matches!(kind, TensorKind::Weight | TensorKind::Const(_)) {
+        if !self.is_constant(node.reads[1]) {
             return Err(self.unsupported(node, "norm weights that the step computes"));
         }
         let w = self.operand(node.reads[1])?.address;

@@ -221,10 +221,10 @@ fn is_wide(operand: &Operand) -> bool {
 }
 
 impl Lowering<'_> {
-    /// Whether `id` is kept as panels in this step.
-    pub(in crate::lower) fn has_panels(&self, id: TensorId, dim: Dim) -> bool {
-        let place = self.panel_places.iter().find(|place| place.id == id);
-        place.is_some_and(|place| self.rows(dim) >= place.least_rows)
+    /// The place of the panels that `id` is kept as in this step, if it is.
+    pub(in crate::lower) fn panel_place(&self, id: TensorId, dim: Dim) -> Option<PanelPlace> {
+        let place = self.panel_places.iter().find(|place| place.id == id).copied();
+        place.filter(|place| self.rows(dim) >= place.least_rows)
     }
 
     /// Gives every result of `QuantizeAct` that goes to such products only a place for its panels; those that are
@@ -333,8 +333,7 @@ impl Lowering<'_> {
     /// place. Products of `id` read them from now on.
     pub(in crate::lower) fn panels_of(&mut self, id: TensorId, dim: Dim) -> Option<PanelsOf> {
         let rows = self.rows(dim);
-        let place = self.panel_places.iter().find(|place| place.id == id).copied();
-        let PanelPlace { address, segment, .. } = place.filter(|_| self.has_panels(id, dim))?;
+        let PanelPlace { address, segment, .. } = self.panel_place(id, dim)?;
         let panels = Panels::at(address, self.plan.limits.bound(dim), rows);
         self.panels.push((id, panels));
         Some(PanelsOf { panels, segment })
@@ -579,7 +578,7 @@ fn may_split(product: &Product, tiles: Option<&Tiles>) -> bool {
 #[derive(Clone, Copy)]
 pub struct PanelPlace {
     /// The result of `QuantizeAct`.
-    pub id: TensorId,
+    id: TensorId,
     address: u64,
     /// Columns that are multiplied together.
     pub segment: u32,

@@ -38,9 +38,8 @@ impl Lowering<'_> {
         let quantizes = |other: &&Node| other.op == Op::QuantizeAct && other.reads[0] == y;
         let Some(quantize) = plan.nodes.iter().find(quantizes) else { return Ok(None) };
         let out = self.operand(quantize.writes[0])?;
-        let place = self.panel_places.iter().find(|place| place.id == quantize.writes[0]);
-        let is_cut = self.has_panels(quantize.writes[0], out.rows)
-            && place.is_some_and(|place| place.segment != out.cols);
+        let place = self.panel_place(quantize.writes[0], out.rows);
+        let is_cut = place.is_some_and(|place| place.segment != out.cols);
         if n_groups != 1 || is_cut || out.dtype != GgmlType::Q8_1 {
             return Ok(None);
         }
