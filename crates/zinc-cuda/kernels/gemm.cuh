@@ -417,8 +417,8 @@ template <class F, int N> DEVICE void gemm(const GemmParams &p) {
                         if (in_stage == 0) barrier_wait(full + 8 * stage, parity);
                         const u64 panel = first_panel + stage * (L::STAGE / 16) + in_stage / 2 * (N * 8) + word % 2 * 4;
                         wgmma_fence();
-                        wgmma<N>(acc, operands[0], panel, 1);
-                        wgmma<N>(acc, operands[1], panel + 2, 1);
+                        wgmma<N>(acc, operands[0], panel);
+                        wgmma<N>(acc, operands[1], panel + 2);
                         wgmma_commit();
                         // The word before is done: the other operands may be overwritten, and before the first its panels.
                         wgmma_wait<1>();

@@ -63,7 +63,6 @@ struct Product {
     float a[2][16];
     uint64_t b;
     unsigned n;
-    bool add;
 };
 // Eight bytes of shared memory.
 struct Barrier {
@@ -436,9 +435,9 @@ void bulk_copy(unsigned to, const void *from, unsigned n, unsigned barrier) {
 
 static float half_of(unsigned pair, unsigned i) { return __half2float({(uint16_t)(pair >> 16 * i)}); }
 
-void multiply_later(float *d, const unsigned *a, uint64_t b, unsigned n, bool add) {
+void multiply_later(float *d, const unsigned *a, uint64_t b, unsigned n) {
     const unsigned char *all = exchange(a, 16);
-    Product product = {d, {}, b, n, add};
+    Product product = {d, {}, b, n};
     unsigned g = current->lane / 4;
     for (unsigned k = 0; k < 16; k++) {
         const unsigned *words = reinterpret_cast<const unsigned *>(all + 64 * (4 * g + k % 8 / 2));
@@ -467,7 +466,7 @@ static void multiply(const Product &product) {
                 x[k] = __half2float({bits});
             }
             for (unsigned half = 0; half < 2; half++) {
-                float *d = &product.d[4 * j + 2 * half + i], sum = product.add ? *d : 0.0f;
+                float *d = &product.d[4 * j + 2 * half + i], sum = *d;
                 for (unsigned k = 0; k < 16; k++) sum += product.a[half][k] * x[k];
                 *d = sum;
             }

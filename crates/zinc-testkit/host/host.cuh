@@ -68,7 +68,7 @@ void bulk_copy(unsigned to, const void *from, unsigned n, unsigned barrier);
 
 // The products of wgmma for the running lane (wgmma.cuh), done when they are waited for: then shared memory is read and
 // `d` changed, and `d` must still be there.
-void multiply_later(float *d, const unsigned *a, uint64_t b, unsigned n, bool add);
+void multiply_later(float *d, const unsigned *a, uint64_t b, unsigned n);
 void products_commit();
 void products_wait(unsigned n_pending);
 
