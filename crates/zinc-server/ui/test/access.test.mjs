@@ -65,14 +65,29 @@ test('axe, phone', async () => {
   await page.context().close();
 });
 
-test('answers are said block by block', async () => {
+test('answers are said block by block, to the last', async () => {
   const page = await openPage(browser, mock.address);
   await ask(page, 'tour');
-  // The last blocks are settled, and said, in the frame after the answer's end.
-  const status = page.locator('[role=status].visually-hidden');
-  await status.filter({ hasText: 'What is close to its bound' }).waitFor({ state: 'attached' });
-  const said = await status.innerText();
-  assert.match(said, /Answer finished\./);
-  assert.match(said, /What is close to its bound/);
+  const said = await saidUntilTheEnd(page);
+  assert.match(said, /What is close to its bound[^]*the roofline model[^]*Answer finished\.$/);
   await page.context().close();
 });
+
+test('an answer that comes at once, or with late definitions, is said once', async () => {
+  const page = await openPage(browser, mock.address);
+  await ask(page, 'at once');
+  assert.match(await saidUntilTheEnd(page), /\nFirst\.\s+Second\.\s+Third\.\s+Answer finished\.$/);
+  await page.reload();
+  await page.waitForSelector('.turn.assistant.last');
+  await ask(page, 'definitions');
+  // What was said before its definitions came is not said again with its links.
+  assert.match(await saidUntilTheEnd(page), /^Waiting for the answer\.\s+See \[here\] and \[there\]\.\s+Then this\.\s+Answer finished\.$/);
+  await page.context().close();
+});
+
+/** Everything that is said, when the end of the answer is said too. */
+async function saidUntilTheEnd(page) {
+  const status = page.locator('[role=status].visually-hidden');
+  await status.filter({ hasText: 'Answer finished.' }).waitFor({ state: 'attached' });
+  return status.innerText();
+}

@@ -114,6 +114,8 @@ export function answers(message, body, last) {
   if (message.includes('too long')) return { failure: [400, 'context_length_exceeded', 'the prompt has 9000 tokens, the context 8192'] };
   if (message.includes('busy')) return { busy: true, rate, deltas: text('Now there is time.') };
   if (message.includes('broken field')) return { failure: [400, 'invalid_value', 'top_p: expected a number from 0 to 1'] };
+  if (message.includes('at once')) return { rate, deltas: [{ content: 'First.\n\nSecond.\n\nThird.' }] };
+  if (message.includes('definitions')) return { rate, deltas: text('See [here] and [there].\n\nThen this.\n\n[here]: https://a.example\n[there]: https://b.example\n') };
   if (message.includes('tour')) return { rate: 900, deltas: text(rich) };
   return { rate, deltas: text(`You said: ${message}`) };
 }

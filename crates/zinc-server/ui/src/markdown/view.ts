@@ -19,14 +19,17 @@ const REST_FACTOR = 3;
 export class MarkdownView {
   private text = '';
   private settled = 0;
+  private nSettled = 0;
+  /** Blocks that `onFinished` was called with: a text that is drawn again is not told again. */
+  private nTold = 0;
   private group: HTMLElement | null = null;
   private readonly tail = document.createElement('div');
   private notBefore = 0;
   /** The levels of the headings that the settled blocks are under. */
   private levels: number[] = [];
 
-  /** Called with each block that will not change any more. */
-  onSettled: ((block: Element) => void) | null = null;
+  /** Called once with each block that will not change any more, the last ones when the text ends. */
+  onFinished: ((block: Element) => void) | null = null;
 
   constructor(private readonly root: HTMLElement) {
     this.tail.className = 'group';
@@ -56,6 +59,7 @@ export class MarkdownView {
 
   private reset(): void {
     this.settled = 0;
+    this.nSettled = 0;
     this.levels = [];
     this.group = null;
     this.tail.replaceChildren();
@@ -66,6 +70,7 @@ export class MarkdownView {
     const rest = this.text.slice(this.settled);
     if (!open) {
       patchChildren(this.tail, render(parse(rest, false), [...this.levels]));
+      [...this.tail.children].forEach((block, at) => this.tell(block, this.nSettled + at));
       return;
     }
     const tokens = parse(rest, true);
@@ -91,8 +96,15 @@ export class MarkdownView {
         this.root.insertBefore(this.group, this.tail);
       }
       this.group.append(block);
-      this.onSettled?.(block);
+      this.tell(block, this.nSettled++);
     }
+  }
+
+  /** Tells of a finished block, by its place in the text, unless that was told before. */
+  private tell(block: Element, at: number): void {
+    if (at < this.nTold) return;
+    this.nTold = at + 1;
+    this.onFinished?.(block);
   }
 
   /** Takes a line that is too long to be Markdown out of the rest; gives whether there was one. */

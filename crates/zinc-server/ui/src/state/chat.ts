@@ -120,7 +120,8 @@ async function answer(conversationId: string, parent: string): Promise<void> {
   runs.delete(message.id);
   streaming.value = new Map([...streaming.value].filter(([id]) => id !== message.id));
   put({ ...message });
-  say(endingOf(message));
+  // The last block is said when it is drawn, which `put` brings about; the end comes after it.
+  setTimeout(() => say(endingOf(message)));
   modelsChanged();
 }
 

@@ -1,6 +1,6 @@
 /** Markdown as a component, and the order in which many texts are drawn. */
 
-import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import { MarkdownView } from '../markdown/view';
 import { say } from '../state/notices';
 import { tickOf } from '../state/store';
@@ -46,7 +46,7 @@ export function Markdown({ message, text, spoken = false }: MarkdownProps) {
     if (!root) return;
     if (isOpen) {
       view.current = new MarkdownView(root);
-      if (spoken) view.current.onSettled = (block) => say(block.textContent ?? '');
+      if (spoken) view.current.onFinished = (block) => say(block.textContent ?? '');
       return;
     }
     root.textContent = text(message);
@@ -60,7 +60,7 @@ export function Markdown({ message, text, spoken = false }: MarkdownProps) {
       view.current = null;
     };
   }, [message.id]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!isOpen) {
       if (view.current) view.current.update(text(message), false);
       return;
