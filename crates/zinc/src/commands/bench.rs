@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use zinc_engine::{
     Engine, EngineOptions, Evaluator, Event, LoadedModel, PlanProfile, Request, SamplingParams,
-    Speculation, Taps,
+    SequenceId, Speculation, Taps,
 };
 
 use crate::args::{DeviceArgs, ModelArgs, StepArgs, parse_speculation};
@@ -306,16 +306,22 @@ fn generate(
         seqs.push(engine.submit(request)?);
     }
     let mut failure = None;
-    let mut step = |engine: &mut Engine| -> anyhow::Result<usize> {
+    let mut step = |engine: &mut Engine, waiting: &mut Vec<SequenceId>| -> anyhow::Result<usize> {
         let mut n_tokens = 0;
         engine.step(&mut |event| match event {
-            Event::Token { .. } => n_tokens += 1,
+            Event::Token { seq, .. } => {
+                waiting.retain(|other| *other != seq);
+                n_tokens += 1;
+            }
             Event::Failed { error, .. } => failure = Some(error),
             _ => {}
         })?;
         failure.take().map_or(Ok(n_tokens), |error| Err(error.into()))
     };
-    while step(engine)? < seqs.len() {
+    // By name: a step with drafts gives several tokens of one sequence.
+    let mut waiting = seqs.clone();
+    while !waiting.is_empty() {
+        step(engine, &mut waiting)?;
         // Not reached while the context is long enough for the steps in which some wait.
         anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
@@ -323,7 +329,7 @@ fn generate(
     let n_tokens = n as usize * seqs.len();
     let (mut n_done, begin) = (0, Instant::now());
     while n_done < n_tokens {
-        n_done += step(engine)?;
+        n_done += step(engine, &mut waiting)?;
         anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
     // A step may give a few tokens more than were asked for.
