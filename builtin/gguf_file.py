@@ -1,4 +1,4 @@
-"""GGUF version 3: writing and reading the demonstration model, and Q8_0."""
+"""GGUF version 3: writing the demonstration model in Q8_0, and reading it in that and in the K formats it is quantised to."""
 
 import json
 import struct
@@ -6,9 +6,10 @@ import struct
 import numpy as np
 
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT32 = 4, 6, 7, 8, 9, 5
-_F32, _Q8_0 = 0, 8
+_F32, _Q8_0, _Q4_K, _Q5_K, _Q6_K = 0, 8, 12, 13, 14
 _ALIGNMENT = 32
 _BLOCK = 32
+_SUPER_BLOCK = 256
 _FILE_TYPE_MOSTLY_Q8_0 = 7
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
@@ -29,6 +30,50 @@ def quantize_q8_0(x):
 def dequantize_q8_0(data, shape):
     blocks = np.frombuffer(data, dtype=[("d", "<f2"), ("qs", "i1", _BLOCK)])
     return (blocks["d"].astype(np.float32)[:, None] * blocks["qs"].astype(np.float32)).reshape(shape)
+
+
+def _scales_and_mins(packed):
+    """Eight 6-bit scales and eight 6-bit minima out of the 12 bytes of each Q4_K or Q5_K block; `[block, 8]` each."""
+    low, high = packed[:, :4], packed[:, 4:8]
+    rest = packed[:, 8:]
+    scales = np.concatenate([low & 63, (rest & 15) | (low >> 6 << 4)], axis=1)
+    mins = np.concatenate([high & 63, (rest >> 4) | (high >> 6 << 4)], axis=1)
+    return scales.astype(np.float32), mins.astype(np.float32)
+
+
+def dequantize_q4_or_q5_k(data, shape, has_fifth_bit):
+    """Blocks of 256: eight groups of 32 values `d * scale * q - dmin * min`; two groups share 32 bytes of low halves."""
+    fields = [("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12)]
+    fields += [("qh", "u1", 32)] if has_fifth_bit else []
+    blocks = np.frombuffer(data, dtype=[*fields, ("qs", "u1", 128)])
+    scales, mins = _scales_and_mins(blocks["scales"])
+    halves = blocks["qs"].reshape(-1, 4, 1, 32)
+    quants = np.concatenate([halves & 15, halves >> 4], axis=2).reshape(-1, 8, 32)
+    if has_fifth_bit:
+        quants = quants | ((blocks["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 4)
+    d, dmin = (blocks[name].astype(np.float32)[:, None] for name in ("d", "dmin"))
+    return ((d * scales)[:, :, None] * quants - (dmin * mins)[:, :, None]).reshape(shape)
+
+
+def dequantize_q6_k(data, shape):
+    """Blocks of 256: sixteen groups of 16 values `d * scale * (q - 32)`, each half of the block with its own bytes."""
+    blocks = np.frombuffer(data, dtype=[("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")])
+    low = blocks["ql"].reshape(-1, 2, 1, 64)
+    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
+    high = blocks["qh"].reshape(-1, 2, 1, 32) >> (2 * np.arange(4, dtype=np.uint8))[:, None] & 3
+    quants = (low | high << 4).reshape(-1, 16, 16).astype(np.float32) - 32
+    scales = blocks["d"].astype(np.float32)[:, None] * blocks["scales"].astype(np.float32)
+    return (scales[:, :, None] * quants).reshape(shape)
+
+
+# Type: values and bytes of a block, and what makes values of it.
+_FORMATS = {
+    _F32: (1, 4, lambda raw, shape: np.frombuffer(raw, dtype=np.float32).reshape(shape)),
+    _Q8_0: (_BLOCK, 34, dequantize_q8_0),
+    _Q4_K: (_SUPER_BLOCK, 144, lambda raw, shape: dequantize_q4_or_q5_k(raw, shape, False)),
+    _Q5_K: (_SUPER_BLOCK, 176, lambda raw, shape: dequantize_q4_or_q5_k(raw, shape, True)),
+    _Q6_K: (_SUPER_BLOCK, 210, dequantize_q6_k),
+}
 
 
 def _string(text):
@@ -172,7 +217,7 @@ class _Reader:
 
 
 def read(path):
-    """(fields, {name: float32 array}) of a file that `write` made."""
+    """(fields, {name: float32 array}) of a file that `write` made, or that `zinc quantize` made of it."""
     reader = _Reader(open(path, "rb").read())
     assert reader.raw[:4] == b"GGUF"
     reader.at = 4
@@ -189,10 +234,7 @@ def read(path):
     base = reader.at + -reader.at % _ALIGNMENT
     arrays = {}
     for name, shape, kind, offset in infos:
-        n = int(np.prod(shape))
-        size = n * 4 if kind == _F32 else n // _BLOCK * (_BLOCK + 2)
-        raw = reader.raw[base + offset : base + offset + size]
-        arrays[name] = (
-            np.frombuffer(raw, dtype=np.float32).reshape(shape) if kind == _F32 else dequantize_q8_0(raw, shape)
-        )
+        n_values, n_bytes, dequantize = _FORMATS[kind]
+        size = int(np.prod(shape)) // n_values * n_bytes
+        arrays[name] = dequantize(reader.raw[base + offset : base + offset + size], shape)
     return fields, arrays

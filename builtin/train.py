@@ -1,6 +1,7 @@
-"""Train zinc's built-in demonstration model and write `zinc-demo.gguf`; `--check FILE` evaluates one again.
+"""Train zinc's built-in demonstration model and write it as Q8_0, which `zinc quantize` makes `zinc-demo.gguf` of;
+`--check FILE` evaluates either.
 
-python3 train.py                                     # one GPU, a few minutes
+python3 train.py                                     # zinc-demo.q8_0.gguf; one GPU, a few minutes
 python3 train.py --check zinc-demo.gguf              # held-out loss and accuracy
 python3 train.py --check zinc-demo.gguf --samples    # samples.json
 """
@@ -212,7 +213,7 @@ def main():
     args = arguments()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(SEED)
-    path = args.check or args.out / "zinc-demo.gguf"
+    path = args.check or args.out / "zinc-demo.q8_0.gguf"
     if not args.check:
         torch.use_deterministic_algorithms(True, warn_only=True)
         config = model.Config(n_layers=args.layers)
