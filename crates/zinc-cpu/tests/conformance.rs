@@ -12,7 +12,7 @@ use zinc_testkit::golden_check;
 const N_THREADS: usize = 3;
 
 /// Golden models that every clone has.
-const N_IN_CLONE: usize = 9;
+const N_IN_CLONE: usize = 14;
 
 /// Operations that are refused.
 const NO_KERNEL: [OpKind; 0] = [];

@@ -28,7 +28,7 @@ fn limits(model: &Model, max_tokens: u32, max_out_rows: u32) -> Limits {
 
 /// Written out, so that these plans do not change with a device.
 fn int8_caps() -> Caps {
-    use GgmlType::{F32, Q4_0, Q4_K, Q6_K, Q8_0, Q8_K};
+    use GgmlType::{F32, MXFP4, Q4_0, Q4_K, Q6_K, Q8_0, Q8_K};
     let quantized = ActivationType::Quantized;
     Caps {
         device: "int8".into(),
@@ -37,6 +37,7 @@ fn int8_caps() -> Caps {
             (F32, ActivationType::F32),
             (Q4_0, quantized(Q8_0)),
             (Q8_0, quantized(Q8_0)),
+            (MXFP4, quantized(Q8_0)),
             (Q4_K, quantized(Q8_K)),
             (Q6_K, quantized(Q8_K)),
         ],
@@ -52,7 +53,7 @@ fn int8_caps() -> Caps {
 fn plans_are_as_recorded() {
     let folder = paths::testdata().join("plans");
     let goldens = golden::in_folder(&paths::testdata().join("golden")).expect("readable models");
-    assert!(goldens.len() >= 9, "the clone has a model of every family");
+    assert!(goldens.len() >= 14, "the clone has a model of every family");
     for golden in goldens {
         let gguf = Gguf::open(&golden.gguf).expect("a readable model");
         let model = Model::from_gguf(&gguf).expect("a supported model");

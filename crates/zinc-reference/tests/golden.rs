@@ -7,7 +7,7 @@ use zinc_reference::ReferenceDevice;
 use zinc_testkit::golden_check;
 
 /// Models that every clone has.
-const N_IN_CLONE: usize = 9;
+const N_IN_CLONE: usize = 14;
 
 #[test]
 fn goldens_of_supported_families_agree() {

@@ -3,7 +3,7 @@
 //! `cargo run -p zinc-testkit --bin trim-golden`, with the full data where `ZINC_SHARED` says or in
 //! `../shared`. Models are copied; of the numbers stay the tokens, the greedy continuations, the
 //! hidden states, and the logits of prompts 0 and 1 and of the last eight rows of prompt 2. Numbers
-//! of llama.cpp stay for quantised files only, where they are the expected values.
+//! of llama.cpp stay for quantised files of `q_` models only, whose expected values they are.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,16 +13,22 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use zinc_testkit::paths;
 
-/// Models of the clone: one for each family, and one file for each kind of block that is small.
-/// The other types are covered by the operation cases, and by the full data.
-const MODELS: [&str; 9] = [
+/// Models of the clone: the smallest of each family (of those with gated DeltaNets one stands for
+/// all, of gemma and deepseek one each), and one file for each kind of block that is small. The other
+/// types are covered by the operation cases, and by the full data.
+const MODELS: [&str; 14] = [
+    "deepseek_v2_lite.f32",
+    "gemma4_dense.f32",
+    "gpt_oss.mxfp4",
     "llama.f32",
     "mistral.f32",
     "phi3.f32",
     "qwen2.f32",
     "qwen3.f32",
+    "qwen3_moe.f32",
     "qwen3_yarn.f32",
     "q_qwen3.q4_k_m",
+    "q_qwen3_5_moe_small.q4_0",
     "q_qwen3_small.q4_0",
     "q_qwen3_small.q8_0",
 ];
