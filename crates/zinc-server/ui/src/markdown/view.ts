@@ -18,6 +18,7 @@ const REST_FACTOR = 3;
  */
 export class MarkdownView {
   private text = '';
+  /** How far the text is drawn for good, and in how many blocks. */
   private settled = 0;
   private nSettled = 0;
   /** Blocks that `onFinished` was called with: a text that is drawn again is not told again. */
