@@ -129,7 +129,7 @@ impl GuideFactory {
         match (chosen, is_text) {
             (None, true) => Ok(Plan::Free),
             (Some((syntax, tools)), true) if !must_call => {
-                self.watch(tokenizer, syntax, &tools, spec)
+                self.watch(tokenizer, syntax, prompt.opens_call, &tools, spec)
             }
             (chosen, _) => self.whole(tokenizer, format, prompt, chosen, thinking, spec),
         }
@@ -140,6 +140,7 @@ impl GuideFactory {
         &self,
         tokenizer: &Tokenizer,
         syntax: &Syntax,
+        opens_call: bool,
         tools: &[&Tool],
         spec: &GuideSpec,
     ) -> Result<Plan, ChatError> {
@@ -149,7 +150,8 @@ impl GuideFactory {
         let parallel = spec.parallel_tool_calls;
         let build = |held: &[Tool]| {
             let mut grammar = Grammar::new(tokenizer);
-            let triggers = CallRules::new(&mut grammar, held, parallel).triggers(syntax)?;
+            let triggers =
+                CallRules::new(&mut grammar, held, parallel).triggers(syntax, opens_call)?;
             let watched = |trigger: Trigger| {
                 let matcher = self.compile(&grammar, &trigger.rest, None)?;
                 Ok(Watched { text: trigger.text, at_start: trigger.at_start, matcher })

@@ -394,6 +394,23 @@ fn a_call_that_the_prompt_opens() {
         assert_eq!(said.content.trim(), "", "{answer}");
         assert_eq!(draw(&text), ("all\nyes".to_owned(), Ended::Complete));
     }
+    // Called of its own accord: the name alone begins a call, and nothing else does.
+    let free =
+        GuideSpec { tools: tools.clone(), parallel_tool_calls: false, ..GuideSpec::default() };
+    for (begin, is_call) in
+        [("get_weather\n", true), ("all\nget_weather\n", false), ("get_weather is", false)]
+    {
+        let mut guide = factory.guide(&tokenizer, &format, &prompt, &free).unwrap().unwrap();
+        feed(guide.as_mut(), &tokenizer, begin);
+        assert_eq!(matches!(guide.next().unwrap(), Allowed::Mask(_)), is_call, "{begin:?}");
+        if is_call {
+            let (rest, ended) = Draw::new(7).answer(guide.as_mut(), &tokenizer, 3000);
+            assert_eq!(ended, Ended::Complete, "{rest}");
+            let answer = format!("{begin}{rest}");
+            let said = parse(AnswerParser::new(&format, &prompt, &tools), &answer, 3);
+            check_calls("recipients", &answer, &said, &tools);
+        }
+    }
     let none = Tools::default();
     for n in [1, 4, 1000] {
         let said = |text: &str, tools| parse(AnswerParser::new(&format, &prompt, tools), text, n);
@@ -408,6 +425,21 @@ fn a_call_that_the_prompt_opens() {
         assert_eq!(both.content, "I look.");
         assert_eq!(both.calls, [("now".to_owned(), json!({})), ("get_weather".to_owned(), rome)]);
         assert_eq!(said("now\n{}", &tools).calls.len(), 1);
+    }
+}
+
+/// The model writes `text` of its own accord.
+fn feed(guide: &mut dyn Steer, tokenizer: &Tokenizer, text: &str) {
+    let options = EncodeOptions { add_special: false, parse_special: true };
+    for id in tokenizer.encode(text, options) {
+        match guide.next().unwrap() {
+            Allowed::Any => {}
+            Allowed::Mask(mask) => {
+                assert!(mask[id as usize / 32] >> (id % 32) & 1 == 1, "{text:?}");
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+        guide.accept(id).unwrap();
     }
 }
 
@@ -438,17 +470,7 @@ fn a_call_is_held_once_it_begins() {
                 _ => format!("Well. {}", &whole[..whole.find(['\n', '>', ']']).unwrap() + 1]),
             };
             let begin = if name == "gemma4" { "Well. <|tool_call>call:".to_owned() } else { begin };
-            let options = EncodeOptions { add_special: false, parse_special: true };
-            for id in tokenizer.encode(&begin, options) {
-                match guide.next().unwrap() {
-                    Allowed::Any => {}
-                    Allowed::Mask(mask) => {
-                        assert!(mask[id as usize / 32] >> (id % 32) & 1 == 1, "{name}");
-                    }
-                    other => panic!("{name}: {other:?}"),
-                }
-                guide.accept(id).unwrap();
-            }
+            feed(guide.as_mut(), &tokenizer, &begin);
             let is_held = matches!(guide.next().unwrap(), Allowed::Mask(_));
             assert!(is_held, "{name}: {begin}");
             let (text, ended) = Draw::new(7).answer(guide.as_mut(), &tokenizer, 3000);

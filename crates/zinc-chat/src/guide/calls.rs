@@ -56,11 +56,15 @@ impl<'a, 'g> CallRules<'a, 'g> {
         }
     }
 
-    /// What begins calls inside any text.
+    /// What begins calls inside any text; the prompt may have opened one at its begin.
     ///
     /// # Errors
     /// As [`CallRules::whole`].
-    pub fn triggers(&mut self, syntax: &Syntax) -> Result<Vec<Trigger>, ChatError> {
+    pub fn triggers(
+        &mut self,
+        syntax: &Syntax,
+        is_opened: bool,
+    ) -> Result<Vec<Trigger>, ChatError> {
         let syntax = match syntax {
             Syntax::Harmony => {
                 let rest = self.harmony_rest()?;
@@ -97,6 +101,14 @@ impl<'a, 'g> CallRules<'a, 'g> {
             let text = mark_text(other);
             let call = self.call(syntax)?;
             triggers.push(Trigger { text, at_start: false, rest: call });
+        }
+        if let (true, Form::Named { mid }) = (is_opened, &syntax.form) {
+            // Behind the opening mark, the name tells a call from what else may stand there.
+            for tool in self.tools {
+                let text = format!("{}{}", tool.name, mark_text(mid));
+                let rest = format!("{} {}", self.json(tool), self.grammar.mark(&syntax.close));
+                triggers.push(Trigger { text, at_start: true, rest });
+            }
         }
         Ok(triggers)
     }
