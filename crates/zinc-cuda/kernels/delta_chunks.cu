@@ -23,19 +23,10 @@ struct Chunk {
     float w[CHUNK][DIM], p[CHUNK][CHUNK], d[CHUNK][CHUNK], c[CHUNK];
 };
 
-struct DeltaChunksParams {
-    Rows q, k, v, g, beta, y;
-    // [slots][n_v_heads][DIM][DIM].
-    Recurrence r;
+struct DeltaChunksParams : DeltaParams {
     // [chunks][n_v_heads].
     Chunk *chunks;
-    u32 n_k_heads, n_v_heads, is_tiled;
-    float scale;
 };
-
-DEVICE int key_head(const DeltaChunksParams &p, int head) {
-    return p.is_tiled ? head % (int)p.n_k_heads : head / (int)(p.n_v_heads / p.n_k_heads);
-}
 
 // The place of chunk `idx` of a sequence that begins at row `first`. No two chunks of a step have the same: a sequence of
 // n rows has ceil(n / 32), and behind it floor(first / 32) + seq is greater by at least as much.
@@ -132,8 +123,8 @@ ZINC_KERNEL(128, 3) delta_chunks(ZINC_PARAM DeltaChunksParams p) {
     pdl_wait();
     if (n_rows <= 0) return;
     Chunk &out = chunk_at(p, seq, run.x, idx, head);
-    copy_head(s.k[0], ROW_STRIDE, p.k, first, n_rows, key_head(p, head) * DIM);
-    copy_head(s.q[0], ROW_STRIDE, p.q, first, n_rows, key_head(p, head) * DIM);
+    copy_head(s.k[0], ROW_STRIDE, p.k, first, n_rows, p.key_head(head) * DIM);
+    copy_head(s.q[0], ROW_STRIDE, p.q, first, n_rows, p.key_head(head) * DIM);
     copy_async_commit();
     if (col < CHUNK) {
         s.g[col] = col < n_rows ? p.g.row(first + col)[head] : 0.0f;
@@ -235,7 +226,7 @@ struct Walk {
             int row = i * 4 + warp;
             copy_async_16(&s.w[row][lane * 4], &chunk.w[row][lane * 4]);
         }
-        copy_head(s.q[0], ROW_STRIDE, p.q, first, n_rows, key_head(p, head) * DIM);
+        copy_head(s.q[0], ROW_STRIDE, p.q, first, n_rows, p.key_head(head) * DIM);
         copy_async_commit();
     }
     __device__ __forceinline__ void fetch_second(const Chunk &chunk, int first, int n_rows) const {
@@ -244,7 +235,7 @@ struct Walk {
             int row = i * 16 + threadIdx.x / 8, col = threadIdx.x % 8 * 4;
             copy_async_16(&s.p[row][col], &chunk.p[row][col]);
         }
-        copy_head(s.k[0], K_STRIDE, p.k, first, n_rows, key_head(p, head) * DIM);
+        copy_head(s.k[0], K_STRIDE, p.k, first, n_rows, p.key_head(head) * DIM);
         copy_async_commit();
     }
 

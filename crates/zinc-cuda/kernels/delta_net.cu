@@ -149,14 +149,6 @@ ZINC_KERNEL(CONV_COLS, 1) causal_conv1d(ZINC_PARAM ConvParams p) {
 
 // ---- gated delta rule --------------------------------------------------------------------------------------------
 
-struct DeltaParams {
-    Rows q, k, v, g, beta, y;
-    // [slots][n_v_heads][k_dim][v_dim].
-    Recurrence r;
-    u32 n_k_heads, n_v_heads, k_dim, v_dim, is_tiled;
-    float scale;
-};
-
 // Rows of the step that are in shared memory together, twice.
 #define TILE_ROWS 16
 
@@ -251,7 +243,7 @@ template <int K> DEVICE void delta_rule(const DeltaParams &p) {
         return;
     }
     bool is_inside = col < v_dim, is_new = p.r.positions[run.x] == 0;
-    int k_head = p.is_tiled ? head % (int)p.n_k_heads : head / (int)(p.n_v_heads / p.n_k_heads);
+    int k_head = p.key_head(head);
     int end = run.x + run.y, slot = p.r.slots[seq];
     Work work = {p, head, k_head, first_col, {}};
     i64 of_slot = (i64)p.n_v_heads * k_dim * v_dim, at = (i64)head * k_dim * v_dim + min(col, v_dim - 1);

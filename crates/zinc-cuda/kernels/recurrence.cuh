@@ -32,3 +32,17 @@ DEVICE int2 rows_of(const Recurrence &r, int seq) {
     }
     return make_int2(before, mine);
 }
+
+// Operands of GatedDeltaNet.
+struct DeltaParams {
+    Rows q, k, v, g, beta, y;
+    // [slots][n_v_heads][k_dim][v_dim].
+    Recurrence r;
+    u32 n_k_heads, n_v_heads, k_dim, v_dim, is_tiled;
+    float scale;
+
+    // The key head that goes with a value head.
+    __device__ __forceinline__ int key_head(int head) const {
+        return is_tiled ? head % (int)n_k_heads : head / (int)(n_v_heads / n_k_heads);
+    }
+};

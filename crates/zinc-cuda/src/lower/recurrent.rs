@@ -16,7 +16,7 @@ const MOST_TAPS: u32 = 8;
 const CONV_COLS: u32 = 128;
 const CONV_ROWS: u32 = 32;
 
-/// `Recurrence` of `delta_net.cu`.
+/// `Recurrence` of `recurrence.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct Recurrence {
@@ -45,7 +45,7 @@ pub struct ConvParams {
     eps: f32,
 }
 
-/// `DeltaParams` of `delta_net.cu`.
+/// `DeltaParams` of `recurrence.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct DeltaParams {
@@ -165,6 +165,26 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// Operands of gated DeltaNet `node`.
+    fn delta_params(&self, node: &Node, net: &GatedDeltaNet) -> Result<DeltaParams, DeviceError> {
+        let [q, k, v, g, beta] = [0, 1, 2, 3, 4].map(|idx| node.reads[idx]);
+        Ok(DeltaParams {
+            q: self.float_rows(q)?,
+            k: self.float_rows(k)?,
+            v: self.float_rows(v)?,
+            g: self.float_rows(g)?,
+            beta: self.float_rows(beta)?,
+            y: self.float_rows(node.writes[0])?,
+            r: self.recurrence(node, 5)?,
+            n_k_heads: net.n_k_heads,
+            n_v_heads: net.n_v_heads,
+            k_dim: net.k_dim,
+            v_dim: net.v_dim,
+            is_tiled: u32::from(net.order == HeadOrder::Tiled),
+            scale: net.scale,
+        })
+    }
+
     pub(super) fn gated_delta_net(
         &mut self,
         node: &Node,
@@ -179,22 +199,7 @@ impl Lowering<'_> {
             65..=128 => "delta_rule_128",
             other => return Err(self.unsupported(node, format!("keys of {other} elements"))),
         };
-        let [q, k, v, g, beta] = [0, 1, 2, 3, 4].map(|idx| node.reads[idx]);
-        let params = DeltaParams {
-            q: self.float_rows(q)?,
-            k: self.float_rows(k)?,
-            v: self.float_rows(v)?,
-            g: self.float_rows(g)?,
-            beta: self.float_rows(beta)?,
-            y: self.float_rows(node.writes[0])?,
-            r: self.recurrence(node, 5)?,
-            n_k_heads: net.n_k_heads,
-            n_v_heads: net.n_v_heads,
-            k_dim: net.k_dim,
-            v_dim: net.v_dim,
-            is_tiled: u32::from(net.order == HeadOrder::Tiled),
-            scale: net.scale,
-        };
+        let params = self.delta_params(node, net)?;
         let grid = [net.v_dim.div_ceil(32), net.n_v_heads, self.bucket.seqs];
         let kernel = Kernel { module: "delta_net", name };
         self.push(Launch::new(kernel, params, grid, 128));

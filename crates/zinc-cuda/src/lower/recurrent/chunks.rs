@@ -1,10 +1,10 @@
 //! Gated DeltaNet over many rows of a sequence: chunk by chunk, with the tensor cores.
 
 use zinc_backend::DeviceError;
-use zinc_plan::{Dim, GatedDeltaNet, HeadOrder, Node};
+use zinc_plan::{Dim, GatedDeltaNet, Node};
 
-use super::{Lowering, Recurrence};
-use crate::launch::{Kernel, Launch, Rows};
+use super::{DeltaParams, Lowering};
+use crate::launch::{Kernel, Launch};
 
 /// Rows of a chunk, elements of a head, and columns of the state that a block of the walk has: `CHUNK`, `DIM` and
 /// `WALK_COLS` of `delta_chunks.cu`.
@@ -28,18 +28,8 @@ const MIN_ROWS_OF_SEQ: u32 = 16;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct DeltaChunksParams {
-    q: Rows,
-    k: Rows,
-    v: Rows,
-    g: Rows,
-    beta: Rows,
-    y: Rows,
-    r: Recurrence,
+    delta: DeltaParams,
     chunks: u64,
-    n_k_heads: u32,
-    n_v_heads: u32,
-    is_tiled: u32,
-    scale: f32,
 }
 
 impl Lowering<'_> {
@@ -67,21 +57,7 @@ impl Lowering<'_> {
         net: &GatedDeltaNet,
         chunks: u64,
     ) -> Result<(), DeviceError> {
-        let [q, k, v, g, beta] = [0, 1, 2, 3, 4].map(|idx| node.reads[idx]);
-        let params = DeltaChunksParams {
-            q: self.float_rows(q)?,
-            k: self.float_rows(k)?,
-            v: self.float_rows(v)?,
-            g: self.float_rows(g)?,
-            beta: self.float_rows(beta)?,
-            y: self.float_rows(node.writes[0])?,
-            r: self.recurrence(node, 5)?,
-            chunks,
-            n_k_heads: net.n_k_heads,
-            n_v_heads: net.n_v_heads,
-            is_tiled: u32::from(net.order == HeadOrder::Tiled),
-            scale: net.scale,
-        };
+        let params = DeltaChunksParams { delta: self.delta_params(node, net)?, chunks };
         let (tokens, seqs) = (self.rows(Dim::Tokens), self.bucket.seqs);
         let kernel = |name| Kernel { module: "delta_chunks", name };
         let grid = [net.n_v_heads, tokens.div_ceil(CHUNK), seqs];
