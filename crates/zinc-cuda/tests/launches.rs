@@ -71,7 +71,15 @@ fn check_spans(lowered: &Lowered, n_nodes: usize) {
 #[test]
 fn launches_are_as_recorded() {
     let goldens = golden::in_folder(&paths::testdata().join("golden")).expect("readable models");
-    for name in ["qwen3.f32", "phi3.f32", "q_qwen3.q4_k_m"] {
+    for name in [
+        "qwen3.f32",
+        "phi3.f32",
+        "q_qwen3.q4_k_m",
+        "gemma4_dense.f32",
+        "gpt_oss.mxfp4",
+        "deepseek_v2_lite.f32",
+        "q_qwen3_5_moe_small.q4_0",
+    ] {
         let golden = goldens.iter().find(|golden| golden.name == name);
         let golden = golden.unwrap_or_else(|| panic!("no model {name}"));
         let gguf = Gguf::open(&golden.gguf).expect("a readable model");
