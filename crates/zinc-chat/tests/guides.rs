@@ -397,6 +397,10 @@ fn a_call_that_the_prompt_opens() {
     // Called of its own accord: the name alone begins a call, and nothing else does.
     let free =
         GuideSpec { tools: tools.clone(), parallel_tool_calls: false, ..GuideSpec::default() };
+    let several = GuideSpec { parallel_tool_calls: true, ..free.clone() };
+    let mut guide = factory.guide(&tokenizer, &format, &prompt, &several).unwrap().unwrap();
+    feed(guide.as_mut(), &tokenizer, "now\n{}>>>all\nIt is late.>>>now\n{}>>>");
+    assert!(matches!(guide.next().unwrap(), Allowed::Mask(_)), "a name or a text follows");
     for (begin, is_call) in
         [("get_weather\n", true), ("all\nget_weather\n", false), ("get_weather is", false)]
     {

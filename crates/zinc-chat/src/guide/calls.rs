@@ -94,7 +94,11 @@ impl<'a, 'g> CallRules<'a, 'g> {
             let behind = self.grammar.literal(open[n..].trim_start());
             let blanks = Grammar::blanks();
             let text = open[..n].to_owned();
-            let rest = format!("{blanks} {behind} {rest}");
+            let mut rest = format!("{blanks} {behind} {rest}");
+            if self.parallel && !syntax.text_open.is_empty() {
+                // A text may follow behind the same mark.
+                rest = format!("({rest} | {})", self.grammar.literal(&syntax.text_open));
+            }
             triggers.push(Trigger { text, at_start: false, rest });
         }
         for other in &syntax.other_opens {
