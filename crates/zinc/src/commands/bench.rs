@@ -306,22 +306,18 @@ fn generate(
         seqs.push(engine.submit(request)?);
     }
     let mut failure = None;
-    let mut step = |engine: &mut Engine, waiting: &mut Vec<SequenceId>| -> anyhow::Result<usize> {
-        let mut n_tokens = 0;
+    let mut step = |engine: &mut Engine, on_token: &mut dyn FnMut(SequenceId)| {
         engine.step(&mut |event| match event {
-            Event::Token { seq, .. } => {
-                waiting.retain(|other| *other != seq);
-                n_tokens += 1;
-            }
+            Event::Token { seq, .. } => on_token(seq),
             Event::Failed { error, .. } => failure = Some(error),
             _ => {}
         })?;
-        failure.take().map_or(Ok(n_tokens), |error| Err(error.into()))
+        failure.take().map_or(Ok(()), |error| Err(anyhow::Error::from(error)))
     };
     // By name: a step with drafts gives several tokens of one sequence.
     let mut waiting = seqs.clone();
     while !waiting.is_empty() {
-        step(engine, &mut waiting)?;
+        step(engine, &mut |seq| waiting.retain(|other| *other != seq))?;
         // Not reached while the context is long enough for the steps in which some wait.
         anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
@@ -329,7 +325,7 @@ fn generate(
     let n_tokens = n as usize * seqs.len();
     let (mut n_done, begin) = (0, Instant::now());
     while n_done < n_tokens {
-        n_done += step(engine, &mut waiting)?;
+        step(engine, &mut |_| n_done += 1)?;
         anyhow::ensure!(!engine.is_idle(), "the sequences ended before all of them generated");
     }
     // A step may give a few tokens more than were asked for.
