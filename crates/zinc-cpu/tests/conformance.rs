@@ -11,9 +11,6 @@ use zinc_testkit::golden_check;
 /// More threads than rows in most cases, and not a power of two: work is cut unevenly.
 const N_THREADS: usize = 3;
 
-/// Golden models that every clone has.
-const N_IN_CLONE: usize = 14;
-
 /// Operations that are refused.
 const NO_KERNEL: [OpKind; 0] = [];
 
@@ -30,6 +27,6 @@ fn case_table_holds_on_every_instruction_set() {
 fn goldens_of_supported_families_agree() {
     let device = CpuDevice::new(N_THREADS, Isa::best()).expect("threads");
     let device: Arc<dyn Device> = Arc::new(device);
-    golden_check::check_all(&device, N_IN_CLONE);
+    golden_check::check_all(&device);
     golden_check::check_f16_cache(&device);
 }

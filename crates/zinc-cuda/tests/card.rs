@@ -10,9 +10,6 @@ use zinc_testkit::cases::Case;
 use zinc_testkit::conformance::{Verdict, check_case, check_device};
 use zinc_testkit::golden_check;
 
-/// Golden models that every clone has.
-const N_IN_CLONE: usize = 14;
-
 /// Every card, opened.
 fn devices(batch_invariant: bool) -> Vec<Arc<dyn Device>> {
     if let Some(why) = zinc_cuda::why_none() {
@@ -94,7 +91,7 @@ fn parts_are_named() {
 #[test]
 fn goldens_agree() {
     for device in devices(true) {
-        golden_check::check_all(&device, N_IN_CLONE);
+        golden_check::check_all(&device);
         golden_check::check_f16_cache(&device);
     }
 }
@@ -103,7 +100,7 @@ fn goldens_agree() {
 #[test]
 fn goldens_agree_by_the_size_of_steps() {
     for device in devices(false) {
-        golden_check::check_all(&device, N_IN_CLONE);
+        golden_check::check_all(&device);
     }
 }
 

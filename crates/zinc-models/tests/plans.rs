@@ -53,7 +53,7 @@ fn int8_caps() -> Caps {
 fn plans_are_as_recorded() {
     let folder = paths::testdata().join("plans");
     let goldens = golden::in_folder(&paths::testdata().join("golden")).expect("readable models");
-    assert!(goldens.len() >= 14, "the clone has a model of every family");
+    assert!(goldens.len() >= golden::N_IN_CLONE, "the clone has a model of every family");
     for golden in goldens {
         let gguf = Gguf::open(&golden.gguf).expect("a readable model");
         let model = Model::from_gguf(&gguf).expect("a supported model");

@@ -6,13 +6,10 @@ use zinc_backend::Device;
 use zinc_reference::ReferenceDevice;
 use zinc_testkit::golden_check;
 
-/// Models that every clone has.
-const N_IN_CLONE: usize = 14;
-
 #[test]
 fn goldens_of_supported_families_agree() {
     let device: Arc<dyn Device> = Arc::new(ReferenceDevice::new());
-    golden_check::check_all(&device, N_IN_CLONE);
+    golden_check::check_all(&device);
 }
 
 #[test]

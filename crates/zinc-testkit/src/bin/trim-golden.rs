@@ -11,12 +11,13 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
+use zinc_testkit::golden::N_IN_CLONE;
 use zinc_testkit::paths;
 
 /// Models of the clone: the smallest of each family (of those with gated DeltaNets one stands for
 /// all, of gemma and deepseek one each), and one file for each kind of block that is small. The other
 /// types are covered by the operation cases, and by the full data.
-const MODELS: [&str; 14] = [
+const MODELS: [&str; N_IN_CLONE] = [
     "deepseek_v2_lite.f32",
     "gemma4_dense.f32",
     "gpt_oss.mxfp4",
