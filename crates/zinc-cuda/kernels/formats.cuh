@@ -43,8 +43,18 @@ DEVICE void fifth_bits(u32 high, u32 j, u32 &a, u32 &b) {
     a |= ((high >> j) & 0x01010101u) << 4, b |= ((high >> (4 + j)) & 0x01010101u) << 4;
 }
 
-// Each nibble of a word replaced by the byte of a table of 16.
-DEVICE void lookup(u32 low, const u32 table[4], u32 &a, u32 &b) {
+// The byte of each of four numbers with its sign turned.
+static __device__ constexpr u32 negative(u32 bytes) {
+    u32 y = 0;
+    for (int i = 0; i < 32; i += 8) y |= (0u - (bytes >> i & 255u) & 255u) << i;
+    return y;
+}
+
+// Each nibble of a word replaced by the number that type F has for it.
+template <class F> DEVICE void lookup(u32 low, u32 &a, u32 &b) {
+    constexpr bool plus = F::FIRST_SIGN > 0;
+    constexpr u32 table[4] = {plus ? F::FIRST0 : negative(F::FIRST0), plus ? F::FIRST1 : negative(F::FIRST1),
+                              plus ? negative(F::LAST0) : F::LAST0, plus ? negative(F::LAST1) : F::LAST1};
     // __byte_perm takes four selectors of 3 bits: look up in both halves of the table, then choose by bit 3.
     u32 choice = 0x32103210u | ((low & 0x88888888u) >> 1), first = low & 0x77777777u, second = first >> 16;
     u32 even = __byte_perm(__byte_perm(table[0], table[1], first), __byte_perm(table[2], table[3], first), choice);
@@ -66,13 +76,14 @@ DEVICE void scale_min(const u32 s[4], u32 g, float &d, float &m) {
 
 // Formats. HIGH: bytes of plane 1 a block; SCALE8: eighths of a byte of plane 2 a block; SCALES: words of scales that a
 // block needs, plane 3 included; SUPER: plane 3 is there; Z: what is subtracted of each q; TWO: two scales a block; MIN:
-// there is an m; SIGNED: bytes of q are signed; NIBBLES: q is the nibbles of plane 0. RAW, RAW_LEN: bytes and elements of
-// a block in the file.
+// there is an m; SIGNED: bytes of q are signed; NIBBLES: q is the nibbles of plane 0; TABLE: it is numbers that nibbles
+// stand for: FIRST for 0..8, times FIRST_SIGN, and LAST for 8..16, of the other sign, a byte each. RAW, RAW_LEN: bytes and
+// elements of a block in the file.
 // words: q of elements 4 j .. and 16 + 4 j .. from word j of plane 0 and the block's words of plane 1.
 // scales: of block g of 8 from the words that fetch_scales gives.
 struct Q4_0 {
     static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 8, RAW = 18, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = false, NIBBLES = true;
+    static constexpr bool TWO = false, MIN = false, SIGNED = false, NIBBLES = true, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
     }
@@ -82,7 +93,7 @@ struct Q4_0 {
 };
 struct Q4_1 {
     static constexpr int HIGH = 0, SCALE8 = 32, SCALES = 1, SUPER = 0, Z = 0, RAW = 20, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = true;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = true, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
     }
@@ -92,7 +103,7 @@ struct Q4_1 {
 };
 struct Q5_0 {
     static constexpr int HIGH = 4, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 16, RAW = 22, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = false, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = false, NIBBLES = false, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         fifth_bits(high[0], j, a, b);
@@ -103,7 +114,7 @@ struct Q5_0 {
 };
 struct Q5_1 {
     static constexpr int HIGH = 4, SCALE8 = 32, SCALES = 1, SUPER = 0, Z = 0, RAW = 24, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = false, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         fifth_bits(high[0], j, a, b);
@@ -114,7 +125,7 @@ struct Q5_1 {
 };
 struct Q8_0 {
     static constexpr int HIGH = 16, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 0, RAW = 34, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         a = low, b = high[j];
     }
@@ -124,7 +135,7 @@ struct Q8_0 {
 };
 struct Q4_K {
     static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 4, SUPER = 0, Z = 0, RAW = 144, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = true;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = true, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
     }
@@ -134,7 +145,7 @@ struct Q4_K {
 };
 struct Q5_K {
     static constexpr int HIGH = 4, SCALE8 = 16, SCALES = 4, SUPER = 0, Z = 0, RAW = 176, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = true, SIGNED = false, NIBBLES = false, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         fifth_bits(high[0], j, a, b);
@@ -145,7 +156,7 @@ struct Q5_K {
 };
 struct Q6_K {
     static constexpr int HIGH = 8, SCALE8 = 16, SCALES = 2, SUPER = 1, Z = 32, RAW = 210, RAW_LEN = 256;
-    static constexpr bool TWO = true, MIN = false, SIGNED = false, NIBBLES = false;
+    static constexpr bool TWO = true, MIN = false, SIGNED = false, NIBBLES = false, TABLE = false;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
         nibbles(low, a, b);
         a |= ((high[0] >> (2 * j)) & 0x03030303u) << 4, b |= ((high[1] >> (2 * j)) & 0x03030303u) << 4;
@@ -157,10 +168,11 @@ struct Q6_K {
 };
 struct MXFP4 {
     static constexpr int HIGH = 0, SCALE8 = 8, SCALES = 1, SUPER = 0, Z = 0, RAW = 17, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false, TABLE = true;
+    static constexpr u32 FIRST0 = 0x03020100, FIRST1 = 0x0c080604, LAST0 = FIRST0, LAST1 = FIRST1;
+    static constexpr int FIRST_SIGN = 1;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
-        const u32 table[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
-        lookup(low, table, a, b);
+        lookup<MXFP4>(low, a, b);
     }
     static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
         d0 = __uint_as_float(s[0] > 1 ? (s[0] - 1) << 23 : 0x00200000u << s[0]);
@@ -168,10 +180,11 @@ struct MXFP4 {
 };
 struct IQ4_NL {
     static constexpr int HIGH = 0, SCALE8 = 16, SCALES = 1, SUPER = 0, Z = 0, RAW = 18, RAW_LEN = 32;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false, TABLE = true;
+    static constexpr u32 FIRST0 = 0x4153687f, FIRST1 = 0x0a162331, LAST0 = 0x26190d01, LAST1 = 0x71594535;
+    static constexpr int FIRST_SIGN = -1;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
-        const u32 table[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
-        lookup(low, table, a, b);
+        lookup<IQ4_NL>(low, a, b);
     }
     static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
         d0 = f16_to_f32((u16)s[0]);
@@ -179,10 +192,11 @@ struct IQ4_NL {
 };
 struct IQ4_XS {
     static constexpr int HIGH = 0, SCALE8 = 8, SCALES = 2, SUPER = 0, Z = 0, RAW = 136, RAW_LEN = 256;
-    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false;
+    static constexpr bool TWO = false, MIN = false, SIGNED = true, NIBBLES = false, TABLE = true;
+    static constexpr u32 FIRST0 = IQ4_NL::FIRST0, FIRST1 = IQ4_NL::FIRST1, LAST0 = IQ4_NL::LAST0, LAST1 = IQ4_NL::LAST1;
+    static constexpr int FIRST_SIGN = IQ4_NL::FIRST_SIGN;
     static __device__ __forceinline__ void words(u32 low, const u32 *high, u32 j, u32 &a, u32 &b) {
-        const u32 table[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
-        lookup(low, table, a, b);
+        lookup<IQ4_XS>(low, a, b);
     }
     static __device__ __forceinline__ void scales(const u32 *s, u32 g, float &d0, float &d1, float &m) {
         u32 scale = ((s[1] >> (4 * g)) & 15) | (((s[0] >> (16 + 2 * g)) & 3) << 4);
@@ -268,6 +282,8 @@ template <class F> DEVICE float value_of(const Block32 &k, int i) {
 
 // 32 activations of one block in shared memory: 16 + 16 quants in two arrays, and their scale with what a format needs of
 // their sum: an integer, the same as a float where there is an m, or that of each half (in the low and the high half).
+// For types with a table word j of the first array has elements 4 j, 16 + 4 j, 4 j + 1, 17 + 4 j, in the order of the nibbles
+// of plane 0, and that of the second one the other four.
 struct Acts32 {
     float d;
     u32 sums;
@@ -290,6 +306,35 @@ DEVICE int dot4_unsigned(u32 a, int b, int c) {
 #endif
 }
 
+// Byte i is that of the eight of `low` and `high` which nibble i of the last operand's low half names with three bits; with
+// the fourth it is the sign of that byte, eight times.
+DEVICE u32 bytes_or_signs(u32 low, u32 high, u32 which) {
+#ifdef ZINC_HOST
+    return __byte_perm(low, high, which);
+#else
+    u32 y;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(low), "r"(high), "r"(which));
+    return y;
+#endif
+}
+
+// Words j and 4 + j of the activations of a block as dot32 takes them.
+template <class F> DEVICE void order_acts(int &first, int &last) {
+    if (!F::TABLE) return;
+    u32 a = (u32)first, b = (u32)last;
+    first = (int)__byte_perm(a, b, 0x5140), last = (int)__byte_perm(a, b, 0x7362);
+}
+
+// Adds to the sums the products of eight numbers of either sign. A number of the other sign is one of the table's whose
+// signs are all zeros, and so nothing.
+template <class F> DEVICE void dot_table(u32 nibbles, int x0, int x1, int &first, int &last) {
+    const u32 others = nibbles ^ 0x88888888u;
+    first = __dp4a((int)bytes_or_signs(F::FIRST0, F::FIRST1, nibbles), x0, first);
+    last = __dp4a((int)bytes_or_signs(F::LAST0, F::LAST1, others), x0, last);
+    first = __dp4a((int)bytes_or_signs(F::FIRST0, F::FIRST1, nibbles >> 16), x1, first);
+    last = __dp4a((int)bytes_or_signs(F::LAST0, F::LAST1, others >> 16), x1, last);
+}
+
 // Product of block g of 8 with 32 activations, without their scale. The integers are exact; the order of the few float
 // operations is fixed.
 template <class F> DEVICE float dot32(const Raw32<F> &raw, u32 g, int4 x0, int4 x1, Acts32 a) {
@@ -304,6 +349,14 @@ template <class F> DEVICE float dot32(const Raw32<F> &raw, u32 g, int4 x0, int4 
         lo = __dp4a((int)(raw.low.w & mask), x0.w, lo), hi = dot4_unsigned(raw.low.w & ~mask, x1.w, hi);
         hi >>= 4;
         F::scales(raw.s, g, k.d0, k.d1, k.m);
+    } else if constexpr (F::TABLE) {
+        lo = hi = 0;
+        dot_table<F>(raw.low.x, x0.x, x1.x, lo, hi);
+        dot_table<F>(raw.low.y, x0.y, x1.y, lo, hi);
+        dot_table<F>(raw.low.z, x0.z, x1.z, lo, hi);
+        dot_table<F>(raw.low.w, x0.w, x1.w, lo, hi);
+        F::scales(raw.s, g, k.d0, k.d1, k.m);
+        return k.d0 * (float)(F::FIRST_SIGN > 0 ? lo - hi : hi - lo);
     } else {
         raw.unpack(g, k);
         lo = __dp4a(k.q[0], x0.x, 0), hi = __dp4a(k.q[4], x1.x, 0);

@@ -9,6 +9,9 @@
 // it instructions, of which integer ones take two cycles: 90 for 2048 weights of Q4_K. What is done once a block or a
 // row is in loops that are not unrolled.
 // A block that has one row may make its activations itself (prologue.cuh).
+//
+// Products of one row with weights of two types have one launch (matvec_two_*): the first blocks multiply by the first type,
+// the others by the second one, as many as there are bytes of each.
 #include "act.cuh"
 #include "formats.cuh"
 #include "product.cuh"
@@ -50,6 +53,13 @@ struct MatVecParams {
     Prologue prologue;    // of launches of one row a block
 };
 
+// Products of the same row with weights of two types.
+struct MatVecTwoParams {
+    MatVecParams first, second;
+    u32 n_blocks; // of the first ones
+    u32 unused;
+};
+
 // Brings the q8 of N rows to the three parts of shared memory, zeros for rows from `n` on, and sums them up on the way.
 template <class F, int N>
 DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u32 row, u32 slot, int n) {
@@ -67,12 +77,14 @@ DEVICE void load_acts(const MatVecParams &p, u8 *shared, u32 x1_at, u32 xs_at, u
             int lo = __dp4a(a.x, ones, __dp4a(a.y, ones, __dp4a(a.z, ones, __dp4a(a.w, ones, 0))));
             int hi = __dp4a(c.x, ones, __dp4a(c.y, ones, __dp4a(c.z, ones, __dp4a(c.w, ones, 0))));
             s.sums = pack_sums<F>(lo, hi);
+            order_acts<F>(a.x, c.x), order_acts<F>(a.y, c.y), order_acts<F>(a.z, c.z), order_acts<F>(a.w, c.w);
         }
         *(int4 *)(shared + i * 16) = a, *(int4 *)(shared + x1_at + i * 16) = c, *(Acts32 *)(shared + xs_at + i * 8) = s;
     }
 }
 
-template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
+// For block `block` of the `n_grid` that share a tile.
+template <class F, int N> DEVICE void matvec(const MatVecParams &p, u32 block, u32 n_grid) {
     ZINC_SHARED(shared);
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5;
     u32 n_blocks = p.n_in / 32, piece = p.piece;
@@ -119,8 +131,8 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     }
 
     // Neighbouring items go to different multiprocessors, so that each has as many.
-    const u32 item_step = gridDim.x * n_warps;
-    u32 item = warp * gridDim.x + blockIdx.x;
+    const u32 item_step = n_grid * n_warps;
+    u32 item = warp * n_grid + block;
     // The item that is copied next, its blocks that are left, the first item of another segment, and where the lane's
     // row of the item begins.
     u32 ahead = item, left = 0, end_of_segment = 0;
@@ -221,9 +233,22 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p) {
     if (!has_bulk_copies()) copy_async_wait<0>();
 }
 
-#define MATVEC(F, name)                                                                                             \
-    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_1(ZINC_PARAM MatVecParams p) { matvec<F, 1>(p); }                    \
-    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_2(ZINC_PARAM MatVecParams p) { matvec<F, 2>(p); }                    \
-    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_4(ZINC_PARAM MatVecParams p) { matvec<F, 4>(p); }                    \
-    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_8(ZINC_PARAM MatVecParams p) { matvec<F, 8>(p); }
+template <class F, class G> DEVICE void matvec_two(const MatVecTwoParams &p) {
+    if (blockIdx.x < p.n_blocks) matvec<F, 1>(p.first, blockIdx.x, p.n_blocks);
+    else matvec<G, 1>(p.second, blockIdx.x - p.n_blocks, gridDim.x - p.n_blocks);
+}
+
+#define MATVEC_N(F, name, n)                                                                                        \
+    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_##name##_##n(ZINC_PARAM MatVecParams p) {                                     \
+        matvec<F, n>(p, blockIdx.x, gridDim.x);                                                                     \
+    }
+#define MATVEC(F, name) MATVEC_N(F, name, 1) MATVEC_N(F, name, 2) MATVEC_N(F, name, 4) MATVEC_N(F, name, 8)
 ZINC_FORMATS(MATVEC)
+
+// Types that llama.cpp's mixtures put side by side; the second ones are for the rows that matter more.
+#define MATVEC_TWO(F, G, names)                                                                                     \
+    ZINC_KERNEL(MAX_WARPS * 32, 1) matvec_two_##names(ZINC_PARAM MatVecTwoParams p) { matvec_two<F, G>(p); }
+MATVEC_TWO(Q4_K, Q5_K, q4_k_q5_k)
+MATVEC_TWO(Q4_K, Q6_K, q4_k_q6_k)
+MATVEC_TWO(Q5_K, Q6_K, q5_k_q6_k)
+MATVEC_TWO(Q5_0, Q8_0, q5_0_q8_0)

@@ -64,9 +64,15 @@ DEVICE void start_values(const Prologue &p, float *buffer, u32 row, u32 first, u
     copy_async_commit();
 }
 
+// One array for all that a kernel makes.
+DEVICE float *partial_sums() {
+    ZINC_STATIC_SHARED(float, partial, MOST_PIECES);
+    return partial;
+}
+
 // As the head of this file says.
 template <class Put> DEVICE void make_values(const Prologue &p, const float *buffer, u32 n, Put put) {
-    ZINC_STATIC_SHARED(float, partial, MOST_PIECES);
+    float *partial = partial_sums();
     const float *others = buffer + n;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
     const bool is_norm = p.kind == NORM || p.kind == GATED_NORM, has_z = p.kind == GATED_NORM || p.kind == GATED;
@@ -118,6 +124,12 @@ template <class F> DEVICE void put_q8(u8 *shared, u32 x1, u32 xs, u32 col, const
     sum += __shfl_xor_sync(FULL_WARP, sum, 1);
     sum += __shfl_xor_sync(FULL_WARP, sum, 2);
     s.sums = pack_sums<F>(sum, __shfl_xor_sync(FULL_WARP, sum, 4));
+    if (F::TABLE) {
+        u32 other = __shfl_xor_sync(FULL_WARP, packed, 4);
+        int first = (int)(lane < 4 ? packed : other), last = (int)(lane < 4 ? other : packed);
+        order_acts<F>(first, last);
+        packed = (u32)(lane < 4 ? first : last);
+    }
     if (!inside) return;
     u32 block = col / 32;
     *(u32 *)(shared + (lane < 4 ? 0 : x1) + block * 16 + lane % 4 * 4) = packed;

@@ -125,38 +125,48 @@ impl Lowering<'_> {
         let residual = residual.map(|id| self.operand(*id)).transpose()?;
         let product = self.product(node, weight, None, Matrices::One)?;
         let product = Product { residual, ..product };
-        let n_others = self.n_side_by_side(node, matmul);
         let x = node.reads[1];
-        if n_others == 0 || !(self.is_in_panels(x) || self.takes_few_rows(&product)) {
+        if matmul.residual || !(self.is_in_panels(x) || self.takes_few_rows(&product)) {
             return self.multiply(node, product);
         }
-        let mut others = Vec::with_capacity(n_others);
-        for other in &self.plan.nodes[self.node + 1..][..n_others] {
-            let Op::MatMul(matmul) = other.op else { break };
-            let bias = other.reads.get(2).filter(|_| matmul.bias);
-            let weight = self.stack(other, 0, 1, bias)?;
-            others.push(self.product(other, weight, None, Matrices::One)?);
-        }
-        self.resume = self.node + 1 + n_others;
-        if self.multiply_panels(x, &product, &others) {
+        let n = self.n_side_by_side(self.node, node).min(1 + matvec::MORE);
+        let products = self.plain_products(self.node, n)?;
+        self.resume = self.node + n;
+        if self.multiply_panels(x, &products[0], &products[1..]) {
             return Ok(());
         }
-        self.multiply_rows(node, &product, &others)
+        let n_seconds = self.n_side_by_side(self.resume, node).min(1 + matvec::MORE);
+        let seconds = self.plain_products(self.resume, n_seconds)?;
+        if self.multiply_two(node, &products, &seconds)? {
+            self.resume += n_seconds;
+            return Ok(());
+        }
+        self.multiply_rows(node, &products[0], &products[1..])
     }
 
-    /// How many of the next nodes, three at most, are products like this one: of the same activations, with weights of
-    /// the same type, without residuals, and independent of each other.
-    fn n_side_by_side(&self, node: &Node, matmul: MatMul) -> usize {
-        let weight = self.plan.tensor(node.reads[0]);
-        let is_like = |other: &&Node| {
+    /// How many nodes from `first` on are products of the activations that `node` has, with weights of the type that the
+    /// first of them has, without residuals, and independent of each other.
+    fn n_side_by_side(&self, first: usize, node: &Node) -> usize {
+        let dtype = |node: &Node| self.plan.tensor(node.reads[0]).dtype;
+        let nodes = self.plan.nodes.get(first..).unwrap_or_default();
+        let is_like = |(idx, other): &(usize, &Node)| {
             let plain = matches!(other.op, Op::MatMul(matmul) if !matmul.residual);
-            let same_weight = || self.plan.tensor(other.reads[0]).dtype == weight.dtype;
-            plain && !other.barrier && other.reads[1] == node.reads[1] && same_weight()
+            let is_independent = first + idx == self.node || !other.barrier;
+            plain
+                && is_independent
+                && other.reads[1] == node.reads[1]
+                && dtype(other) == dtype(&nodes[0])
         };
-        if matmul.residual {
-            return 0;
-        }
-        self.plan.nodes[self.node + 1..].iter().take(matvec::MORE).take_while(is_like).count()
+        nodes.iter().enumerate().take_while(is_like).count()
+    }
+
+    /// Products of nodes that [`Lowering::n_side_by_side`] has counted.
+    fn plain_products(&self, first: usize, n: usize) -> Result<Vec<Product>, DeviceError> {
+        let product = |node: &Node| {
+            let bias = node.reads.get(2).filter(|_| matches!(node.op, Op::MatMul(of) if of.bias));
+            self.product(node, self.stack(node, 0, 1, bias)?, None, Matrices::One)
+        };
+        self.plan.nodes[first..][..n].iter().map(product).collect()
     }
 
     pub(super) fn gate_up_act(&mut self, node: &Node, act: Activation) -> Result<(), DeviceError> {

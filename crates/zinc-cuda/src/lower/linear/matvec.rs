@@ -69,6 +69,16 @@ pub struct MatVecParams {
     prologue: Prologue,
 }
 
+/// `MatVecTwoParams` of `matvec.cu`: products of a row with weights of two types.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct MatVecTwoParams {
+    first: MatVecParams,
+    second: MatVecParams,
+    n_blocks: u32,
+    unused: u32,
+}
+
 /// `Segment` of `matvec.cu`: a further product of the same activations.
 #[repr(C)]
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -102,6 +112,27 @@ kernels!(
     Q6_K "q6_k", MXFP4 "mxfp4", IQ4_NL "iq4_nl", IQ4_XS "iq4_xs"
 );
 
+/// The kernel for products of a row with weights of two types, in this order.
+fn name_of_two(first: GgmlType, second: GgmlType) -> Option<&'static str> {
+    match (first, second) {
+        (GgmlType::Q4_K, GgmlType::Q5_K) => Some("matvec_two_q4_k_q5_k"),
+        (GgmlType::Q4_K, GgmlType::Q6_K) => Some("matvec_two_q4_k_q6_k"),
+        (GgmlType::Q5_K, GgmlType::Q6_K) => Some("matvec_two_q5_k_q6_k"),
+        (GgmlType::Q5_0, GgmlType::Q8_0) => Some("matvec_two_q5_0_q8_0"),
+        _ => None,
+    }
+}
+
+/// What a launch multiplies by weights of one type.
+struct Lines {
+    params: MatVecParams,
+    shape: Shape,
+    /// Pairs of weight rows, or of a row of the gate and one of up.
+    n_items: u32,
+    /// Of single matrices.
+    n_bytes: u64,
+}
+
 /// Whether there are kernels for weights of this type.
 pub fn is_known(dtype: GgmlType) -> bool {
     names(dtype).is_some()
@@ -117,27 +148,85 @@ impl Lowering<'_> {
         product: &Product,
         others: &[Product],
     ) -> Result<(), DeviceError> {
-        let dtype = product.weight.weight.dtype;
+        let Lines { params, shape: Shape { n, warps, shared, .. }, n_items, .. } =
+            self.lines(node, product, others)?;
+        let names = names(product.weight.weight.dtype).unwrap_or_default();
+        let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
+        let n_tiles = match params.n_slots {
+            0 => params.rows.div_ceil(n),
+            n_slots => params.rows * (n_slots + u32::from(product.beside.is_some())),
+        };
+        // One wave of blocks; few items are spread over all multiprocessors.
+        let n_blocks = (self.card.n_multiprocessors / n_tiles.max(1)).clamp(1, n_items.max(1));
+        let n_planes = n_tiles.div_ceil(MOST_TILES);
+        let grid = [n_blocks, n_tiles.div_ceil(n_planes.max(1)), n_planes.max(1)];
+        self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
+        Ok(())
+    }
+
+    /// One launch for products of one row with weights of two types; `false` where there is none.
+    ///
+    /// Each are products of single matrices with the same activations, at most one more than [`MORE`].
+    pub(super) fn multiply_two(
+        &mut self,
+        node: &Node,
+        products: &[Product],
+        seconds: &[Product],
+    ) -> Result<bool, DeviceError> {
+        let ([one, ..], [other, ..]) = (products, seconds) else { return Ok(false) };
+        let [dtype, second_dtype] = [one, other].map(|product| product.weight.weight.dtype);
+        let (name, products, seconds) = match name_of_two(dtype, second_dtype) {
+            Some(name) => (name, products, seconds),
+            None => match name_of_two(second_dtype, dtype) {
+                Some(name) => (name, seconds, products),
+                None => return Ok(false),
+            },
+        };
+        let first = self.lines(node, &products[0], &products[1..])?;
+        let second = self.lines(node, &seconds[0], &seconds[1..])?;
+        let n_multiprocessors = self.card.n_multiprocessors;
+        if self.rows(one.out.rows) > 1
+            || first.shape.warps != second.shape.warps
+            || n_multiprocessors < 2
+        {
+            return Ok(false);
+        }
+        let n_bytes = (first.n_bytes + second.n_bytes).max(1);
+        let share = first.n_bytes * u64::from(n_multiprocessors) / n_bytes;
+        let share = u32::try_from(share).unwrap_or(1).clamp(1, n_multiprocessors - 1);
+        let n_blocks = share.clamp(1, first.n_items.max(1));
+        let n_others = (n_multiprocessors - share).clamp(1, second.n_items.max(1));
+        let (warps, shared) = (first.shape.warps, first.shape.shared.max(second.shape.shared));
+        let params =
+            MatVecTwoParams { first: first.params, second: second.params, n_blocks, unused: 0 };
+        let grid = [n_blocks + n_others, 1, 1];
+        let kernel = Kernel { module: "matvec", name };
+        self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
+        Ok(true)
+    }
+
+    /// What a launch multiplies by, as for [`Lowering::multiply_rows`].
+    fn lines(
+        &self,
+        node: &Node,
+        product: &Product,
+        others: &[Product],
+    ) -> Result<Lines, DeviceError> {
         let rows = self.rows(product.out.rows);
-        let n_slots = product.n_slots();
-        let wanted = if n_slots > 0 { 1 } else { rows.clamp(1, MAX_ROWS).next_power_of_two() };
+        let wanted =
+            if product.n_slots() > 0 { 1 } else { rows.clamp(1, MAX_ROWS).next_power_of_two() };
         let buffer_bytes = product.prologue.n_bytes(product.n_in);
+        let dtype = product.weight.weight.dtype;
         let Some(shape) = self.matvec_shape(dtype, product.n_in, wanted, buffer_bytes) else {
             let reason = format!("rows of {} elements need more shared memory", product.n_in);
             return Err(self.unsupported(node, reason));
         };
-        let Shape { n, warps, piece, shared } = shape;
-        assert!(n == 1 || product.prologue == Prologue::NONE, "a block makes one row");
-        let names = names(dtype).unwrap_or_default();
-        let kernel = Kernel { module: "matvec", name: names[n.trailing_zeros() as usize] };
-        let n_tiles = match n_slots {
-            0 => rows.div_ceil(n),
-            _ => rows * (n_slots + u32::from(product.beside.is_some())),
-        };
+        assert!(shape.n == 1 || product.prologue == Prologue::NONE, "a block makes one row");
         let mut n_items =
             if product.up.is_some() { product.n_out } else { product.n_out.div_ceil(2) };
         let params = self.matvec_params(product, rows);
-        let mut params = MatVecParams { piece, buffer_bytes, ..params };
+        let mut params = MatVecParams { piece: shape.piece, buffer_bytes, ..params };
+        let mut n_rows = u64::from(product.n_out);
         for (segment, other) in params.more.iter_mut().zip(others) {
             *segment = Segment {
                 w: other.weight.address(),
@@ -148,14 +237,10 @@ impl Lowering<'_> {
                 first_item: n_items,
             };
             n_items += other.n_out.div_ceil(2);
+            n_rows += u64::from(other.n_out);
             params.n_segments += 1;
         }
-        // One wave of blocks; few items are spread over all multiprocessors.
-        let n_blocks = (self.card.n_multiprocessors / n_tiles.max(1)).clamp(1, n_items.max(1));
-        let n_planes = n_tiles.div_ceil(MOST_TILES);
-        let grid = [n_blocks, n_tiles.div_ceil(n_planes.max(1)), n_planes.max(1)];
-        self.push(Launch::new(kernel, params, grid, warps * 32).with_shared(shared));
-        Ok(())
+        Ok(Lines { params, shape, n_items, n_bytes: n_rows * params.row_bytes })
     }
 
     /// Whether blocks for rows of `n_in` weights have room for what `prologue` needs, and for most of their warps.
