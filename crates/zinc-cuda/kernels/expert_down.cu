@@ -132,7 +132,8 @@ template <class F> DEVICE void expert_down(const ExpertDownParams &p) {
     for (u32 s = begins; s < STAGES; s++) copy_next(), ring.step();
     float gate = 0.0f;
     if (p.gate.data) gate = sigmoid(p.gate.row(row)[0]);
-    make_values(from, buffer, n_all, [&](u32 col, const float (&v)[4], bool inside) {
+    values_there();
+    make_values(from, buffer, n_all, [&](u32 col, const float (&v)[LANE_COLS], bool inside) {
         put_q8<F>(shared, acts.x1, acts.xs, col, v, inside);
     });
     pdl_launch();

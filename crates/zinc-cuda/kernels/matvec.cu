@@ -166,18 +166,22 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p, u32 block, u
         }
         ring.commit();
     };
-    // Activations are asked for before most weights, or they would come behind them.
-    copy_next(), ring.step();
+    // Weights on their way are a queue in which activations wait. So half of the warps ask for a first piece early, the
+    // others behind the activations, and all of them for a second one when these are there.
+    const bool early = warp % 2 == 0;
+    if (early) copy_next(), ring.step();
     const int n = min(N, min(p.n.get(), (int)p.rows) - (int)row);
     if (!stacked || beside) pdl_wait();
     if (makes) start_values(p.prologue, buffer, row, slot * p.slot_cols, p.n_in);
+    if (!early) copy_next(), ring.step();
+    if (makes) values_there();
+    else load_acts<F, N>(p, shared, acts.x1, acts.xs, row, slot, n);
 #pragma unroll 1
     for (u32 s = 1; s < STAGES; s++) copy_next(), ring.step();
     if (makes)
-        make_values(p.prologue, buffer, p.n_in, [&](u32 col, const float (&v)[4], bool inside) {
+        make_values(p.prologue, buffer, p.n_in, [&](u32 col, const float (&v)[LANE_COLS], bool inside) {
             put_q8<F>(shared, acts.x1, acts.xs, col, v, inside);
         });
-    else load_acts<F, N>(p, shared, acts.x1, acts.xs, row, slot, n);
     // Not before: the next launch's weights would come before this one's activations.
     pdl_launch();
     __syncthreads();

@@ -17,8 +17,7 @@
 enum Norm { RMS, RMS_GATED, L2 };
 
 template <Norm NORM> DEVICE float scale_of(float sum, int group, float eps) {
-    float square = NORM == L2 ? sum : sum / (float)group;
-    return 1.0f / sqrtf(square + eps);
+    return NORM == L2 ? 1.0f / sqrtf(sum + eps) : row_factor(sum, row_share((u32)group), eps);
 }
 
 template <Norm NORM> DEVICE float normed(float x, float scale, const float *w, const float *z, int col) {
@@ -144,7 +143,7 @@ DEVICE void norm_long(const NormParams &p, const Group &g, float *places, float 
     const bool packs = p.panels.data != nullptr;
     float4 held[2];
     const float sum = row_square_sum(n, held, places, [&](int col) { return load_any(g.x, col, n); });
-    const float scale = row_factor(sum, n, p.eps);
+    const float scale = row_factor(sum, row_share(n), p.eps);
     float most = 0.0f;
 #pragma unroll 1
     for (int col = 4 * threadIdx.x; packs && col < n; col += step)
@@ -184,7 +183,7 @@ ZINC_KERNEL(1024, 1) rms_norm_block(ZINC_PARAM NormParams p) {
     for (int i = 0; i < PIECES; i++)
         if (lane == 0 && warp + i * n_warps < n_pieces) places[warp + i * n_warps] = part[i];
     __syncthreads();
-    const float scale = row_factor(warp_sum(add_pieces(0.0f, places, n_pieces)), g.n, p.eps);
+    const float scale = row_factor(warp_sum(add_pieces(0.0f, places, n_pieces)), row_share(g.n), p.eps);
     const int exponent = packs ? exponent_of(p, g, warp_max(lane < n_warps ? maxima[lane] : 0.0f), scale) : 0;
 #pragma unroll
     for (int i = 0; i < PIECES; i++)

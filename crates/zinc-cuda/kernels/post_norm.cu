@@ -99,7 +99,7 @@ ZINC_KERNEL(512, 1) post_norm(ZINC_PARAM PostNormParams p) {
         for (u32 i = 0; i < PIECES; i++)
             if (lane == 0 && warp + i * n_warps < n_pieces) at[warp + i * n_warps] = part[i];
         __syncthreads();
-        const float factor = row_factor(warp_sum(add_pieces(0.0f, at, n_pieces)), n, p.eps);
+        const float factor = row_factor(warp_sum(add_pieces(0.0f, at, n_pieces)), row_share(n), p.eps);
         auto result = [&](float x, float w, float plus) {
             float y = __fmul_rn(x * factor, w);
             return __fmul_rn(adds ? __fadd_rn(y, plus) : y, now.times);

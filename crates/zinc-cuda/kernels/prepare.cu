@@ -12,6 +12,7 @@
 // Reads the projections' results, writes as many numbers; bound by latency in decode.
 #include "fp8.cuh"
 #include "rope.cuh"
+#include "row_norm.cuh"
 
 #define MOST_PAIRS 256
 // Most columns of a head that is normalised.
@@ -100,7 +101,7 @@ ZINC_KERNEL(256, 1) prepare(ZINC_PARAM PrepareParams p) {
 #pragma unroll
             for (int i = 0; i < 8; i++) sum = fmaf(v[i], v[i], sum);
         }
-        scale = 1.0f / sqrtf(warp_sum(sum) / (float)dims + eps);
+        scale = row_factor(warp_sum(sum), row_share((u32)dims), eps);
     }
     // Pairs of columns: those that turn, then the others, whose second ones are `rest` away.
     const int n_pairs = dims / 2, rest = n_pairs - n_turned;

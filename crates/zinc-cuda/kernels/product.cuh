@@ -39,7 +39,7 @@ template <class F> struct RowCopy {
                 part.to = of_piece.p1, plane_at = of_row.p1, part.n_bytes = of_piece.p2 - of_piece.p1, eighths = 8 * F::HIGH;
             if (plane == 1 + (F::HIGH != 0))
                 part.to = of_piece.p2, plane_at = of_row.p2, part.n_bytes = of_piece.p3 - of_piece.p2, eighths = F::SCALE8;
-            if (F::SUPER && plane == 3)
+            if (F::SUPER && plane == 2 + (F::HIGH != 0))
                 part.to = of_piece.p3, plane_at = of_row.p3, part.n_bytes = of_piece.end - of_piece.p3, eighths = 4;
         }
         part.to += second * of_piece.end;
@@ -79,14 +79,4 @@ DEVICE void add_piece(float (&acc)[2][N], const u8 *shared, const u8 *from, cons
             for (int m = 0; m < 2; m++) acc[m][r] = fmaf(dot32<F>(raw[m], lane & 7, x0, x1, s), s.d, acc[m][r]);
         }
     }
-}
-
-// The sums of two numbers over the lanes of a warp, with the order of warp_sum: `a` in the first half, `b` in the other.
-DEVICE float two_sums(float a, float b) {
-    bool first = threadIdx.x % 32 < 16;
-    float sum = first ? a : b;
-    sum += __shfl_xor_sync(FULL_WARP, first ? b : a, 16);
-#pragma unroll
-    for (int bits = 8; bits > 0; bits /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, bits);
-    return sum;
 }

@@ -15,14 +15,15 @@
 //   start_weights(p, buffer);   as early as they like
 //   pdl_wait();
 //   start_values(p, buffer, row, first, n);
-//   make_values(p, buffer, n, [&](u32 col, const float (&v)[4], bool inside) { ... });
+//   values_there();
+//   make_values(p, buffer, n, [&](u32 col, const float (&v)[LANE_COLS], bool inside) { ... });
 //
 // for columns first .. first + n of a row, n a multiple of 32; a norm takes the whole row. It is called by whole warps,
-// for the four columns from `first + col` on of each lane, whose neighbour has the next four; eight lanes from a
-// multiple of 8 on have a block of 32 columns and are inside or outside together. Then a barrier, before values that
+// for the eight columns from `first + col` on of each lane, whose neighbour has the next eight; four lanes from a
+// multiple of 4 on have a block of 32 columns and are inside or outside together. Then a barrier, before values that
 // other threads were given are read. `put_q8` puts them into shared memory where products read them.
-// All that is read is asked for at once; what follows are loops that are not unrolled, for each block issues them: 100
-// instructions a warp for 128 columns. About 1 us, bound by latency; blocks should be few and large.
+// All that is read is asked for at once; what follows are loops that are not unrolled, for each block issues them: 75
+// instructions a warp for 256 columns of FLOATS. About 1 us, bound by instructions; blocks should be few and large.
 #pragma once
 #include "formats.cuh"
 #include "ptx.cuh"
@@ -40,6 +41,9 @@ struct Prologue {
     float eps;
     u32 unused;
 };
+
+// Columns that a lane has at a time.
+#define LANE_COLS 8
 
 // Most pieces of a row that is normalised: 128 columns, or a group of fewer.
 #define MOST_PIECES 512
@@ -70,68 +74,106 @@ DEVICE float *partial_sums() {
     return partial;
 }
 
+// Waits for what start_weights and start_values have asked for.
+DEVICE void values_there() {
+    copy_async_wait<0>();
+    __syncthreads();
+}
+
+// The columns of each lane, which `load(col, v, inside)` gives, in steps of whole warps.
+template <class Load, class Put> DEVICE void for_columns(u32 n, Load load, Put put) {
+#pragma unroll 1
+    for (u32 col = threadIdx.x * LANE_COLS; col - threadIdx.x % 32 * LANE_COLS < n; col += blockDim.x * LANE_COLS) {
+        const bool inside = col < n;
+        float v[LANE_COLS];
+        load(col, v, inside);
+        put(col, v, inside);
+    }
+}
+
+DEVICE void load_columns(float (&v)[LANE_COLS], const float *from, bool inside) {
+    const float4 a = load_four(from, inside), b = load_four(from + 4, inside);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
 // As the head of this file says.
 template <class Put> DEVICE void make_values(const Prologue &p, const float *buffer, u32 n, Put put) {
     float *partial = partial_sums();
     const float *others = buffer + n;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
-    const bool is_norm = p.kind == NORM || p.kind == GATED_NORM, has_z = p.kind == GATED_NORM || p.kind == GATED;
-    // A piece is a group, or ROW_PIECE columns of the one group that there is.
-    const bool in_groups = p.kind == GATED_NORM;
-    const u32 width = in_groups ? p.group : ROW_PIECE, n_pieces = (n + width - 1) / width;
-    copy_async_wait<0>();
-    __syncthreads();
-    const u32 own = 4 * lane;
+    const float share = row_share(p.group);
+    if (p.kind == FLOATS) {
+        for_columns(n, [&](u32 col, float (&v)[LANE_COLS], bool inside) { load_columns(v, buffer + col, inside); }, put);
+        return;
+    }
     float factor = 1.0f;
-    if (is_norm) {
+    if (p.kind == NORM || p.kind == GATED_NORM) {
+        // A piece is a group, or ROW_PIECE columns of the one group that there is; two of them at a time.
+        u32 width = ROW_PIECE, n_pieces = (n + ROW_PIECE - 1) / ROW_PIECE;
+        const u32 own = 4 * lane;
+        if (p.kind == GATED_NORM) width = p.group, n_pieces = (n + width - 1) / width;
 #pragma unroll 1
-        for (u32 piece = warp; piece < n_pieces; piece += n_warps) {
+        for (u32 piece = 2 * warp; piece < n_pieces; piece += 2 * n_warps) {
             u32 col = piece * width + own;
-            float sum = piece_sum(load_four(buffer + col, own < width && col < n));
-            if (lane == 0) partial[piece] = sum;
+            float a = lane_square_sum(load_four(buffer + col, own < width && col < n));
+            float b = lane_square_sum(load_four(buffer + col + width, own < width && col + width < n));
+            float sum = two_sums(a, b);
+            if (lane % 16 == 0 && piece + lane / 16 < n_pieces) partial[piece + lane / 16] = sum;
         }
         __syncthreads();
-        if (!in_groups) factor = row_factor(warp_sum(add_pieces(0.0f, partial, n_pieces)), n, p.eps);
+        if (p.kind == NORM) factor = row_factor(warp_sum(add_pieces(0.0f, partial, n_pieces)), share, p.eps);
     }
-#pragma unroll 1
-    for (u32 piece = warp; piece < n_pieces; piece += n_warps) {
-        u32 col = piece * width + own;
-        bool inside = own < width && col < n;
-        float4 a = load_four(buffer + col, inside), b = a, c = a;
-        if (p.kind != FLOATS) b = c = load_four(others + col, inside);
-        if (in_groups) b = load_four(p.w + own, inside), factor = row_factor(partial[piece], p.group, p.eps);
-        float v[4] = {a.x, a.y, a.z, a.w};
-        const float w[4] = {b.x, b.y, b.z, b.w}, g[4] = {c.x, c.y, c.z, c.w};
+    if (p.kind == NORM) {
+        for_columns(
+            n,
+            [&](u32 col, float (&v)[LANE_COLS], bool inside) {
+                float w[LANE_COLS];
+                load_columns(v, buffer + col, inside), load_columns(w, others + col, inside);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (is_norm) v[i] = v[i] * factor * w[i];
-            if (p.kind == GATED_NORM) v[i] = v[i] * g[i];
-        }
-        if (has_z) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) v[i] = v[i] * sigmoid(g[i]);
-        }
-        put(col, v, inside);
+                for (int i = 0; i < LANE_COLS; i++) v[i] = v[i] * factor * w[i];
+            },
+            put);
+        return;
     }
+    for_columns(
+        n,
+        [&](u32 col, float (&v)[LANE_COLS], bool inside) {
+            float z[LANE_COLS];
+            load_columns(v, buffer + col, inside), load_columns(z, others + col, inside);
+            if (p.kind == GATED_NORM) {
+                float w[LANE_COLS];
+                load_columns(w, p.w + col % p.group, inside);
+                const float of_group = row_factor(partial[inside ? col / p.group : 0], share, p.eps);
+#pragma unroll
+                for (int i = 0; i < LANE_COLS; i++) v[i] = v[i] * of_group * w[i] * z[i];
+            }
+#pragma unroll
+            for (int i = 0; i < LANE_COLS; i++) v[i] = v[i] * sigmoid(z[i]);
+        },
+        put);
 }
 
 // Puts values as q8 where `dot32` reads them: the first and the last 16 quants of the block in two arrays, scale and
 // sums in a third, at bytes `x1` and `xs`.
-template <class F> DEVICE void put_q8(u8 *shared, u32 x1, u32 xs, u32 col, const float (&v)[4], bool inside) {
+template <class F> DEVICE void put_q8(u8 *shared, u32 x1, u32 xs, u32 col, const float (&v)[LANE_COLS], bool inside) {
     Acts32 s;
-    u32 packed = to_q8(v, s.d), lane = threadIdx.x % 8;
-    int sum = __dp4a((int)packed, 0x01010101, 0);
+    u32 packed[2];
+    const u32 lane = threadIdx.x % 4;
+    to_q8(v, packed, s.d);
+    int sum = __dp4a((int)packed[0], 0x01010101, __dp4a((int)packed[1], 0x01010101, 0));
     sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-    sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-    s.sums = pack_sums<F>(sum, __shfl_xor_sync(FULL_WARP, sum, 4));
+    s.sums = pack_sums<F>(sum, __shfl_xor_sync(FULL_WARP, sum, 2));
     if (F::TABLE) {
-        u32 other = __shfl_xor_sync(FULL_WARP, packed, 4);
-        int first = (int)(lane < 4 ? packed : other), last = (int)(lane < 4 ? other : packed);
-        order_acts<F>(first, last);
-        packed = (u32)(lane < 4 ? first : last);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            u32 other = __shfl_xor_sync(FULL_WARP, packed[i], 2);
+            int first = (int)(lane < 2 ? packed[i] : other), last = (int)(lane < 2 ? other : packed[i]);
+            order_acts<F>(first, last);
+            packed[i] = (u32)(lane < 2 ? first : last);
+        }
     }
     if (!inside) return;
     u32 block = col / 32;
-    *(u32 *)(shared + (lane < 4 ? 0 : x1) + block * 16 + lane % 4 * 4) = packed;
+    *(uint2 *)(shared + (lane < 2 ? 0 : x1) + block * 16 + lane % 2 * 8) = make_uint2(packed[0], packed[1]);
     if (lane == 0) *(Acts32 *)(shared + xs + block * 8) = s;
 }

@@ -2,27 +2,34 @@
 #pragma once
 #include "zinc.cuh"
 
-// Quantises four neighbouring values of each lane; eight neighbouring lanes have a block of 32, and get its scale. All
+// Quantises neighbouring values of each lane, four or eight; neighbouring lanes have a block of 32, and get its scale. All
 // lanes of the warp take part.
-DEVICE u32 to_q8(const float (&v)[4], float &scale) {
-    float amax = fmaxf(fmaxf(fabsf(v[0]), fabsf(v[1])), fmaxf(fabsf(v[2]), fabsf(v[3])));
+template <int N> DEVICE void to_q8(const float (&v)[N], u32 (&packed)[N / 4], float &scale) {
+    float amax = fabsf(v[0]);
 #pragma unroll
-    for (int bits = 4; bits > 0; bits /= 2) amax = fmaxf(amax, __shfl_xor_sync(FULL_WARP, amax, bits));
+    for (int i = 1; i < N; i++) amax = fmaxf(amax, fabsf(v[i]));
+#pragma unroll
+    for (int bits = 16 / N; bits > 0; bits /= 2) amax = fmaxf(amax, __shfl_xor_sync(FULL_WARP, amax, bits));
     float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
     scale = amax * (1.0f / 127.0f);
     // The sum's last bits are the integer, rounded to the nearest, ties to even.
-    u32 q[4];
+    u32 q[N];
 #pragma unroll
-    for (int i = 0; i < 4; i++) q[i] = __float_as_uint(__fadd_rn(__fmul_rn(v[i], inverse), 12582912.0f));
-    return __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
+    for (int i = 0; i < N; i++) q[i] = __float_as_uint(__fadd_rn(__fmul_rn(v[i], inverse), 12582912.0f));
+#pragma unroll
+    for (int i = 0; i < N / 4; i++) {
+        const u32 low = __byte_perm(q[4 * i], q[4 * i + 1], 0x0040), high = __byte_perm(q[4 * i + 2], q[4 * i + 3], 0x0040);
+        packed[i] = __byte_perm(low, high, 0x5410);
+    }
 }
 
 // The same to memory: the lanes of a block are inside or outside together, `at` is the index of the first value in the
 // quants.
 DEVICE void write_q8(const float (&v)[4], bool inside, i8 *quants, float *scales, u64 at) {
     float scale;
-    u32 packed = to_q8(v, scale);
+    u32 packed[1];
+    to_q8(v, packed, scale);
     if (!inside) return;
-    *(u32 *)(quants + at) = packed;
+    *(u32 *)(quants + at) = packed[0];
     if (at % 32 == 0) scales[at / 32] = scale;
 }

@@ -43,8 +43,11 @@ ZINC_KERNEL(MAX_WARPS * 32, 2) router_product_f32(ZINC_PARAM RouterProductParams
     pdl_wait();
     start_values(p.x, x, row, 0, n_in);
     pdl_launch();
-    make_values(p.x, x, n_in, [&](u32 at, const float (&v)[4], bool inside) {
-        if (inside) *(float4 *)(x + at) = make_float4(v[0], v[1], v[2], v[3]);
+    values_there();
+    make_values(p.x, x, n_in, [&](u32 at, const float (&v)[LANE_COLS], bool inside) {
+        if (!inside) return;
+        *(float4 *)(x + at) = make_float4(v[0], v[1], v[2], v[3]);
+        *(float4 *)(x + at + 4) = make_float4(v[4], v[5], v[6], v[7]);
     });
     __syncthreads();
     if ((int)row >= n_rows) return;

@@ -15,13 +15,24 @@ DEVICE float4 load_four(const float *from, bool inside) {
     return inside ? *(const float4 *)from : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 }
 
+// The sums of two numbers over the lanes of a warp, with the order of warp_sum: `a` in the first half, `b` in the other.
+DEVICE float two_sums(float a, float b) {
+    bool first = threadIdx.x % 32 < 16;
+    float sum = first ? a : b;
+    sum += __shfl_xor_sync(FULL_WARP, first ? b : a, 16);
+#pragma unroll
+    for (int bits = 8; bits > 0; bits /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, bits);
+    return sum;
+}
+
 // Of `places`: pieces whose sums lie in shared memory at a time.
 #define ROW_PLACES 256
 
-// The sum of a piece: `v` is the four columns of the lane.
-DEVICE float piece_sum(float4 v) {
-    return warp_sum(fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, 0.0f)))));
-}
+// What a lane adds of a piece: `v` is its four columns.
+DEVICE float lane_square_sum(float4 v) { return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, 0.0f)))); }
+
+// The sum of a piece.
+DEVICE float piece_sum(float4 v) { return warp_sum(lane_square_sum(v)); }
 
 // `sum` of a lane with the sums of `n` more pieces, before the last warp_sum.
 DEVICE float add_pieces(float sum, const float *places, u32 n) {
@@ -60,5 +71,6 @@ template <int HELD, class Load> DEVICE float row_square_sum(u32 n, float4 (&x)[H
     return warp_sum(sum);
 }
 
-// What a row is multiplied by.
-DEVICE float row_factor(float sum, u32 n, float eps) { return 1.0f / sqrtf(sum / (float)(int)n + eps); }
+// What a row of n columns is multiplied by, 1 / sqrt(sum / n + eps); `share` is 1 / n, which is there before the sum.
+DEVICE float row_share(u32 n) { return 1.0f / (float)(int)n; }
+DEVICE float row_factor(float sum, float share, float eps) { return rsqrtf(__fadd_rn(__fmul_rn(sum, share), eps)); }
