@@ -10,6 +10,7 @@
 // Exponentials are powers of two: scale has the factor log2(e) in it.
 #pragma once
 #include "fp8.cuh"
+#include "last.cuh"
 
 #define MOST_PARTS 64
 // Keys taken together inside a part; parts are multiples of it.
@@ -83,7 +84,7 @@ DEVICE float weight_of_one(SoftmaxState state, float sink) {
 struct Merge {
     // Of the head that each warp merges.
     float weights[4][MOST_PARTS];
-    int is_last;
+    u32 is_last;
 };
 
 DEVICE void read_columns(float (&to)[1], const float *from) { to[0] = __ldcg(from); }
@@ -153,16 +154,12 @@ DEVICE void merge_heads(const AttentionParams &p, Merge &merge, int row, int fir
 DEVICE void merge_parts(const AttentionParams &p, Merge &merge, int row, int first_head, int n_heads, int n_parts,
                         int v_dim) {
     u32 others = min((int)p.n_splits, n_parts) - 1;
-    __threadfence();
-    __syncthreads();
-    if (others > 0) {
-        if (threadIdx.x == 0) {
-            u32 *counter = p.counters + (row - (int)p.first_row) * gridDim.y + blockIdx.y;
-            merge.is_last = atomicInc(counter, others) == others;
-        }
-        __syncthreads();
-        if (!merge.is_last) return;
+    if (others == 0) {
         __threadfence();
+        __syncthreads();
+    } else {
+        u32 *counter = p.counters + (row - (int)p.first_row) * gridDim.y + blockIdx.y;
+        if (!is_last_block(counter, others, &merge.is_last)) return;
     }
     if (v_dim % 4 == 0) merge_heads<4>(p, merge, row, first_head, n_heads, n_parts, v_dim);
     else merge_heads<1>(p, merge, row, first_head, n_heads, n_parts, v_dim);

@@ -9,6 +9,7 @@
 // for all: none waits.
 // Grid (ceil(n / warps), rows), 4 or 8 warps. Bytes moved: the weights once, 2 MB for 256 experts; bound by latency, one read of
 // x, two reductions, and the rounds of the choice.
+#include "last.cuh"
 #include "prologue.cuh"
 #include "ptx.cuh"
 #include "router.cuh"
@@ -73,12 +74,5 @@ ZINC_KERNEL(MAX_WARPS * 32, 2) router_product_f32(ZINC_PARAM RouterProductParams
     } else if (lane == 0 && col < n_cols) {
         p.gate.row(row)[0] = sum;
     }
-    __threadfence();
-    __syncthreads();
-    // Comes round to zero with the last block.
-    if (threadIdx.x == 0) *is_last = atomicInc(p.counters + row, gridDim.x - 1) == gridDim.x - 1;
-    __syncthreads();
-    if (*is_last == 0) return;
-    __threadfence();
-    top_k(p.router, (int)row);
+    if (is_last_block(p.counters + row, gridDim.x - 1, is_last)) top_k(p.router, (int)row);
 }

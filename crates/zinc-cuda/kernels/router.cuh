@@ -82,105 +82,108 @@ DEVICE void keep_best_groups(const RouterParams &p, float *scores, float *values
     __syncwarp();
 }
 
+// How many of `n` keys are above `mine`, or equal to it and among the first `n_first`. They are aligned to 16 bytes, and
+// read to a multiple of four.
+DEVICE int n_above(const u32 *keys, int n, u32 mine, int n_first) {
+    int found = 0;
+#pragma unroll 4
+    for (int i = 0; i < n; i += 4) {
+        const uint4 four = *(const uint4 *)(keys + i);
+        found += (four.x > mine - (i < n_first)) + (four.y > mine - (i + 1 < n_first));
+        found += (four.z > mine - (i + 2 < n_first)) + (four.w > mine - (i + 3 < n_first));
+    }
+    return found;
+}
+
 // The choice for a row, by a block of up to eight warps. Logits may come from other blocks of the launch.
-// Each warp chooses from its share of the experts, then the first one from what they chose: a warp issues an instruction
-// of a chain in five cycles, so what one warp does alone is what takes time. Bound by latency: 2 k rounds of reductions.
+// A warp has a run of the experts. Where an expert stands is counted, among those of its run and then among the first k of
+// all runs, so that no step waits for the one before it, as it would where the best is taken k times. Bound by latency.
 DEVICE void top_k(const RouterParams &p, int row) {
     ZINC_STATIC_SHARED(float, probs, MOST_EXPERTS); // logits first
     ZINC_STATIC_SHARED(float, scores, MOST_EXPERTS);
     ZINC_STATIC_SHARED(float, others, MOST_EXPERTS); // before they are divided, of the groups, of the chosen experts
-    ZINC_STATIC_SHARED(u32, found_keys, MOST_EXPERTS);
-    ZINC_STATIC_SHARED(u16, found, MOST_EXPERTS);
+    ZINC_STATIC_SHARED(u32, best, MOST_EXPERTS);     // the best keys of each run in order, n_best of each
+    ZINC_STATIC_SHARED(u16, places, MOST_EXPERTS);
+    ZINC_STATIC_SHARED(float, maxima, 32);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
-    const int n_experts = (int)p.logits.cols, k = (int)p.k;
+    const int n_experts = (int)p.logits.cols, k = (int)p.k, share = div_up(div_up(n_experts, n_warps), 32) * 32;
+    const int from = warp * share, to = min(n_experts, from + share);
     const float *logits = p.logits.row(row);
-#pragma unroll 1
-    for (int i = threadIdx.x; i < n_experts; i += blockDim.x) probs[i] = __ldcg(logits + i);
-    __syncthreads();
     float most = NEG_INFINITY, sum = 0.0f;
-#pragma unroll 8
-    for (int i = lane; i < n_experts; i += 32) most = fmaxf(most, probs[i]);
-    most = warp_max(most);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < n_experts; i += blockDim.x) {
-        float logit = probs[i];
-        others[i] = p.gating == SOFTMAX ? expf(logit - most) : p.gating == SIGMOID ? sigmoid(logit) : logit;
+    for (int i = from + lane; i < to; i += 32) probs[i] = __ldcg(logits + i), most = fmaxf(most, probs[i]);
+    if (p.gating == SOFTMAX) {
+        most = warp_max(most);
+        if (lane == 0) maxima[warp] = most;
+        __syncthreads();
+        most = warp_max(lane < n_warps ? maxima[lane] : NEG_INFINITY);
+#pragma unroll 1
+        for (int i = from + lane; i < to; i += 32) others[i] = expf(probs[i] - most);
+        __syncthreads();
+#pragma unroll 4
+        for (int i = lane; i < n_experts; i += 32) sum = __fadd_rn(sum, others[i]);
+        sum = warp_sum(sum);
     }
-    __syncthreads();
-#pragma unroll 8
-    for (int i = lane; i < n_experts; i += 32) sum = __fadd_rn(sum, others[i]);
-    sum = warp_sum(sum);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < n_experts; i += blockDim.x) {
-        float prob = p.gating == SOFTMAX ? others[i] / sum : others[i];
+    for (int i = from + lane; i < to; i += 32) {
+        float prob = p.gating == SOFTMAX ? others[i] / sum : p.gating == SIGMOID ? sigmoid(probs[i]) : probs[i];
         probs[i] = prob;
         scores[i] = p.bias != nullptr ? prob + p.bias[i] : prob;
     }
-    __syncthreads();
     if (p.group_score != ALL_GROUPS) {
+        __syncthreads();
         if (warp == 0) keep_best_groups(p, scores, others, n_experts);
         __syncthreads();
     }
 
-    // A warp's share in order, as numbers that are 0 for what is chosen. Each lane keeps its best expert at hand; only the
-    // lane that loses it looks for another one.
-    const int share = div_up(n_experts, n_warps), from = warp * share, to = min(n_experts, from + share);
-    u32 *keys = (u32 *)scores, mine = 0;
-    int of_mine = MOST_EXPERTS;
-    auto look = [&]() {
-        mine = 0, of_mine = MOST_EXPERTS;
-#pragma unroll 4
-        for (int i = from + lane; i < to; i += 32)
-            if (keys[i] > mine) mine = keys[i], of_mine = i;
-    };
+    // Equal keys have the order of their ids. Zeros are below all of them, behind the last expert and behind the best.
+    u32 *keys = (u32 *)scores;
+    const int n_best = min(div_up(k, 4) * 4, share), n_runs = div_up(n_experts, share), first_best = warp * n_best;
 #pragma unroll 1
-    for (int i = from + lane; i < to; i += 32) keys[i] = key_of(scores[i]);
-    look();
+    for (int i = lane; i < share; i += 32) {
+        keys[from + i] = from + i < to ? key_of(scores[from + i]) : 0;
+        if (i < n_best) best[first_best + i] = 0;
+    }
+    __syncwarp();
 #pragma unroll 1
-    for (int j = 0; j < k && from + j < to; j++) {
-        u32 best = warp_max_u32(mine);
-        // Of the lowest id among equals.
-        int idx = MOST_EXPERTS - (int)warp_max_u32(mine == best ? MOST_EXPERTS - of_mine : 0);
-        if (of_mine == idx) {
-            found_keys[from + j] = best, found[from + j] = (u16)idx;
-            keys[idx] = 0;
-            look();
-        }
+    for (int i = from + lane; i < to; i += 32) {
+        const int place = n_above(keys + from, share, keys[i], i - from);
+        if (place < n_best) best[first_best + place] = keys[i];
+        places[i] = (u16)place;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = from + lane; i < to; i += 32) {
+        int place = places[i];
+        if (place < k && n_runs > 1) place = n_above(best, n_runs * n_best, keys[i], first_best + place);
+        if (place < k) p.ids[(i64)row * k + place] = i, others[place] = probs[i];
     }
     __syncthreads();
     if (warp != 0) return;
 
-    // Lane w is at the next of what warp w has found; lower lanes have lower ids.
-    int at = min(n_experts, lane * share), end = lane < n_warps ? min(min(n_experts, at + share), at + k) : at;
-    float first = 0.0f, total = 0.0f;
-    mine = at < end ? found_keys[at] : 0;
-#pragma unroll 1
-    for (int j = 0; j < k; j++) {
-        u32 best = warp_max_u32(mine);
-        int owner = 31 - (int)warp_max_u32(mine == best ? 31 - lane : 0);
-        int idx = (int)found[__shfl_sync(FULL_WARP, at, owner)];
-        if (lane == owner) mine = ++at < end ? found_keys[at] : 0;
-        float weight = probs[idx];
-        if (j == 0) first = weight;
-        if (p.gating == TOP_K_SOFTMAX) weight = expf(weight - first);
-        total = __fadd_rn(total, weight);
-        if (lane == 0) {
-            p.ids[(i64)row * k + j] = idx;
-            others[j] = weight;
-        }
-    }
-    __syncwarp();
-    float divisor = 1.0f;
     if (p.gating == TOP_K_SOFTMAX) {
-        divisor = total;
-        // The weights add up to one, or as near as makes no difference to what follows.
-        total = 0.0f;
+        const float first = others[0];
+        __syncwarp();
 #pragma unroll 1
-        for (int j = 0; j < k; j++) total += others[j] / divisor;
+        for (int j = lane; j < k; j += 32) others[j] = expf(others[j] - first);
+        __syncwarp();
+    }
+    float total = 0.0f;
+#pragma unroll 2
+    for (int j = 0; j < k; j++) total = __fadd_rn(total, others[j]);
+    if (p.gating == TOP_K_SOFTMAX) {
+        // The weights add up to one, or as near as makes no difference to what follows.
+        __syncwarp();
+#pragma unroll 1
+        for (int j = lane; j < k; j += 32) others[j] = others[j] / total;
+        __syncwarp();
+        total = 0.0f;
+#pragma unroll 2
+        for (int j = 0; j < k; j++) total = __fadd_rn(total, others[j]);
     }
 #pragma unroll 1
     for (int j = lane; j < k; j += 32) {
-        float weight = p.gating == TOP_K_SOFTMAX ? others[j] / divisor : others[j];
+        const float weight = others[j];
         p.weights[(i64)row * k + j] = (p.normalize ? weight / (total + 1e-20f) : weight) * p.scale;
     }
 }
