@@ -2,8 +2,8 @@
 //
 // A warp takes two weight rows at a time (two rows of one matrix, or a row of the gate and the same of up), so that
 // activations are read from shared memory once for both (product.cuh). The order of every sum depends on the length of
-// the row alone. Weights stream through a ring of the warp's own, whole rows where there is room; the first of them are
-// under way before the launches before this one are done.
+// the row alone. Weights stream through a ring of the warp's own, whole rows where there is room; the first of half of the
+// warps are under way before the launches before this one are done.
 // Grid (blocks, tiles of N rows or pairs of row and slot), up to MAX_WARPS warps a block, which has a multiprocessor to
 // itself: whatever is done once for a block is done for fewer. Bytes moved: the weights once. Bound: memory, and close to
 // it instructions, of which integer ones take two cycles: 90 for 2048 weights of Q4_K. What is done once a block or a
@@ -167,7 +167,7 @@ template <class F, int N> DEVICE void matvec(const MatVecParams &p, u32 block, u
         ring.commit();
     };
     // Weights on their way are a queue in which activations wait. So half of the warps ask for a first piece early, the
-    // others behind the activations, and all of them for a second one when these are there.
+    // others behind the wait, after what activations are made from, and all of them for a second one when that is there.
     const bool early = warp % 2 == 0;
     if (early) copy_next(), ring.step();
     const int n = min(N, min(p.n.get(), (int)p.rows) - (int)row);

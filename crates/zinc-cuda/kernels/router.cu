@@ -8,7 +8,7 @@
 // the launches before this one are done. The last block of a row to finish, by a counter in the step's header, chooses
 // for all: none waits.
 // Grid (ceil(n / warps), rows), 4 or 8 warps. Bytes moved: the weights once, 2 MB for 256 experts; bound by latency, one read of
-// x, two reductions, and the rounds of the choice.
+// x, two reductions, and the choice, which one block makes with few instructions at hand.
 #include "last.cuh"
 #include "prologue.cuh"
 #include "ptx.cuh"

@@ -388,6 +388,10 @@ fn blocks_of_all_families_are_joined() {
     let wide = Block { d_model: 544, d_ff: 32, n_experts_used: 2, down_type, shared, ..QWEN };
     check("norms of long rows", &wide);
     check("long rows", &Block { d_ff: 768, n_experts_used: 2, ..QWEN });
+    // Several warps choose among runs of them.
+    check("many experts", &Block { n_experts: 150, n_experts_used: 6, ..QWEN });
+    let shared = Shared::None;
+    check("a short run", &Block { n_experts: 70, n_experts_used: 15, shared, ..QWEN });
 }
 
 /// As many rows as a step may have whose experts are not grouped.

@@ -378,3 +378,52 @@ fn shared_experts_are_taken_along() {
         }
     }
 }
+
+/// Products of the same normalised row with weights of one type, then of the other, widths odd and with biases.
+fn two_types_plan(max_tokens: u32, [first, second]: [GgmlType; 2]) -> Result<Plan, PlanError> {
+    const COLS: u32 = 512;
+    let mut b = Builder::new("two types", limits(max_tokens));
+    let table = b.weight("table", GgmlType::F32, N_TOKENS as u32, COLS)?;
+    let x = b.embed("x", table, 1.0)?;
+    let x = rows_normed(&mut b, "norm", x, COLS)?;
+    let of_rows = [(first, 40, true), (first, 33, false), (second, 17, true), (second, 64, false)];
+    let mut products = Vec::new();
+    for (idx, (dtype, n_out, has_bias)) in of_rows.into_iter().enumerate() {
+        let w = b.weight(&format!("{idx}.w"), dtype, n_out, COLS)?;
+        let bias = match has_bias {
+            true => Some(b.weight(&format!("{idx}.b"), GgmlType::F32, 1, n_out)?),
+            false => None,
+        };
+        products.push((n_out, b.matmul(&format!("{idx}"), w, x, bias)?));
+    }
+    let mut sums = Vec::new();
+    for (idx, (n_out, product)) in products.into_iter().enumerate() {
+        let w = b.weight(&format!("{idx}.to"), GgmlType::F32, 8, n_out)?;
+        sums.push(b.matmul(&format!("{idx}.sum"), w, product, None)?);
+    }
+    let [upper, lower] = [b.add("upper", sums[0], sums[1])?, b.add("lower", sums[2], sums[3])?];
+    let out = b.add("out", upper, lower)?;
+    Ok(b.finish(vec![out]))
+}
+
+/// In steps of one token, in either order; larger steps, where each type has its launch, give the same bits.
+#[test]
+fn products_of_two_types_have_one_launch() {
+    use GgmlType::{Q4_K, Q5_0, Q5_K, Q6_K, Q8_0};
+    let pairs = [
+        ([Q4_K, Q5_K], "matvec_two_q4_k_q5_k"),
+        ([Q6_K, Q4_K], "matvec_two_q4_k_q6_k"),
+        ([Q5_K, Q6_K], "matvec_two_q5_k_q6_k"),
+        ([Q8_0, Q5_0], "matvec_two_q5_0_q8_0"),
+    ];
+    for (types, name) in pairs {
+        let make = |max_tokens| two_types_plan(max_tokens, types);
+        let names = kernels(&devices()[0], &make);
+        let products: Vec<_> = names.iter().filter(|name| name.starts_with("matvec")).collect();
+        assert_eq!(products, [&name], "{names:?}");
+        check_joined(&make, &[], 1e-3);
+    }
+    let make = |max_tokens| two_types_plan(max_tokens, [Q4_K, Q8_0]);
+    let names = kernels(&devices()[0], &make);
+    assert!(!names.iter().any(|name| name.starts_with("matvec_two")), "{names:?}");
+}

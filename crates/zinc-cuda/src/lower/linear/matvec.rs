@@ -185,7 +185,7 @@ impl Lowering<'_> {
         let first = self.lines(node, &products[0], &products[1..])?;
         let second = self.lines(node, &seconds[0], &seconds[1..])?;
         let n_multiprocessors = self.card.n_multiprocessors;
-        if self.rows(one.out.rows) > 1
+        if self.rows(one.out.rows) != 1
             || first.shape.warps != second.shape.warps
             || n_multiprocessors < 2
         {
