@@ -84,7 +84,10 @@ pub fn why_none() -> Option<String> {
             let fits = |card: &CardInfo| card.capability >= MIN_CAPABILITY;
             let names: Vec<_> = cards.iter().map(|card| card.name.as_str()).collect();
             (!cards.iter().any(fits)).then(|| {
-                format!("no card has compute capability 7.5 or more: {}", names.join(", "))
+                format!(
+                    "no card has compute capability 7.5 or more: {}; use one of 2018 (Turing) or later",
+                    names.join(", ")
+                )
             })
         }
     }

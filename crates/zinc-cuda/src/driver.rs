@@ -92,12 +92,16 @@ pub enum NoDriver {
 impl std::fmt::Display for NoDriver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            NoDriver::Missing => f.write_str("no NVIDIA driver: libcuda is not installed"),
+            NoDriver::Missing => f.write_str(
+                "no NVIDIA driver: libcuda is not installed; a card needs driver 580 or newer",
+            ),
             NoDriver::TooOld { found } => write!(
                 f,
                 "the NVIDIA driver is too old: it serves CUDA {found}, zinc needs 13.0; install driver 580 or newer"
             ),
-            NoDriver::NoCard => f.write_str("the NVIDIA driver finds no card"),
+            NoDriver::NoCard => f.write_str(
+                "the NVIDIA driver finds no card; see `nvidia-smi` and CUDA_VISIBLE_DEVICES",
+            ),
             NoDriver::Failed(reason) => write!(f, "the NVIDIA driver does not start: {reason}"),
         }
     }

@@ -106,16 +106,19 @@ impl ModelsReport {
     }
 }
 
-/// Advice about the machine, whose devices have those names.
-pub fn of_machine(devices: &[&str], isa: &[&str]) -> Vec<Advice> {
+fn unused_card(why: &str) -> Advice {
+    let look = "look whether `nvidia-smi` finds the card here";
+    let (what, next) = why.split_once("; ").unwrap_or((why, look));
+    Advice::new(format!("an NVIDIA card is here, but no device: {what}"), next)
+}
+
+/// Advice about the machine: `no_cuda` is why it has no CUDA device.
+pub fn of_machine(no_cuda: Option<&str>, isa: &[&str]) -> Vec<Advice> {
     let mut advice = Vec::new();
     let has_nvidia = ["/proc/driver/nvidia/version", "/dev/nvidiactl"];
     let has_nvidia = has_nvidia.iter().any(|path| Path::new(path).exists());
-    if has_nvidia && !devices.iter().any(|name| name.starts_with("cuda")) {
-        advice.push(Advice::new(
-            "an NVIDIA card is here, and no device of this zinc uses it",
-            "check that the driver's libcuda.so.1 is installed, or take a zinc built with CUDA",
-        ));
+    if let Some(why) = no_cuda.filter(|_| has_nvidia) {
+        advice.push(unused_card(why));
     }
     if cfg!(target_arch = "x86_64") && !isa.contains(&"avx2") {
         advice.push(Advice::new(
@@ -129,4 +132,17 @@ pub fn of_machine(devices: &[&str], isa: &[&str]) -> Vec<Advice> {
         advice.push(Advice::new(what, next));
     }
     advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_without_a_device_says_why_and_what_next() {
+        let lines = unused_card("the driver is too old: 12.4; install 580 or newer").lines();
+        let what = "an NVIDIA card is here, but no device: the driver is too old: 12.4";
+        assert_eq!(lines, format!("  {what}:\n    install 580 or newer\n"));
+        assert!(unused_card("it is lost").lines().contains("nvidia-smi"));
+    }
 }

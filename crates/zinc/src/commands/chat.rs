@@ -156,6 +156,7 @@ impl Chat<'_> {
         let mut markdown = screen.markdown();
         let (messages, limits) = (self.messages.clone(), &self.args.limits);
         let sampling = self.sampling.clone();
+        let mut has_text = false;
         let mut show = |piece: Piece<'_>| match piece {
             Piece::Reasoning(text) => {
                 thinking.push(text);
@@ -163,11 +164,19 @@ impl Chat<'_> {
             }
             Piece::Text(text) => {
                 thinking.end("\n\n");
+                has_text = true;
                 screen.render(text, &mut markdown)
             }
         };
         let answer = self.session()?.answer(&messages, &sampling, limits, &mut show);
         thinking.end("");
+        // An error begins its own line, below what there is of the answer.
+        if answer.is_ok() || has_text {
+            if let Some(mut markdown) = markdown {
+                output::text(&markdown.finish())?;
+            }
+            screen.text("\n")?;
+        }
         let answer = answer.map_err(|error| match generate::prompt_too_long(&error) {
             Some((n_prompt, n_ctx)) => {
                 let what = format!("the conversation has {n_prompt} tokens with this message, the context holds {n_ctx}");
@@ -175,10 +184,6 @@ impl Chat<'_> {
             }
             None => error,
         })?;
-        if let Some(mut markdown) = markdown {
-            output::text(&markdown.finish())?;
-        }
-        screen.text("\n")?;
         self.after(&answer)?;
         if !answer.text.is_empty() {
             let reasoning = Some(answer.reasoning.clone()).filter(|text| !text.is_empty());

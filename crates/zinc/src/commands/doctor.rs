@@ -88,10 +88,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
     let machine = Machine::look();
     let (models, of_models) = ModelsReport::look();
-    let names: Vec<_> = devices.iter().map(|device| device.name.as_str()).collect();
-    let mut advice = advice::of_machine(&names, &machine.isa);
-    advice.extend(of_models);
     let absent = backends::absent();
+    let no_cuda = absent.iter().find(|(kind, _)| *kind == "cuda").map(|(_, why)| why.as_str());
+    let mut advice = advice::of_machine(no_cuda, &machine.isa);
+    advice.extend(of_models);
     let report = Report { version, machine, devices, absent, models, model, healthy, advice };
     if args.json {
         output::json(&report)?;

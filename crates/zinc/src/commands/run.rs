@@ -94,7 +94,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     interrupt::install()?;
     let screen = Screen::look();
     session.engine.set_profiling(args.profile.profile);
-    let answer = answer(args, &sampling, &mut session, &prompt, screen)?;
+    // Answers are lines, for files and pipes as well; the continuation of a text is what it is.
+    let ends_as_line = screen.stdout || (!args.raw && session.format.is_some());
+    let mut is_in_line = false;
+    let answer = answer(args, &sampling, &mut session, &prompt, screen, &mut is_in_line);
+    if ends_as_line && is_in_line {
+        output::text("\n")?;
+    }
+    let answer = answer?;
     let profile = match args.profile.profile {
         true => {
             let plans = session.engine.take_profile();
@@ -102,7 +109,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         false => None,
     };
-    let ends_as_line = screen.stdout || (!args.raw && session.format.is_some());
     if args.json {
         output::json(&Report {
             model: args.model.name(),
@@ -115,9 +121,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             timings: Timings::from(&answer.usage),
             profile: profile.as_ref(),
         })?;
-    } else if ends_as_line && !answer.text.is_empty() && !answer.text.ends_with('\n') {
-        // Answers are lines, for files and pipes as well; the continuation of a text is what it is.
-        output::text("\n")?;
     }
     if !args.quiet {
         screen.dim(&format!(
@@ -147,12 +150,14 @@ fn read_prompt(args: &Args) -> anyhow::Result<String> {
     }
 }
 
+/// Shows the answer as it comes; `is_in_line` tells whether its last line has no end yet, also where it fails.
 fn answer(
     args: &Args,
     sampling: &SamplingParams,
     session: &mut Session,
     prompt: &str,
     screen: Screen,
+    is_in_line: &mut bool,
 ) -> anyhow::Result<Answer> {
     let mut thinking = Thinking::new(screen);
     let mut n_pieces = 0;
@@ -173,6 +178,7 @@ fn answer(
         }
         Piece::Text(text) => {
             thinking.end("\n");
+            *is_in_line = text.chars().last().map_or(*is_in_line, |last| last != '\n');
             screen.text(text)
         }
     };

@@ -88,6 +88,8 @@ fn a_lost_card_is_one_error() {
         for part in ["cuda0", "restart zinc", "nvidia-smi"] {
             assert!(outcome.stderr.contains(part), "{part:?} is not in: {}", outcome.stderr);
         }
+        // What came before it is a line.
+        assert!(outcome.stdout.is_empty() || outcome.stdout.ends_with(b"\n"), "{settings}");
         let n_errors = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
         assert_eq!(n_errors, 1, "{}", outcome.stderr);
     }
