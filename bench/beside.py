@@ -4,10 +4,10 @@
 usage: bench/beside.py MODEL.gguf --zinc BIN [--llama-bench BIN] [--llama-batched-bench BIN]
                        [--llama-server BIN] [--device NAME] [--rows ROW,..] [--turns N] [--json FILE]
 
-rows: tg128, tg64@16384, pp512, pp4096 (llama-bench); b32, b64: sequences that generate 64 tokens each
-after 16 (llama-batched-bench); load: from the start of the process to the end of one token, the file in
-the page cache (llama-bench); tokens: the first 32 greedy tokens after the same prompts of ids
-(llama-server), where both agree and where they part.
+rows: tg128, tg64@16384, pp512, pp4096 (llama-bench, three repetitions, whose median counts, as zinc bench
+does); b32, b64: sequences that generate 64 tokens each after 16 (llama-batched-bench); load: from the start
+of the process to the end of one token, the file in the page cache (llama-bench); tokens: the first 32 greedy
+tokens after the same prompts of ids (llama-server), where both agree and where they part.
 
 Each turn runs one program after the other, zinc first in even turns. Prints each turn as it comes, then a
 table of medians with all turns in brackets. Rows whose peer is not given are left out.
@@ -48,7 +48,7 @@ def zinc_bench(args, *flags):
 
 def llama_bench(args, *flags):
     command = [args.llama_bench, "-m", args.model, "-ngl", "99", "-fa", "1", "-r", "3", "-o", "json", *flags]
-    return json.loads(output_of(command))[0]["avg_ts"]
+    return statistics.median(json.loads(output_of(command))[0]["samples_ts"])
 
 
 def llama_batched(args, n_streams):

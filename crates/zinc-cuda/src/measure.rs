@@ -1,12 +1,14 @@
 //! Measuring the card itself: its read bandwidth, and the wait that lets launches queue up before they are timed.
 
+use std::sync::Arc;
+
 use zinc_backend::DeviceError;
 
 use crate::card::Card;
 use crate::device::Shared;
-use crate::driver::DriverError;
+use crate::driver::{Context, DriverError};
 use crate::launch::{Kernel, Launch};
-use crate::memory::{DeviceBuffer, lost};
+use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
 
 /// Most bytes that are read: many times the cache of any card.
 const MAX_BYTES: u64 = 2 << 30;
@@ -36,7 +38,11 @@ pub struct HoldParams {
     unused: [u64; 2],
 }
 
-/// Reads `n_bytes`, a multiple of 16, at `data`; writes to the u32 at `sink` only what no buffer of zeros makes.
+/// Noise that the buffer is filled with, again and again.
+const NOISE_BYTES: usize = 16 << 20;
+
+/// Reads `n_bytes`, a multiple of 16, at `data`; writes to the u32 at `sink` only a number that
+/// hardly any makes.
 pub fn read_launch(data: u64, sink: u64, n_bytes: u64, card: Card) -> Launch {
     let params = ReadParams { data, sink, n: n_bytes / 16 };
     let grid = [card.n_multiprocessors * BLOCKS_PER_MULTIPROCESSOR, 1, 1];
@@ -60,7 +66,7 @@ pub(crate) fn read_bandwidth(shared: &Shared) -> Result<f64, DeviceError> {
     let n_bytes = (free / 2).clamp(1 << 20, MAX_BYTES) / 16 * 16;
     let data = DeviceBuffer::new(context, name, "measuring its bandwidth", n_bytes)?;
     let sink = DeviceBuffer::new(context, name, "measuring its bandwidth", 16)?;
-    data.zero().map_err(failed)?;
+    fill(context, &data, n_bytes as usize).map_err(failed)?;
     let launch = read_launch(data.address(), sink.address(), n_bytes, *card);
     let function = pipeline.function(&launch)?;
     let pass = || {
@@ -77,4 +83,22 @@ pub(crate) fn read_bandwidth(shared: &Shared) -> Result<f64, DeviceError> {
         ms_min = ms_min.min(pass().map_err(failed)?);
     }
     Ok(n_bytes as f64 / f64::from(ms_min.max(1e-6)) * 1e3)
+}
+
+/// Fills the first `n_bytes` with bits that no weights are simpler than: zeros take less energy to move, and a card
+/// that has power left reads them faster.
+fn fill(context: &Arc<Context>, data: &DeviceBuffer, n_bytes: usize) -> Result<(), DriverError> {
+    let mut noise = PinnedBuffer::new(context, NOISE_BYTES.min(n_bytes))?;
+    // Knuth's linear congruential generator, whose upper half is random enough.
+    let mut state = 1_u64;
+    for word in noise.bytes_mut().as_chunks_mut::<4>().0 {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *word = ((state >> 32) as u32).to_le_bytes();
+    }
+    let stream = context.stream()?;
+    for offset in (0..n_bytes).step_by(NOISE_BYTES) {
+        noise.upload(&stream, 0..NOISE_BYTES.min(n_bytes - offset), data, offset)?;
+    }
+    stream.synchronize()
 }

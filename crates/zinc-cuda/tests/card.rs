@@ -101,6 +101,7 @@ fn goldens_agree() {
 fn goldens_agree_by_the_size_of_steps() {
     for device in devices(false) {
         golden_check::check_all(&device);
+        golden_check::check_f16_cache(&device);
     }
 }
 

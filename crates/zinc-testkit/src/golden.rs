@@ -45,6 +45,8 @@ pub struct Prompt {
     pub llamacpp_logits: Option<Vec<f32>>,
     /// Greedy continuation; empty for quantised files.
     pub greedy: Vec<i32>,
+    /// By how much the logit of each of them is the largest.
+    pub greedy_gap: Vec<f32>,
     /// Hidden states in order: `embed`, `0`, `1`, …, `final_norm`; empty where not recorded.
     pub hidden: Vec<(String, Vec<f32>)>,
     /// Numbers of the multi-token-prediction head, where the model has one.
@@ -99,9 +101,9 @@ impl Golden {
         let (logits, shape) = numbers.f32s(&logits_key)?;
         let llamacpp_logits = numbers.f32s(&llamacpp_key).ok();
         let greedy_key = key("greedy");
-        let greedy = match numbers.has(&greedy_key) {
-            true => numbers.i32s(&greedy_key)?,
-            false => Vec::new(),
+        let (greedy, greedy_gap) = match numbers.has(&greedy_key) {
+            true => (numbers.i32s(&greedy_key)?, numbers.f32s(&key("greedy_gap"))?.0),
+            false => (Vec::new(), Vec::new()),
         };
         let layers = (0..).map(|layer: u32| layer.to_string());
         let layers = layers.take_while(|name| numbers.has(&key(&format!("hidden.{name}"))));
@@ -124,6 +126,7 @@ impl Golden {
             logits,
             n_vocab: shape.last().copied().unwrap_or(1),
             greedy,
+            greedy_gap,
             hidden,
             mtp: numbers.mtp(idx)?,
         })
