@@ -4,6 +4,7 @@
 // they apply.
 //
 //   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
+//   attention_softcap_<type>: softmax_j(cap * tanh(scale * q k_j)), cap with the factor log2(e) and scale without
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
 // queries. A block takes four heads of one row, and of the row's parts every n_splits-th one; the last one merges.
@@ -39,16 +40,23 @@ struct Block {
     SoftmaxState state[HEADS];
 };
 
-template <class Cache> struct Attend {
+// The cap of attention without one.
+#define UNCAPPED 0.0f
+
+template <class Cache, bool CAPPED> struct Attend {
     const AttentionParams &p;
     Block &block;
+    float cap;
     // HEADS queries of k_dim + rope_dim elements.
     const float *queries;
     int kv_head;
     float sums[HEADS][COLUMNS];
 
-    __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, const float *queries, int kv_head)
-        : p(p), block(block), queries(queries), kv_head(kv_head) {}
+    __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, float cap, const float *queries,
+                                      int kv_head)
+        : p(p), block(block), cap(cap), queries(queries), kv_head(kv_head) {}
+
+    __device__ __forceinline__ float capped(float score) const { return CAPPED ? cap * tanhf(score) : score; }
 
     // Scores of the keys lo .. hi of the block of keys; minus infinity for the others.
     __device__ __forceinline__ void score(int lo, int hi) {
@@ -79,7 +87,7 @@ template <class Cache> struct Attend {
             }
             float sum = transposed_sum(products);
             int key = first + lane / HEADS;
-            block.weights[key][lane % HEADS] = key < lo || key >= hi ? NEG_INFINITY : sum * p.scale;
+            block.weights[key][lane % HEADS] = key < lo || key >= hi ? NEG_INFINITY : capped(sum * p.scale);
         }
     }
 
@@ -150,7 +158,7 @@ template <class Cache> struct Attend {
     }
 };
 
-template <class Cache> DEVICE void attend(const AttentionParams &p) {
+template <class Cache, bool CAPPED = false> DEVICE void attend(const AttentionParams &p, float cap = UNCAPPED) {
     ZINC_SHARED(dynamic);
     ZINC_STATIC_SHARED(Block, block, 1);
     ZINC_STATIC_SHARED(Merge, merge, 1);
@@ -170,7 +178,7 @@ template <class Cache> DEVICE void attend(const AttentionParams &p) {
         queries[i] = d < k_dim ? p.q.row(row)[head * k_dim + d] : p.q_rope.row(row)[head * p.rope_dim + d - k_dim];
     }
     const int *pages = p.pages + (i64)p.seq_of[row] * p.pages_per_seq;
-    Attend<Cache> attend(p, *block, queries, kv_head);
+    Attend<Cache, CAPPED> attend(p, *block, cap, queries, kv_head);
     for (int part = blockIdx.x; part < keys.n_parts; part += n_splits) {
         int start = keys.start + part * keys.part_keys;
         attend.part(max(start, keys.first), min(start + keys.part_keys, keys.end), pages);
@@ -199,6 +207,19 @@ ZINC_KERNEL(128, 1) attention_bf16(ZINC_PARAM AttentionParams p) { attend<Bf16Ca
 ZINC_KERNEL(128, 1) attention_f8_e4m3(ZINC_PARAM AttentionParams p) { attend<F8Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
+
+struct SoftcapParams {
+    AttentionParams base;
+    float cap;
+    u32 unused;
+};
+
+ZINC_KERNEL(128, 1) attention_softcap_f32(ZINC_PARAM SoftcapParams p) { attend<F32Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_softcap_f16(ZINC_PARAM SoftcapParams p) { attend<F16Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_softcap_bf16(ZINC_PARAM SoftcapParams p) { attend<Bf16Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_softcap_f8_e4m3(ZINC_PARAM SoftcapParams p) { attend<F8Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_softcap_q8_0(ZINC_PARAM SoftcapParams p) { attend<Q8_0Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_softcap_q4_0(ZINC_PARAM SoftcapParams p) { attend<Q4_0Cache, true>(p.base, p.cap); }
 
 // ---- 8-bit and quantised caches for many rows -----------------------------------------------------------------------
 //

@@ -36,6 +36,7 @@ fn plan(width: u32, max_tokens: u32) -> Result<Plan, PlanError> {
         k_dim: width,
         v_dim: width,
         scale: 1.0,
+        softcap: None,
         window: Some(1),
         page_size: PAGE_SIZE,
         sinks: false,

@@ -33,6 +33,7 @@ const ATTENTION: Attention = Attention {
     k_dim: HEAD_DIM,
     v_dim: HEAD_DIM,
     scale: 0.2,
+    softcap: None,
     window: None,
     page_size: PAGE_SIZE,
     sinks: false,

@@ -54,6 +54,8 @@ pub struct ModelConfig {
     pub rope_local: Option<LocalRope>,
     /// Factor on the attention scores.
     pub attn_scale: f32,
+    /// Attention scores are `c * tanh(score / c)` with this c.
+    pub attn_softcap: Option<f32>,
     /// Logits are `c * tanh(logit / c)` with this c.
     pub logit_softcap: Option<f32>,
     /// What may differ between blocks, in order, those of multi-token prediction included.
@@ -87,20 +89,23 @@ const MAX_CONTEXT: u32 = 1 << 27;
 
 /// Keys that change the arithmetic in some architecture but not in any that zinc runs, with the
 /// values that change nothing. A file that says anything else means another model.
-const NEUTRAL: [(&str, &[f32]); 7] = [
+const NEUTRAL: [(&str, &[f32]); 6] = [
     ("attention.scale", &[0.0]),
     ("attention.clamp_kqv", &[0.0]),
-    ("attn_logit_softcapping", &[0.0]),
     ("embedding_scale", &[0.0, 1.0]),
     ("logit_scale", &[0.0, 1.0]),
     ("residual_scale", &[0.0, 1.0]),
     ("rope.scaling.yarn_ext_factor", &[-1.0, 1.0]),
 ];
 
+/// Of the families that cap their scores.
+pub(crate) const ATTN_SOFTCAP: &str = "attn_logit_softcapping";
+
 impl ModelConfig {
     /// Refuses what would be left out of the computation.
-    fn check_neutral(keys: &Keys<'_>) -> Result<(), ModelError> {
-        for (name, neutral) in NEUTRAL {
+    fn check_neutral(&self, keys: &Keys<'_>) -> Result<(), ModelError> {
+        let uncapped = self.attn_softcap.is_none().then_some((ATTN_SOFTCAP, &[0.0][..]));
+        for (name, neutral) in NEUTRAL.into_iter().chain(uncapped) {
             if let Some(value) = keys.f32(name)?.filter(|value| !neutral.contains(value)) {
                 return Err(keys.error(name, format!("is {value}, which zinc does not compute")));
             }
@@ -118,9 +123,9 @@ impl ModelConfig {
         facts: &FileFacts,
     ) -> Result<Self, ModelError> {
         let keys = Keys::new(metadata, family.arch);
-        Self::check_neutral(&keys)?;
         let mut config = Self::read_shared(&keys, family.rope_mode, facts)?;
         (family.configure)(&keys, &mut config)?;
+        config.check_neutral(&keys)?;
         if config.experts.is_none()
             && let Some(n_experts) = keys.u32("expert_count")?.filter(|n| *n > 0)
         {
@@ -197,6 +202,7 @@ impl ModelConfig {
             rope_scaling: RopeScaling::read(keys, facts.has_long_factors)?,
             rope_local: None,
             attn_scale: 1.0 / (head_dim as f32).sqrt(),
+            attn_softcap: None,
             logit_softcap: None,
             layers,
             experts: None,

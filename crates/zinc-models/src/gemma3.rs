@@ -36,8 +36,15 @@ fn configure(keys: &Keys<'_>, config: &mut ModelConfig) -> Result<(), ModelError
 }
 
 fn build(graph: Graph<'_>) -> Result<Plan, ModelError> {
+    layers(graph, AttentionStyle { qk_norm: true, ..AttentionStyle::default() })
+}
+
+/// The decoder of Gemma 2 and 3.
+pub(crate) fn layers(
+    graph: Graph<'_>,
+    attention_style: AttentionStyle,
+) -> Result<Plan, ModelError> {
     let d_model = graph.config().d_model;
-    let attention_style = AttentionStyle { qk_norm: true, ..AttentionStyle::default() };
     let mlp_style = MlpStyle { act: Activation::GeluTanh, ..MlpStyle::default() };
     decoder(graph, (d_model as f32).sqrt(), |graph, layer, x| {
         let attended = attention(graph, layer, x, attention_style)?;

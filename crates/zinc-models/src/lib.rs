@@ -8,6 +8,7 @@ mod blocks;
 mod config;
 mod deepseek2;
 mod error;
+mod gemma2;
 mod gemma3;
 mod gemma4;
 mod gpt_oss;

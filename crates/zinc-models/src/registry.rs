@@ -25,8 +25,9 @@ pub(crate) fn nothing_more(_: &Keys<'_>, _: &mut ModelConfig) -> Result<(), Mode
     Ok(())
 }
 
-static FAMILIES: [Family; 12] = [
+static FAMILIES: [Family; 13] = [
     crate::deepseek2::FAMILY,
+    crate::gemma2::FAMILY,
     crate::gemma3::FAMILY,
     crate::gemma4::FAMILY,
     crate::gpt_oss::FAMILY,

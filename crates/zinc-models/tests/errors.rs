@@ -126,6 +126,11 @@ fn arithmetic_that_would_be_left_out_is_refused_by_name() {
     assert_all([
         refuses("llama.f32", Set("logit_scale", number(0.5)), "llama.logit_scale: is 0.5"),
         refuses("llama.f32", Set("residual_scale", number(0.2)), "llama.residual_scale"),
+        refuses(
+            "gemma4_dense.f32",
+            Set("attn_logit_softcapping", number(50.0)),
+            "softcapping: is 50",
+        ),
         refuses("llama.f32", Set("attention.scale", number(0.2)), "llama.attention.scale"),
         refuses("llama.f32", Set("attention.clamp_kqv", number(8.0)), "llama.attention.clamp_kqv"),
         refuses("llama.f32", Set("attention.causal", Value::Bool(false)), "llama.attention.causal"),

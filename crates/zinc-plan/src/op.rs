@@ -119,6 +119,8 @@ pub struct Attention {
     pub v_dim: u32,
     /// Factor on the scores.
     pub scale: f32,
+    /// Scaled scores are `c * tanh(score / c)` with this c (Gemma 2); not those of sinks.
+    pub softcap: Option<f32>,
     /// A query at position p sees keys `p-window+1 ..= p`; all of `0 ..= p` when absent.
     pub window: Option<u32>,
     /// Each head has one more score without a value, which the softmax counts: operand 6,
@@ -617,6 +619,9 @@ fn infer_attention(attention: &Attention, ins: &[&TensorInfo]) -> Inferred {
     }
     if attention.page_size == 0 || attention.window == Some(0) {
         return Err("page size and window must not be zero".into());
+    }
+    if attention.softcap.is_some_and(|cap| !(cap > 0.0 && cap.is_finite())) {
+        return Err("the soft cap must be positive".into());
     }
     expect_f32(ins[0])?;
     expect_shape(ins[0], Shape::new(Dim::Tokens, n_heads * k_dim))?;

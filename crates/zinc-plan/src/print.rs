@@ -122,6 +122,9 @@ impl Display for OpText<'_> {
             Op::Attention(a) => {
                 write!(f, "(heads={}/{} ", a.n_heads, a.n_kv_heads)?;
                 write!(f, "dims={}/{} scale={:?}", a.k_dim, a.v_dim, a.scale)?;
+                if let Some(cap) = a.softcap {
+                    write!(f, " softcap={cap:?}")?;
+                }
                 if let Some(window) = a.window {
                     write!(f, " window={window}")?;
                 }

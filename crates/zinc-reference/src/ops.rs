@@ -175,7 +175,8 @@ pub(crate) fn attention(
             for (head, scores) in scores.iter_mut().enumerate() {
                 let query = &q.row(token)[head * k_dim..][..k_dim];
                 let key = &k_row[head / heads_per_kv * k_dim..][..k_dim];
-                scores.push(dot(query, key) * attention.scale);
+                let score = dot(query, key) * attention.scale;
+                scores.push(attention.softcap.map_or(score, |cap| cap * (score / cap).tanh()));
             }
         }
         for (head, scores) in scores.iter_mut().enumerate() {

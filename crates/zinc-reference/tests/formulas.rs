@@ -603,7 +603,9 @@ fn attended(data: &Data<'_>, attention: &Attention, row: &Row) -> Vec<f64> {
                 data.operand("q", row, head * k_dim + c)
                     * data.operand("k", key, head / shared * k_dim + c)
             });
-            products.sum::<f64>() * f64::from(attention.scale)
+            let score = products.sum::<f64>() * f64::from(attention.scale);
+            let cap = attention.softcap.map(f64::from);
+            cap.map_or(score, |cap| cap * (score / cap).tanh())
         };
         let scores: Vec<f64> = keys.iter().map(score).collect();
         let sink = attention.sinks.then(|| data.table("sinks", 0, head));

@@ -85,6 +85,7 @@ fn random_plan(rng: &mut Rng) -> Result<Plan, PlanError> {
                     k_dim: 16,
                     v_dim: 16,
                     scale: 0.25,
+                    softcap: None,
                     window: None,
                     page_size: LIMITS.page_size,
                     sinks: false,

@@ -38,6 +38,7 @@ fn plan() -> Plan {
             k_dim: 32,
             v_dim: 32,
             scale: 1.0,
+            softcap: None,
             window: Some(WINDOW),
             page_size: PAGE_SIZE,
             sinks: false,

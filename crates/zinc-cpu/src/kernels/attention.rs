@@ -3,7 +3,7 @@
 //! ```text
 //! y[t, h] = Σ_j p_j·v_j / Σ_j p_j,   p_j = exp(scale·q[t, h]·k_j - max),   j in the keys that row t sees
 //! ```
-//! A sink of the head is one more score, without a value and not scaled: the running softmax begins with it. A key
+//! Scaled scores may be capped softly, `c·tanh(score / c)`. A sink of the head is one more score, without a value and not scaled: the running softmax begins with it. A key
 //! may have a second part in a cache of its own: latent attention is attention with one key/value head, whose key is
 //! the compressed row and the rotated one, and whose value is the compressed row.
 //!
@@ -16,6 +16,7 @@
 //! Bytes moved: `n_keys·(k_dim + v_dim)` elements of the cache per task; memory bound for one row.
 
 use super::cache::{Cache, RingRows};
+use super::elementwise::{Lanes, Softcap};
 use super::tile::{self, over_rows};
 use crate::simd::{Kernel, Simd, math};
 use std::ops::Range;
@@ -278,7 +279,8 @@ fn load_part(part: &[[f32; 16]], columns: &mut [Column], block_sum: &mut [[f32; 
     block_sum[..sums.len()].copy_from_slice(sums);
 }
 
-/// `scale·q·k` of sixteen keys, `from + 16·group ..`, for all columns, into `weights`.
+/// `scale·q·k` of sixteen keys, `from + 16·group ..`, softly capped where the attention is, for all columns, into
+/// `weights`.
 #[inline(always)]
 fn score<S: Simd>(
     s: S,
@@ -298,7 +300,11 @@ fn score<S: Simd>(
     let acc = &scratch.scores[..tile.positions.len() * tile.n_heads];
     let scale = s.splat(tile.attention.scale);
     for (weights, score) in scratch.weights.iter_mut().zip(acc) {
-        s.store(&mut weights[group], s.mul(s.load(score), scale));
+        let mut score = s.mul(s.load(score), scale);
+        if let Some(cap) = tile.attention.softcap {
+            score = Softcap(cap).apply(s, score, score);
+        }
+        s.store(&mut weights[group], score);
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn one_key_head(latent: &LatentAttention) -> Attention {
         k_dim: latent.latent_dim,
         v_dim: latent.latent_dim,
         scale: latent.scale,
+        softcap: None,
         window: None,
         sinks: false,
         page_size: latent.page_size,

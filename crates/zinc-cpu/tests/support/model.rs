@@ -208,6 +208,7 @@ impl Model {
             k_dim: self.head_dim,
             v_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
+            softcap: None,
             window: self.window,
             page_size: 8,
             sinks: self.sinks,

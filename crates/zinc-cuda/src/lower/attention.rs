@@ -1,5 +1,7 @@
 //! Caches and attention.
 
+use std::f32::consts::LOG2_E;
+
 use zinc_backend::DeviceError;
 use zinc_plan::{Attention, Dim, LatentAttention, Node};
 use zinc_quant::GgmlType;
@@ -79,6 +81,15 @@ pub struct AttentionParams {
 pub struct PrefillParams {
     base: AttentionParams,
     heads: u32,
+    unused: u32,
+}
+
+/// `SoftcapParams` of `attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub struct SoftcapParams {
+    base: AttentionParams,
+    cap: f32,
     unused: u32,
 }
 
@@ -191,9 +202,12 @@ impl Lowering<'_> {
             n_splits: 1,
             n_parts_most: 1,
             first_row: 0,
-            scale: attention.scale * std::f32::consts::LOG2_E,
+            scale: match attention.softcap {
+                Some(cap) => attention.scale / cap,
+                None => attention.scale * LOG2_E,
+            },
         };
-        self.attend(node, params, cache.dtype)
+        self.attend(node, params, attention.softcap, cache.dtype)
     }
 
     pub(super) fn latent_attention(
@@ -230,9 +244,9 @@ impl Lowering<'_> {
             n_splits: 1,
             n_parts_most: 1,
             first_row: 0,
-            scale: attention.scale * std::f32::consts::LOG2_E,
+            scale: attention.scale * LOG2_E,
         };
-        self.attend(node, params, cache.dtype)
+        self.attend(node, params, None, cache.dtype)
     }
 
     /// Most parts that the keys of a row are cut into: no more than blocks of keys, and what fills a large card, as wide
@@ -254,13 +268,14 @@ impl Lowering<'_> {
         &mut self,
         node: &Node,
         params: AttentionParams,
+        softcap: Option<f32>,
         dtype: GgmlType,
     ) -> Result<(), DeviceError> {
         let width = params.v_dim;
         let params = AttentionParams { n_parts_most: self.most_parts(&params), ..params };
         // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
         let (params, at_once) = self.room_for_parts(params);
-        let rope = rope_columns(&params);
+        let rope = rope_columns(&params).filter(|_| softcap.is_none());
         if let Some(rope) = rope {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
             let wide = self.room_to_widen(node, params, dtype);
@@ -284,23 +299,25 @@ impl Lowering<'_> {
                 decode_kernel((width, rope), dtype, self.card.shared_per_block)
         {
             let kernel = Kernel { module: "attention_decode", name };
-            self.attend_parts(params, at_once, kernel, (8, shared));
+            self.attend_parts(params, None, at_once, kernel, (8, shared));
             return Ok(());
         }
-        let name = match dtype {
-            GgmlType::F32 => "attention_f32",
-            GgmlType::F16 => "attention_f16",
-            GgmlType::BF16 => "attention_bf16",
-            GgmlType::F8_E4M3 => "attention_f8_e4m3",
-            GgmlType::Q8_0 => "attention_q8_0",
-            GgmlType::Q4_0 => "attention_q4_0",
+        let [plain, capped] = match dtype {
+            GgmlType::F32 => ["attention_f32", "attention_softcap_f32"],
+            GgmlType::F16 => ["attention_f16", "attention_softcap_f16"],
+            GgmlType::BF16 => ["attention_bf16", "attention_softcap_bf16"],
+            GgmlType::F8_E4M3 => ["attention_f8_e4m3", "attention_softcap_f8_e4m3"],
+            GgmlType::Q8_0 => ["attention_q8_0", "attention_softcap_q8_0"],
+            GgmlType::Q4_0 => ["attention_q4_0", "attention_softcap_q4_0"],
             other => return Err(self.unsupported(node, format!("a cache of type {other}"))),
         };
         if width > 512 {
             return Err(self.unsupported(node, format!("value heads of {width} elements")));
         }
         let shared = 4 * 4 * (params.k_dim + params.rope_dim);
-        self.attend_parts(params, at_once, Kernel { module: "attention", name }, (4, shared));
+        let name = if softcap.is_some() { capped } else { plain };
+        let kernel = Kernel { module: "attention", name };
+        self.attend_parts(params, softcap, at_once, kernel, (4, shared));
         Ok(())
     }
 
@@ -358,6 +375,7 @@ impl Lowering<'_> {
     fn attend_parts(
         &mut self,
         params: AttentionParams,
+        softcap: Option<f32>,
         at_once: u32,
         kernel: Kernel,
         (heads, shared): (u32, u32),
@@ -376,7 +394,14 @@ impl Lowering<'_> {
             let n_splits = n_splits.clamp(1, params.n_parts_most);
             let params = AttentionParams { n_splits, first_row, ..params };
             let grid = [n_splits, n_blocks, rows];
-            self.push(Launch::new(kernel, params, grid, 128).with_shared(shared));
+            let launch = match softcap.map(|cap| cap * LOG2_E) {
+                Some(cap) => {
+                    let params = SoftcapParams { base: params, cap, unused: 0 };
+                    Launch::new(kernel, params, grid, 128)
+                }
+                None => Launch::new(kernel, params, grid, 128),
+            };
+            self.push(launch.with_shared(shared));
             first_row += rows;
         }
     }

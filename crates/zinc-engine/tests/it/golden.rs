@@ -119,6 +119,11 @@ fn llama() {
 }
 
 #[test]
+fn gemma2() {
+    check("gemma2");
+}
+
+#[test]
 fn mistral() {
     check("mistral");
 }

@@ -139,6 +139,7 @@ pub(crate) fn attend(
         k_dim: sizes.head_dim,
         v_dim: sizes.v_head_dim,
         scale: config.attn_scale,
+        softcap: config.attn_softcap,
         window: sizes.window,
         sinks: sinks.is_some(),
         page_size: graph.b.limits().page_size,

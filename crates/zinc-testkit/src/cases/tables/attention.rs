@@ -17,6 +17,7 @@ pub(super) struct Attention {
     v_dim: u32,
     /// 1 / sqrt(k_dim) when absent.
     scale: Option<f32>,
+    softcap: Option<f32>,
     window: Option<u32>,
     /// The caches keep no more than the window.
     #[serde(default)]
@@ -42,6 +43,7 @@ impl Entry for Attention {
             k_dim: self.k_dim,
             v_dim: self.v_dim,
             scale: self.scale.unwrap_or(1.0 / (self.k_dim as f32).sqrt()),
+            softcap: self.softcap,
             window: self.window,
             sinks: self.sinks,
             page_size: self.page_size,
@@ -205,6 +207,7 @@ impl Entry for KvWrite {
             k_dim: self.k_cols,
             v_dim,
             scale: 1.0 / (self.k_cols as f32).sqrt(),
+            softcap: None,
             window: Some(1),
             sinks: false,
             page_size: self.page_size,
