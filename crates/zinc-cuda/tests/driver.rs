@@ -40,7 +40,9 @@ fn outside(test: &str, settings: &str) -> Option<Output> {
 }
 
 fn device() -> Arc<dyn Device> {
-    let options = CudaOptions { share: true, batch_invariant: true, ..CudaOptions::default() };
+    let lock_dir = env!("CARGO_TARGET_TMPDIR").into();
+    let options =
+        CudaOptions { share: true, batch_invariant: true, lock_dir, ..CudaOptions::default() };
     CudaBackend { options }.open("cuda0").expect("the driver's card")
 }
 
