@@ -269,7 +269,7 @@ impl Device for CudaDevice {
     }
 
     fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
-        WeightNeed { mapped: 0, copied: sources.iter().map(store::weight_bytes).sum() }
+        store::weight_need(sources)
     }
 
     fn scratch_need(&self, plan: &Plan) -> u64 {

@@ -114,4 +114,5 @@ fn errors_name_the_next_step() {
     );
     let dead = said("fail=cuInit:1:999");
     assert!(dead.contains("the NVIDIA driver does not start: cuInit"), "{dead}");
+    assert!(dead.contains("; see `nvidia-smi` and the kernel log"), "{dead}");
 }

@@ -14,6 +14,8 @@ const RUN: [&str; 8] = ["run", "-m", "m.gguf", "--device", "cuda0", "--temp", "0
 
 const IN_USE: &str = "cuda0 is not available: another zinc process uses this card; stop it";
 
+const NO_ROOM: &str = "\nhint: free memory, or take a shorter context (--ctx)";
+
 fn driver() -> PathBuf {
     let kernels = paths::workspace().join("crates/zinc-cuda/kernels");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
@@ -120,7 +122,40 @@ fn an_old_driver_is_named() {
 
 #[test]
 fn a_card_without_room_says_what_is_needed_before_anything_is_loaded() {
-    refused(Machine::new().run("memory=100000"), &["cuda0"]);
+    let machine = Machine::new();
+    // Not even for the self-test.
+    let parts =
+        ["error: cuda0 has no memory for the weights: ", " needed, 97.7 KiB free\n", NO_ROOM];
+    refused(machine.run("memory=100000"), &parts);
+    let args = [&RUN[..], &["12", "--cache-size", "8", "Once upon"]].concat();
+    let parts = [
+        "error: cuda0 has 1.5 MiB of memory, 1.5 MiB free; a context of 512 tokens needs 9.1 MiB: weights ",
+        "cache 8.0 MiB, ",
+        "it does not fit at any context: one token needs ",
+        "\nhint: free memory, or use a smaller model or quantisation",
+    ];
+    refused(machine.zinc("memory=1600000", &args), &parts);
+}
+
+/// What is taken after the plan of the memory said that everything fits, on the card and on the host.
+#[test]
+fn memory_that_goes_after_the_check_is_one_error_with_a_next_step() {
+    let machine = Machine::new();
+    // The calls before these are those of the self-test, whose weights are larger.
+    let after_the_check = [
+        ("cuMemAlloc:16", "the weights: 138.8 KiB needed, 4.0 GiB free"),
+        ("cuMemAlloc:20", "cache blk.0.cache_v: "),
+        ("cuMemAllocHost:20", "loading the weights in the host's memory: 32.2 KiB needed"),
+        ("cuModuleGetFunction:1", "the kernels repack"),
+        ("cuGraphInstantiate:4", "a recorded step"),
+    ];
+    for (call, what) in after_the_check {
+        let outcome = machine.run(&format!("fail={call}:2"));
+        let n_errors = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+        assert_eq!(n_errors, 1, "{call}: {}", outcome.stderr);
+        assert!(!outcome.stderr.contains("restart zinc"), "{call}: {}", outcome.stderr);
+        refused(outcome, &[&format!("error: cuda0 has no memory for {what}"), NO_ROOM]);
+    }
 }
 
 /// A card that is had alone is refused to others, unless they say that they share it.
