@@ -60,6 +60,8 @@ pub struct WeightNeed {
     pub mapped: u64,
     /// Copied into memory of the device's own.
     pub copied: u64,
+    /// Taken besides while they are loaded, and free again before there are states.
+    pub loading: u64,
 }
 
 impl WeightNeed {
@@ -137,7 +139,7 @@ pub trait Device: Send + Sync {
     /// What [`Device::bind_weights`] will take for `sources`.
     fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
         let copied = sources.iter().map(|source| source.data.len() as u64).sum();
-        WeightNeed { mapped: 0, copied }
+        WeightNeed { copied, ..WeightNeed::default() }
     }
 
     /// What [`Device::compile`] will take for a prepared plan besides its arena.

@@ -14,6 +14,7 @@
 mod device;
 mod error;
 mod profile;
+mod size;
 mod states;
 mod step;
 
@@ -23,6 +24,7 @@ pub use device::{
 };
 pub use error::DeviceError;
 pub use profile::{NodeTime, Profile, Profiling, host_read_bandwidth};
+pub use size::human_bytes;
 pub use states::{StateLayout, StatePart};
 pub use step::{Returned, StepInputs, StepOutputs, StepSizes};
 pub use zinc_plan::{ActivationType, Caps};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::size::human_bytes;
+use zinc_backend::human_bytes;
 
 /// Why a model could not be found, fetched or kept.
 #[derive(Debug, thiserror::Error)]

@@ -247,7 +247,7 @@ impl Repo {
         };
         found.cloned().ok_or_else(|| {
             let words = |variant: &Variant| match variant.size() {
-                Some(size) => format!("{} ({})", variant.quant, crate::size::human_bytes(size)),
+                Some(size) => format!("{} ({})", variant.quant, zinc_backend::human_bytes(size)),
                 None => variant.quant.clone(),
             };
             CatalogError::NoFile {

@@ -48,5 +48,5 @@ pub use names::{BUILTIN_NAME, PartName, bits_per_weight};
 pub use pull::{Event, Listener, Plan, PlannedFile, Puller};
 pub use reference::{HubReference, Reference};
 pub use reqwest::Url;
-pub use size::{free_space, human_bytes};
+pub use size::free_space;
 pub use store::{Leftover, LeftoverKind, Record, RecordedFile, Source, Store};

@@ -14,7 +14,7 @@ use zinc_quant::GgmlType;
 use crate::card::Card;
 use crate::driver::{CardInfo, Context, Driver, NoDriver};
 use crate::exec::{self, CudaExecutable};
-use crate::lock::{CardLock, LockError};
+use crate::lock::{self, CardLock, LockError};
 use crate::measure;
 use crate::memory::lost;
 use crate::pipeline::Pipeline;
@@ -45,7 +45,8 @@ const QUANTISED: [GgmlType; 11] = {
 pub struct CudaOptions {
     /// Directory for compiled kernels; none compiles at each start.
     pub cache_dir: Option<PathBuf>,
-    /// Directory of the locks, the same for all processes.
+    /// Directory of the locks, the same for all processes of this machine: `/run/lock` or `/dev/shm`, whichever
+    /// everybody may write to, else the one for temporary files.
     pub lock_dir: PathBuf,
     /// Use a card that another process uses.
     pub share: bool,
@@ -57,7 +58,7 @@ impl Default for CudaOptions {
     fn default() -> CudaOptions {
         CudaOptions {
             cache_dir: None,
-            lock_dir: std::env::temp_dir(),
+            lock_dir: lock::machine_dir(),
             share: false,
             batch_invariant: false,
         }
@@ -136,6 +137,23 @@ fn info(driver: &Driver, card: &CardInfo, memory_free: u64) -> DeviceInfo {
     }
 }
 
+/// Takes the card, or says why not.
+fn lock(options: &CudaOptions, uuid: &str) -> Result<CardLock, String> {
+    let taken = match options.share {
+        true => CardLock::shared(&options.lock_dir, uuid),
+        false => CardLock::alone(&options.lock_dir, uuid),
+    };
+    taken.map_err(|error| match error {
+        LockError::InUse => "another zinc process uses this card; stop it, choose another card with --device, or use \
+                             both with --share"
+            .into(),
+        LockError::File(path, error) => {
+            let dir = options.lock_dir.display();
+            format!("cannot lock {}: {error}; let zinc write to {dir}", path.display())
+        }
+    })
+}
+
 impl Backend for CudaBackend {
     fn devices(&self) -> Vec<DeviceInfo> {
         cards().iter().map(|(driver, card)| info(driver, card, card.memory)).collect()
@@ -165,7 +183,7 @@ pub(crate) struct Shared {
     pub batch_invariant: bool,
     pub pipeline: Arc<Pipeline>,
     pub context: Arc<Context>,
-    _lock: Option<Arc<CardLock>>,
+    _lock: Arc<CardLock>,
 }
 
 /// An opened card.
@@ -184,21 +202,7 @@ impl CudaDevice {
         let name = name_of(card);
         let unavailable =
             |reason: String| DeviceError::Unavailable { device: name.clone(), reason };
-        let lock = match options.share {
-            true => None,
-            false => Some(CardLock::take(&options.lock_dir, &card.uuid).map_err(|error| {
-                unavailable(match error {
-                    LockError::InUse => {
-                        "another zinc process uses this card; stop it, choose another \
-                                         card with --device, or use both with --share"
-                            .into()
-                    }
-                    LockError::File(path, error) => {
-                        format!("cannot lock {}: {error}; allow it or use --share", path.display())
-                    }
-                })
-            })?),
-        };
+        let lock = lock(options, &card.uuid).map_err(unavailable)?;
         let context = Context::new(driver, card.ordinal).map_err(|error| {
             unavailable(format!("{error}; see `nvidia-smi` for what else uses the card"))
         })?;
@@ -210,7 +214,7 @@ impl CudaDevice {
             batch_invariant: options.batch_invariant,
             pipeline: Arc::new(pipeline),
             context,
-            _lock: lock.map(Arc::new),
+            _lock: Arc::new(lock),
         };
         let caps = caps(&name, card.capability, options.batch_invariant);
         Ok(CudaDevice { info: info(driver, card, memory_free), caps, shared: Arc::new(shared) })
@@ -265,7 +269,7 @@ impl Device for CudaDevice {
     }
 
     fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
-        WeightNeed { mapped: 0, copied: sources.iter().map(store::weight_bytes).sum() }
+        store::weight_need(sources)
     }
 
     fn scratch_need(&self, plan: &Plan) -> u64 {

@@ -102,7 +102,10 @@ impl std::fmt::Display for NoDriver {
             NoDriver::NoCard => f.write_str(
                 "the NVIDIA driver finds no card; see `nvidia-smi` and CUDA_VISIBLE_DEVICES",
             ),
-            NoDriver::Failed(reason) => write!(f, "the NVIDIA driver does not start: {reason}"),
+            NoDriver::Failed(reason) => write!(
+                f,
+                "the NVIDIA driver does not start: {reason}; see `nvidia-smi` and the kernel log"
+            ),
         }
     }
 }

@@ -165,8 +165,7 @@ impl CudaExecutable {
         let brings = input_layout.n_bytes <= MOST_BROUGHT;
         let n_bytes = usize::try_from(input_layout.n_bytes).unwrap_or(usize::MAX);
         let n_turns = if brings { N_TURNS } else { N_TURNS / 2 };
-        let turns = Turns::new(&shared.context, n_bytes, n_turns);
-        let turns = turns.map_err(|error| lost(&shared.name, &error))?;
+        let turns = Turns::new(&shared.context, &shared.name, n_bytes, n_turns)?;
         let scratch = new("scratch", needs.persistent_bytes + needs.transient_bytes)?;
         let (constant_buffer, constants) = upload_constants(&plan, shared)?;
         let addresses = Addresses {
@@ -229,18 +228,17 @@ impl CudaExecutable {
             at += usize::try_from(max_rows * operand.stride).unwrap_or(usize::MAX / 2);
         }
         self.outputs = outputs;
-        let context = &self.shared.context;
+        let Shared { context, name, .. } = &*self.shared;
         let slot = |_| {
             Ok(Slot {
-                outputs: PinnedBuffer::new(context, at)?,
-                done: context.event(false)?,
+                outputs: PinnedBuffer::new(context, name, "step outputs", at)?,
+                done: context.event(false).map_err(|error| lost(name, &error))?,
                 sizes: StepSizes { tokens: 0, seqs: 0, out_rows: 0 },
                 whole_rows: Vec::new(),
                 ticket: 0,
             })
         };
-        let slots: Result<Vec<_>, DriverError> = (0..N_SLOTS).map(slot).collect();
-        self.slots = slots.map_err(|error| self.lost(&error))?;
+        self.slots = (0..N_SLOTS).map(slot).collect::<Result<_, DeviceError>>()?;
         Ok(())
     }
 
@@ -470,7 +468,7 @@ fn upload_constants(plan: &Plan, shared: &Shared) -> Result<(DeviceBuffer, Vec<u
         n_bytes = (n_bytes + table.data.len() * 4).next_multiple_of(256);
     }
     let buffer = DeviceBuffer::new(&shared.context, &shared.name, "tables", n_bytes as u64)?;
-    let mut pinned = PinnedBuffer::new(&shared.context, n_bytes).map_err(failed)?;
+    let mut pinned = PinnedBuffer::new(&shared.context, &shared.name, "tables", n_bytes)?;
     for (table, offset) in plan.consts.iter().zip(&offsets) {
         let bytes: &[u8] = bytemuck::cast_slice(&table.data);
         pinned.bytes_mut()[*offset..*offset + bytes.len()].copy_from_slice(bytes);

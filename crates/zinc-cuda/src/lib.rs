@@ -41,6 +41,10 @@
 //! it still runs. So every thread block of every kernel calls `pdl_launch()` early and `pdl_wait()` before it touches what another launch may (`kernels/README.md`), on
 //! every path, also when it has nothing to do: the wait orders all launches before it, because they waited too.
 //!
+//! **Locks.** A process has a card alone, or shares it with others that say so (`lock.rs`). The lock files lie where all
+//! users and services of the machine find them: in `/run/lock` or `/dev/shm`, whichever everybody may write to, else in
+//! the directory for temporary files. Containers have these of their own, and see only their own processes.
+//!
 //! **Contract.** A result row's order of summation is fixed by operation, shape, type and kernel variant; which variant
 //! runs depends on the bucket. With `batch_invariant` set the variants of small steps are used for all, and a row has
 //! the same bits whatever the rows beside it.

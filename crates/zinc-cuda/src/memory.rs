@@ -34,13 +34,13 @@ impl DeviceBuffer {
             Ok((address, n_bytes)) => {
                 Ok(DeviceBuffer { context: Arc::clone(context), address, n_bytes })
             }
-            Err(error) if error.is_out_of_memory() => Err(DeviceError::OutOfMemory {
-                device: device.into(),
-                what: what.into(),
-                needed: n_bytes,
-                available: context.memory().map_or(0, |(free, _)| free),
+            Err(error) => Err(match refused(device, what, &error) {
+                DeviceError::OutOfMemory { device, what, .. } => {
+                    let available = context.memory().map_or(0, |(free, _)| free);
+                    DeviceError::OutOfMemory { device, what, needed: n_bytes, available }
+                }
+                other => other,
             }),
-            Err(error) => Err(lost(device, &error)),
         }
     }
 
@@ -75,12 +75,26 @@ pub struct PinnedBuffer {
 unsafe impl Send for PinnedBuffer {}
 
 impl PinnedBuffer {
-    /// `n_bytes`, all zero.
+    /// `n_bytes` for `what`, all zero.
     ///
     /// # Errors
-    /// The driver's: the machine has not enough memory.
-    pub fn new(context: &Arc<Context>, n_bytes: usize) -> Result<PinnedBuffer, DriverError> {
-        let address = context.alloc_host(n_bytes)?;
+    /// [`DeviceError::OutOfMemory`], or [`DeviceError::Lost`].
+    pub fn new(
+        context: &Arc<Context>,
+        device: &str,
+        what: &str,
+        n_bytes: usize,
+    ) -> Result<PinnedBuffer, DeviceError> {
+        let address = context.alloc_host(n_bytes).map_err(|error| {
+            let what = format!("{what} in the host's memory");
+            match refused(device, &what, &error) {
+                // How much the driver may still pin, nobody says.
+                DeviceError::OutOfMemory { device, what, available, .. } => {
+                    DeviceError::OutOfMemory { device, what, needed: n_bytes as u64, available }
+                }
+                other => other,
+            }
+        })?;
         // SAFETY: `n_bytes` just allocated.
         unsafe { address.write_bytes(0, n_bytes) };
         Ok(PinnedBuffer { context: Arc::clone(context), address, n_bytes })
@@ -155,12 +169,21 @@ impl Drop for PinnedBuffer {
     }
 }
 
-/// The device no longer works.
-pub(crate) fn lost(device: &str, error: &DriverError) -> DeviceError {
+/// What it means that the driver refused something: no memory for `what`, of bytes unknown, or the device no longer works.
+pub(crate) fn refused(device: &str, what: &str, error: &DriverError) -> DeviceError {
+    let device = device.into();
+    if error.is_out_of_memory() {
+        return DeviceError::OutOfMemory { device, what: what.into(), needed: 0, available: 0 };
+    }
     DeviceError::Lost {
-        device: device.into(),
+        device,
         reason: format!(
             "{error}; restart zinc, and see `nvidia-smi` and the kernel log if it stays"
         ),
     }
+}
+
+/// As [`refused`], where nothing is allocated by name: the driver itself may still want memory for it.
+pub(crate) fn lost(device: &str, error: &DriverError) -> DeviceError {
+    refused(device, "what the driver keeps of its own", error)
 }

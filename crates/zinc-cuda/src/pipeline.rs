@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use zinc_backend::DeviceError;
 
-use crate::driver::{Context, Function, Module, is_cubin, read_if_there};
+use crate::driver::{Context, DriverError, Function, Module, is_cubin, read_if_there};
 use crate::launch::{Kernel, Launch};
-use crate::memory::lost;
+use crate::memory::refused;
 
 pub use ptx::{MODULES, code, param_bytes};
 
@@ -64,7 +64,7 @@ impl Pipeline {
 
     /// The kernel of a launch, compiled and loaded the first time.
     pub(crate) fn function(&self, launch: &Launch) -> Result<Function, DeviceError> {
-        let failed = |error| lost(&self.device, &error);
+        let failed = |error| self.refused(launch.kernel.module, &error);
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         let kernel = launch.kernel;
         let (function, allowed) = match functions.entry(kernel) {
@@ -98,12 +98,14 @@ impl Pipeline {
         let code = code(name, self.capability).ok_or_else(|| {
             unavailable(format!("the binary has no kernels {name} for this card"))
         })?;
+        let too_old = |what: &str, error: DriverError| match error.is_out_of_memory() {
+            true => self.refused(name, &error),
+            false => unavailable(format!(
+                "the driver cannot {what} {name}: {error}; update it to 580 or newer"
+            )),
+        };
         if is_cubin(&code) {
-            return self.context.load_module(&code).map_err(|error| {
-                unavailable(format!(
-                    "the driver cannot load {name}: {error}; update it to 580 or newer"
-                ))
-            });
+            return self.context.load_module(&code).map_err(|error| too_old("load", error));
         }
         let path = self.cache_path(name, &code);
         let cached = path.as_deref().and_then(read_if_there).filter(|image| is_cubin(image));
@@ -112,15 +114,15 @@ impl Pipeline {
         }
         let text =
             CString::new(code).map_err(|_| unavailable(format!("kernels {name} are damaged")))?;
-        let image = self.context.compile(&text).map_err(|error| {
-            unavailable(format!(
-                "the driver cannot compile {name}: {error}; update it to 580 or newer"
-            ))
-        })?;
+        let image = self.context.compile(&text).map_err(|error| too_old("compile", error))?;
         if let Some(path) = path {
             keep(&path, &image);
         }
-        self.context.load_module(&image).map_err(|error| lost(&self.device, &error))
+        self.context.load_module(&image).map_err(|error| self.refused(name, &error))
+    }
+
+    fn refused(&self, module: &str, error: &DriverError) -> DeviceError {
+        refused(&self.device, &format!("the kernels {module}"), error)
     }
 
     /// Where the compiled module is kept.

@@ -8,7 +8,7 @@ use zinc_backend::DeviceError;
 use crate::driver::{Context, DriverError, Graph, Stream};
 use crate::launch::Launch;
 use crate::lower::Lowered;
-use crate::memory::lost;
+use crate::memory::refused;
 use crate::pipeline::{Pipeline, Ready};
 
 /// Launches with their functions, in order.
@@ -39,7 +39,8 @@ impl Recording {
             };
             launches.iter().try_for_each(launch)
         };
-        let graph = context.record::<DriverError>(record).map_err(|error| lost(device, &error))?;
+        let graph = context.record::<DriverError>(record);
+        let graph = graph.map_err(|error| refused(device, "a recorded step", &error))?;
         Ok(Recording { launches, spans: lowered.spans, graph })
     }
 }

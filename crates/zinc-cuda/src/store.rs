@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use zinc_backend::{DeviceError, StateLayout, StatePart, WeightSource};
+use zinc_backend::{DeviceError, StateLayout, StatePart, WeightNeed, WeightSource};
 use zinc_plan::{Dim, Plan, TensorId, TensorInfo, TensorKind};
 use zinc_quant::GgmlType;
 
@@ -49,13 +49,26 @@ impl RowLayout {
     }
 }
 
-/// Bytes that a weight takes on the card.
-pub(crate) fn weight_bytes(source: &WeightSource) -> u64 {
+/// Bytes that a weight takes on the card, with the room to the next one.
+fn weight_bytes(source: &WeightSource) -> u64 {
     let cols = u32::try_from(source.cols).unwrap_or(u32::MAX);
-    match RowLayout::of(source.dtype, cols) {
+    let n_bytes = match RowLayout::of(source.dtype, cols) {
         Some(layout) => layout.row_bytes.saturating_mul(source.rows),
         None => source.data.len() as u64,
-    }
+    };
+    n_bytes.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX)
+}
+
+/// Bytes of the card that all weights take, and the staging that they come through.
+pub(crate) fn weight_need(sources: &[WeightSource]) -> WeightNeed {
+    let copied = sources.iter().map(weight_bytes).fold(0, u64::saturating_add);
+    WeightNeed { mapped: 0, copied, loading: 2 * staging_bytes(sources) as u64 }
+}
+
+/// Bytes of each half of the upload.
+fn staging_bytes(sources: &[WeightSource]) -> usize {
+    let largest = sources.iter().map(|source| source.data.len()).max().unwrap_or(0);
+    largest.clamp(1, STAGING_BYTES)
 }
 
 /// Bytes that are read at a time, and held twice.
@@ -156,8 +169,9 @@ impl<'a> Loader<'a> {
         n_bytes: usize,
     ) -> Result<Loader<'a>, DeviceError> {
         let half = || {
-            let staging = DeviceBuffer::new(context, device, "staging", n_bytes as u64)?;
-            let pinned = PinnedBuffer::new(context, n_bytes).map_err(|e| lost(device, &e))?;
+            let what = "loading the weights";
+            let staging = DeviceBuffer::new(context, device, what, n_bytes as u64)?;
+            let pinned = PinnedBuffer::new(context, device, what, n_bytes)?;
             let done = context.event(false).map_err(|e| lost(device, &e))?;
             Ok::<_, DeviceError>(Half { pinned, staging, done })
         };
@@ -270,11 +284,9 @@ impl WeightStore {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<WeightStore, DeviceError> {
         sources.iter().try_for_each(check)?;
-        let need = |source: &WeightSource| weight_bytes(source).next_multiple_of(ALIGN);
-        let n_bytes = sources.iter().map(need).sum();
+        let n_bytes = weight_need(sources).copied;
         let buffer = DeviceBuffer::new(context, device, "the weights", n_bytes)?;
-        let largest = sources.iter().map(|source| source.data.len()).max().unwrap_or(0);
-        let mut loader = Loader::new(context, device, pipeline, largest.clamp(1, STAGING_BYTES))?;
+        let mut loader = Loader::new(context, device, pipeline, staging_bytes(sources))?;
         let total = sources.iter().map(|source| source.data.len() as u64).sum();
         let (mut offset, mut done) = (0, 0);
         let mut by_name = HashMap::with_capacity(sources.len());
@@ -287,7 +299,7 @@ impl WeightStore {
             let address = buffer.address() + offset;
             let WeightSource { dtype, rows, cols, .. } = *source;
             by_name.insert(source.name.clone(), Weight { dtype, rows, cols, address });
-            offset += need(source);
+            offset += weight_bytes(source);
         }
         let synchronize = context.stream().and_then(|stream| stream.synchronize());
         synchronize.map_err(|error| lost(device, &error))?;
@@ -321,6 +333,9 @@ struct State {
     buffer: DeviceBuffer,
 }
 
+/// What the memory is for that rows of states pass through.
+const STATE_COPIES: &str = "copies of caches";
+
 /// A model's states.
 pub(crate) struct StateStore {
     context: Arc<Context>,
@@ -352,7 +367,7 @@ impl StateStore {
             device: device.into(),
             states: states.map(state).collect::<Result<_, DeviceError>>()?,
             layout: StateLayout::of(plan),
-            staging: Mutex::new(PinnedBuffer::new(context, 0).map_err(|e| lost(device, &e))?),
+            staging: Mutex::new(PinnedBuffer::new(context, device, STATE_COPIES, 0)?),
         })
     }
 
@@ -407,13 +422,10 @@ impl StateStore {
         copy: impl FnOnce(&mut PinnedBuffer, &Context) -> Result<(), DriverError>,
     ) -> Result<(), DeviceError> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        let grown = || {
-            if staging.bytes().len() < n_bytes {
-                *staging = PinnedBuffer::new(&self.context, n_bytes)?;
-            }
-            copy(&mut staging, &self.context)
-        };
-        grown().map_err(|error| lost(&self.device, &error))
+        if staging.bytes().len() < n_bytes {
+            *staging = PinnedBuffer::new(&self.context, &self.device, STATE_COPIES, n_bytes)?;
+        }
+        copy(&mut staging, &self.context).map_err(|error| lost(&self.device, &error))
     }
 
     /// Where the state that `plan` calls `id` begins, if it has the type and size the plan says.
@@ -431,7 +443,26 @@ impl StateStore {
 
 #[cfg(test)]
 mod tests {
-    use super::copy;
+    use bytes::Bytes;
+    use zinc_backend::{WeightNeed, WeightSource};
+    use zinc_quant::GgmlType;
+
+    use super::{STAGING_BYTES, copy, weight_need};
+
+    #[test]
+    fn weights_need_their_room_and_both_halves_of_the_upload() {
+        let source = |rows: usize| WeightSource {
+            name: "a.weight".into(),
+            dtype: GgmlType::F32,
+            rows: rows as u64,
+            cols: 1,
+            data: Bytes::from(vec![0; 4 * rows]),
+        };
+        let need = |sources: &[WeightSource]| weight_need(sources);
+        let some = WeightNeed { mapped: 0, copied: 512 + 256, loading: 2 * 400 };
+        assert_eq!(need(&[source(100), source(10)]), some);
+        assert_eq!(need(&[source(STAGING_BYTES)]).loading, 2 * STAGING_BYTES as u64);
+    }
 
     #[test]
     fn threads_copy_every_byte() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use zinc_backend::StepSizes;
+use zinc_backend::{DeviceError, StepSizes};
 
 use crate::driver::{Context, DriverError, Stream};
 use crate::launch::{Kernel, Launch};
@@ -55,12 +55,18 @@ pub(crate) struct Turns {
 
 impl Turns {
     /// For inputs of up to `n_bytes` and `n_slots` turns under way.
-    pub fn new(context: &Arc<Context>, n_bytes: usize, n_slots: u32) -> Result<Turns, DriverError> {
+    pub fn new(
+        context: &Arc<Context>,
+        device: &str,
+        n_bytes: usize,
+        n_slots: u32,
+    ) -> Result<Turns, DeviceError> {
+        let pinned = |n_bytes| PinnedBuffer::new(context, device, "step inputs", n_bytes);
         let stride = n_bytes.next_multiple_of(16);
         Ok(Turns {
-            inputs: PinnedBuffer::new(context, stride * n_slots as usize)?,
+            inputs: pinned(stride * n_slots as usize)?,
             stride,
-            words: PinnedBuffer::new(context, 4 * (1 + n_slots as usize))?,
+            words: pinned(4 * (1 + n_slots as usize))?,
             n_slots,
             n_missed: 0,
             n_passed: 0,

@@ -40,7 +40,9 @@ fn outside(test: &str, settings: &str) -> Option<Output> {
 }
 
 fn device() -> Arc<dyn Device> {
-    let options = CudaOptions { share: true, batch_invariant: true, ..CudaOptions::default() };
+    let lock_dir = env!("CARGO_TARGET_TMPDIR").into();
+    let options =
+        CudaOptions { share: true, batch_invariant: true, lock_dir, ..CudaOptions::default() };
     CudaBackend { options }.open("cuda0").expect("the driver's card")
 }
 
@@ -112,4 +114,5 @@ fn errors_name_the_next_step() {
     );
     let dead = said("fail=cuInit:1:999");
     assert!(dead.contains("the NVIDIA driver does not start: cuInit"), "{dead}");
+    assert!(dead.contains("; see `nvidia-smi` and the kernel log"), "{dead}");
 }

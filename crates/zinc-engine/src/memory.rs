@@ -87,9 +87,14 @@ impl MemoryNeed {
 
     /// All but what is read where the file is mapped.
     pub fn own(&self) -> u64 {
-        [self.cache.total(), self.scratch]
+        [self.cache.total(), self.scratch, self.only_loading()]
             .iter()
             .fold(self.weights.copied, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// What loading the weights takes beyond what caches and scratch, which come after it, have room in.
+    pub fn only_loading(&self) -> u64 {
+        self.weights.loading.saturating_sub(self.cache.total().saturating_add(self.scratch))
     }
 
     /// Whether a device with `total` bytes of memory, `free` of them free, can hold it. Weights that

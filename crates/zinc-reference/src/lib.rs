@@ -100,7 +100,7 @@ impl Device for ReferenceDevice {
 
     fn weight_need(&self, sources: &[WeightSource]) -> WeightNeed {
         let mapped = sources.iter().map(|source| source.data.len() as u64).sum();
-        WeightNeed { mapped, copied: 0 }
+        WeightNeed { mapped, ..WeightNeed::default() }
     }
 
     fn bind_weights(

@@ -3,8 +3,9 @@
 // copy and fail as a card does. Modules say how large the parameters of their kernels are, so they must be PTX: the
 // card has no machine code of its own.
 //
-// ZINC_TEST_DRIVER says what is not as usual: "version=12040", "memory=1000000" (bytes of the card),
-// "fail=cuGraphLaunch:3:719" (what the third call returns, and every later one of those that can fail).
+// ZINC_TEST_DRIVER says what is not as usual: "version=12040", "memory=1000000" (bytes of the card), "uuid=" and 32
+// digits in hexadecimal (another card, with locks of its own), "fail=cuGraphLaunch:3:719" (what the third call returns,
+// and every later one of those that can fail; but a card without memory, 2, goes on with the next call).
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -92,6 +93,7 @@ struct Card {
     std::mutex mutex;
     int version = 13000;
     uint64_t memory = (uint64_t)1 << 32, used = 0;
+    std::string uuid = std::string(32, '5');
     std::map<uint64_t, size_t> blocks;
     std::set<Stream *> streams;
     std::string failing;
@@ -108,6 +110,7 @@ struct Card {
             rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
             if (one.rfind("version=", 0) == 0) version = std::atoi(value.c_str());
             if (one.rfind("memory=", 0) == 0) memory = std::strtoull(value.c_str(), nullptr, 10);
+            if (one.rfind("uuid=", 0) == 0) uuid = value;
             if (one.rfind("fail=", 0) == 0) {
                 failing = value.substr(0, value.find(':'));
                 std::sscanf(value.c_str() + failing.size(), ":%d:%d", &fails_at, &failure);
@@ -116,8 +119,9 @@ struct Card {
     }
     int enter(const char *call) {
         std::lock_guard<std::mutex> lock(mutex);
-        if (broken == FINE && failing == call && ++n_calls == fails_at) broken = failure;
-        return broken;
+        if (broken != FINE || failing != call || ++n_calls != fails_at) return broken;
+        if (failure != OUT_OF_MEMORY) broken = failure;
+        return failure;
     }
 };
 
@@ -211,7 +215,9 @@ API cuDeviceGetName(char *name, int n, int) {
     return FINE;
 }
 API cuDeviceGetUuid_v2(void *uuid, int) {
-    std::memset(uuid, 0x5a, 16);
+    const std::string &digits = card().uuid;
+    for (size_t i = 0; i < 16; i++)
+        ((unsigned char *)uuid)[i] = (unsigned char)std::strtoul(digits.substr(2 * i, 2).c_str(), nullptr, 16);
     return FINE;
 }
 API cuDeviceTotalMem_v2(size_t *n_bytes, int) {
@@ -270,6 +276,7 @@ API cuMemFree_v2(uint64_t address) {
     return FINE;
 }
 API cuMemAllocHost_v2(void **address, size_t n) {
+    ENTER("cuMemAllocHost");
     *address = std::malloc(n);
     return *address != nullptr ? FINE : OUT_OF_MEMORY;
 }
@@ -320,6 +327,7 @@ API cuStreamEndCapture(void *stream, void **graph) {
     return FINE;
 }
 API cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
+    ENTER("cuGraphInstantiate");
     *executable = new Graph(*(Graph *)graph);
     return FINE;
 }

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-use zinc_backend::{Backend, Device, DeviceInfo};
+use zinc_backend::{Backend, Device, DeviceError, DeviceInfo};
 use zinc_cpu::CpuBackend;
 use zinc_cuda::{CudaBackend, CudaOptions};
+use zinc_engine::EngineError;
 use zinc_reference::ReferenceBackend;
 
 use crate::args::DeviceArgs;
@@ -103,7 +103,7 @@ impl DeviceArgs {
         let choice = Choice { threads: self.threads.threads, share: self.share, batch_invariant };
         if let Some(name) = &self.device {
             let device = open(name, choice)?;
-            selftest::check(Arc::clone(&device)).with_context(|| failed(name))?;
+            selftest::check(Arc::clone(&device)).map_err(|error| failed(name, error))?;
             return Ok(device);
         }
         if let Some(why) = zinc_cuda::why_unusable() {
@@ -124,8 +124,12 @@ impl DeviceArgs {
     }
 }
 
-fn failed(name: &str) -> String {
-    format!(
-        "device {name} fails its self-test; hint: run `zinc doctor` and choose another with --device"
-    )
+/// Why a device did not pass its self-test. One that has no room for it may well compute right.
+fn failed(name: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(EngineError::Device(DeviceError::OutOfMemory { .. })) => error,
+        _ => error.context(format!(
+            "device {name} fails its self-test; hint: run `zinc doctor` and choose another with --device"
+        )),
+    }
 }

@@ -262,9 +262,13 @@ fn check_memory(
         }
         return Ok(());
     }
+    let loading = match need.only_loading() {
+        0 => String::new(),
+        n_bytes => format!(", loading {}", human_bytes(n_bytes)),
+    };
     let what = format!(
         "{} has {} of memory, {} free; a context of {} tokens needs {}: weights {}, cache {}, \
-         scratch {}",
+         scratch {}{loading}",
         device.info().name,
         human_bytes(total),
         human_bytes(free),

@@ -26,6 +26,8 @@ pub struct Need {
     pub caches: Vec<CacheReport>,
     /// Bytes of intermediate values.
     pub scratch_bytes: u64,
+    /// Bytes that loading the weights takes beyond what caches and scratch do later.
+    pub loading_bytes: u64,
     /// Most bytes of the host's memory for what the caches have no room for.
     pub host_cache_bytes: u64,
     /// All of it.
@@ -84,6 +86,7 @@ impl Need {
             kv_bytes: memory.cache.total(),
             caches: caches(&memory),
             scratch_bytes: memory.scratch,
+            loading_bytes: memory.only_loading(),
             host_cache_bytes: memory.host_cache,
             total_bytes: memory.total(),
             memory_bytes: is_known.then_some(info.memory_total),
@@ -112,6 +115,10 @@ impl Need {
             rows.push((name, format!("{} in {}", human_bytes(cache.n_bytes), cache.n_layers)));
         }
         rows.push(("scratch", human_bytes(self.scratch_bytes)));
+        if self.loading_bytes > 0 {
+            let n_bytes = human_bytes(self.loading_bytes);
+            rows.push(("loading", format!("{n_bytes} more until the weights are there")));
+        }
         rows.push(("together", human_bytes(self.total_bytes)));
         if self.host_cache_bytes > 0 {
             let n_bytes = human_bytes(self.host_cache_bytes);

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 use serde::Serialize;
+pub use zinc_backend::human_bytes;
 
 /// Writes `value` as one line of JSON.
 ///
@@ -30,21 +31,6 @@ pub fn text(text: &str) -> anyhow::Result<()> {
 pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes).and_then(|()| stdout.flush()).context("cannot write to stdout")
-}
-
-/// `1536` as `1.5 KiB`.
-pub fn human_bytes(n_bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n_bytes as f64;
-    let mut unit = 0;
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{n_bytes} B"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
-    }
 }
 
 /// `751632384` as `751.6 M`.
@@ -147,10 +133,6 @@ mod tests {
 
     #[test]
     fn numbers_for_people() {
-        assert_eq!(human_bytes(0), "0 B");
-        assert_eq!(human_bytes(1023), "1023 B");
-        assert_eq!(human_bytes(1536), "1.5 KiB");
-        assert_eq!(human_bytes(u64::MAX), "16777216.0 TiB");
         assert_eq!(human_count(999), "999");
         assert_eq!(human_count(751_632_384), "751.6 M");
         assert_eq!(human_count(999_960), "1.0 M");

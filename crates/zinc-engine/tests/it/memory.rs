@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use zinc_backend::Device;
-use zinc_engine::{Engine, EngineError, EngineOptions, MemoryNeed, Model, Speculation};
+use zinc_backend::{Device, WeightNeed};
+use zinc_engine::{
+    CacheNeed, Engine, EngineError, EngineOptions, LayerNeed, MemoryNeed, Model, Speculation,
+};
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
 
@@ -106,6 +108,20 @@ fn the_longest_context_that_fits_is_found() {
     assert!(need.fits(need.total(), need.own()));
     assert!(!need.fits(need.total() - 1, need.own()));
     assert!(!need.fits(u64::MAX, need.own() - 1));
+}
+
+/// Caches and scratch take the place of what the weights were loaded through.
+#[test]
+fn loading_counts_where_it_takes_more_than_what_comes_after_it() {
+    let with = |loading| {
+        let weights = WeightNeed { copied: 100, loading, ..WeightNeed::default() };
+        let full = LayerNeed { n_layers: 1, n_bytes: 20 };
+        let cache = CacheNeed { full, ..CacheNeed::default() };
+        MemoryNeed { weights, cache, scratch: 10, host_cache: 0 }
+    };
+    assert_eq!((with(30).own(), with(30).only_loading()), (130, 0));
+    assert_eq!((with(64).own(), with(64).only_loading()), (164, 34));
+    assert!(with(64).fits(164, 164) && !with(64).fits(163, 163));
 }
 
 /// The head that drafts takes weights, a cache in the same pages, and scratch.

@@ -22,7 +22,7 @@ fn demo() -> Bytes {
 }
 
 /// A running `zinc serve`, killed at the end of the test.
-struct Serve {
+pub struct Serve {
     child: Child,
     address: String,
     /// What it said up to its address.
@@ -42,7 +42,7 @@ impl Serve {
         Serve::spawn(net.command(&[&["serve", "--port", "0"], args].concat()))
     }
 
-    fn spawn(mut command: Command) -> Serve {
+    pub fn spawn(mut command: Command) -> Serve {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut greeting = String::new();
@@ -86,7 +86,7 @@ impl Serve {
     }
 
     /// What a model answers to a question, and its name.
-    fn ask(&self, model: &str, question: &str) -> String {
+    pub fn ask(&self, model: &str, question: &str) -> String {
         let body = json!({
             "model": model, "temperature": 0, "messages": [{"role": "user", "content": question}],
         });
