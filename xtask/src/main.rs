@@ -2,6 +2,7 @@
 
 mod clients;
 mod cuda;
+mod install;
 mod server;
 mod soak;
 mod tidy;
