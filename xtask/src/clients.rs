@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::install;
 use crate::server::Server;
 
 /// The key that clients send.
@@ -93,57 +94,26 @@ fn check_programs() -> Result<()> {
 /// A virtual environment with the pinned packages; made anew when they change.
 fn install_python(scripts: &Path, folder: &Path) -> Result<PathBuf> {
     let venv = folder.join("venv");
-    let wanted = scripts.join("requirements.txt");
-    if is_current(&venv, &wanted)? {
-        return Ok(venv);
-    }
-    println!("installing Python packages");
-    let mut make = Command::new("python3");
-    finish(make.args(["-m", "venv", "--clear"]).arg(&venv))?;
-    let mut install = Command::new(venv.join("bin/python"));
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    // Nothing is built and nothing compiled ahead: it would take longer than it saves.
-    install.args(["--only-binary", ":all:", "--no-compile", "--requirement"]).arg(&wanted);
-    finish(&mut install)?;
-    mark_current(&venv, &wanted)?;
+    let requirements = std::fs::read_to_string(scripts.join("requirements.txt"))?;
+    install::python_packages(&venv, &requirements)?;
     Ok(venv)
 }
 
 /// A folder with the pinned packages for node.
 fn install_node(scripts: &Path, folder: &Path) -> Result<PathBuf> {
     let node = folder.join("node");
-    let wanted = scripts.join("package.json");
-    if is_current(&node, &wanted)? {
+    let wanted = std::fs::read_to_string(scripts.join("package.json"))?;
+    if install::is_current(&node, &wanted) {
         return Ok(node);
     }
     println!("installing node packages");
     std::fs::create_dir_all(&node)?;
-    std::fs::copy(&wanted, node.join("package.json"))?;
-    let mut install = Command::new("npm");
-    install.current_dir(&node).args(["install", "--silent", "--no-audit", "--no-fund"]);
-    finish(&mut install)?;
-    mark_current(&node, &wanted)?;
+    std::fs::write(node.join("package.json"), &wanted)?;
+    let mut command = Command::new("npm");
+    command.current_dir(&node).args(["install", "--silent", "--no-audit", "--no-fund"]);
+    install::finish(&mut command)?;
+    install::mark_current(&node, &wanted)?;
     Ok(node)
-}
-
-/// Whether `folder` was made for what `wanted` says now.
-fn is_current(folder: &Path, wanted: &Path) -> Result<bool> {
-    let made_for = std::fs::read(folder.join("made-for")).unwrap_or_default();
-    Ok(made_for == std::fs::read(wanted)?)
-}
-
-fn mark_current(folder: &Path, wanted: &Path) -> Result<()> {
-    std::fs::copy(wanted, folder.join("made-for"))?;
-    Ok(())
-}
-
-fn finish(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("cannot run {name}"))?;
-    if !status.success() {
-        bail!("{name} failed: {status}");
-    }
-    Ok(())
 }
 
 /// Runs one client; what it prints is shown if it fails.

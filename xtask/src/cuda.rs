@@ -2,31 +2,27 @@
 //! generation for its limits.
 //!
 //! The compiler comes from PyPI wheels of one version, installed into `target/cuda-toolkit`; neither a card nor a
-//! driver is needed. `kernels/ptx/sources.txt` holds a hash of what each module was made from, so that `tidy` finds
-//! stale PTX without a compiler.
+//! driver is needed. What was compiled is committed, packed, in `kernels/ptx`, with hashes that `tidy` checks;
+//! `--check`, which CI runs, compiles everything again and compares.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod nvcc;
+mod packed;
+mod sources;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
-use lzma_rust2::{LzmaOptions, LzmaWriter};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::tidy::Violation;
+use nvcc::Output;
+use sources::Sources;
+
+pub use sources::check_fresh;
 
 const KERNELS: &str = "crates/zinc-cuda/kernels";
-const SOURCES: &str = "crates/zinc-cuda/kernels/ptx/sources.txt";
-
-/// CUDA 13.0: the oldest compiler for sm_120a whose PTX driver 580 loads.
-const WHEELS: [&str; 5] = [
-    "nvidia-cuda-nvcc==13.0.88",
-    "nvidia-cuda-crt==13.0.88",
-    "nvidia-nvvm==13.0.88",
-    "nvidia-cuda-runtime==13.0.88",
-    "nvidia-cuda-cccl==13.0.85",
-];
+/// What was compiled, packed.
+const PACKED: &str = "crates/zinc-cuda/kernels/ptx";
 
 /// Generations whose PTX the binary carries, the newest first.
 const PTX: [&str; 3] = ["90", "80", "75"];
@@ -43,235 +39,254 @@ const MAX_REGISTERS: u32 = 128;
 /// The same where a block of 384 threads has the multiprocessor to itself.
 const MAX_HOPPER_REGISTERS: u32 = 168;
 
-/// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads: all registers that a
-/// thread can have, but no spills.
-const REGISTER_BOUND: [&str; 5] =
-    ["attention", "attention_decode", "attention_prefill", "delta_chunks", "delta_net"];
+/// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads. Each has the registers
+/// that its largest kernel takes on the generation where it takes most, so that more are a decision and no accident: 255
+/// is all that a thread can have, and what is near it spills next.
+const REGISTER_BOUND: [(&str, u32); 5] = [
+    ("attention", 182),
+    ("attention_decode", 254),
+    ("attention_prefill", 255),
+    ("delta_chunks", 176),
+    ("delta_net", 253),
+];
 
-/// Compiles the modules that `arguments` name, or all. `--ptx` leaves the machine code and its limits out, for while
-/// a kernel is being written.
+/// What is done with the result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Packed and written with its hashes if it is within its limits.
+    Write,
+    /// Packed and written without a look at the limits: `tidy` goes on calling it stale.
+    WriteUnchecked,
+    /// Compared with what is committed.
+    Check,
+}
+
+/// A kernel file.
+struct Module {
+    /// Its stem.
+    name: String,
+    is_hopper: bool,
+    most_registers: u32,
+}
+
+impl Module {
+    fn read(path: &Path) -> Result<Module> {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let is_hopper = text.contains(HOPPER.0);
+        let bound = REGISTER_BOUND.iter().find(|(bound, _)| *bound == name);
+        let usual = if is_hopper { MAX_HOPPER_REGISTERS } else { MAX_REGISTERS };
+        let most_registers = bound.map_or(usual, |(_, most)| *most);
+        Ok(Module { name, is_hopper, most_registers })
+    }
+
+    /// What it is compiled to; without limits only what is packed.
+    fn outputs(&self, with_limits: bool) -> Vec<(&'static str, Output)> {
+        if self.is_hopper {
+            return vec![(HOPPER.1, Output::Machine)];
+        }
+        let machines = MACHINES.iter().filter(|_| with_limits);
+        let machines = machines.map(|machine| (*machine, Output::Machine));
+        machines.chain(PTX.map(|generation| (generation, Output::Ptx))).collect()
+    }
+
+    fn packed_name(&self) -> String {
+        match self.is_hopper {
+            true => format!("{}.{}.cubin.lzma", self.name, HOPPER.1),
+            false => format!("{}.ptx.lzma", self.name),
+        }
+    }
+}
+
+/// A module as compiled.
+struct Build<'a> {
+    module: &'a Module,
+    breaches: Vec<String>,
+    /// Machine code; or PTX of all generations, the newest first, each behind a line with its number and its bytes.
+    code: Vec<u8>,
+}
+
+impl Build<'_> {
+    fn is_committed(&self, packed: &Path) -> bool {
+        packed::unpack(packed).is_ok_and(|code| packed::without_path(code) == self.code)
+    }
+}
+
+/// Compiles the modules that `arguments` name; else those that are stale, or all for `--check`.
 pub fn run(root: &Path, arguments: &[String]) -> Result<bool> {
-    let (flags, only): (Vec<&String>, Vec<&String>) =
-        arguments.iter().partition(|argument| argument.starts_with("--"));
-    ensure!(flags.iter().all(|flag| *flag == "--ptx"), "the only flag is --ptx");
-    let machines = if flags.is_empty() { &MACHINES[..] } else { &[] };
-    let toolkit = toolkit(root)?;
-    let all = modules(root)?;
-    let mut sources = read_sources(root);
-    sources.retain(|name, _| all.contains(name));
-    let mut clean = true;
-    for module in all.iter().filter(|module| only.is_empty() || only.contains(module)) {
-        eprintln!("{module}");
-        let source = root.join(KERNELS).join(format!("{module}.cu"));
-        let is_hopper = std::fs::read_to_string(&source)?.contains(HOPPER.0);
-        let most = if REGISTER_BOUND.contains(&module.as_str()) { 255 } else { MAX_REGISTERS };
-        let limits = if is_hopper {
-            (vec![HOPPER.1], MAX_HOPPER_REGISTERS)
-        } else {
-            (machines.to_vec(), most)
+    let (flags, names): (Vec<&str>, Vec<&str>) =
+        arguments.iter().map(String::as_str).partition(|argument| argument.starts_with("--"));
+    let mode = match flags[..] {
+        [] => Mode::Write,
+        ["--ptx"] => Mode::WriteUnchecked,
+        ["--check"] => Mode::Check,
+        _ => bail!("the flags are --check and --ptx, one at a time"),
+    };
+    let modules = modules(root)?;
+    for name in &names {
+        ensure!(modules.iter().any(|module| module.name == *name), "there is no {name}.cu");
+    }
+    let mut sources = Sources::read(root);
+    let mut wanted = Vec::new();
+    for module in &modules {
+        let is_wanted = match names.is_empty() {
+            true => mode == Mode::Check || !sources.is_fresh(root, module)?,
+            false => names.contains(&module.name.as_str()),
         };
-        for machine in limits.0 {
-            let code = root.join(format!("target/{module}.{machine}.cubin"));
-            let arguments = ["-cubin", "-Xptxas", "-v"];
-            let report = compile(&toolkit, &source, machine, &arguments, &code.to_string_lossy())?;
-            for breach in breaches(&report, limits.1) {
-                eprintln!("{module}.cu for sm_{machine}: {breach}");
-                clean = false;
-            }
-            if is_hopper {
-                write_packed(root, &format!("{module}.{machine}.cubin"), &std::fs::read(&code)?)?;
-            }
+        if is_wanted {
+            wanted.push(module);
         }
-        if !is_hopper {
-            let archive = ptx_archive(root, &toolkit, module, &source)?;
-            write_packed(root, &format!("{module}.ptx"), &archive)?;
+    }
+    let builds = compile(root, &wanted, mode)?;
+    let breaches = builds.iter().flat_map(|build| &build.breaches);
+    let n_breaches = breaches.inspect(|breach| eprintln!("{breach}")).count();
+    if mode == Mode::Check {
+        return Ok(check(root, &builds)? && n_breaches == 0);
+    }
+    write(root, &builds)?;
+    if mode == Mode::Write {
+        for build in builds.iter().filter(|build| build.breaches.is_empty()) {
+            sources.renew(root, build.module)?;
         }
-        sources.insert(module.clone(), hash(root, module)?);
+        sources.write(root, &modules)?;
     }
-    let mut text = String::new();
-    for (module, hash) in &sources {
-        writeln!(text, "{module} {hash}")?;
-    }
-    std::fs::write(root.join(SOURCES), text)?;
-    Ok(clean)
+    Ok(n_breaches == 0)
 }
 
-/// PTX of all generations, the newest first, each behind a line with its number and its bytes.
-fn ptx_archive(root: &Path, toolkit: &Path, module: &str, source: &Path) -> Result<Vec<u8>> {
-    let mut archive = Vec::new();
-    for generation in PTX {
-        let ptx = root.join(format!("target/{module}.{generation}.ptx"));
-        compile(toolkit, source, generation, &["-ptx"], &ptx.to_string_lossy())?;
-        let text = std::fs::read(&ptx)?;
-        writeln!(archive, "{generation} {}", text.len())?;
-        archive.extend(text);
-    }
-    Ok(archive)
-}
-
-fn write_packed(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let to = root.join(KERNELS).join(format!("ptx/{name}.lzma"));
-    std::fs::write(to, pack(bytes)?)?;
-    Ok(())
-}
-
-/// Stale or missing PTX.
-pub fn check_fresh(root: &Path) -> Result<Vec<Violation>> {
-    let sources = read_sources(root);
+fn modules(root: &Path) -> Result<Vec<Module>> {
     let mut found = Vec::new();
-    for module in modules(root)? {
-        if sources.get(&module) != Some(&hash(root, &module)?) {
-            let at = format!("{KERNELS}/{module}.cu");
-            found.push(Violation::new(at, "its PTX is stale: run `cargo xtask cuda`"));
-        }
-    }
-    Ok(found)
-}
-
-fn modules(root: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
     for entry in std::fs::read_dir(root.join(KERNELS)).context(KERNELS)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "cu") {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            found.push(Module::read(&path)?);
         }
     }
-    names.sort();
-    Ok(names)
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
 }
 
-/// FNV-1a of the module, the headers it includes and the compiler's version.
-fn hash(root: &Path, module: &str) -> Result<String> {
-    let mut names = vec![format!("{module}.cu")];
-    let mut texts = Vec::new();
-    while let Some(name) = names.get(texts.len()).cloned() {
-        // Headers of the compiler and of the host runner are not here.
-        let text = std::fs::read_to_string(root.join(KERNELS).join(&name)).unwrap_or_default();
-        let included = text.lines().filter_map(|line| line.strip_prefix("#include \""));
-        for header in included.filter_map(|rest| rest.strip_suffix('"')) {
-            if !names.iter().any(|name| name == header) {
-                names.push(header.to_owned());
+/// Runs the compiler for everything that is wanted.
+fn compile<'a>(root: &Path, wanted: &[&'a Module], mode: Mode) -> Result<Vec<Build<'a>>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let nvcc = nvcc::nvcc(root)?;
+    let with_limits = mode != Mode::WriteUnchecked;
+    let work = root.join("target/cuda");
+    std::fs::create_dir_all(&work)?;
+    let mut jobs = Vec::new();
+    for module in wanted {
+        let outputs = module.outputs(with_limits).into_iter();
+        jobs.extend(outputs.map(|(generation, output)| (&module.name, generation, output)));
+    }
+    eprintln!("cuda: compiling {} modules, {} outputs", wanted.len(), jobs.len());
+    let compiled = in_parallel(&jobs, |(name, generation, output)| {
+        let source = root.join(KERNELS).join(format!("{name}.cu"));
+        let extension = if *output == Output::Ptx { "ptx" } else { "cubin" };
+        let to: PathBuf = work.join(format!("{name}.{generation}.{extension}"));
+        nvcc::compile(&nvcc, &nvcc::arguments(generation, *output), &source, &to)
+    })?;
+    let mut compiled = jobs.iter().zip(compiled);
+    let mut builds = Vec::new();
+    for module in wanted {
+        let mut build = Build { module, breaches: Vec::new(), code: Vec::new() };
+        let n_outputs = module.outputs(with_limits).len();
+        for ((name, generation, output), made) in compiled.by_ref().take(n_outputs) {
+            if *output == Output::Machine && with_limits {
+                let breaches = nvcc::breaches(&made.report, module.most_registers).into_iter();
+                let of = format!("{name}.cu for sm_{generation}");
+                build.breaches.extend(breaches.map(|breach| format!("{of}: {breach}")));
+            }
+            if *output == Output::Ptx {
+                let ptx = packed::without_path(made.code);
+                writeln!(build.code, "{generation} {}", ptx.len())?;
+                build.code.extend(ptx);
+            } else if module.is_hopper {
+                build.code = made.code;
             }
         }
-        texts.push(text);
+        builds.push(build);
     }
-    ensure!(!texts[0].is_empty(), "{module}.cu cannot be read");
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    Ok(builds)
+}
+
+/// Packs what is within its limits. A file that holds the same but for the digests of paths stays as it is.
+fn write(root: &Path, builds: &[Build]) -> Result<()> {
+    let written = in_parallel(builds, |build| {
+        let to = root.join(PACKED).join(build.module.packed_name());
+        if !build.breaches.is_empty() || build.is_committed(&to) {
+            return Ok(false);
+        }
+        std::fs::write(&to, packed::pack(&build.code)?)
+            .with_context(|| to.display().to_string())?;
+        Ok(true)
+    })?;
+    for (build, _) in builds.iter().zip(written).filter(|(_, written)| *written) {
+        eprintln!("cuda: {PACKED}/{} is written", build.module.packed_name());
+    }
+    Ok(())
+}
+
+/// Whether everything is committed as it was compiled; says what is not.
+fn check(root: &Path, builds: &[Build]) -> Result<bool> {
+    let mut is_clean = true;
+    for build in builds {
+        let (name, packed) = (&build.module.name, build.module.packed_name());
+        if !build.is_committed(&root.join(PACKED).join(&packed)) {
+            eprintln!("{PACKED}/{packed}: not what {name}.cu gives: run `cargo xtask cuda {name}`");
+            is_clean = false;
+        }
+    }
+    for violation in check_fresh(root)? {
+        eprintln!("{}: {}", violation.at, violation.what);
+        is_clean = false;
+    }
+    if is_clean {
+        eprintln!("cuda: {} modules are committed as they were compiled", builds.len());
+    }
+    Ok(is_clean)
+}
+
+/// Does `work` for all items, as many at a time as there are processors; results are in the order of the items. The
+/// first error ends it.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<Vec<(usize, R)>> {
+        let mut done = Vec::new();
+        loop {
+            let idx = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(idx) else {
+                return Ok(done);
+            };
+            let result = work(item).inspect_err(|_| next.store(items.len(), Ordering::Relaxed));
+            done.push((idx, result?));
         }
     };
-    add(WHEELS[0].as_bytes());
-    texts.iter().for_each(|text| add(text.as_bytes()));
-    Ok(format!("{hash:016x}"))
-}
-
-fn read_sources(root: &Path) -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string(root.join(SOURCES)).unwrap_or_default();
-    let pairs = text.lines().filter_map(|line| line.split_once(' '));
-    pairs.map(|(module, hash)| (module.to_owned(), hash.to_owned())).collect()
-}
-
-/// The compiler, installed the first time.
-fn toolkit(root: &Path) -> Result<PathBuf> {
-    let target = root.join("target/cuda-toolkit");
-    let toolkit = target.join("nvidia/cu13");
-    if !toolkit.join("bin/nvcc").exists() {
-        let status = Command::new("python3")
-            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
-            .arg(&target)
-            .args(WHEELS)
-            .status()
-            .context("cannot run python3 -m pip")?;
-        ensure!(status.success(), "the wheels of the CUDA compiler cannot be installed");
-    }
-    Ok(toolkit)
-}
-
-/// Runs the compiler; returns what it reports.
-fn compile(
-    toolkit: &Path,
-    source: &Path,
-    generation: &str,
-    arguments: &[&str],
-    to: &str,
-) -> Result<String> {
-    let output = Command::new(toolkit.join("bin/nvcc"))
-        .args(["-O3", "-std=c++17"])
-        .arg(format!("-gencode=arch=compute_{generation},code={}", code(generation, arguments)))
-        .args(arguments)
-        .arg("-o")
-        .arg(to)
-        .arg(source)
-        .output()
-        .context("cannot run nvcc")?;
-    let report = String::from_utf8_lossy(&output.stderr).into_owned();
-    if !output.status.success() {
-        bail!("{} for {generation}:\n{report}", source.display());
-    }
-    Ok(report)
-}
-
-fn code(generation: &str, arguments: &[&str]) -> String {
-    match arguments.contains(&"-ptx") {
-        true => format!("compute_{generation}"),
-        false => format!("sm_{generation}"),
-    }
-}
-
-/// LZMA, which packs the many kernels of a file that differ little three times as well as deflate.
-fn pack(text: &[u8]) -> Result<Vec<u8>> {
-    // Text has no alignment; lines of thousands of kernels repeat for long.
-    let pb = if text.is_ascii() { 0 } else { LzmaOptions::PB_DEFAULT };
-    let nice_len = LzmaOptions::NICE_LEN_MAX;
-    let options = LzmaOptions { pb, nice_len, depth_limit: 1000, ..LzmaOptions::with_preset(9) };
-    let size = Some(text.len() as u64);
-    let mut writer = LzmaWriter::new_use_header(Vec::new(), &options, size)?;
-    writer.write_all(text)?;
-    Ok(writer.finish()?)
-}
-
-/// Kernels over the limits, from the report of `-Xptxas -v`.
-fn breaches(report: &str, most: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut kernel = "";
-    for line in report.lines() {
-        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            kernel = rest.split('\'').next().unwrap_or_default();
-        } else if line.contains("bytes spill stores") && !line.contains(" 0 bytes spill stores") {
-            found.push(format!("{kernel}: {}", line.trim()));
-        } else if let Some((_, rest)) = line.split_once("Used ") {
-            let registers = rest.split(' ').next().and_then(|number| number.parse::<u32>().ok());
-            if registers.is_some_and(|registers| registers > most) {
-                found.push(format!("{kernel}: {}, at most {most}", rest.trim()));
-            }
-        } else if line.contains("warning") || line.contains("Performance Loss") {
-            found.push(line.trim().to_owned());
+    let n_workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut done = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..n_workers).map(|_| scope.spawn(worker)).collect();
+        let mut done = Vec::new();
+        for worker in workers {
+            done.extend(worker.join().map_err(|_| anyhow!("a worker panicked"))??);
         }
-    }
-    found
+        Ok::<_, anyhow::Error>(done)
+    })?;
+    done.sort_by_key(|(idx, _)| *idx);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::breaches;
+    use super::*;
 
     #[test]
-    fn spills_and_registers_are_found() {
-        let report = "\
-ptxas info    : Compiling entry function 'a' for 'sm_80'
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 64 registers, 416 bytes cmem[0]
-ptxas info    : Compiling entry function 'b' for 'sm_80'
-    8 bytes stack frame, 8 bytes spill stores, 8 bytes spill loads
-ptxas info    : Used 200 registers, 416 bytes cmem[0]
-";
-        let found = breaches(report, 128);
-        assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found.iter().all(|breach| breach.starts_with("b: ")));
-        let serialized = "ptxas info    : (C7509) Potential Performance Loss: wgmma.mma_async \
-                          instructions are serialized due to the presence of Extern calls in 'c'";
-        assert_eq!(breaches(serialized, 128).len(), 1);
+    fn work_in_parallel_keeps_its_order_and_ends_at_an_error() {
+        let items: Vec<u32> = (0..100).collect();
+        assert_eq!(in_parallel(&items, |item| Ok(item * 2)).expect("no error")[99], 198);
+        let fails = |item: &u32| if *item == 3 { bail!("three") } else { Ok(*item) };
+        assert_eq!(in_parallel(&items, fails).expect_err("three fails").to_string(), "three");
     }
 }

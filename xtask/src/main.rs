@@ -2,6 +2,7 @@
 
 mod clients;
 mod cuda;
+mod install;
 mod server;
 mod soak;
 mod tidy;
@@ -22,8 +23,9 @@ cargo xtask <task>
   soak [SECONDS]  64 clients of every sort against a live server, 300 seconds if not said otherwise
   ui [--write]    builds the chat page, compares it with what is committed, drives it in a browser;
                   needs node, npm and Chromium. --write builds it into the repository
-  cuda [MODULE]   compiles the CUDA kernels for every generation with limits on registers and spills,
-                  and writes the PTX that the binary carries; --ptx leaves the limits out
+  cuda [MODULE]   compiles the CUDA kernels that are stale, or those named, for every generation with limits
+                  on registers and spills, and writes the PTX that the binary carries; --ptx leaves the
+                  limits out. --check compiles all, compares, and writes nothing. Needs python3-venv and g++
 ";
 
 fn main() -> ExitCode {

@@ -27,9 +27,14 @@
 //! **Activations in q8.** `QuantizeAct` writes type `Q8_1` in a layout of this crate: all quants first, i8
 //! `[max_rows][cols]`, then one f32 scale for each 32 values, `[max_rows][cols / 32]`. Where the scales begin is
 //! [`lower::q8_scales`]. Blocks of 32 along the row; scale = amax / 127, quant = round to nearest even of x / scale;
-//! scale 0 gives quants 0. Every quantised weight type is multiplied with these; F32, F16 and BF16 weights with f32.
-//! They never reach memory where all products of them take a row a block: those make them from what the plan makes
-//! them from ([`lower::prologue`]).
+//! scale 0 gives quants 0. Every quantised weight type is multiplied with these, many rows on Hopper excepted (below);
+//! F32, F16 and BF16 weights with f32. They never reach memory where all products of them take a row a block: those make
+//! them from what the plan makes them from ([`lower::prologue`]).
+//!
+//! **Activations as panels of f16.** Products of many rows on Hopper take wgmma (`kernels/gemm.cuh`), which wants panels
+//! of 64 elements of all rows, in f16, with a power of two for each row (`kernels/panels.cuh`). `kernels/panels.cu` makes
+//! them from f32 in place of q8, puts rows in the order of their experts, and adds the parts of products whose sums are
+//! cut ([`lower::linear`]).
 //!
 //! **Weights.** Quantised types are repacked at load into rows of planes (`kernels/formats.cuh`,
 //! [`store::RowLayout`]): a row begins at `row * row_bytes`. F32, F16 and BF16 lie as in the file.

@@ -1,12 +1,10 @@
 //! Measuring the card itself: its read bandwidth, and the wait that lets launches queue up before they are timed.
 
-use std::sync::Arc;
-
 use zinc_backend::DeviceError;
 
 use crate::card::Card;
 use crate::device::Shared;
-use crate::driver::{Context, DriverError};
+use crate::driver::DriverError;
 use crate::launch::{Kernel, Launch};
 use crate::memory::{DeviceBuffer, PinnedBuffer, lost};
 
@@ -66,7 +64,7 @@ pub(crate) fn read_bandwidth(shared: &Shared) -> Result<f64, DeviceError> {
     let n_bytes = (free / 2).clamp(1 << 20, MAX_BYTES) / 16 * 16;
     let data = DeviceBuffer::new(context, name, "measuring its bandwidth", n_bytes)?;
     let sink = DeviceBuffer::new(context, name, "measuring its bandwidth", 16)?;
-    fill(context, &data, n_bytes as usize).map_err(failed)?;
+    fill(shared, &data, n_bytes as usize)?;
     let launch = read_launch(data.address(), sink.address(), n_bytes, *card);
     let function = pipeline.function(&launch)?;
     let pass = || {
@@ -87,8 +85,10 @@ pub(crate) fn read_bandwidth(shared: &Shared) -> Result<f64, DeviceError> {
 
 /// Fills the first `n_bytes` with bits that no weights are simpler than: zeros take less energy to move, and a card
 /// that has power left reads them faster.
-fn fill(context: &Arc<Context>, data: &DeviceBuffer, n_bytes: usize) -> Result<(), DriverError> {
-    let mut noise = PinnedBuffer::new(context, NOISE_BYTES.min(n_bytes))?;
+fn fill(shared: &Shared, data: &DeviceBuffer, n_bytes: usize) -> Result<(), DeviceError> {
+    let Shared { context, name, .. } = shared;
+    let mut noise =
+        PinnedBuffer::new(context, name, "measuring its bandwidth", NOISE_BYTES.min(n_bytes))?;
     // Knuth's linear congruential generator, whose upper half is random enough.
     let mut state = 1_u64;
     for word in noise.bytes_mut().as_chunks_mut::<4>().0 {
@@ -96,9 +96,12 @@ fn fill(context: &Arc<Context>, data: &DeviceBuffer, n_bytes: usize) -> Result<(
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *word = ((state >> 32) as u32).to_le_bytes();
     }
-    let stream = context.stream()?;
-    for offset in (0..n_bytes).step_by(NOISE_BYTES) {
-        noise.upload(&stream, 0..NOISE_BYTES.min(n_bytes - offset), data, offset)?;
-    }
-    stream.synchronize()
+    let upload = || {
+        let stream = context.stream()?;
+        for offset in (0..n_bytes).step_by(NOISE_BYTES) {
+            noise.upload(&stream, 0..NOISE_BYTES.min(n_bytes - offset), data, offset)?;
+        }
+        stream.synchronize()
+    };
+    upload().map_err(|error| lost(name, &error))
 }

@@ -1,16 +1,16 @@
 //! From the PTX in the binary to loaded kernels.
 //!
 //! `kernels/ptx/` holds each module compressed for three generations; a card takes the newest it can run, the driver
-//! compiles it, and the result is kept on the disk under a name that says card, driver and text. A damaged or foreign
-//! file there is compiled anew. Modules for Hopper alone are machine code: the driver compiles PTX to be linked, and
-//! then has every wgmma waited for where anything is called.
+//! compiles it, and the result is kept on the disk under a name that says card, driver and text, in place of those for
+//! other drivers and texts. A damaged or foreign file there is compiled anew. Modules for Hopper alone are machine
+//! code: the driver compiles PTX to be linked, and then has every wgmma waited for where anything is called.
 
+mod cache;
 mod ptx;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::CString;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use zinc_backend::DeviceError;
 use crate::driver::{Context, DriverError, Function, Module, is_cubin, read_if_there};
 use crate::launch::{Kernel, Launch};
 use crate::memory::refused;
+use cache::Cache;
 
 pub use ptx::{MODULES, code, param_bytes};
 
@@ -39,7 +40,7 @@ pub(crate) struct Pipeline {
     context: Arc<Context>,
     device: String,
     capability: u32,
-    cache_dir: Option<PathBuf>,
+    cache: Option<Cache>,
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
     /// With the dynamic shared memory that is allowed.
     functions: Mutex<HashMap<Kernel, (Function, u32)>>,
@@ -52,11 +53,12 @@ impl Pipeline {
         capability: u32,
         cache_dir: Option<PathBuf>,
     ) -> Pipeline {
+        let cuda = context.driver().version();
         Pipeline {
             context: Arc::clone(context),
             device: device.to_owned(),
             capability,
-            cache_dir,
+            cache: cache_dir.map(|dir| Cache::new(dir, capability, cuda)),
             modules: Mutex::default(),
             functions: Mutex::default(),
         }
@@ -107,45 +109,23 @@ impl Pipeline {
         if is_cubin(&code) {
             return self.context.load_module(&code).map_err(|error| too_old("load", error));
         }
-        let path = self.cache_path(name, &code);
-        let cached = path.as_deref().and_then(read_if_there).filter(|image| is_cubin(image));
+        let kept = self.cache.as_ref().map(|cache| (cache, cache.path(name, &code)));
+        let cached =
+            kept.as_ref().and_then(|(_, path)| read_if_there(path)).filter(|image| is_cubin(image));
         if let Some(module) = cached.and_then(|image| self.context.load_module(&image).ok()) {
             return Ok(module);
         }
         let text =
             CString::new(code).map_err(|_| unavailable(format!("kernels {name} are damaged")))?;
         let image = self.context.compile(&text).map_err(|error| too_old("compile", error))?;
-        if let Some(path) = path {
-            keep(&path, &image);
+        if let Some((cache, path)) = kept {
+            cache.keep(name, &path, &image);
         }
         self.context.load_module(&image).map_err(|error| self.refused(name, &error))
     }
 
     fn refused(&self, module: &str, error: &DriverError) -> DeviceError {
         refused(&self.device, &format!("the kernels {module}"), error)
-    }
-
-    /// Where the compiled module is kept.
-    fn cache_path(&self, name: &str, text: &[u8]) -> Option<PathBuf> {
-        let mut hasher = DefaultHasher::new();
-        (text, self.context.driver().version()).hash(&mut hasher);
-        let file = format!("{name}-sm{}-{:016x}.cubin", self.capability, hasher.finish());
-        Some(self.cache_dir.as_ref()?.join(file))
-    }
-}
-
-/// Writes a file that appears whole or not at all. Failing costs the next start a compilation, nothing else.
-fn keep(path: &std::path::Path, image: &[u8]) {
-    let part = path.with_extension(format!("part{}", std::process::id()));
-    let write = || {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
-        std::fs::write(&part, image)?;
-        std::fs::rename(&part, path)
-    };
-    if write().is_err() {
-        let _ = std::fs::remove_file(&part);
     }
 }
 
