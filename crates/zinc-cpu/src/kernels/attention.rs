@@ -3,9 +3,9 @@
 //! ```text
 //! y[t, h] = Σ_j p_j·v_j / Σ_j p_j,   p_j = exp(scale·q[t, h]·k_j - max),   j in the keys that row t sees
 //! ```
-//! Scaled scores may be capped softly, `c·tanh(score / c)`. A sink of the head is one more score, without a value and not scaled: the running softmax begins with it. A key
-//! may have a second part in a cache of its own: latent attention is attention with one key/value head, whose key is
-//! the compressed row and the rotated one, and whose value is the compressed row.
+//! Scores may be capped softly: `c·tanh(score / c)`. A sink of the head is one more score, without a value, neither
+//! scaled nor capped: the running softmax begins with it. Keys may have a second part in another cache: latent
+//! attention has one key/value head, whose key is the compressed row and the rotated one, its value the compressed row.
 //!
 //! A task is a tile of consecutive query rows of one sequence × one key/value head; the query heads of its group and
 //! the rows of the tile are the columns of a small matrix product, so each key and value is read and widened once.
@@ -279,8 +279,7 @@ fn load_part(part: &[[f32; 16]], columns: &mut [Column], block_sum: &mut [[f32; 
     block_sum[..sums.len()].copy_from_slice(sums);
 }
 
-/// `scale·q·k` of sixteen keys, `from + 16·group ..`, softly capped where the attention is, for all columns, into
-/// `weights`.
+/// `scale·q·k` of sixteen keys, `from + 16·group ..`, for all columns, softly capped where asked for, into `weights`.
 #[inline(always)]
 fn score<S: Simd>(
     s: S,
@@ -298,9 +297,8 @@ fn score<S: Simd>(
         add_products(s, tile, part, keys, scratch);
     }
     let acc = &scratch.scores[..tile.positions.len() * tile.n_heads];
-    let scale = s.splat(tile.attention.scale);
     for (weights, score) in scratch.weights.iter_mut().zip(acc) {
-        let mut score = s.mul(s.load(score), scale);
+        let mut score = s.mul(s.load(score), s.splat(tile.attention.scale));
         if let Some(cap) = tile.attention.softcap {
             score = Softcap(cap).apply(s, score, score);
         }
