@@ -93,7 +93,7 @@ impl std::fmt::Display for NoDriver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             NoDriver::Missing => f.write_str(
-                "no NVIDIA driver: libcuda is not installed; a card needs driver 580 or newer",
+                "no NVIDIA driver: libcuda is not here; for a card install driver 580 or newer, in a container let it in",
             ),
             NoDriver::TooOld { found } => write!(
                 f,

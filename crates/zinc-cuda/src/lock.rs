@@ -64,14 +64,27 @@ pub fn machine_dir() -> PathBuf {
 }
 
 /// The first directory that everybody may write to, by its mode: what this process may do would give another answer
-/// to each.
+/// to each. One that is mounted read-only, as in some containers, serves nobody who sees it so.
 #[cfg(unix)]
 fn common_dir() -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let is_common = |dir: &PathBuf| {
         std::fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.mode() & 0o002 != 0)
+            && !is_read_only(dir)
     };
     ["/run/lock", "/dev/shm"].map(PathBuf::from).into_iter().find(is_common)
+}
+
+#[cfg(unix)]
+fn is_read_only(dir: &Path) -> bool {
+    let probe = dir.join(format!("zinc-probe-{}", std::process::id()));
+    match File::create_new(&probe) {
+        Ok(_) => {
+            let _ = std::fs::remove_file(&probe);
+            false
+        }
+        Err(error) => error.kind() == ErrorKind::ReadOnlyFilesystem,
+    }
 }
 
 #[cfg(not(unix))]

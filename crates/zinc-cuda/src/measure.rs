@@ -39,8 +39,8 @@ pub struct HoldParams {
 /// Noise that the buffer is filled with, again and again.
 const NOISE_BYTES: usize = 16 << 20;
 
-/// Reads `n_bytes`, a multiple of 16, at `data`; writes to the u32 at `sink` only a number that
-/// hardly any makes.
+/// Reads `n_bytes`, a multiple of 16, at `data`; writes their sum to the u32 at `sink` only if it is
+/// one unlikely number.
 pub fn read_launch(data: u64, sink: u64, n_bytes: u64, card: Card) -> Launch {
     let params = ReadParams { data, sink, n: n_bytes / 16 };
     let grid = [card.n_multiprocessors * BLOCKS_PER_MULTIPROCESSOR, 1, 1];

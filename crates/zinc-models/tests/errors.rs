@@ -135,9 +135,9 @@ fn arithmetic_that_would_be_left_out_is_refused_by_name() {
         refuses("llama.f32", Set("attention.clamp_kqv", number(8.0)), "llama.attention.clamp_kqv"),
         refuses("llama.f32", Set("attention.causal", Value::Bool(false)), "llama.attention.causal"),
         refuses(
-            "qwen3_yarn.f32",
+            "gpt_oss.mxfp4",
             Set("rope.scaling.yarn_ext_factor", number(0.0)),
-            "qwen3.rope.scaling.yarn_ext_factor",
+            "gpt-oss.rope.scaling.yarn_ext_factor",
         ),
     ]);
 }

@@ -54,7 +54,8 @@ impl Plan {
             }
             Op::Attention(a) => {
                 let window = a.window.map(|window| format!(" in {window}")).unwrap_or_default();
-                let shape = format!("{}/{}x{}{window}", a.n_heads, a.n_kv_heads, a.k_dim);
+                let cap = a.softcap.map(|cap| format!(" cap {cap}")).unwrap_or_default();
+                let shape = format!("{}/{}x{}{window}{cap}", a.n_heads, a.n_kv_heads, a.k_dim);
                 (dtype(node.reads[1]), shape)
             }
             Op::LatentAttention(a) => {

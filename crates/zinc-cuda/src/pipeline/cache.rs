@@ -1,5 +1,6 @@
 //! Compiled modules on the disk, by card, driver and text. Failing costs a compilation, nothing else.
 
+use std::fs::DirEntry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -7,6 +8,9 @@ use std::time::{Duration, SystemTime};
 /// Where Linux says which driver it has loaded: `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  ...`, then
 /// what it was built with. The driver's library only tells its CUDA version, which many drivers share.
 const LOADED_DRIVER: &str = "/proc/driver/nvidia/version";
+
+/// So long another driver or another zinc may still want its own: hosts that share a home differ in both.
+const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A file that is not whole yet is this old when whoever wrote it is gone.
 const MAX_PART_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -52,19 +56,24 @@ impl Cache {
         }
     }
 
-    /// Removes what other drivers or texts left of the module, and what processes that were killed left.
+    /// Removes what other drivers or texts left of the module long ago, and what processes that were killed left.
     fn remove_old(&self, name: &str, kept: &Path) {
         let prefix = self.prefix(name);
+        let is_older = |entry: &DirEntry, age: Duration| {
+            let written = entry.metadata().and_then(|data| data.modified());
+            let found = written.map(|at| SystemTime::now().duration_since(at));
+            matches!(found, Ok(Ok(found)) if found > age)
+        };
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let (path, file) = (entry.path(), entry.file_name());
             let extension = path.extension().and_then(|extension| extension.to_str());
             let is_old = match extension {
-                Some("cubin") => path != kept && file.to_string_lossy().starts_with(&prefix),
-                Some(part) if part.starts_with("part") => {
-                    let written = entry.metadata().and_then(|data| data.modified());
-                    let age = written.map(|at| SystemTime::now().duration_since(at));
-                    matches!(age, Ok(Ok(age)) if age > MAX_PART_AGE)
+                Some("cubin") => {
+                    path != kept
+                        && file.to_string_lossy().starts_with(&prefix)
+                        && is_older(&entry, MAX_AGE)
                 }
+                Some(part) if part.starts_with("part") => is_older(&entry, MAX_PART_AGE),
                 _ => false,
             };
             if is_old {
@@ -90,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_replaces_those_of_other_drivers_and_texts() {
+    fn a_module_replaces_old_ones_of_other_drivers_and_texts() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().join("made/when/needed");
         let old = cache(&dir, 90, "13000 580.1");
@@ -103,9 +112,15 @@ mod tests {
         ];
         let newer = cache(&dir, 90, "13000 580.2");
         let second = keep(&newer, "norm", b"text");
-        assert!(first != second && !first.exists(), "the driver is another one");
+        assert!(first != second && first.exists(), "the other driver's is new");
+        let long_ago = SystemTime::now() - MAX_AGE - Duration::from_secs(1);
+        for path in others.iter().chain([&first, &second]) {
+            let file = std::fs::File::options().write(true).open(path).expect("it is there");
+            file.set_modified(long_ago).expect("a time to set");
+        }
         let third = keep(&newer, "norm", b"other text");
         assert!(second != third && !second.exists(), "the kernels are others");
+        assert!(!first.exists(), "the driver is another one");
         assert!(others.iter().all(|path| path.exists()));
         assert_eq!(std::fs::read_dir(&dir).expect("it is there").count(), 4);
     }

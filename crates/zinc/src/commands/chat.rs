@@ -169,8 +169,8 @@ impl Chat<'_> {
             }
         };
         let answer = self.session()?.answer(&messages, &sampling, limits, &mut show);
-        thinking.end("");
         // An error begins its own line, below what there is of the answer.
+        thinking.end(if answer.is_ok() { "" } else { "\n" });
         if answer.is_ok() || has_text {
             if let Some(mut markdown) = markdown {
                 output::text(&markdown.finish())?;
