@@ -3,6 +3,9 @@
 use zinc_testkit::golden::in_folder;
 use zinc_testkit::paths;
 
+/// Those of the clone alone, by models; the README beside them says where their numbers come from.
+const OF_THE_CLONE: [&str; 1] = ["gemma2.f32"];
+
 #[test]
 fn the_clone_has_the_numbers_of_the_full_set() {
     let full = in_folder(&paths::shared().join("golden")).expect("readable models");
@@ -12,7 +15,7 @@ fn the_clone_has_the_numbers_of_the_full_set() {
     }
     let clone = in_folder(&paths::testdata().join("golden")).expect("readable models");
     assert!(!clone.is_empty());
-    for golden in clone {
+    for golden in clone.iter().filter(|golden| !OF_THE_CLONE.contains(&golden.name.as_str())) {
         let original = full.iter().find(|other| other.name == golden.name);
         let original = original.expect("every golden of the clone is in the full set");
         let model = |path| std::fs::read(path).expect("a readable model");
@@ -23,6 +26,7 @@ fn the_clone_has_the_numbers_of_the_full_set() {
         for (prompt, original) in prompts.iter().zip(&originals) {
             assert_eq!(prompt.tokens, original.tokens);
             assert_eq!(prompt.greedy, original.greedy);
+            assert_eq!(prompt.greedy_gap, original.greedy_gap);
             assert_eq!(prompt.hidden, original.hidden);
             assert!(original.logits.ends_with(&prompt.logits), "{}", golden.name);
         }
