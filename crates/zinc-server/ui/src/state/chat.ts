@@ -118,6 +118,8 @@ async function answer(conversationId: string, parent: string): Promise<void> {
     endWith(message, abort.signal.aborted ? null : error);
   }
   runs.delete(message.id);
+  // An answer that has ended can be relied on, whatever becomes of the page.
+  await store(message);
   streaming.value = new Map([...streaming.value].filter(([id]) => id !== message.id));
   put({ ...message });
   // The last block is said when it is drawn, which `put` brings about; the end comes after it.
@@ -199,7 +201,7 @@ async function streamInto(message: Message, body: ChatRequest, signal: AbortSign
         const now = performance.now();
         if (now - savedAt > SAVE_EVERY_MS) {
           savedAt = now;
-          store(message);
+          void store(message);
         }
         // What has arrived is all read in one task otherwise, and no frame is drawn meanwhile.
         if (now - breathedAt > SLICE_MS) {

@@ -154,9 +154,9 @@ export function put(message: Message): void {
   void keep([], [message]);
 }
 
-/** Stores a message that was changed in place, without drawing the page anew. */
-export function store(message: Message): void {
-  void keep([], [message]);
+/** Stores a message that was changed in place, without drawing the page anew; ends when it is kept, or cannot be. */
+export function store(message: Message): Promise<void> {
+  return keep([], [message]);
 }
 
 let hasStorageFailed = false;
