@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Held while a card is in use.
 #[derive(Debug)]
@@ -60,7 +61,9 @@ fn try_lock(file: &File, path: PathBuf) -> Result<(), LockError> {
 /// Where the locks lie: the same directory for all users and services of this machine, so not the one for temporary
 /// files, which services have of their own and `TMPDIR` moves.
 pub fn machine_dir() -> PathBuf {
-    common_dir().unwrap_or_else(std::env::temp_dir)
+    // Options are made often, and the look writes a file.
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| common_dir().unwrap_or_else(std::env::temp_dir)).clone()
 }
 
 /// The first directory that everybody may write to, by its mode: what this process may do would give another answer

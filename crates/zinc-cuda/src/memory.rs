@@ -34,13 +34,10 @@ impl DeviceBuffer {
             Ok((address, n_bytes)) => {
                 Ok(DeviceBuffer { context: Arc::clone(context), address, n_bytes })
             }
-            Err(error) => Err(match refused(device, what, &error) {
-                DeviceError::OutOfMemory { device, what, .. } => {
-                    let available = context.memory().map_or(0, |(free, _)| free);
-                    DeviceError::OutOfMemory { device, what, needed: n_bytes, available }
-                }
-                other => other,
-            }),
+            Err(error) => {
+                let available = context.memory().map_or(0, |(free, _)| free);
+                Err(refused_bytes(device, what, [n_bytes, available], &error))
+            }
         }
     }
 
@@ -87,13 +84,8 @@ impl PinnedBuffer {
     ) -> Result<PinnedBuffer, DeviceError> {
         let address = context.alloc_host(n_bytes).map_err(|error| {
             let what = format!("{what} in the host's memory");
-            match refused(device, &what, &error) {
-                // How much the driver may still pin, nobody says.
-                DeviceError::OutOfMemory { device, what, available, .. } => {
-                    DeviceError::OutOfMemory { device, what, needed: n_bytes as u64, available }
-                }
-                other => other,
-            }
+            // How much the driver may still pin, nobody says.
+            refused_bytes(device, &what, [n_bytes as u64, 0], &error)
         })?;
         // SAFETY: `n_bytes` just allocated.
         unsafe { address.write_bytes(0, n_bytes) };
@@ -171,9 +163,19 @@ impl Drop for PinnedBuffer {
 
 /// What it means that the driver refused something: no memory for `what`, of bytes unknown, or the device no longer works.
 pub(crate) fn refused(device: &str, what: &str, error: &DriverError) -> DeviceError {
+    refused_bytes(device, what, [0, 0], error)
+}
+
+/// The same for an allocation of so many bytes, where so many are available.
+fn refused_bytes(
+    device: &str,
+    what: &str,
+    [needed, available]: [u64; 2],
+    error: &DriverError,
+) -> DeviceError {
     let device = device.into();
     if error.is_out_of_memory() {
-        return DeviceError::OutOfMemory { device, what: what.into(), needed: 0, available: 0 };
+        return DeviceError::OutOfMemory { device, what: what.into(), needed, available };
     }
     DeviceError::Lost {
         device,

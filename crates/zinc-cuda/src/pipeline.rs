@@ -1,8 +1,8 @@
 //! From the PTX in the binary to loaded kernels.
 //!
 //! `kernels/ptx/` holds each module compressed for three generations; a card takes the newest it can run, the driver
-//! compiles it, and the result is kept on the disk under a name that says card, driver and text, in place of those for
-//! other drivers and texts. A damaged or foreign file there is compiled anew. Modules for Hopper alone are machine
+//! compiles it, and the result is kept on the disk under a name that says card, driver and text; those for
+//! other drivers and texts go after a month. A damaged or foreign file there is compiled anew. Modules for Hopper alone are machine
 //! code: the driver compiles PTX to be linked, and then has every wgmma waited for where anything is called.
 
 mod cache;
