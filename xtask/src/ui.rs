@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use flate2::{Compression, GzBuilder};
 
 /// Where the page lives.
 const UI: &str = "crates/zinc-server/ui";
@@ -31,7 +33,7 @@ pub fn run(root: &Path, write: bool) -> Result<bool> {
     if !built {
         return Ok(false);
     }
-    let (built, committed) = (files(&work.join("dist"))?, files(&ui.join("dist"))?);
+    let (built, committed) = (packed(files(&work.join("dist"))?)?, files(&ui.join("dist"))?);
     if write {
         replace(&ui.join("dist"), &built)?;
         eprintln!("ui: {UI}/dist is written");
@@ -112,6 +114,20 @@ fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         }
     }
     Ok(found)
+}
+
+/// The files as the server embeds them: long texts packed, since browsers take them so.
+fn packed(files: BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, Vec<u8>>> {
+    let pack = |(name, bytes): (String, Vec<u8>)| {
+        if ![".js", ".css", ".txt"].iter().any(|ending| name.ends_with(ending)) {
+            return Ok((name, bytes));
+        }
+        // Neither a time nor a system in the header.
+        let mut packer = GzBuilder::new().write(Vec::new(), Compression::best());
+        packer.write_all(&bytes)?;
+        Ok((format!("{name}.gz"), packer.finish()?))
+    };
+    files.into_iter().map(pack).collect()
 }
 
 fn replace(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {

@@ -1,13 +1,17 @@
-//! The chat page: the files of `ui/dist`, which are part of the program.
+//! The chat page: the files of `ui/dist`, which are part of the program. Scripts and styles are kept gzipped, as browsers
+//! take them; other clients get them unpacked.
 //!
 //! The page is the one thing here that browsers execute, so it comes with a policy under which it can
 //! run its own scripts and nothing else: nothing inline, nothing from other hosts, and no way from
 //! text to HTML. The page and its assets need no key; what the page asks the API for does.
 
+use std::io::Read;
+
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flate2::read::GzDecoder;
 use include_dir::{Dir, include_dir};
 
 use crate::{ApiError, reply};
@@ -76,19 +80,28 @@ pub async fn asset(
 /// # Errors
 /// 404 if there is none of this name.
 fn file(name: &str, request: &HeaderMap) -> Result<Response, ApiError> {
-    let Some(file) = DIST.get_file(name) else {
+    let Some((bytes, is_packed)) = stored(name) else {
         let message = "the chat page has no such file; reload the page";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message));
     };
-    let tag = format!("\"{:016x}\"", fnv1a(file.contents()));
+    // Weak: the same for packed and unpacked bytes.
+    let tag = format!("W/\"{:016x}\"", fnv1a(bytes));
     let is_known = request.get(header::IF_NONE_MATCH).is_some_and(|tags| {
         tags.to_str().is_ok_and(|tags| tags.split(',').any(|each| each.trim() == tag))
     });
+    let takes_gzip = takes_gzip(request);
     let mut response = match is_known {
         true => StatusCode::NOT_MODIFIED.into_response(),
-        false => reply::typed(media_type(name), file.contents()),
+        false if is_packed && !takes_gzip => reply::typed(media_type(name), unpacked(bytes)?),
+        false => reply::typed(media_type(name), bytes),
     };
     let headers = response.headers_mut();
+    if is_packed {
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        if takes_gzip && !is_known {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+    }
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -102,6 +115,36 @@ fn file(name: &str, request: &HeaderMap) -> Result<Response, ApiError> {
         headers.insert(header::ETAG, tag);
     }
     Ok(response)
+}
+
+/// A file's bytes, and whether they are gzipped.
+fn stored(name: &str) -> Option<(&'static [u8], bool)> {
+    let plain = DIST.get_file(name).map(|file| (file.contents(), false));
+    plain.or_else(|| DIST.get_file(format!("{name}.gz")).map(|file| (file.contents(), true)))
+}
+
+fn unpacked(bytes: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let mut text = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut text).map_err(|error| {
+        let message = format!("a file of the chat page is damaged: {error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    })?;
+    Ok(text)
+}
+
+/// Whether a request's `accept-encoding` names gzip and does not refuse it (RFC 9110, section 12.5.3).
+fn takes_gzip(request: &HeaderMap) -> bool {
+    let lists =
+        request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let refuses = |part: &str| {
+            let weight = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
+            weight.is_some_and(|weight| weight.parse() == Ok(0.0))
+        };
+        is_gzip && !parts.any(refuses)
+    })
 }
 
 fn media_type(name: &str) -> &'static str {
@@ -136,7 +179,7 @@ mod tests {
         let names: Vec<_> = page.split('"').filter(|part| part.starts_with("assets/")).collect();
         assert!(names.len() >= 5, "{names:?}");
         for name in names {
-            assert!(DIST.get_file(name).is_some(), "{name} is missing; run cargo xtask ui");
+            assert!(stored(name).is_some(), "{name} is missing; run cargo xtask ui");
         }
         assert!(!page.contains("http"), "the page names other hosts");
         assert!(
@@ -149,7 +192,37 @@ mod tests {
     fn assets_are_small() {
         let assets = DIST.get_dir("assets").unwrap();
         let total: usize = assets.files().map(|file| file.contents().len()).sum();
-        assert!(total < 1_500_000, "{total} bytes");
+        assert!(total < 800_000, "{total} bytes");
+    }
+
+    #[test]
+    fn scripts_are_packed_for_those_who_take_it() {
+        let page = text("index.html");
+        let name = page.split('"').find(|part| part.ends_with(".js")).unwrap();
+        let bytes = |accept: &'static str| {
+            let request =
+                HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(accept))]);
+            let response = file(name, &request).unwrap();
+            let is_packed = response.headers().contains_key(header::CONTENT_ENCODING);
+            assert_eq!(response.headers()[header::VARY], "accept-encoding");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "text/javascript; charset=utf-8");
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX);
+            (
+                tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap()
+                    .block_on(body)
+                    .unwrap(),
+                is_packed,
+            )
+        };
+        let (packed, is_packed) = bytes("br, GZIP;q=0.5");
+        assert!(is_packed);
+        for refusal in ["", "br", "gzip;q=0", "gzip; q=0.000, deflate"] {
+            let (plain, is_packed) = bytes(refusal);
+            assert!(!is_packed, "{refusal}");
+            assert_eq!(unpacked(&packed).unwrap(), plain);
+        }
     }
 
     #[test]
