@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use zinc_cuda::launch::Kernel;
 use zinc_cuda::lower::{Bucket, Card, Lowered, Lowering, Nowhere};
@@ -71,18 +72,20 @@ fn check_spans(lowered: &Lowered, n_nodes: usize) {
 #[test]
 fn launches_are_as_recorded() {
     let goldens = golden::in_folder(&paths::testdata().join("golden")).expect("readable models");
+    let models = goldens.into_iter().map(|golden| (golden.name, golden.gguf));
+    // K-quants.
+    let builtin = ("zinc-demo".into(), paths::workspace().join("builtin/zinc-demo.gguf"));
+    let models: HashMap<String, PathBuf> = models.chain([builtin]).collect();
     for name in [
         "qwen3.f32",
         "phi3.f32",
-        "q_qwen3.q4_k_m",
+        "zinc-demo",
         "gemma4_dense.f32",
         "gpt_oss.mxfp4",
         "deepseek_v2_lite.f32",
         "q_qwen3_5_moe_small.q4_0",
     ] {
-        let golden = goldens.iter().find(|golden| golden.name == name);
-        let golden = golden.unwrap_or_else(|| panic!("no model {name}"));
-        let gguf = Gguf::open(&golden.gguf).expect("a readable model");
+        let gguf = Gguf::open(&models[name]).expect("a readable model");
         let model = Model::from_gguf(&gguf).expect("a supported model");
         for (phase, max_tokens) in [("decode", 1), ("prefill", 512)] {
             let options = PlanOptions { limits: limits(max_tokens), kv_type: GgmlType::F16 };

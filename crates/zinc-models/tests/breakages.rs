@@ -202,13 +202,13 @@ fn goldens_notice_wrong_plans() {
             bypass(plan, |op| matches!(op, Op::RmsNorm(norm) if norm.group < 64));
         }),
         plan("qwen2.f32", "bias dropped", drop_bias),
-        plan("mistral.f32", "key and value swapped", |plan| {
+        plan("llama.f32", "key and value swapped", |plan| {
             swap_operands(plan, |op| matches!(op, Op::KvWrite));
         }),
         plan("phi3.f32", "gate and up swapped", |plan| {
             swap_operands(plan, |op| matches!(op, Op::GatedAct(_)));
         }),
-        plan("mistral.f32", "scale too small", |plan| {
+        plan("llama.f32", "scale too small", |plan| {
             change_attention(plan, |attention| attention.scale *= 0.9);
         }),
         plan("qwen3.f32", "window of 16", |plan| {

@@ -11,7 +11,7 @@ use zinc_gguf::Gguf;
 use crate::{TestError, paths};
 
 /// Golden models that every clone has: one of each family, and some types of weights.
-pub const N_IN_CLONE: usize = 14;
+pub const N_IN_CLONE: usize = 12;
 
 /// A model file with its expected numbers.
 #[derive(Clone, Debug)]
