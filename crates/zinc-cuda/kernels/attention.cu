@@ -4,7 +4,7 @@
 // they apply.
 //
 //   y = sum_j softmax_j(scale * q k_j) v_j over the keys that position and window allow
-//   attention_softcap_<type>: softmax_j(cap * tanh(scale * q k_j)), cap with the factor log2(e) and scale without
+//   attention_<type>_softcap: softmax_j(cap * tanh(scale * q k_j / cap))
 //
 // Launch: grid (n_splits, n_kv_heads * ceil(queries per key head / 4), rows), 128 threads, shared memory for four
 // queries. A block takes four heads of one row, and of the row's parts every n_splits-th one; the last one merges.
@@ -40,13 +40,10 @@ struct Block {
     SoftmaxState state[HEADS];
 };
 
-// The cap of attention without one.
-#define UNCAPPED 0.0f
-
 template <class Cache, bool CAPPED> struct Attend {
     const AttentionParams &p;
     Block &block;
-    float cap;
+    Softcap<CAPPED> softcap;
     // HEADS queries of k_dim + rope_dim elements.
     const float *queries;
     int kv_head;
@@ -54,9 +51,7 @@ template <class Cache, bool CAPPED> struct Attend {
 
     __device__ __forceinline__ Attend(const AttentionParams &p, Block &block, float cap, const float *queries,
                                       int kv_head)
-        : p(p), block(block), cap(cap), queries(queries), kv_head(kv_head) {}
-
-    __device__ __forceinline__ float capped(float score) const { return CAPPED ? cap * tanhf(score) : score; }
+        : p(p), block(block), softcap(cap), queries(queries), kv_head(kv_head) {}
 
     // Scores of the keys lo .. hi of the block of keys; minus infinity for the others.
     __device__ __forceinline__ void score(int lo, int hi) {
@@ -87,7 +82,7 @@ template <class Cache, bool CAPPED> struct Attend {
             }
             float sum = transposed_sum(products);
             int key = first + lane / HEADS;
-            block.weights[key][lane % HEADS] = key < lo || key >= hi ? NEG_INFINITY : capped(sum * p.scale);
+            block.weights[key][lane % HEADS] = key < lo || key >= hi ? NEG_INFINITY : softcap.of(sum * p.scale);
         }
     }
 
@@ -208,18 +203,12 @@ ZINC_KERNEL(128, 1) attention_f8_e4m3(ZINC_PARAM AttentionParams p) { attend<F8C
 ZINC_KERNEL(128, 1) attention_q8_0(ZINC_PARAM AttentionParams p) { attend<Q8_0Cache>(p); }
 ZINC_KERNEL(128, 1) attention_q4_0(ZINC_PARAM AttentionParams p) { attend<Q4_0Cache>(p); }
 
-struct SoftcapParams {
-    AttentionParams base;
-    float cap;
-    u32 unused;
-};
-
-ZINC_KERNEL(128, 1) attention_softcap_f32(ZINC_PARAM SoftcapParams p) { attend<F32Cache, true>(p.base, p.cap); }
-ZINC_KERNEL(128, 1) attention_softcap_f16(ZINC_PARAM SoftcapParams p) { attend<F16Cache, true>(p.base, p.cap); }
-ZINC_KERNEL(128, 1) attention_softcap_bf16(ZINC_PARAM SoftcapParams p) { attend<Bf16Cache, true>(p.base, p.cap); }
-ZINC_KERNEL(128, 1) attention_softcap_f8_e4m3(ZINC_PARAM SoftcapParams p) { attend<F8Cache, true>(p.base, p.cap); }
-ZINC_KERNEL(128, 1) attention_softcap_q8_0(ZINC_PARAM SoftcapParams p) { attend<Q8_0Cache, true>(p.base, p.cap); }
-ZINC_KERNEL(128, 1) attention_softcap_q4_0(ZINC_PARAM SoftcapParams p) { attend<Q4_0Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_f32_softcap(ZINC_PARAM SoftcapParams p) { attend<F32Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_f16_softcap(ZINC_PARAM SoftcapParams p) { attend<F16Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_bf16_softcap(ZINC_PARAM SoftcapParams p) { attend<Bf16Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_f8_e4m3_softcap(ZINC_PARAM SoftcapParams p) { attend<F8Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_q8_0_softcap(ZINC_PARAM SoftcapParams p) { attend<Q8_0Cache, true>(p.base, p.cap); }
+ZINC_KERNEL(128, 1) attention_q4_0_softcap(ZINC_PARAM SoftcapParams p) { attend<Q4_0Cache, true>(p.base, p.cap); }
 
 // ---- 8-bit and quantised caches for many rows -----------------------------------------------------------------------
 //

@@ -42,6 +42,14 @@ struct AttentionParams {
     float scale;
 };
 
+// Of kernels with a soft cap and no other parameters.
+struct SoftcapParams {
+    AttentionParams base;
+    // With the factor log2(e).
+    float cap;
+    u32 unused;
+};
+
 // First of the results of a row's and head's parts.
 DEVICE i64 part_place(const AttentionParams &p, int row, int head) {
     return ((i64)(row - (int)p.first_row) * p.n_heads + head) * p.n_parts_most;
@@ -63,6 +71,31 @@ struct KeyRange {
         n_parts = (u32)(n_blocks + per_part - 1) / (u32)per_part;
     }
 };
+
+// Soft cap on scores, cap * tanh(score / cap), both with the factor log2(e).
+template <bool CAPPED> struct Softcap {
+    float cap, inverse;
+
+    __device__ __forceinline__ explicit Softcap(float cap) : cap(cap), inverse(1.0f / cap) {}
+
+    __device__ __forceinline__ float of(float score) const { return cap * tanhf(score * inverse); }
+
+    // The same from a power of two; off by up to 3e-7 of the cap.
+    __device__ __forceinline__ float fast(float score) const {
+        float power = exp2_of(score * inverse * (2.0f * LOG2_E));
+        return fmaf(-2.0f * cap, reciprocal(1.0f + power), cap);
+    }
+};
+
+// None.
+template <> struct Softcap<false> {
+    __device__ __forceinline__ explicit Softcap(float) {}
+    __device__ __forceinline__ float of(float score) const { return score; }
+    __device__ __forceinline__ float fast(float score) const { return score; }
+};
+
+// The cap of attention without one.
+#define UNCAPPED 1.0f
 
 // Maximum (of scores times log2 e) and sum of exponentials relative to it.
 struct SoftmaxState {

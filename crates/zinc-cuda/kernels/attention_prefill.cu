@@ -13,6 +13,7 @@
 // Keys come in blocks of 64 (32) at multiples of that, so a token's order of sums depends on its position and window
 // alone; a block that a token does not see changes no bit of it. A tile may hold tokens of several sequences in any
 // order: it passes over the keys of each.
+// attention_prefill_D_S_softcap: with a soft cap on scores.
 // Bound: tensor cores, 4 D (and 2 ROPE) operations a key, head and row. Each tile reads the keys that its rows see, of
 // latent attention 2 (D + ROPE) bytes each.
 #include "attention.cuh"
@@ -33,7 +34,9 @@
 struct PrefillParams {
     AttentionParams base;
     // Query heads that a tile takes together, of one key head.
-    u32 heads, unused;
+    u32 heads;
+    // Soft cap on scores, with the factor log2(e); only of kernels that have one.
+    float cap;
 };
 
 // Of the tile's tokens, in shared memory.
@@ -67,7 +70,7 @@ DEVICE bool is_first_of_seq(const Tile &tile, int token) {
     return true;
 }
 
-template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
+template <int D, int STAGES, int WARPS, int SPLIT, int ROPE, bool CAPPED> struct Prefill {
     enum {
         ROW = ROW_BYTES(D + ROPE),
         N_KEYS = KEYS(D),
@@ -90,7 +93,7 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
     // Positions of this lane's two rows of the product in the running pass; -1 for rows of other sequences.
     int position[2];
     int window;
-    // Largest score (not scaled), sum of exponentials, weighted sums of values.
+    // Largest score (not scaled unless capped), sum of exponentials, weighted sums of values.
     float most[2], sum[2], sums[COLUMNS / 8][4];
     // Where columns are split, the first of this warp's; scores are exchanged where they were.
     u32 first[N_FIRST][4];
@@ -131,6 +134,9 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
             copy_async_16(to + key * ROW + chunk * 16, (const uint4 *)p.cache_rope + from, is_there);
         }
     }
+
+    // What scores are still multiplied with: capped ones are scaled.
+    __device__ __forceinline__ float scale() const { return CAPPED ? 1.0f : p.scale; }
 
     __device__ __forceinline__ bool sees(int i, int key) const {
         return key <= position[i] && (window == 0 || key > position[i] - window);
@@ -183,9 +189,14 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
 
     // Adds a block of keys from `start` on; unless all rows see all of them, those that a row does not see count
     // nothing. Both ways give a row that sees them the same bits.
-    __device__ __forceinline__ void add(float (&scores)[N_KEYS / 8][4], const u8 *keys_at, int start, bool see_all) {
+    __device__ __forceinline__ void add(float (&scores)[N_KEYS / 8][4], const u8 *keys_at, int start, bool see_all,
+                                        Softcap<CAPPED> softcap) {
         const u8 *values_at = keys_at + VALUES + first_column * 2;
         int a_row = lane % 8 + lane / 8 % 2 * 8, a_col = lane / 16 * 8;
+        if (CAPPED) {
+#pragma unroll
+            for (int i = 0; i < N_KEYS / 2; i++) scores[i / 4][i % 4] = softcap.fast(scores[i / 4][i % 4] * p.scale);
+        }
         if (!see_all) {
 #pragma unroll
             for (int i = 0; i < N_KEYS / 2; i++)
@@ -204,15 +215,15 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
             }
             new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 1));
             new_most = fmaxf(new_most, __shfl_xor_sync(FULL_WARP, new_most, 2));
-            factor[half] = exp2_of((most[half] - new_most) * p.scale);
+            factor[half] = exp2_of((most[half] - new_most) * scale());
             most[half] = new_most;
-            float added = 0.0f, less = -new_most * p.scale;
+            float added = 0.0f, less = -new_most * scale();
 #pragma unroll
             for (int i = 0; i < N_KEYS / 8; i++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     float &score = scores[i][2 * half + j];
-                    score = exp2_of(fmaf(score, p.scale, less));
+                    score = exp2_of(fmaf(score, scale(), less));
                     added += score;
                 }
             }
@@ -244,9 +255,10 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE> struct Prefill {
     }
 };
 
-template <int D, int STAGES, int WARPS, int SPLIT, int ROPE = 0> DEVICE void prefill(const PrefillParams &params) {
+template <int D, int STAGES, int WARPS, int SPLIT, int ROPE = 0, bool CAPPED = false>
+DEVICE void prefill(const PrefillParams &params) {
     const AttentionParams &p = params.base;
-    typedef Prefill<D, STAGES, WARPS, SPLIT, ROPE> Work;
+    typedef Prefill<D, STAGES, WARPS, SPLIT, ROPE, CAPPED> Work;
     constexpr int ROWS = 16 * WARPS / SPLIT;
     ZINC_SHARED(shared);
     ZINC_STATIC_SHARED(Tile, tile, 1);
@@ -333,7 +345,7 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE = 0> DEVICE void pre
             float scores[Work::N_KEYS / 8][4];
             if (see_some) work.score(keys_at, scores);
             if (SPLIT > 1) work.exchange_scores(scores, see_some);
-            if (see_some) work.add(scores, keys_at, start, see_all);
+            if (see_some) work.add(scores, keys_at, start, see_all, Softcap<CAPPED>(params.cap));
         }
     }
 #pragma unroll
@@ -343,7 +355,7 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE = 0> DEVICE void pre
         sum += __shfl_xor_sync(FULL_WARP, sum, 2);
         if (token[half] >= n_tokens) continue;
         int r = first_row + lane / 4 + 8 * half, head = first_head + r % n_heads;
-        float factor = weight_of_one({work.most[half] * p.scale, sum}, sink_of(p, head));
+        float factor = weight_of_one({work.most[half] * work.scale(), sum}, sink_of(p, head));
         float *y = p.y.row(first_token + token[half]) + head * D + first_column + lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < Work::COLUMNS / 8; i++) {
@@ -357,6 +369,10 @@ template <int D, int STAGES, int WARPS, int SPLIT, int ROPE = 0> DEVICE void pre
     ZINC_KERNEL(32 * WARPS, 1) attention_prefill_##D##_##STAGES(ZINC_PARAM PrefillParams p) {       \
         prefill<D, STAGES, WARPS, SPLIT>(p);                                                        \
     }
+#define PREFILL_SOFTCAP(D, STAGES, WARPS, SPLIT)                                                    \
+    ZINC_KERNEL(32 * WARPS, 1) attention_prefill_##D##_##STAGES##_softcap(ZINC_PARAM PrefillParams p) { \
+        prefill<D, STAGES, WARPS, SPLIT, 0, true>(p);                                               \
+    }
 #define PREFILL_LATENT(D, STAGES, WARPS, SPLIT, ROPE)                                               \
     ZINC_KERNEL(32 * WARPS, 1) attention_prefill_latent_##D##_##STAGES(ZINC_PARAM PrefillParams p) { \
         prefill<D, STAGES, WARPS, SPLIT, ROPE>(p);                                                  \
@@ -368,6 +384,9 @@ PREFILL(96, 2, 4, 1)
 PREFILL(128, 1, 4, 1)
 PREFILL(128, 2, 4, 1)
 PREFILL_LATENT(32, 2, 4, 1, 32)
+PREFILL_SOFTCAP(64, 2, 4, 1)
+PREFILL_SOFTCAP(128, 1, 4, 1)
+PREFILL_SOFTCAP(128, 2, 4, 1)
 // Needs more shared memory than a block of sm_75 has.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 PREFILL(256, 1, 4, 1)
@@ -376,4 +395,6 @@ PREFILL(512, 1, 4, 2)
 PREFILL(512, 2, 8, 2)
 PREFILL_LATENT(512, 1, 4, 2, 64)
 PREFILL_LATENT(512, 2, 8, 2, 64)
+PREFILL_SOFTCAP(256, 1, 4, 1)
+PREFILL_SOFTCAP(256, 2, 4, 1)
 #endif

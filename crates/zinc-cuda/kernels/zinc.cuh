@@ -130,13 +130,24 @@ DEVICE float block_sum(float value, float *places) {
 
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// 2^x for x <= 0; 0 for minus infinity.
+// 2^x; 0 for minus infinity.
 DEVICE float exp2_of(float x) {
 #ifdef ZINC_HOST
     return exp2f(x);
 #else
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// 1 / x within a unit in the last place; 0 for infinity.
+DEVICE float reciprocal(float x) {
+#ifdef ZINC_HOST
+    return 1.0f / x;
+#else
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 #endif
 }

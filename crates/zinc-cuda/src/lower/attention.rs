@@ -1,10 +1,14 @@
 //! Caches and attention.
 
+mod kernels;
+
 use std::f32::consts::LOG2_E;
 
 use zinc_backend::DeviceError;
 use zinc_plan::{Attention, Dim, LatentAttention, Node};
 use zinc_quant::GgmlType;
+
+use kernels::{Names, PrefillKernel, decode_kernel, names, prefill_kernel, rope_columns};
 
 use super::{COUNTERS, Lowering, N_COUNTERS};
 use crate::launch::{Count, Kernel, Launch, Rows};
@@ -20,15 +24,6 @@ const KEY_BLOCK: u32 = 64;
 
 /// Scratch for the results of parts; more rows are several launches.
 const PARTS_BYTES: u64 = 64 << 20;
-
-/// `Merge` of `attention.cuh`, aligned.
-const MERGE_BYTES: u32 = 4 * MOST_PARTS * 4 + 128;
-
-/// `Tile` of `attention_prefill.cu`.
-const TILE_BYTES: u32 = 1024;
-
-/// Head widths that the kernels for tensor cores are compiled for.
-const WIDTHS: [u32; 6] = [32, 64, 96, 128, 256, 512];
 
 /// `KvWriteParams` of `kv_write.cu`.
 #[repr(C)]
@@ -81,10 +76,10 @@ pub struct AttentionParams {
 pub struct PrefillParams {
     base: AttentionParams,
     heads: u32,
-    unused: u32,
+    cap: f32,
 }
 
-/// `SoftcapParams` of `attention.cu`.
+/// `SoftcapParams` of `attention.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct SoftcapParams {
@@ -102,35 +97,11 @@ pub struct WidenParams {
     v: u64,
 }
 
-/// Bytes of a row of `width` f16 numbers in shared memory.
-fn row_bytes(width: u32) -> u32 {
-    2 * width + 16
-}
-
 /// A launch that makes a cache f16, and attention over that.
 #[derive(Clone)]
 struct Widened {
     params: AttentionParams,
     launch: Launch,
-}
-
-/// Columns for the rope behind those of the values, as the kernels for tensor cores keep a key: none of plain attention,
-/// and of latent attention what a kernel was compiled with. `None` where no kernel has such keys.
-fn rope_columns(params: &AttentionParams) -> Option<u32> {
-    let (width, rope) = (params.v_dim, params.rope_dim);
-    let columns = match width {
-        width if rope == 0 => WIDTHS.contains(&width).then_some(0)?,
-        32 => 32,
-        512 => 64,
-        _ => return None,
-    };
-    // Copies are of eight columns.
-    (params.k_dim == width && rope <= columns && rope.is_multiple_of(8)).then_some(columns)
-}
-
-/// Keys that a block takes together: `KEYS` of the kernels for tensor cores.
-fn step_keys(width: u32) -> u32 {
-    if width > 128 { 32 } else { 64 }
 }
 
 impl Lowering<'_> {
@@ -202,12 +173,9 @@ impl Lowering<'_> {
             n_splits: 1,
             n_parts_most: 1,
             first_row: 0,
-            scale: match attention.softcap {
-                Some(cap) => attention.scale / cap,
-                None => attention.scale * LOG2_E,
-            },
+            scale: attention.scale * LOG2_E,
         };
-        self.attend(node, params, attention.softcap, cache.dtype)
+        self.attend(node, params, attention.softcap.map(|cap| cap * LOG2_E), cache.dtype)
     }
 
     pub(super) fn latent_attention(
@@ -275,7 +243,7 @@ impl Lowering<'_> {
         let params = AttentionParams { n_parts_most: self.most_parts(&params), ..params };
         // Asked for whichever kernel runs: smaller buckets use the scratch that the largest one counts.
         let (params, at_once) = self.room_for_parts(params);
-        let rope = rope_columns(&params).filter(|_| softcap.is_none());
+        let rope = rope_columns(&params, softcap);
         if let Some(rope) = rope {
             let (tokens, seqs) = (self.bucket.tokens, self.bucket.seqs);
             let wide = self.room_to_widen(node, params, dtype);
@@ -285,7 +253,7 @@ impl Lowering<'_> {
                 && !self.batch_invariant
                 && (dtype == GgmlType::F16 || wide.is_some())
                 && let Some(launch) =
-                    self.prefill(wide.as_ref().map_or(params, |wide| wide.params), rope)
+                    self.prefill(wide.as_ref().map_or(params, |wide| wide.params), rope, softcap)
             {
                 if let Some(wide) = wide {
                     self.push(wide.launch);
@@ -295,28 +263,27 @@ impl Lowering<'_> {
             }
         }
         if let Some(rope) = rope
-            && let Some((name, shared)) =
+            && let Some((names, shared)) =
                 decode_kernel((width, rope), dtype, self.card.shared_per_block)
         {
-            let kernel = Kernel { module: "attention_decode", name };
-            self.attend_parts(params, None, at_once, kernel, (8, shared));
+            let kernel = Kernel { module: "attention_decode", name: names.of(softcap) };
+            self.attend_parts(params, softcap, at_once, kernel, (8, shared));
             return Ok(());
         }
-        let [plain, capped] = match dtype {
-            GgmlType::F32 => ["attention_f32", "attention_softcap_f32"],
-            GgmlType::F16 => ["attention_f16", "attention_softcap_f16"],
-            GgmlType::BF16 => ["attention_bf16", "attention_softcap_bf16"],
-            GgmlType::F8_E4M3 => ["attention_f8_e4m3", "attention_softcap_f8_e4m3"],
-            GgmlType::Q8_0 => ["attention_q8_0", "attention_softcap_q8_0"],
-            GgmlType::Q4_0 => ["attention_q4_0", "attention_softcap_q4_0"],
+        let names = match dtype {
+            GgmlType::F32 => names!("attention_f32"),
+            GgmlType::F16 => names!("attention_f16"),
+            GgmlType::BF16 => names!("attention_bf16"),
+            GgmlType::F8_E4M3 => names!("attention_f8_e4m3"),
+            GgmlType::Q8_0 => names!("attention_q8_0"),
+            GgmlType::Q4_0 => names!("attention_q4_0"),
             other => return Err(self.unsupported(node, format!("a cache of type {other}"))),
         };
         if width > 512 {
             return Err(self.unsupported(node, format!("value heads of {width} elements")));
         }
         let shared = 4 * 4 * (params.k_dim + params.rope_dim);
-        let name = if softcap.is_some() { capped } else { plain };
-        let kernel = Kernel { module: "attention", name };
+        let kernel = Kernel { module: "attention", name: names.of(softcap) };
         self.attend_parts(params, softcap, at_once, kernel, (4, shared));
         Ok(())
     }
@@ -394,7 +361,7 @@ impl Lowering<'_> {
             let n_splits = n_splits.clamp(1, params.n_parts_most);
             let params = AttentionParams { n_splits, first_row, ..params };
             let grid = [n_splits, n_blocks, rows];
-            let launch = match softcap.map(|cap| cap * LOG2_E) {
+            let launch = match softcap {
                 Some(cap) => {
                     let params = SoftcapParams { base: params, cap, unused: 0 };
                     Launch::new(kernel, params, grid, 128)
@@ -407,91 +374,16 @@ impl Lowering<'_> {
     }
 
     /// The launch for many rows, with so many columns for the rope; none when a block has not enough shared memory.
-    fn prefill(&self, params: AttentionParams, rope: u32) -> Option<Launch> {
+    fn prefill(&self, params: AttentionParams, rope: u32, softcap: Option<f32>) -> Option<Launch> {
         let (width, group) = (params.v_dim, params.n_heads / params.n_kv_heads);
-        // Stages of keys and values, the rows of a tile, and the threads.
-        let kernels: &[(u32, u32, u32, &str)] = match width {
-            32 if rope > 0 => &[(2, 64, 128, "attention_prefill_latent_32_2")],
-            512 if rope > 0 => &[
-                (2, 64, 256, "attention_prefill_latent_512_2"),
-                (1, 32, 128, "attention_prefill_latent_512_1"),
-            ],
-            32 => &[(2, 64, 128, "attention_prefill_32_2")],
-            64 => &[(2, 64, 128, "attention_prefill_64_2")],
-            96 => &[(2, 64, 128, "attention_prefill_96_2"), (1, 64, 128, "attention_prefill_96_1")],
-            128 => {
-                &[(2, 64, 128, "attention_prefill_128_2"), (1, 64, 128, "attention_prefill_128_1")]
-            }
-            256 => {
-                &[(2, 64, 128, "attention_prefill_256_2"), (1, 64, 128, "attention_prefill_256_1")]
-            }
-            512 => {
-                &[(2, 64, 256, "attention_prefill_512_2"), (1, 32, 128, "attention_prefill_512_1")]
-            }
-            _ => &[],
-        };
         // At most 16, and the same number in all blocks of a group but the last: none has few rows.
         let heads = group.div_ceil(group.div_ceil(16));
-        let row = row_bytes(width + rope);
-        // Latent values are the keys.
-        let keys = step_keys(width) * if rope > 0 { 1 } else { 2 };
-        let need = |n_stages: u32, rows: u32| (rows + n_stages * keys) * row;
-        let limit = self.card.shared_per_block.saturating_sub(TILE_BYTES);
-        let (n_stages, rows, threads, name) =
-            *kernels.iter().find(|(n_stages, rows, ..)| need(*n_stages, *rows) <= limit)?;
+        let PrefillKernel { names, rows, threads, shared } =
+            prefill_kernel((width, rope), self.card.shared_per_block)?;
         let tiles = self.bucket.tokens.div_ceil(rows / heads);
         let grid = [tiles, params.n_kv_heads * group.div_ceil(heads), 1];
-        let params = PrefillParams { base: params, heads, unused: 0 };
-        let kernel = Kernel { module: "attention_prefill", name };
-        Some(Launch::new(kernel, params, grid, threads).with_shared(need(n_stages, rows)))
+        let params = PrefillParams { base: params, heads, cap: softcap.unwrap_or(0.0) };
+        let kernel = Kernel { module: "attention_prefill", name: names.of(softcap) };
+        Some(Launch::new(kernel, params, grid, threads).with_shared(shared))
     }
-}
-
-/// The kernel for heads of a width, with columns for the rope, that has the deepest ring that fits, and its shared memory.
-fn decode_kernel(
-    (width, rope): (u32, u32),
-    dtype: GgmlType,
-    shared_per_block: u32,
-) -> Option<(&'static str, u32)> {
-    let kernels: &[(u32, &str)] = match width {
-        _ if dtype != GgmlType::F16 && rope > 0 => &[],
-        32 if rope > 0 => &[(3, "attention_decode_latent_32_3")],
-        512 if rope > 0 => &[
-            (3, "attention_decode_latent_512_3"),
-            (2, "attention_decode_latent_512_2"),
-            (1, "attention_decode_latent_512_1"),
-        ],
-        64 if dtype == GgmlType::F8_E4M3 => &[(3, "attention_decode_f8_e4m3_64_3")],
-        128 if dtype == GgmlType::F8_E4M3 => {
-            &[(3, "attention_decode_f8_e4m3_128_3"), (2, "attention_decode_f8_e4m3_128_2")]
-        }
-        256 if dtype == GgmlType::F8_E4M3 => &[(2, "attention_decode_f8_e4m3_256_2")],
-        64 if dtype == GgmlType::Q8_0 => &[(2, "attention_decode_q8_0_64_2")],
-        128 if dtype == GgmlType::Q8_0 => &[(2, "attention_decode_q8_0_128_2")],
-        256 if dtype == GgmlType::Q8_0 => &[(2, "attention_decode_q8_0_256_2")],
-        _ if dtype != GgmlType::F16 => &[],
-        32 => &[(3, "attention_decode_32_3")],
-        64 => &[(3, "attention_decode_64_3")],
-        96 => &[(2, "attention_decode_96_2")],
-        128 => &[
-            (3, "attention_decode_128_3"),
-            (2, "attention_decode_128_2"),
-            (1, "attention_decode_128_1"),
-        ],
-        256 => &[(3, "attention_decode_256_3"), (2, "attention_decode_256_2")],
-        512 => &[
-            (3, "attention_decode_512_3"),
-            (2, "attention_decode_512_2"),
-            (1, "attention_decode_512_1"),
-        ],
-        _ => &[],
-    };
-    let (row, keys) = (row_bytes(width + rope), step_keys(width));
-    let stage = keys * row * if rope > 0 { 1 } else { 2 };
-    // Queries, scores of two steps, keys and values of the stages.
-    let need = |n_stages: u32| 16 * row + 2 * 8 * (keys + 8) * 4 + n_stages * stage;
-    // Beside them, the weights of parts.
-    let limit = shared_per_block.saturating_sub(MERGE_BYTES);
-    let kernel = kernels.iter().find(|(n_stages, _)| need(*n_stages) <= limit);
-    kernel.map(|(n_stages, name)| (*name, need(*n_stages)))
 }
