@@ -36,6 +36,8 @@ pub struct Tapped {
     pub name: String,
     /// Elements of a row.
     pub n_cols: usize,
+    /// Whether the values are ids.
+    pub is_ids: bool,
     /// Rows, one after another.
     pub values: Vec<f32>,
 }
@@ -86,8 +88,8 @@ impl Evaluator {
         Ok(Evaluator { lane, all_logits: taps.all_logits, tokens: Vec::new(), loaded })
     }
 
-    /// Names of the f32 tensors that the plans of `options` compute on this device, in order: what
-    /// can be tapped without changing what is fused.
+    /// Names of the f32 tensors, and of the experts' ids, that the plans of `options` compute on this device, in
+    /// order: what can be tapped without changing what is fused.
     ///
     /// # Errors
     /// As [`Evaluator::new`].
@@ -105,8 +107,9 @@ impl Evaluator {
             &Wanted::default(),
         )?;
         let written = plan.nodes.iter().flat_map(|node| &node.writes).map(|id| plan.tensor(*id));
+        let is_tapped = |dtype| matches!(dtype, GgmlType::F32 | GgmlType::I32);
         let values =
-            written.filter(|t| t.kind == zinc_plan::TensorKind::Value && t.dtype == GgmlType::F32);
+            written.filter(|t| t.kind == zinc_plan::TensorKind::Value && is_tapped(t.dtype));
         Ok(values.map(|tensor| tensor.name.clone()).collect())
     }
 
@@ -255,6 +258,7 @@ impl Evaluator {
             .map(|t| Tapped {
                 name: t.name.clone(),
                 n_cols: t.shape.cols as usize,
+                is_ids: t.dtype == GgmlType::I32,
                 values: Vec::new(),
             })
             .collect()

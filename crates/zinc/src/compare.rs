@@ -5,7 +5,7 @@ use zinc_engine::Model;
 use zinc_quant::GgmlType;
 
 /// Allowed where both devices multiply in f32: rounding in another order, through all layers.
-const NMSE_EXACT: f64 = 1e-9;
+pub const NMSE_EXACT: f64 = 1e-9;
 /// Allowed where a device quantises activations to 8 bits: about 0.4 % noise per product.
 const NMSE_QUANTIZED: f64 = 5e-3;
 

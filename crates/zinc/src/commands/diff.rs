@@ -12,13 +12,17 @@ use zinc_engine::{EngineOptions, Evaluator, LoadedModel, Model, Tapped, Taps};
 use zinc_quant::GgmlType;
 
 use crate::args::{ModelArgs, ThreadArgs, parse_kv_type};
-use crate::compare::{compare, tolerance};
+use crate::compare::{NMSE_EXACT, compare, tolerance};
 use crate::progress::Spinner;
 use crate::tokens::{TokenList, pseudo_random};
 use crate::{backends, output, report};
 
 /// Tokens computed when none are given: more than a cache page, and no multiple of anything.
 const N_TOKENS: usize = 37;
+
+/// By how much more tensors may differ when some tokens had other experts: as the golden data allows ten times the
+/// divergence where a router chooses.
+const PARTED: f64 = 10.0;
 
 /// Flags of `diff`.
 #[derive(Debug, clap::Args)]
@@ -65,11 +69,23 @@ struct Report {
     against: String,
     n_tokens: usize,
     n_compared: usize,
-    /// Largest normalised squared error allowed.
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+/// What comparing the tensors gave.
+#[derive(Default, Serialize)]
+struct Outcome {
+    /// Largest normalised squared error allowed, of the last tensor compared.
     tolerance: f64,
-    /// Largest found in the tensors compared.
+    /// Largest normalised squared error found in the tensors compared.
     worst_nmse: f64,
     first: Option<Found>,
+    /// Tokens for which the devices chose other experts, though the choices weigh the same within the tolerance. What is
+    /// computed of them after that is not compared.
+    n_parted: usize,
+    /// The first such choice.
+    parted_at: Option<String>,
 }
 
 /// A tensor that differs, or is not finite.
@@ -114,7 +130,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let names = common_tensors(args, &found, &expected)?;
     let tolerance = tolerance(found.device().as_ref(), expected.device().as_ref(), &model, args.kv);
-    let (worst_nmse, first) = first_difference(
+    let outcome = first_difference(
         &names,
         &found.eval(&names, &tokens)?,
         &expected.eval(&names, &tokens)?,
@@ -126,15 +142,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         against: expected.title,
         n_tokens: tokens.len(),
         n_compared: names.len(),
-        tolerance,
-        worst_nmse,
-        first,
+        outcome,
     };
     match args.json {
         true => output::json(&report)?,
         false => output::text(&people(&report))?,
     }
-    Ok(if report.first.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.outcome.first.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn choice(args: &Args) -> backends::Choice {
@@ -227,24 +241,37 @@ fn in_range(name: &str, from: Option<u32>, to: Option<u32>) -> bool {
     }
 }
 
+/// Compares in the order of the plan up to the first tensor that differs.
+///
+/// Where devices may differ by more than rounding, a router's nearly equal experts change places now and then. That shows in
+/// its ids, not in its weights, which are in order of size; a router that is wrong shows in both.
 fn first_difference(
     names: &[String],
     found: &[Tapped],
     expected: &[Tapped],
     tolerance: f64,
-) -> (f64, Option<Found>) {
-    let mut worst = 0.0_f64;
+) -> Outcome {
+    let mut outcome = Outcome { tolerance, ..Outcome::default() };
+    let (mut rows, mut pending) = (Rows::default(), Vec::new());
     for name in names {
         let find = |tapped: &[Tapped]| tapped.iter().position(|tensor| tensor.name == *name);
         let (Some(a), Some(b)) = (find(found), find(expected)) else {
             continue;
         };
         let (found, expected) = (&found[a], &expected[b]);
-        let difference = compare(&expected.values, &found.values);
-        worst = worst.max(difference.nmse);
-        if difference.nmse > tolerance || expected.values.len() != found.values.len() {
-            let at = difference.worst;
-            let first = Found {
+        if expected.is_ids && tolerance > NMSE_EXACT && found.values.len() == expected.values.len()
+        {
+            pending = rows.other_choices(expected, found);
+            if !pending.is_empty() {
+                outcome.parted_at.get_or_insert_with(|| name.clone());
+            }
+            continue;
+        }
+        let difference = compare(&rows.of(expected), &rows.of(found));
+        outcome.worst_nmse = outcome.worst_nmse.max(difference.nmse);
+        if difference.nmse > outcome.tolerance || expected.values.len() != found.values.len() {
+            let at = rows.place(difference.worst, expected.n_cols);
+            outcome.first = Some(Found {
                 tensor: name.clone(),
                 nmse: difference.nmse,
                 max_abs: difference.max_abs,
@@ -252,30 +279,83 @@ fn first_difference(
                 column: at % expected.n_cols,
                 value: found.values[at],
                 expected: expected.values[at],
-            };
-            return (worst, Some(first));
+            });
+            break;
         }
+        // The weights of the choice agreed. Later tokens see the others' keys, values and states.
+        if !pending.is_empty() {
+            outcome.tolerance = tolerance * PARTED;
+        }
+        rows.parted.append(&mut pending);
     }
-    (worst, None)
+    outcome.n_parted = rows.parted.len();
+    outcome
+}
+
+/// Rows that are still compared.
+#[derive(Default)]
+struct Rows {
+    parted: Vec<usize>,
+}
+
+impl Rows {
+    fn kept<'a>(&'a self, tensor: &Tapped) -> impl Iterator<Item = usize> + 'a {
+        (0..tensor.n_rows()).filter(|row| !self.parted.contains(row))
+    }
+
+    /// The values of a tensor's rows.
+    fn of(&self, tensor: &Tapped) -> Vec<f32> {
+        self.kept(tensor).flat_map(|row| row_of(tensor, row)).copied().collect()
+    }
+
+    /// Where in the tensor the value at `at` of [`Rows::of`] is.
+    fn place(&self, at: usize, n_cols: usize) -> usize {
+        let mut row = at / n_cols;
+        let mut parted = self.parted.clone();
+        parted.sort_unstable();
+        for earlier in parted {
+            row += usize::from(earlier <= row);
+        }
+        row * n_cols + at % n_cols
+    }
+
+    /// Rows in which two tensors differ.
+    fn other_choices(&self, a: &Tapped, b: &Tapped) -> Vec<usize> {
+        self.kept(a).filter(|row| row_of(a, *row) != row_of(b, *row)).collect()
+    }
+}
+
+fn row_of(tensor: &Tapped, row: usize) -> &[f32] {
+    &tensor.values[row * tensor.n_cols..][..tensor.n_cols]
 }
 
 fn people(report: &Report) -> String {
-    let Report { device, against, n_tokens, n_compared, tolerance, worst_nmse, .. } = report;
-    let Some(first) = &report.first else {
+    let Report { device, against, n_tokens, n_compared, outcome, .. } = report;
+    let tolerance = outcome.tolerance;
+    let parted = match &outcome.parted_at {
+        Some(name) => format!(
+            "{} of {n_tokens} tokens have other experts of nearly the same weight, first in {name}; from there on they \
+             are not compared\n",
+            outcome.n_parted
+        ),
+        None => String::new(),
+    };
+    let Some(first) = &outcome.first else {
+        let worst = outcome.worst_nmse;
         return format!(
             "no tensor differs: {device} and {against} agree on {n_compared} tensors of {n_tokens} tokens \
-             (largest normalised error {worst_nmse:.1e}, allowed {tolerance:.0e})\n"
+             (largest normalised error {worst:.1e}, allowed {tolerance:.0e})\n{parted}"
         );
     };
     let Found { tensor, nmse, max_abs, row, column, value, expected } = first;
     if !(value.is_finite() && expected.is_finite()) {
         return format!(
-            "{tensor} is not finite at row {row}, column {column}: {device} {value}, {against} {expected}\n"
+            "{tensor} is not finite at row {row}, column {column}: {device} {value}, {against} {expected}\n{parted}"
         );
     }
     format!(
         "{tensor} differs: normalised error {nmse:.1e}, allowed {tolerance:.0e}; largest {max_abs:.3e}\n\
-         at row {row}, column {column}: {device} {value}, {against} {expected}\n"
+         at row {row}, column {column}: {device} {value}, {against} {expected}\n{parted}"
     )
 }
 
@@ -306,21 +386,53 @@ mod tests {
         let tapped = |name: &str, values: [f32; 4]| Tapped {
             name: name.into(),
             n_cols: 2,
+            is_ids: false,
             values: values.to_vec(),
         };
         let expected =
             ["logits", "embed", "blk.0.out"].map(|name| tapped(name, [1.0, 2.0, 3.0, 4.0]));
         let mut found = expected.clone();
         let names = ["embed", "blk.0.out", "logits"].map(String::from);
-        assert!(first_difference(&names, &found, &expected, 1e-9).1.is_none());
+        assert!(first_difference(&names, &found, &expected, 1e-9).first.is_none());
         found[0].values[0] = 9.0;
         found[2].values[3] = f32::NAN;
-        let (_, first) = first_difference(&names, &found, &expected, 1e-9);
-        let first = first.unwrap();
+        let first = first_difference(&names, &found, &expected, 1e-9).first.unwrap();
         assert_eq!(
             (first.tensor.as_str(), first.row, first.column, first.expected),
             ("blk.0.out", 1, 1, 4.0)
         );
         assert!(first.value.is_nan() && first.nmse.is_infinite());
+    }
+
+    #[test]
+    fn tokens_with_other_experts_part() {
+        let tapped = |name: &str, is_ids, values: &[f32]| Tapped {
+            name: name.into(),
+            n_cols: 2,
+            is_ids,
+            values: values.to_vec(),
+        };
+        let expected = [
+            tapped("moe.ids", true, &[3.0, 1.0, 0.0, 2.0, 1.0, 2.0]),
+            tapped("moe.weights", false, &[0.51, 0.49, 0.7, 0.3, 0.6, 0.4]),
+            tapped("moe.act", false, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        ];
+        let names = expected.clone().map(|tensor| tensor.name);
+        let mut found = expected.clone();
+        found[0].values[..2].copy_from_slice(&[1.0, 3.0]);
+        found[2].values[..2].copy_from_slice(&[2.0, 1.0]);
+        let outcome = first_difference(&names, &found, &expected, 5e-3);
+        assert!(outcome.first.is_none() && outcome.n_parted == 1);
+        assert_eq!(outcome.parted_at.as_deref(), Some("moe.ids"));
+        // The other rows are compared still, and are named as they are numbered.
+        found[2].values[5] = 9.0;
+        let first = first_difference(&names, &found, &expected, 5e-3).first.unwrap();
+        assert_eq!((first.tensor.as_str(), first.row, first.column), ("moe.act", 2, 1));
+        // Experts that weigh something else are wrong, and devices that round alike choose alike.
+        found[1].values[0] = 0.9;
+        let first = first_difference(&names, &found, &expected, 5e-3).first.unwrap();
+        assert_eq!((first.tensor.as_str(), first.row, first.column), ("moe.weights", 0, 0));
+        let first = first_difference(&names, &found, &expected, 1e-9).first.unwrap();
+        assert_eq!((first.tensor.as_str(), first.row, first.value), ("moe.ids", 0, 1.0));
     }
 }
