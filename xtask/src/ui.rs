@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
 
 /// Where the page lives.
@@ -33,12 +34,13 @@ pub fn run(root: &Path, write: bool) -> Result<bool> {
     if !built {
         return Ok(false);
     }
-    let (built, committed) = (packed(files(&work.join("dist"))?)?, files(&ui.join("dist"))?);
+    let (built, committed) = (files(&work.join("dist"))?, files(&ui.join("dist"))?);
     if write {
-        replace(&ui.join("dist"), &built)?;
+        replace(&ui.join("dist"), &packed(built)?)?;
         eprintln!("ui: {UI}/dist is written");
         return Ok(true);
     }
+    let committed = unpacked(committed)?;
     if built != committed {
         let differs = |name: &&String| built.get(*name) != committed.get(*name);
         let names: Vec<_> = built.keys().chain(committed.keys()).filter(differs).take(5).collect();
@@ -128,6 +130,17 @@ fn packed(files: BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, Vec<u8>>>
         Ok((format!("{name}.gz"), packer.finish()?))
     };
     files.into_iter().map(pack).collect()
+}
+
+/// The files as they were before they were packed, which another version of the packer may do otherwise.
+fn unpacked(files: BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, Vec<u8>>> {
+    let unpack = |(name, bytes): (String, Vec<u8>)| {
+        let Some(plain) = name.strip_suffix(".gz") else { return Ok((name, bytes)) };
+        let mut text = Vec::new();
+        GzDecoder::new(&bytes[..]).read_to_end(&mut text).with_context(|| name.clone())?;
+        Ok((plain.to_owned(), text))
+    };
+    files.into_iter().map(unpack).collect()
 }
 
 fn replace(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {

@@ -84,10 +84,9 @@ fn file(name: &str, request: &HeaderMap) -> Result<Response, ApiError> {
         let message = "the chat page has no such file; reload the page";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message));
     };
-    // Weak: the same for packed and unpacked bytes.
-    let tag = format!("W/\"{:016x}\"", fnv1a(bytes));
+    let tag = format!("\"{:016x}\"", fnv1a(bytes));
     let is_known = request.get(header::IF_NONE_MATCH).is_some_and(|tags| {
-        tags.to_str().is_ok_and(|tags| tags.split(',').any(|each| each.trim() == tag))
+        tags.to_str().is_ok_and(|tags| tags.split(',').any(|each| matches(each.trim(), &tag)))
     });
     let takes_gzip = takes_gzip(request);
     let mut response = match is_known {
@@ -111,14 +110,23 @@ fn file(name: &str, request: &HeaderMap) -> Result<Response, ApiError> {
         false => "no-cache",
     };
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
-    if let Ok(tag) = HeaderValue::try_from(tag) {
+    // Weak: the same for packed and unpacked bytes.
+    if let Ok(tag) = HeaderValue::try_from(format!("W/{tag}")) {
         headers.insert(header::ETAG, tag);
     }
     Ok(response)
 }
 
-/// A file's bytes, and whether they are gzipped.
+/// Whether a tag of `if-none-match` is this one by weak comparison (RFC 9110, section 13.1.2).
+fn matches(given: &str, tag: &str) -> bool {
+    given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag
+}
+
+/// A file's bytes, and whether they are gzipped. Those have their names without the ending.
 fn stored(name: &str) -> Option<(&'static [u8], bool)> {
+    if name.ends_with(".gz") {
+        return None;
+    }
     let plain = DIST.get_file(name).map(|file| (file.contents(), false));
     plain.or_else(|| DIST.get_file(format!("{name}.gz")).map(|file| (file.contents(), true)))
 }
@@ -216,6 +224,11 @@ mod tests {
                 is_packed,
             )
         };
+        assert!(file(&format!("{name}.gz"), &HeaderMap::new()).is_err());
+        let any = HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static("*"))]);
+        let known = file(name, &any).unwrap();
+        assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(known.headers()[header::VARY], "accept-encoding");
         let (packed, is_packed) = bytes("br, GZIP;q=0.5");
         assert!(is_packed);
         for refusal in ["", "br", "gzip;q=0", "gzip; q=0.000, deflate"] {
@@ -235,6 +248,12 @@ mod tests {
         let tag = page.headers()[header::ETAG].clone();
         let request = HeaderMap::from_iter([(header::IF_NONE_MATCH, tag)]);
         assert_eq!(file("index.html", &request).unwrap().status(), StatusCode::NOT_MODIFIED);
+        let strong = page.headers()[header::ETAG].to_str().unwrap().trim_start_matches("W/");
+        for known in ["*".into(), format!("\"x\", {strong}")] {
+            let value = HeaderValue::try_from(known).unwrap();
+            let request = HeaderMap::from_iter([(header::IF_NONE_MATCH, value)]);
+            assert_eq!(file("index.html", &request).unwrap().status(), StatusCode::NOT_MODIFIED);
+        }
         assert_eq!(file("icon.svg", &request).unwrap().status(), StatusCode::OK);
         assert_eq!(
             file("assets/../index.html", &request).unwrap_err().status,
