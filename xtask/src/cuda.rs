@@ -42,10 +42,11 @@ const MAX_HOPPER_REGISTERS: u32 = 168;
 /// Modules whose kernels keep sums or states in registers, in one or two blocks of few threads. Each has the registers
 /// that its largest kernel takes on the generation where it takes most, so that more are a decision and no accident: 255
 /// is all that a thread can have, and what is near it spills next.
-const REGISTER_BOUND: [(&str, u32); 5] = [
+const REGISTER_BOUND: [(&str, u32); 6] = [
     ("attention", 182),
     ("attention_decode", 254),
     ("attention_prefill", 255),
+    ("attention_softcap", 255),
     ("delta_chunks", 176),
     ("delta_net", 253),
 ];

@@ -42,14 +42,6 @@ struct AttentionParams {
     float scale;
 };
 
-// Of kernels with a soft cap and no other parameters.
-struct SoftcapParams {
-    AttentionParams base;
-    // With the factor log2(e).
-    float cap;
-    u32 unused;
-};
-
 // First of the results of a row's and head's parts.
 DEVICE i64 part_place(const AttentionParams &p, int row, int head) {
     return ((i64)(row - (int)p.first_row) * p.n_heads + head) * p.n_parts_most;
@@ -95,7 +87,7 @@ template <> struct Softcap<false> {
 };
 
 // The cap of attention without one.
-#define UNCAPPED 1.0f
+#define UNCAPPED 0.0f
 
 // Maximum (of scores times log2 e) and sum of exponentials relative to it.
 struct SoftmaxState {

@@ -1,17 +1,7 @@
-// What a block of attention_decode.cu has of a part of a row's keys: softmax state and weighted sums of values for eight
+// What a block of attention_decode.cuh has of a part of a row's keys: softmax state and weighted sums of values for eight
 // heads, from scores in shared memory and values that the ring keeps.
 #pragma once
-#include "attention.cuh"
-#include "ptx.cuh"
-
-// Below every score; finite, so that differences are.
-#define NO_SCORE -1e30f
-
-// Bytes of a row of D f16 numbers in shared memory: eight rows lie in different banks.
-#define ROW_BYTES(D) ((D) * 2 + 16)
-
-// Keys that a block takes together.
-#define KEYS(D) ((D) > 128 ? 32 : 64)
+#include "attention_tiles.cuh"
 
 // What a part has come to: of head lane / 4, the same in all warps but for the columns.
 template <int D, bool IS_Q8, int ROPE> struct Part {

@@ -70,7 +70,7 @@ pub struct AttentionParams {
     scale: f32,
 }
 
-/// `PrefillParams` of `attention_prefill.cu`.
+/// `PrefillParams` of `attention_prefill.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct PrefillParams {
@@ -79,7 +79,7 @@ pub struct PrefillParams {
     cap: f32,
 }
 
-/// `SoftcapParams` of `attention.cuh`.
+/// `SoftcapParams` of `attention_softcap.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 pub struct SoftcapParams {
@@ -266,7 +266,7 @@ impl Lowering<'_> {
             && let Some((names, shared)) =
                 decode_kernel((width, rope), dtype, self.card.shared_per_block)
         {
-            let kernel = Kernel { module: "attention_decode", name: names.of(softcap) };
+            let kernel = names.kernel("attention_decode", softcap);
             self.attend_parts(params, softcap, at_once, kernel, (8, shared));
             return Ok(());
         }
@@ -283,7 +283,7 @@ impl Lowering<'_> {
             return Err(self.unsupported(node, format!("value heads of {width} elements")));
         }
         let shared = 4 * 4 * (params.k_dim + params.rope_dim);
-        let kernel = Kernel { module: "attention", name: names.of(softcap) };
+        let kernel = names.kernel("attention", softcap);
         self.attend_parts(params, softcap, at_once, kernel, (4, shared));
         Ok(())
     }
@@ -383,7 +383,7 @@ impl Lowering<'_> {
         let tiles = self.bucket.tokens.div_ceil(rows / heads);
         let grid = [tiles, params.n_kv_heads * group.div_ceil(heads), 1];
         let params = PrefillParams { base: params, heads, cap: softcap.unwrap_or(0.0) };
-        let kernel = Kernel { module: "attention_prefill", name: names.of(softcap) };
+        let kernel = names.kernel("attention_prefill", softcap);
         Some(Launch::new(kernel, params, grid, threads).with_shared(shared))
     }
 }

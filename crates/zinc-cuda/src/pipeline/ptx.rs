@@ -40,6 +40,7 @@ modules!(
         "attention",
         "attention_decode",
         "attention_prefill",
+        "attention_softcap",
         "delta_chunks",
         "delta_net",
         "embed",

@@ -3,11 +3,12 @@
 use zinc_quant::GgmlType;
 
 use super::{AttentionParams, MOST_PARTS};
+use crate::launch::Kernel;
 
 /// `Merge` of `attention.cuh`, aligned.
 const MERGE_BYTES: u32 = 4 * MOST_PARTS * 4 + 128;
 
-/// `Tile` of `attention_prefill.cu`.
+/// `Tile` of `attention_prefill.cuh`.
 const TILE_BYTES: u32 = 1024;
 
 /// Head widths that the kernels for tensor cores are compiled for.
@@ -24,8 +25,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn of(self, softcap: Option<f32>) -> &'static str {
-        if softcap.is_some() { self.capped } else { self.plain }
+    /// The kernel of `module`, or the one with a soft cap.
+    pub(super) fn kernel(self, module: &'static str, softcap: Option<f32>) -> Kernel {
+        match softcap {
+            Some(_) => Kernel { module: "attention_softcap", name: self.capped },
+            None => Kernel { module, name: self.plain },
+        }
     }
 }
 
@@ -161,4 +166,50 @@ pub(super) fn decode_kernel(
     let limit = shared_per_block.saturating_sub(MERGE_BYTES);
     let kernel = kernels.iter().find(|(n_stages, _)| need(*n_stages) <= limit);
     kernel.map(|(n_stages, names)| (*names, need(*n_stages)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PrefillParams, SoftcapParams};
+    use super::*;
+    use crate::pipeline::{code, param_bytes};
+
+    /// Every choice is compiled for the cards that make it, and takes the parameters that it gets.
+    #[test]
+    fn chosen_kernels_are_there() {
+        // Turing, Ampere's small and large cards, Hopper.
+        for (capability, shared) in
+            [(75, 64 << 10), (86, 99 << 10), (80, 163 << 10), (90, 227 << 10)]
+        {
+            let codes = ["attention_decode", "attention_prefill", "attention_softcap"]
+                .map(|module| (module, code(module, capability).expect("a module")));
+            let check = |kernel: Kernel, bytes: usize| {
+                let (_, code) = codes.iter().find(|(module, _)| *module == kernel.module).unwrap();
+                assert_eq!(
+                    param_bytes(code, kernel.name),
+                    Some(bytes),
+                    "{capability}: {}",
+                    kernel.name
+                );
+            };
+            let shapes = WIDTHS.map(|width| (width, 0)).into_iter().chain([(32, 32), (512, 64)]);
+            for (shape, softcap) in shapes.flat_map(|shape| [(shape, None), (shape, Some(1.0))]) {
+                if softcap.is_some() && (shape.1 > 0 || !CAPPED_WIDTHS.contains(&shape.0)) {
+                    continue;
+                }
+                if let Some(found) = prefill_kernel(shape, shared) {
+                    let kernel = found.names.kernel("attention_prefill", softcap);
+                    check(kernel, size_of::<PrefillParams>());
+                }
+                for dtype in [GgmlType::F16, GgmlType::Q8_0, GgmlType::F8_E4M3] {
+                    let Some((names, _)) = decode_kernel(shape, dtype, shared) else { continue };
+                    let bytes = match softcap {
+                        Some(_) => size_of::<SoftcapParams>(),
+                        None => size_of::<AttentionParams>(),
+                    };
+                    check(names.kernel("attention_decode", softcap), bytes);
+                }
+            }
+        }
+    }
 }
