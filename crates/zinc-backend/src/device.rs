@@ -179,7 +179,8 @@ pub trait Device: Send + Sync {
     fn measure_read_bandwidth(&self) -> Result<f64, DeviceError>;
 
     /// The same device with each choice among its kernels that it can be told to make, its own first.
-    /// Weights and states of one are those of all. Empty where there is no choice.
+    /// Weights and states of one are those of all, and several may choose alike ([`NodeTime::kernels`] tells).
+    /// Empty where there is no choice.
     fn variants(&self) -> Vec<Variant> {
         Vec::new()
     }

@@ -25,6 +25,8 @@ pub struct NodeTime {
     pub nodes: Range<usize>,
     /// Time from start to end.
     pub time: Duration,
+    /// What computed them, each with its shape; empty where the device does not tell.
+    pub kernels: Vec<String>,
 }
 
 /// What an executable measured of the newest step.

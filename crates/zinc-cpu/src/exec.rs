@@ -273,6 +273,7 @@ impl Executable for CpuExecutable {
         let time = |(node, time): (usize, u64)| NodeTime {
             nodes: node..node + 1,
             time: Duration::from_nanos(time),
+            kernels: Vec::new(),
         };
         let nodes = nanoseconds.into_iter().enumerate().map(time).collect();
         Profile { n_submissions, n_copies: 0, nodes }

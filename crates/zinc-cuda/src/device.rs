@@ -27,6 +27,8 @@ const MIN_CAPABILITY: u32 = 75;
 pub(crate) const HOPPER: u32 = 90;
 /// That of the newest cards before them.
 const BEFORE_HOPPER: u32 = 89;
+/// Shared memory that a block has on every card.
+const LEAST_SHARED: u32 = 64 << 10;
 
 /// Types of key and value caches.
 const KV_TYPES: [GgmlType; 6] = {
@@ -296,27 +298,33 @@ impl Device for CudaDevice {
     }
 
     fn variants(&self) -> Vec<Variant> {
-        let variant = |name: &str, capability: u32, batch_invariant: bool| Variant {
+        let variant = |name: &str, card: Card, batch_invariant: bool| Variant {
             name: name.into(),
             device: Arc::new(CudaDevice {
                 info: self.info.clone(),
-                caps: caps(&self.shared.name, capability, batch_invariant),
-                shared: Arc::new(Shared {
-                    batch_invariant,
-                    card: Card { capability, ..self.shared.card },
-                    ..(*self.shared).clone()
-                }),
+                caps: caps(&self.shared.name, card.capability, batch_invariant),
+                shared: Arc::new(Shared { batch_invariant, card, ..(*self.shared).clone() }),
             }),
         };
-        let own = self.shared.card.capability;
+        let own = self.shared.card;
         let mut variants = vec![variant("by size", own, false), variant("invariant", own, true)];
         if self.shared.batch_invariant {
             variants.reverse();
         }
-        if own == HOPPER {
+        if own.capability == HOPPER {
             // The same kernels as on the cards before it.
-            variants.push(variant("without wgmma", BEFORE_HOPPER, false));
+            let before = Card { capability: BEFORE_HOPPER, ..own };
+            variants.push(variant("without wgmma", before, false));
         }
+        // What other cards would choose: tiles, splits of sums, depths of rings.
+        let card_of = |n_multiprocessors: u32| Card { n_multiprocessors, ..own };
+        let half = card_of((own.n_multiprocessors / 2).max(1));
+        variants.push(variant("as for half the card", half, false));
+        let twice = card_of(2 * own.n_multiprocessors);
+        variants.push(variant("as for twice the card", twice, false));
+        let shared = own.shared_per_block.min(LEAST_SHARED);
+        let shallow = Card { shared_per_block: shared, shared_per_multiprocessor: shared, ..own };
+        variants.push(variant("little shared memory", shallow, false));
         variants
     }
 

@@ -430,7 +430,10 @@ fn time_nodes(
     for (span, pair) in recording.spans.iter().zip(marks.windows(2)) {
         let seconds = f64::from(pair[1].ms_since(&pair[0])?.max(0.0)) / 1e3;
         let time = Duration::from_secs_f64(seconds);
-        profile.nodes.push(NodeTime { nodes: span.clone(), time });
+        let launches = recording.launches.iter().map(|(launch, _)| launch);
+        let kernels = launches.filter(|launch| span.contains(&launch.node));
+        let kernels = kernels.map(ToString::to_string).collect();
+        profile.nodes.push(NodeTime { nodes: span.clone(), time, kernels });
     }
     profile.n_submissions = recording.launches.len() as u64;
     Ok(())

@@ -102,7 +102,12 @@ impl ReferenceExecutable {
                 self.values.insert(*id, result.data);
             }
             if self.profiling == Profiling::Nodes {
-                self.profile.nodes.push(NodeTime { nodes: idx..idx + 1, time: start.elapsed() });
+                let time = start.elapsed();
+                self.profile.nodes.push(NodeTime {
+                    nodes: idx..idx + 1,
+                    time,
+                    kernels: Vec::new(),
+                });
             }
         }
         Ok(())

@@ -7,10 +7,11 @@ mod steps;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use bytes::Bytes;
 use serde::Serialize;
 use zinc_backend::{
-    Bindings, Device, Executable, Profiling, StepOutputs, Variant, WeightSource, Weights,
+    Bindings, Device, Executable, NodeTime, Profiling, StepOutputs, Variant, WeightSource, Weights,
 };
 use zinc_engine::Model;
 use zinc_models::PlanOptions;
@@ -68,6 +69,8 @@ pub struct ShapeReport {
 #[derive(Debug, Serialize)]
 pub struct VariantReport {
     pub name: String,
+    /// The kernels of a node, where the device tells.
+    pub kernels: Vec<String>,
     /// Median of a node.
     pub us: f64,
     pub read_gb_s: f64,
@@ -171,10 +174,14 @@ impl<'a> Shapes<'a> {
             let device = variant.device.as_ref();
             let plan = passes::prepare(alone.plan.clone(), device.caps())?;
             report.limit = limits::of(&plan, device.caps()).max(report.limit);
-            let (time, found) =
+            let (node, found) =
                 self.run(device, plan, &weights, (*sizes, expected.len()), distinct)?;
+            let is_same = |other: &VariantReport| other.kernels == node.kernels;
+            if !node.kernels.is_empty() && report.variants.iter().any(is_same) {
+                continue;
+            }
             let first = first.get_or_insert_with(|| found.clone());
-            let variant = self.report(&variant.name, time, &cost, [&found, &expected, first]);
+            let variant = self.report(&variant.name, node, &cost, [&found, &expected, first]);
             report.variants.push(variant);
         }
         Ok(report)
@@ -183,14 +190,15 @@ impl<'a> Shapes<'a> {
     fn report(
         &self,
         name: &str,
-        time: Duration,
+        node: NodeTime,
         cost: &Cost,
         [found, expected, first]: [&Outputs; 3],
     ) -> VariantReport {
-        let read_gb_s = gb_s(cost.read_bytes as f64, time);
+        let read_gb_s = gb_s(cost.read_bytes as f64, node.time);
         VariantReport {
             name: name.to_owned(),
-            us: time.as_secs_f64() * 1e6,
+            us: node.time.as_secs_f64() * 1e6,
+            kernels: node.kernels,
             read_gb_s,
             of_bandwidth: read_gb_s * 1e9 / self.bandwidth.max(1.0),
             error: distance(expected, found),
@@ -224,7 +232,7 @@ impl<'a> Shapes<'a> {
         Ok(outputs)
     }
 
-    /// Median time of one of the nodes, and what the first one computes in the first steps, so many of them.
+    /// The first of the nodes with the median time of one, and what it computes in the first steps, so many of them.
     fn run(
         &self,
         device: &dyn Device,
@@ -232,7 +240,7 @@ impl<'a> Shapes<'a> {
         weights: &Weights,
         (sizes, n_steps): (Sizes, usize),
         distinct: &DistinctNode,
-    ) -> anyhow::Result<(Duration, Outputs)> {
+    ) -> anyhow::Result<(NodeTime, Outputs)> {
         let same = |other: &&DistinctNode| other.kind == distinct.kind && other.op == distinct.op;
         let targets = plan.distinct_nodes().iter().find(same).map(|found| found.nodes.clone());
         let targets = targets.unwrap_or_default();
@@ -254,7 +262,10 @@ impl<'a> Shapes<'a> {
             times.push(sum / u32::try_from(targets.len()).unwrap_or(u32::MAX));
         }
         times.sort_unstable();
-        Ok((times[times.len() / 2], found))
+        let spans = running.exec.profile().nodes;
+        let node = spans.into_iter().find(|span| span.nodes.contains(&targets[0]));
+        let node = node.context("the device did not time the operation")?;
+        Ok((NodeTime { time: times[times.len() / 2], ..node }, found))
     }
 }
 

@@ -315,7 +315,8 @@ impl HostExecutable {
             while let Some(launch) = launches.next_if(|launch| launch.node == span.start) {
                 self.shared.run(launch)?;
             }
-            nodes.push(NodeTime { nodes: span.clone(), time: start.elapsed() });
+            let time = start.elapsed();
+            nodes.push(NodeTime { nodes: span.clone(), time, kernels: Vec::new() });
         }
         if let Some(launch) = launches.next() {
             let reason = format!("{launch} of node {} belongs to no span", launch.node);

@@ -89,7 +89,7 @@ fn for_people(phases: &[PhaseReport]) -> String {
         text.push_str(&format!(
             "{name}, tokens in a step: {tokens}, before them: {depth}; {device} reads {read_gb_s:.1} GB/s\n"
         ));
-        let header = ["operation", "n", "MB", "us", "GB/s", "of max", "error"];
+        let header = ["operation", "n", "MB", "us", "GB/s", "of max", "error", ""];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         phase.shapes.iter().for_each(|shape| add_rows(shape, &mut rows));
         text.push_str(&output::table(&rows));
@@ -98,12 +98,24 @@ fn for_people(phases: &[PhaseReport]) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
+/// The names of kernels, without modules and shapes.
+fn names_of(kernels: &[String]) -> String {
+    let name = |kernel: &String| {
+        let name = kernel.split(' ').next().unwrap_or_default();
+        name.rsplit('/').next().unwrap_or_default().to_owned()
+    };
+    let mut names: Vec<String> = kernels.iter().map(name).collect();
+    names.dedup();
+    names.join(" + ")
+}
+
 /// The operation, and a row for each of its variants.
 fn add_rows(shape: &ShapeReport, rows: &mut Vec<Vec<String>>) {
     let mb = format!("{:.2}", shape.read_bytes as f64 / 1e6);
     rows.push(vec![shape.kind.to_string(), shape.n.to_string(), mb]);
     rows.extend(shape.variants.iter().map(|variant| {
-        let VariantReport { name, us, read_gb_s, of_bandwidth, error, difference } = variant;
+        let VariantReport { name, us, read_gb_s, of_bandwidth, error, difference, kernels } =
+            variant;
         let error = error.max(*difference);
         let mark = if shape.agrees(variant) { "" } else { " wrong" };
         vec![
@@ -114,6 +126,7 @@ fn add_rows(shape: &ShapeReport, rows: &mut Vec<Vec<String>>) {
             format!("{read_gb_s:.1}"),
             format!("{:.0} %", 100.0 * of_bandwidth),
             format!("{error:.0e}{mark}"),
+            names_of(kernels),
         ]
     }));
 }
