@@ -72,3 +72,15 @@ fn plans_are_as_recorded() {
         }
     }
 }
+
+/// K-quants, whose activations have blocks of their own.
+#[test]
+fn plan_of_the_builtin_model_is_as_recorded() {
+    let gguf = Gguf::open(&paths::workspace().join("builtin/zinc-demo.gguf")).expect("a model");
+    let model = Model::from_gguf(&gguf).expect("a supported model");
+    let options = PlanOptions { limits: limits(&model, 1, 1), kv_type: GgmlType::F16 };
+    let plan = model.plan(&options).expect("a plan");
+    let prepared = passes::prepare(plan, &int8_caps()).expect("a supported plan");
+    let file = paths::testdata().join("plans/zinc-demo.decode.int8.txt");
+    snapshot::check(&file, &prepared.to_string());
+}
