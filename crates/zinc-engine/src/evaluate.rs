@@ -7,12 +7,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use zinc_plan::Plan;
 use zinc_quant::GgmlType;
 
 use crate::engine::check_ids;
 use crate::lane::Lane;
 use crate::options::EngineOptions;
 use crate::profile::PlanProfile;
+use crate::routers::{self, Router};
 use crate::runner::{Block, Bucket, LoadedModel, Wanted};
 use crate::sampler::{self, Logits};
 use crate::step::OutRows;
@@ -65,6 +67,19 @@ pub struct StepRows<'a> {
     pub values: &'a [Vec<f32>],
 }
 
+/// The plan of an evaluator's longest steps where nothing is tapped.
+fn largest_plan(loaded: &LoadedModel, options: &EngineOptions) -> Result<Plan, EngineError> {
+    let options = EngineOptions { max_seqs: 1, cache_bytes: None, ..*options };
+    let shape = options.cache_shape(loaded.model())?;
+    crate::runner::prepare(
+        loaded.model(),
+        loaded.device().as_ref(),
+        shape,
+        Bucket::Logits(shape.max_tokens),
+        &Wanted::default(),
+    )
+}
+
 /// One sequence, computed token by token or chunk by chunk under the caller's control.
 pub struct Evaluator {
     loaded: Arc<LoadedModel>,
@@ -97,20 +112,23 @@ impl Evaluator {
         loaded: &LoadedModel,
         options: &EngineOptions,
     ) -> Result<Vec<String>, EngineError> {
-        let options = EngineOptions { max_seqs: 1, cache_bytes: None, ..*options };
-        let shape = options.cache_shape(loaded.model())?;
-        let plan = crate::runner::prepare(
-            loaded.model(),
-            loaded.device().as_ref(),
-            shape,
-            Bucket::Logits(shape.max_tokens),
-            &Wanted::default(),
-        )?;
+        let plan = largest_plan(loaded, options)?;
         let written = plan.nodes.iter().flat_map(|node| &node.writes).map(|id| plan.tensor(*id));
         let is_tapped = |dtype| matches!(dtype, GgmlType::F32 | GgmlType::I32);
         let values =
             written.filter(|t| t.kind == zinc_plan::TensorKind::Value && is_tapped(t.dtype));
         Ok(values.map(|tensor| tensor.name.clone()).collect())
+    }
+
+    /// The routers in the plans of `options` on this device, in order.
+    ///
+    /// # Errors
+    /// As [`Evaluator::new`].
+    pub fn routers(
+        loaded: &LoadedModel,
+        options: &EngineOptions,
+    ) -> Result<Vec<Router>, EngineError> {
+        routers::of_plan(&largest_plan(loaded, options)?, loaded.model())
     }
 
     /// The model.

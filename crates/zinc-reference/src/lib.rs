@@ -5,6 +5,7 @@
 //! Weights and caches are dequantised by `zinc-quant` before use. Never optimise this crate: other
 //! backends are measured against it, and it must stay obviously right.
 
+mod choice;
 mod exec;
 mod ops;
 mod storage;
@@ -19,6 +20,7 @@ use zinc_backend::{
 use zinc_plan::{Dim, Plan};
 use zinc_quant::GgmlType;
 
+pub use crate::choice::{chosen_experts, may_choose};
 use crate::exec::ReferenceExecutable;
 use crate::storage::{StateStore, WeightStore};
 

@@ -51,6 +51,10 @@ pub enum Command {
     /// Measure speed
     Bench(bench::Args),
     /// Find the first tensor that differs between two devices or two chunk sizes
+    ///
+    /// Each router's experts must be those that the scores it read say. Where devices may differ by more than rounding
+    /// of f32, tokens that then have other experts on the two sides are no longer compared, and how many are left is
+    /// said. Logits are compared once more of a step with nothing tapped. Exits with 1 if anything differs.
     Diff(diff::Args),
     /// Measure how well a model predicts a text, and how far it is from another model
     Perplexity(perplexity::Args),

@@ -45,8 +45,8 @@ pub fn check(device: Arc<dyn Device>) -> anyhow::Result<Passed> {
     let types = tested_types(device.as_ref());
     let model = Arc::new(Model::from_bytes(tiny_model(&types)?.into())?);
     let reference = ReferenceBackend.open(zinc_reference::NAME)?;
-    let tolerance =
-        tolerance(device.as_ref(), reference.as_ref(), &model, GgmlType::F32).min(NMSE_MAX);
+    let devices = [device.as_ref(), reference.as_ref()];
+    let tolerance = tolerance(devices, &model, GgmlType::F32, false).min(NMSE_MAX);
     let expected = logits(Arc::clone(&model), reference)?;
     let found = logits(model, device)?;
     let difference = compare(&expected, &found);

@@ -15,8 +15,8 @@ fn top_k(values: &[f32], k: usize) -> Vec<usize> {
     order
 }
 
-/// Puts the scores of all groups but the best out of reach.
-fn keep_best_groups(groups: ExpertGroups, scores: &mut [f32]) {
+/// What each group of experts is worth.
+pub(crate) fn group_values(groups: ExpertGroups, scores: &[f32]) -> Vec<f32> {
     let group_size = scores.len() / groups.n_groups as usize;
     let value = |group: &[f32]| {
         let best = top_k(group, 2);
@@ -25,13 +25,46 @@ fn keep_best_groups(groups: ExpertGroups, scores: &mut [f32]) {
             GroupScore::TopTwo => best.iter().map(|idx| group[*idx]).sum(),
         }
     };
-    let values: Vec<f32> = scores.chunks_exact(group_size).map(value).collect();
-    let kept = top_k(&values, groups.n_groups_used as usize);
+    scores.chunks_exact(group_size).map(value).collect()
+}
+
+/// Puts the scores of all groups but the best out of reach.
+fn keep_best_groups(groups: ExpertGroups, scores: &mut [f32]) {
+    let group_size = scores.len() / groups.n_groups as usize;
+    let kept = top_k(&group_values(groups, scores), groups.n_groups_used as usize);
     for (idx, group) in scores.chunks_exact_mut(group_size).enumerate() {
         if !kept.contains(&idx) {
             group.fill(f32::NEG_INFINITY);
         }
     }
+}
+
+/// What experts weigh before the choice, and the scores that they are chosen by before groups are
+/// looked at, of one row.
+pub(crate) fn probs_and_scores(
+    router: &RouterTopK,
+    logits: &[f32],
+    bias: Option<&[f32]>,
+) -> (Vec<f32>, Vec<f32>) {
+    let mut probs = logits.to_vec();
+    match router.gating {
+        Gating::Softmax => softmax(&mut probs, None),
+        Gating::Sigmoid => probs.iter_mut().for_each(|prob| *prob = sigmoid(*prob)),
+        Gating::TopKSoftmax => {}
+    }
+    let mut scores = probs.clone();
+    if let Some(bias) = bias {
+        scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+    }
+    (probs, scores)
+}
+
+/// Experts of the best scores, best first.
+pub(crate) fn choose(router: &RouterTopK, mut scores: Vec<f32>) -> Vec<usize> {
+    if let Some(groups) = router.groups {
+        keep_best_groups(groups, &mut scores);
+    }
+    top_k(&scores, router.n_experts_used as usize)
 }
 
 /// Ids (as f32) and weights of the chosen experts.
@@ -43,20 +76,8 @@ pub(crate) fn router_top_k(
     let k = router.n_experts_used as usize;
     let [mut ids, mut weights] = [Matrix::zeros(0, k), Matrix::zeros(0, k)];
     for logits in logits.rows() {
-        let mut probs = logits.to_vec();
-        match router.gating {
-            Gating::Softmax => softmax(&mut probs, None),
-            Gating::Sigmoid => probs.iter_mut().for_each(|prob| *prob = sigmoid(*prob)),
-            Gating::TopKSoftmax => {}
-        }
-        let mut scores = probs.clone();
-        if let Some(bias) = bias {
-            scores.iter_mut().zip(&bias.data).for_each(|(s, b)| *s += b);
-        }
-        if let Some(groups) = router.groups {
-            keep_best_groups(groups, &mut scores);
-        }
-        let chosen = top_k(&scores, k);
+        let (probs, scores) = probs_and_scores(router, logits, bias.map(|bias| &bias.data[..]));
+        let chosen = choose(router, scores);
         let mut chosen_weights: Vec<f32> = chosen.iter().map(|idx| probs[*idx]).collect();
         if router.gating == Gating::TopKSoftmax {
             softmax(&mut chosen_weights, None);

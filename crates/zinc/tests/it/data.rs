@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use zinc_testkit::compare::max_abs;
-use zinc_testkit::golden::goldens;
+use zinc_testkit::golden::{golden, goldens};
 
 use crate::model::{self, N_VOCAB, Spec};
 use crate::{Outcome, Place};
@@ -126,6 +126,50 @@ fn steps_do_not_change_golden_models() {
         let against = ["--against", "reference", "--against-chunk", "128"];
         diff(&[&["--device", "cpu", "--chunk", "7"][..], &against].concat());
     }
+}
+
+/// Tokens whose routers chose other experts in layers that are not asked for are known, too.
+#[test]
+fn routers_before_the_first_layer_count() {
+    let place = Place::new();
+    let model = golden("gpt_oss.mxfp4").unwrap().gguf.display().to_string();
+    let diff = |more: &[&str]| {
+        let args = ["diff", "-m", &model, "--device", "cpu", "--json"];
+        let report = place.zinc(&[&args[..], more].concat()).json();
+        assert_eq!(report["first"], Value::Null, "{report}");
+        report
+    };
+    let [whole, part] = [diff(&[]), diff(&["--from", "blk.2"])];
+    assert!(whole["n_parted"].as_u64().unwrap() > 0, "{whole}");
+    for key in ["n_parted", "parted_at", "untapped_nmse", "tolerance"] {
+        assert_eq!(whole[key], part[key], "{key}");
+    }
+    assert!(part["n_compared"].as_u64() < whole["n_compared"].as_u64());
+    let one = diff(&["--from", "blk.1", "--to", "blk.1"]);
+    assert_eq!((&one["untapped_nmse"], &one["parted_at"]), (&Value::Null, &whole["parted_at"]));
+}
+
+/// Weights of experts chosen with a selection bias are in no order.
+#[test]
+fn routers_with_a_selection_bias() {
+    let name = "deepseek_v3.f32";
+    let Some(golden) = goldens().unwrap().into_iter().find(|golden| golden.name == name) else {
+        eprintln!("skipped: golden model {name} is not there");
+        return;
+    };
+    let place = Place::new();
+    let model = golden.gguf.display().to_string();
+    place.zinc(&["quantize", "-m", &model, "--type", "q4_0", "--out", "q.gguf"]).ok();
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % 200
+    };
+    let tokens = (0..120).map(|_| random().to_string()).collect::<Vec<_>>().join(",");
+    let args = ["diff", "-m", "q.gguf", "--device", "cpu", "--tokens", &tokens, "--json"];
+    let report = place.zinc(&args).json();
+    assert_eq!(report["first"], Value::Null, "{report}");
+    assert!(report["n_parted"].as_u64().unwrap() > 0, "{report}");
 }
 
 #[test]
