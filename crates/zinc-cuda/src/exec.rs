@@ -403,6 +403,9 @@ impl CudaExecutable {
     }
 }
 
+/// What is told of nodes that another one's launch computes.
+const JOINED: &str = "joined";
+
 /// Runs the launches one by one with marks between the spans of nodes.
 fn time_nodes(
     shared: &Shared,
@@ -432,7 +435,10 @@ fn time_nodes(
         let time = Duration::from_secs_f64(seconds);
         let launches = recording.launches.iter().map(|(launch, _)| launch);
         let kernels = launches.filter(|launch| span.contains(&launch.node));
-        let kernels = kernels.map(ToString::to_string).collect();
+        let mut kernels: Vec<_> = kernels.map(ToString::to_string).collect();
+        if kernels.is_empty() {
+            kernels.push(JOINED.into());
+        }
         profile.nodes.push(NodeTime { nodes: span.clone(), time, kernels });
     }
     profile.n_submissions = recording.launches.len() as u64;

@@ -184,7 +184,8 @@ mod tests {
             let codes = ["attention_decode", "attention_prefill", "attention_softcap"]
                 .map(|module| (module, code(module, capability).expect("a module")));
             let check = |kernel: Kernel, bytes: usize| {
-                let (_, code) = codes.iter().find(|(module, _)| *module == kernel.module).unwrap();
+                let (_, code) =
+                    codes.iter().find(|(module, _)| *module == kernel.module).expect("a module");
                 assert_eq!(
                     param_bytes(code, kernel.name),
                     Some(bytes),
