@@ -62,6 +62,18 @@ pub fn open(name: &str, choice: Choice) -> anyhow::Result<Arc<dyn Device>> {
     Err(unknown(name, choice))
 }
 
+/// Refuses a device that does not do what `--batch-invariant` asks for.
+///
+/// # Errors
+/// Its rows depend on what else a step holds.
+pub fn check_invariant(device: &dyn Device) -> anyhow::Result<()> {
+    if device.caps().batch_invariant {
+        return Ok(());
+    }
+    let what = format!("the results of {} depend on what else runs", device.info().name);
+    Err(report::with_hint(what, "leave out --batch-invariant, or use --device cpu"))
+}
+
 fn unknown(name: &str, choice: Choice) -> anyhow::Error {
     let names: Vec<_> = devices(choice).into_iter().map(|info| info.name).collect();
     let why = absent().into_iter().find(|(kind, _)| name.starts_with(kind));

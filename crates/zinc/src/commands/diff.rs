@@ -183,6 +183,9 @@ impl Side {
         n_tokens: usize,
     ) -> anyhow::Result<Side> {
         let device = backends::open(name, choice(args))?;
+        if args.batch_invariant {
+            backends::check_invariant(device.as_ref())?;
+        }
         let n_ctx = u32::try_from(n_tokens).unwrap_or(u32::MAX);
         let options = EngineOptions {
             n_ctx: Some(n_ctx),

@@ -19,7 +19,7 @@ use self::source::CatalogSource;
 use crate::args::{CacheArgs, DeviceArgs, ModelArgs, SpeculateArgs, StepArgs, check_ctx};
 use crate::model::Chosen;
 use crate::output::human_bytes;
-use crate::{builtin, input, model, report};
+use crate::{backends, builtin, input, model, report};
 
 /// Rows of logits in a step for prompts whose tokens are scored, beyond those of running answers.
 const SCORED_ROWS: u32 = 31;
@@ -469,12 +469,8 @@ impl FileLoader {
         let device = self.device.open_with(self.batch_invariant)?;
         let options = EngineOptions { n_ctx: self.n_ctx(&model, &known.defaults)?, ..self.options };
         let name = device.info().name.clone();
-        if self.batch_invariant && !device.caps().batch_invariant {
-            let what = format!("the results of {name} depend on what else runs");
-            return Err(report::with_hint(
-                what,
-                "leave out --batch-invariant, or use --device cpu",
-            ));
+        if self.batch_invariant {
+            backends::check_invariant(device.as_ref())?;
         }
         let (loaded, need) = model::load(model, device, &options)?;
         let memory = format!(
