@@ -430,12 +430,12 @@ fn time_nodes(
         stream.mark(mark)?;
     }
     stream.synchronize()?;
+    let mut launches = recording.launches.iter().map(|(launch, _)| launch).peekable();
     for (span, pair) in recording.spans.iter().zip(marks.windows(2)) {
         let seconds = f64::from(pair[1].ms_since(&pair[0])?.max(0.0)) / 1e3;
         let time = Duration::from_secs_f64(seconds);
-        let launches = recording.launches.iter().map(|(launch, _)| launch);
-        let kernels = launches.filter(|launch| span.contains(&launch.node));
-        let mut kernels: Vec<_> = kernels.map(ToString::to_string).collect();
+        let of_span = std::iter::from_fn(|| launches.next_if(|launch| launch.node < span.end));
+        let mut kernels: Vec<_> = of_span.map(ToString::to_string).collect();
         if kernels.is_empty() {
             kernels.push(JOINED.into());
         }

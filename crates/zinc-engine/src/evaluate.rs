@@ -38,9 +38,7 @@ pub struct Tapped {
     pub name: String,
     /// Elements of a row.
     pub n_cols: usize,
-    /// Whether the values are ids.
-    pub is_ids: bool,
-    /// Rows, one after another.
+    /// Rows, one after another; ids as numbers.
     pub values: Vec<f32>,
 }
 
@@ -276,7 +274,6 @@ impl Evaluator {
             .map(|t| Tapped {
                 name: t.name.clone(),
                 n_cols: t.shape.cols as usize,
-                is_ids: t.dtype == GgmlType::I32,
                 values: Vec::new(),
             })
             .collect()

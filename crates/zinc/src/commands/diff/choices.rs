@@ -44,7 +44,7 @@ impl Choices {
                 wrong = wrong.or(found.map(|found| Found { row, ..found }));
             }
             let order = order(&chosen);
-            if order.is_none() && rows.kept(n_rows).any(|kept| kept == row) {
+            if order.is_none() && rows.is_kept(row) {
                 let differs = other_choice(router, &chosen[1], &chosen[0], What::Experts);
                 other = other.or(Some(Found { row, ..differs }));
                 parted.extend(is_right.then_some(row));

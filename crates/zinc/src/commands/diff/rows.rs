@@ -35,9 +35,14 @@ impl Rows {
         self.parted.len()
     }
 
+    /// Whether a row is left.
+    pub fn is_kept(&self, row: usize) -> bool {
+        !self.parted.contains(&row)
+    }
+
     /// The rows of `n` that are left.
     pub fn kept(&self, n: usize) -> impl Iterator<Item = usize> + '_ {
-        (0..n).filter(|row| !self.parted.contains(row))
+        (0..n).filter(|row| self.is_kept(*row))
     }
 
     /// Compares what is left of a tensor. A token sees those before it only, so rows before the first that is left

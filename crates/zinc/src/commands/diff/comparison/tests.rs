@@ -25,7 +25,7 @@ fn router() -> Router {
 }
 
 fn tapped(name: &str, n_cols: usize, values: &[f32]) -> Tapped {
-    Tapped { name: name.into(), n_cols, is_ids: name == "ids", values: values.to_vec() }
+    Tapped { name: name.into(), n_cols, values: values.to_vec() }
 }
 
 /// One layer of three tokens.
