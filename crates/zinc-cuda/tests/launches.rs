@@ -74,7 +74,7 @@ fn launches_are_as_recorded() {
     let goldens = golden::in_folder(&paths::testdata().join("golden")).expect("readable models");
     let models = goldens.into_iter().map(|golden| (golden.name, golden.gguf));
     // K-quants.
-    let builtin = ("zinc-demo".into(), paths::workspace().join("builtin/zinc-demo.gguf"));
+    let builtin = ("zinc-demo".into(), paths::builtin_model());
     let models: HashMap<String, PathBuf> = models.chain([builtin]).collect();
     for name in [
         "qwen3.f32",

@@ -76,7 +76,7 @@ fn plans_are_as_recorded() {
 /// K-quants, whose activations have blocks of their own.
 #[test]
 fn plan_of_the_builtin_model_is_as_recorded() {
-    let gguf = Gguf::open(&paths::workspace().join("builtin/zinc-demo.gguf")).expect("a model");
+    let gguf = Gguf::open(&paths::builtin_model()).expect("a model");
     let model = Model::from_gguf(&gguf).expect("a supported model");
     let options = PlanOptions { limits: limits(&model, 1, 1), kv_type: GgmlType::F16 };
     let plan = model.plan(&options).expect("a plan");

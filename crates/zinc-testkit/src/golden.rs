@@ -158,6 +158,21 @@ pub fn golden(name: &str) -> Result<Golden, TestError> {
     })
 }
 
+/// The golden called `name`, which only the full set may have; prints that it is skipped if it is not there.
+///
+/// # Panics
+/// If a model file cannot be read.
+pub fn golden_if_there(name: &str) -> Option<Golden> {
+    let goldens = goldens().expect("golden models are readable");
+    let found = goldens.into_iter().find(|golden| golden.name == name);
+    if found.is_none() {
+        eprintln!(
+            "skipped: golden model {name} is neither in testdata/golden nor in ../shared/golden"
+        );
+    }
+    found
+}
+
 /// The goldens of one folder; none when it is absent.
 ///
 /// # Errors

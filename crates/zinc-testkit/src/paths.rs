@@ -13,6 +13,11 @@ pub fn testdata() -> PathBuf {
     workspace().join("testdata")
 }
 
+/// The model that is built into zinc: trained weights in K-quants.
+pub fn builtin_model() -> PathBuf {
+    workspace().join("builtin/zinc-demo.gguf")
+}
+
 /// The folder with the full data sets beside the repository, or where `ZINC_SHARED` says; it may
 /// be absent.
 pub fn shared() -> PathBuf {

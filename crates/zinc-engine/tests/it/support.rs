@@ -9,17 +9,11 @@ use zinc_engine::{EngineOptions, LoadedModel, Model};
 use zinc_gguf::Gguf;
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
-use zinc_testkit::golden::{Golden, Prompt, goldens};
+use zinc_testkit::golden::{Golden, Prompt, golden_if_there};
 
 /// The golden model `name` with its numbers; prints why and returns `None` if it is not there.
 pub fn golden(name: &str) -> Option<(Golden, Vec<Prompt>)> {
-    let found = goldens().unwrap().into_iter().find(|golden| golden.name == name);
-    if found.is_none() {
-        eprintln!(
-            "skipped: golden model {name} is neither in testdata/golden nor in ../shared/golden"
-        );
-    }
-    let golden = found?;
+    let golden = golden_if_there(name)?;
     let prompts = golden.prompts().unwrap();
     Some((golden, prompts))
 }

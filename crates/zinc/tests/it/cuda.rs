@@ -158,26 +158,17 @@ fn memory_that_goes_after_the_check_is_one_error_with_a_next_step() {
     }
 }
 
-/// A card that is had alone is refused to others, unless they say that they share it.
+/// A card that another process has, alone or sharing it, is refused to those who do not say that they share it.
 #[test]
 fn a_card_of_another_process_is_refused_or_shared() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
-    refused(machine.run(""), &[IN_USE, "use both with --share"]);
-    let text = machine.run_shared().ok();
-    drop(server);
-    assert_eq!(machine.run("").ok(), text);
-}
-
-/// Who shares a card does not have it taken by one that does not.
-#[test]
-fn a_shared_card_is_not_had_alone() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--share"]);
-    refused(machine.run(""), &[IN_USE, "use both with --share"]);
-    let text = machine.run_shared().ok();
-    drop(server);
-    assert_eq!(machine.run("").ok(), text);
+    for flags in [&[][..], &["--share"]] {
+        let machine = Machine::new();
+        let server = machine.serve(flags);
+        refused(machine.run(""), &[IN_USE, "use both with --share"]);
+        let text = machine.run_shared().ok();
+        drop(server);
+        assert_eq!(machine.run("").ok(), text, "{flags:?}");
+    }
 }
 
 #[test]

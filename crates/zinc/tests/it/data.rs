@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use zinc_testkit::compare::max_abs;
-use zinc_testkit::golden::{golden, goldens};
+use zinc_testkit::golden::{golden, golden_if_there, goldens};
 
 use crate::model::{self, N_VOCAB, Spec};
 use crate::{Outcome, Place};
@@ -153,10 +153,7 @@ fn routers_before_the_first_layer_count() {
 #[test]
 fn routers_with_a_selection_bias() {
     let name = "deepseek_v3.f32";
-    let Some(golden) = goldens().unwrap().into_iter().find(|golden| golden.name == name) else {
-        eprintln!("skipped: golden model {name} is not there");
-        return;
-    };
+    let Some(golden) = golden_if_there(name) else { return };
     let place = Place::new();
     let model = golden.gguf.display().to_string();
     place.zinc(&["quantize", "-m", &model, "--type", "q4_0", "--out", "q.gguf"]).ok();
@@ -175,10 +172,7 @@ fn routers_with_a_selection_bias() {
 #[test]
 fn the_multi_token_prediction_head() {
     let name = "qwen3_5_mtp.f32";
-    let Some(golden) = goldens().unwrap().into_iter().find(|golden| golden.name == name) else {
-        eprintln!("skipped: golden model {name} is not there");
-        return;
-    };
+    let Some(golden) = golden_if_there(name) else { return };
     let place = Place::new();
     let model = golden.gguf.display().to_string();
     for prompt in golden.prompts().unwrap() {

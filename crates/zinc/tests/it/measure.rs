@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use zinc_gguf::{Gguf, Imatrix};
-use zinc_testkit::golden::goldens;
+use zinc_testkit::golden::golden_if_there;
 
 use crate::Place;
 use crate::data::{f32s, i32s};
@@ -62,11 +62,7 @@ fn close(found: &Value, expected: f64, tolerance: f64) {
 
 /// The file of the golden `name` and that of its numbers.
 fn golden(name: &str) -> Option<(String, PathBuf)> {
-    let found = goldens().unwrap().into_iter().find(|golden| golden.name == name);
-    if found.is_none() {
-        eprintln!("skipped: golden model {name} is not there");
-    }
-    found.map(|golden| (golden.gguf.display().to_string(), golden.numbers))
+    golden_if_there(name).map(|golden| (golden.gguf.display().to_string(), golden.numbers))
 }
 
 /// Rows of golden log-probabilities and the prompt's tokens.

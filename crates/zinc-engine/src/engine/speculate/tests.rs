@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use zinc_quant::GgmlType;
 use zinc_reference::ReferenceDevice;
-use zinc_testkit::golden::{Prompt, goldens};
+use zinc_testkit::golden::{Prompt, golden_if_there};
 
 use crate::kv::PAGE_SIZE;
 use crate::mtp::HIDDEN_TENSOR;
@@ -38,11 +38,7 @@ fn drafted(engine: &mut Engine, prompt: &[u32]) -> Vec<u32> {
 type Known = (Arc<LoadedModel>, EngineOptions, Vec<(Vec<u32>, Vec<u32>)>);
 
 fn golden_head() -> Option<Known> {
-    let golden = goldens().unwrap().into_iter().find(|it| it.name == "qwen3_5_mtp.f32");
-    if golden.is_none() {
-        eprintln!("skipped: golden model qwen3_5_mtp is not beside the repository");
-    }
-    let golden = golden?;
+    let golden = golden_if_there("qwen3_5_mtp.f32")?;
     let model = Arc::new(Model::open(&golden.gguf).unwrap());
     let options = EngineOptions {
         n_ctx: Some(256),
